@@ -1,0 +1,1 @@
+"""Engines: token-id requests in, completions with behaviour log-probs out."""

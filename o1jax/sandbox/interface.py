@@ -1,0 +1,75 @@
+"""What every judge promises: untrusted source and tests in, a Verdict out.
+
+Holds the types and the Protocol only. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+from o1jax.records import Form, Problem, TestCase, Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Of one execution (one program on one test in stdin form; on all tests in call form)."""
+
+    cpu_s: float = 2.0
+    wall_s: float = 8.0  # at least 4 x cpu_s, so that a busy machine does not change verdicts
+    memory_mb: int = 512
+    output_bytes: int = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One program and its tests. `stop_at_failure`: tests after the first failure are not run and
+    carry the status NORESULT with detail "not run"."""
+
+    source: str
+    tests: tuple[TestCase, ...]
+    form: Form
+    entry_point: str = ""
+    setup: str = ""
+    json_values: bool = True
+    limits: Limits = Limits()
+    stop_at_failure: bool = False
+
+
+def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Limits) -> Job:
+    """The job of `source` on `tests` of `problem`; the problem's own time limit, if any, wins."""
+    if problem.time_limit_s:
+        limits = dataclasses.replace(
+            limits, cpu_s=problem.time_limit_s, wall_s=max(limits.wall_s, 4 * problem.time_limit_s)
+        )
+    if problem.memory_limit_mb:
+        limits = dataclasses.replace(limits, memory_mb=problem.memory_limit_mb)
+    return Job(
+        source=source,
+        tests=tuple(tests),
+        form=problem.form,
+        entry_point=problem.entry_point,
+        setup=problem.setup,
+        json_values=problem.json_values,
+        limits=limits,
+    )
+
+
+class Judge(Protocol):
+    """Awaitable by many coroutines at once: as many jobs run as there are slots, the rest wait."""
+
+    isolation: str  # the tier in force, stamped into every verdict
+
+    async def judge(self, job: Job) -> Verdict:
+        """The verdict, decided outside the child. Infrastructure failure is retried, then raises
+        SandboxError; cancelling the awaiting task kills the job's processes."""
+        ...
+
+    async def close(self) -> None:
+        """Kills every process."""
+        ...
+
+
+class SandboxError(RuntimeError):
+    """The infrastructure failed, not the program. Never a reward."""
