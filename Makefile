@@ -1,0 +1,32 @@
+# Everything is done inside .venv; from a fresh clone each target does all of its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONSTRAINTS := third_party/constraints/cpu.txt
+
+.PHONY: demo test lint install clean
+
+demo: $(STAMP)
+	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(STAMP)
+
+$(STAMP): setup.py $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "o1jax needs Python 3.11 or newer, found $$($(PYTHON) --version): make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .jax_cache

@@ -1,0 +1,138 @@
+"""The stage protocol: a stage reads directories and writes one new directory, its manifest.json last.
+
+A directory with a manifest is complete; one with a spec.json alone was begun and is resumed or
+redone by the stage; one made from another spec is refused. Does not run stages (run.py does).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from o1jax.records import InputError
+
+PACKAGES = ("o1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+    """What makes a stage's result: its name, resolved config (JSON values), seed, and inputs
+    (name -> directory of a finished stage, or of a policy)."""
+
+    stage: str
+    config: Mapping[str, Any]
+    seed: int
+    inputs: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """figures: a pure function of the spec. timings: seconds and rates, which differ by machine."""
+
+    figures: Mapping[str, Any]
+    timings: Mapping[str, Any]
+
+
+def begin(out: epath.Path, spec: StageSpec) -> dict[str, Any] | None:
+    """The manifest when the stage is complete already, else None after writing spec.json.
+
+    Raises InputError when `out` was made from another spec.
+    """
+    wanted = _identity(spec)
+    manifest = read_manifest(out) if (out / "manifest.json").exists() else None
+    if manifest is not None:
+        _refuse_other(out, {key: manifest[key] for key in wanted}, wanted)
+        return manifest
+    if (out / "spec.json").exists():
+        _refuse_other(out, _read_json(out / "spec.json"), wanted)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "spec.json", wanted)
+    return None
+
+
+def finish(out: epath.Path, spec: StageSpec, result: StageResult) -> dict[str, Any]:
+    """Writes manifest.json, the mark of completeness, and returns it."""
+    manifest = {
+        **_identity(spec),
+        "figures": result.figures,
+        "timings": result.timings,
+        "versions": versions(),
+    }
+    write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def read_manifest(out: epath.Path) -> dict[str, Any]:
+    """Raises InputError when the stage is not complete or its manifest is damaged."""
+    if not (out / "manifest.json").exists():
+        raise InputError(f"{out}: no manifest.json, so this stage is not complete; run it again to finish it")
+    return _read_json(out / "manifest.json")
+
+
+def manifest_hash(out: epath.Path) -> str:
+    """Hash of a finished stage's spec and figures; timings and versions do not enter."""
+    manifest = read_manifest(out)
+    kept = {key: manifest[key] for key in ("stage", "config", "seed", "inputs", "figures")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the platform, and the packages that decide a result."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "platform": platform.platform(), **found}
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes whole or not at all: a reader never sees half a file."""
+    part = path.parent / f"{path.name}.part"
+    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    part.replace(path)
+
+
+def _identity(spec: StageSpec) -> dict[str, Any]:
+    hashes = {name: manifest_hash(epath.Path(path)) for name, path in spec.inputs.items()}
+    return {
+        "stage": spec.stage,
+        "config": json.loads(json.dumps(dict(spec.config))),
+        "seed": spec.seed,
+        "inputs": hashes,
+    }
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: damaged ({error}); delete {path.parent} to run that stage again") from error
+
+
+def _refuse_other(out: epath.Path, seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differences = [
+        f"{key} was {seen_flat.get(key)!r}, now {wanted_flat.get(key)!r}"
+        for seen_flat, wanted_flat in [(_flat(seen), _flat(wanted))]
+        for key in sorted({*seen_flat, *wanted_flat})
+        if seen_flat.get(key) != wanted_flat.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{out} was made from another spec: {'; '.join(differences[:3])}"
+            f"{' and more' if len(differences) > 3 else ''}. Use a new --workdir, or delete {out}"
+        )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
