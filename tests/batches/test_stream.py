@@ -1,0 +1,99 @@
+"""Batches are a function of the step; packed sequences stay apart; process slices make the whole."""
+
+import numpy as np
+import pytest
+
+from o1jax.batches.encode import Example, encode_sft, keep_short
+from o1jax.batches.stream import Batches
+from o1jax.records import InputError, SftSample
+
+
+def example(i: int, n: int) -> Example:
+    """Example i holds the tokens 100 i + 1, 100 i + 2, ...; its first two are the prompt."""
+    tokens = tuple(100 * i + t for t in range(1, n + 1))
+    return Example(f"e{i}", tokens, (0.0, 0.0) + (1.0 + i,) * (n - 2))
+
+
+EXAMPLES = [example(i, 4 + i % 7) for i in range(20)]
+
+
+def batches(**changes) -> Batches:
+    return Batches(EXAMPLES, **{"row_length": 16, "rows_per_batch": 4, "seed": 3} | changes)
+
+
+def test_encode_sft_trains_on_the_answer_only_times_the_samples_weight():
+    sample = SftSample("s", "p", (5, 6), (7, 8, 9), (True, False, True), weight=0.5)
+    assert encode_sft(sample) == Example("s", (5, 6, 7, 8, 9), (0, 0, 0.5, 0, 0.5))
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        SftSample("bad", "p", (5,), (7, 8), (True,)),
+        SftSample("bad", "p", (), (7,), (True,)),
+        SftSample("bad", "p", (5,), (7,), (False,)),
+    ],
+)
+def test_encode_sft_names_a_sample_that_cannot_be_trained_on(sample):
+    with pytest.raises(InputError, match="'bad'"):
+        encode_sft(sample)
+
+
+def test_packing_never_mixes_sequences():
+    stream = batches()
+    for batch in stream.epoch():
+        for row in range(4):
+            segments = batch["segment_ids_BT"][row]
+            for segment in range(1, segments.max() + 1):
+                (at,) = np.nonzero(segments == segment)
+                want = EXAMPLES[batch["example_id_BT"][row, at[0]]]
+                assert (np.diff(at) == 1).all()
+                assert tuple(batch["tokens_BT"][row, at]) == want.token_ids
+                assert tuple(batch["targets_BT"][row, at]) == (*want.token_ids[1:], 0)
+                assert tuple(batch["weights_BT"][row, at]) == (*want.weights[1:], 0)
+                assert tuple(batch["positions_BT"][row, at]) == tuple(range(len(at)))
+                assert set(batch["example_id_BT"][row, at]) == {EXAMPLES.index(want)}
+
+
+def test_padding_has_no_weight_no_segment_and_no_example():
+    *_, last = batches().epoch()
+    padding = last["segment_ids_BT"] == 0
+    assert padding[-1].all(), "the last batch of this epoch ends in an empty row"
+    assert (last["weights_BT"][padding] == 0).all() and (last["example_id_BT"][padding] == -1).all()
+
+
+def test_an_epoch_holds_every_example_once_and_the_next_follows():
+    stream = batches()
+    n = stream.plan(0).n_batches
+    first = [i for step in range(n) for i in stream.ids_at(step)]
+    second = [i for step in range(n, n + stream.plan(1).n_batches) for i in stream.ids_at(step)]
+    assert sorted(first) == sorted(second) == sorted(e.id for e in EXAMPLES) and first != second
+
+
+def test_any_step_can_be_asked_for_in_any_order():
+    stream, fresh = batches(), batches()
+    forwards = [stream.at(step) for step in range(30)]
+    for step in (29, 3, 17):
+        again = fresh.at(step)
+        assert all((again[key] == forwards[step][key]).all() for key in again)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_process_slices_union_to_the_global_batch(processes):
+    stream, share = batches(), 4 // processes
+    for step in (0, 5):
+        whole = stream.at(step)
+        parts = [batches().at(step, slice(p * share, (p + 1) * share)) for p in range(processes)]
+        assert all((np.concatenate([p[key] for p in parts]) == whole[key]).all() for key in whole)
+
+
+def test_shapes_and_dtypes_never_change():
+    seen = {tuple((k, v.shape, v.dtype) for k, v in batches().at(s).items()) for s in range(12)}
+    assert len(seen) == 1
+
+
+def test_an_example_longer_than_a_row_is_named_or_dropped_by_choice():
+    with pytest.raises(InputError, match="'e6' has 10 tokens.*keep_short"):
+        batches(row_length=9)
+    kept, dropped = keep_short(EXAMPLES, 9)
+    assert dropped == 2 and len(kept) == 18
