@@ -1,0 +1,59 @@
+"""The shape of a decoder: a frozen record that goes to JSON and back, and into every checkpoint.
+
+Does not hold sizes of particular models; those are presets.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Literal
+
+from o1jax.records import InputError
+
+Family = Literal["qwen2", "qwen3", "llama"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A decoder of the Qwen2, Qwen3 or Llama family.
+
+    `param_dtype` is what parameters are kept in, `compute_dtype` what matrix products run in.
+    `remat` recomputes each layer in the backward pass instead of keeping its activations.
+    """
+
+    family: Family
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    d_ff: int
+    max_context: int
+    rope_theta: float = 10_000.0
+    rms_eps: float = 1e-6
+    tie_embeddings: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.n_heads % self.n_kv_heads:
+            raise InputError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+        if self.head_dim % 2:
+            raise InputError(f"head_dim {self.head_dim} is odd: rotary positions need pairs")
+
+    def to_json(self) -> str:
+        """One JSON object with every field."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """The config that to_json wrote; InputError for text that is none."""
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise InputError(f"not a model config: {error}") from error

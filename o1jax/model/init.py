@@ -1,0 +1,50 @@
+"""Making a model's parameters: abstract, or drawn inside jit straight into their shards.
+
+Does not load weights; that is hf.py.
+"""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from o1jax.model.config import ModelConfig
+from o1jax.model.transformer import Transformer
+from o1jax.parallel.mesh import param_shardings
+
+
+def abstract_params(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:
+    """(graphdef, params) with ShapeDtypeStructs that carry shardings: nothing is allocated."""
+    abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
+    structs = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        params,
+        param_shardings(params, mesh),
+    )
+    return graphdef, structs
+
+
+def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:
+    """(graphdef, params) drawn from `seed` under jit: no array is ever whole on one device.
+
+    params is an nnx.State of nnx.Param, a pytree; the same seed gives the same values on any mesh.
+    """
+    graphdef, abstract = abstract_params(config, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+    def draw(key: jax.Array) -> nnx.State:
+        return nnx.state(Transformer(config, rngs=nnx.Rngs(params=key)), nnx.Param)
+
+    return graphdef, jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
+
+
+def merge(graphdef: nnx.GraphDef, params: nnx.State) -> Transformer:
+    """The module with these parameters; use it inside jit."""
+    return nnx.merge(graphdef, params)
+
+
+def parameter_count(params: nnx.State) -> int:
+    """The number of parameters, also of an abstract tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,210 @@
+"""The decoder: one readable NNX module for the Qwen2, Qwen3 and Llama families.
+
+RMSNorm before attention and feed-forward, rotary positions (the half-rotation form of Hugging
+Face), grouped queries, SwiGLU. Parameters of all layers are stacked on a leading axis L and carry
+logical axis names (`axes`) that parallel/mesh.py maps to the mesh. Does not choose an attention
+kernel (attention.py), read weights (hf.py) or compute losses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from o1jax.model.attention import cached_attention, packed_attention
+from o1jax.model.config import ModelConfig
+from o1jax.model.kv_cache import KVCache, write_layer
+
+INIT_STD = 0.02
+
+
+class Rotation(NamedTuple):
+    """cos and sin of the rotary angles of every token, shared by all layers."""
+
+    cos_BTH: jax.Array
+    sin_BTH: jax.Array
+
+
+def rotation(config: ModelConfig, positions_BT: jax.Array) -> Rotation:
+    """Rotary angles position * theta^(-2i/H), float32, laid out for the half-rotation form."""
+    frequencies = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2) / config.head_dim)
+    angles_BTH = jnp.tile(positions_BT[..., None].astype(jnp.float32) * frequencies, 2)
+    return Rotation(jnp.cos(angles_BTH), jnp.sin(angles_BTH))
+
+
+def rotate(x_BTNH: jax.Array, angles: Rotation) -> jax.Array:
+    """Rotates pairs (i, i + H/2) of every head by the token's angles."""
+    first, second = jnp.split(x_BTNH, 2, axis=-1)
+    turned_BTNH = jnp.concatenate([-second, first], axis=-1)
+    cos_BT1H, sin_BT1H = angles.cos_BTH[:, :, None], angles.sin_BTH[:, :, None]
+    return (x_BTNH * cos_BT1H + turned_BTNH * sin_BT1H).astype(x_BTNH.dtype)
+
+
+def weight(config: ModelConfig, rngs: nnx.Rngs, shape, axes, std: float = INIT_STD) -> nnx.Param:
+    """A normal parameter with logical axes."""
+    value = std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return nnx.Param(value.astype(config.param_dtype), axes=axes)
+
+
+def constant(config: ModelConfig, value: float, shape, axes) -> nnx.Param:
+    """A parameter that begins as one number."""
+    return nnx.Param(jnp.full(shape, value, config.param_dtype), axes=axes)
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis, computed in float32."""
+
+    def __init__(self, config: ModelConfig, size: int):
+        self.eps = config.rms_eps
+        self.scale = constant(config, 1.0, (size,), ("norm",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return (x32 * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions; QKV bias (Qwen2) and q/k norm (Qwen3) optional."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        D, N, K, H = config.d_model, config.n_heads, config.n_kv_heads, config.head_dim
+        self.config = config
+        self.q_DNH = weight(config, rngs, (D, N, H), ("embed", "heads", "head_dim"))
+        self.k_DKH = weight(config, rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
+        self.v_DKH = weight(config, rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
+        out_std = INIT_STD / (2 * config.n_layers) ** 0.5
+        self.o_NHD = weight(config, rngs, (N, H, D), ("heads", "head_dim", "embed"), out_std)
+        if config.qkv_bias:
+            self.q_NH = constant(config, 0.0, (N, H), ("heads", "head_dim"))
+            self.k_KH = constant(config, 0.0, (K, H), ("kv_heads", "head_dim"))
+            self.v_KH = constant(config, 0.0, (K, H), ("kv_heads", "head_dim"))
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config, H)
+            self.k_norm = RMSNorm(config, H)
+
+    def project(self, x_BTD: jax.Array, angles: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """q_BTNH, k_BTKH and v_BTKH, with positions rotated into q and k."""
+        dtype = x_BTD.dtype
+        q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, self.q_DNH[...].astype(dtype))
+        k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.k_DKH[...].astype(dtype))
+        v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, self.v_DKH[...].astype(dtype))
+        if self.config.qkv_bias:
+            q_BTNH += self.q_NH[...].astype(dtype)
+            k_BTKH += self.k_KH[...].astype(dtype)
+            v_BTKH += self.v_KH[...].astype(dtype)
+        if self.config.qk_norm:
+            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
+        return rotate(q_BTNH, angles), rotate(k_BTKH, angles), v_BTKH
+
+    def output(self, out_BTNH: jax.Array) -> jax.Array:
+        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, self.o_NHD[...].astype(out_BTNH.dtype))
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        D, F = config.d_model, config.d_ff
+        self.gate_DF = weight(config, rngs, (D, F), ("embed", "ff"))
+        self.up_DF = weight(config, rngs, (D, F), ("embed", "ff"))
+        self.down_FD = weight(config, rngs, (F, D), ("ff", "embed"), INIT_STD / (2 * config.n_layers) ** 0.5)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        dtype = x_BTD.dtype
+        gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.gate_DF[...].astype(dtype))
+        up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, self.up_DF[...].astype(dtype))
+        return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, self.down_FD[...].astype(dtype))
+
+
+class Block(nnx.Module):
+    """One layer, in two forms: over packed sequences, and against a key-value cache."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config, config.d_model)
+        self.attention = Attention(config, rngs=rngs)
+        self.ff_norm = RMSNorm(config, config.d_model)
+        self.ff = FeedForward(config, rngs=rngs)
+
+    def __call__(self, x_BTD: jax.Array, angles: Rotation, segment_ids_BT: jax.Array) -> jax.Array:
+        q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
+        out_BTNH = packed_attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+        x_BTD = x_BTD + self.attention.output(out_BTNH)
+        return x_BTD + self.ff(self.ff_norm(x_BTD))
+
+    def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BSKH):
+        q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
+        k_BKHS, v_BSKH = write_layer(k_BKHS, v_BSKH, k_BTKH, v_BTKH, positions_BT)
+        x_BTD = x_BTD + self.attention.output(cached_attention(q_BTNH, k_BKHS, v_BSKH, positions_BT))
+        return x_BTD + self.ff(self.ff_norm(x_BTD)), k_BKHS, v_BSKH
+
+
+class Transformer(nnx.Module):
+    """Tokens to hidden states; `head_DV` turns hidden states into logits."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        V, D = config.vocab_size, config.d_model
+        self.embed_VD = weight(config, rngs, (V, D), ("vocab", "embed"))
+
+        @nnx.split_rngs(splits=config.n_layers)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stacked_blocks(rngs: nnx.Rngs) -> Block:
+            return Block(config, rngs=rngs)
+
+        self.blocks = stacked_blocks(rngs)
+        self.norm = RMSNorm(config, D)
+        if not config.tie_embeddings:
+            self.untied_head_DV = weight(config, rngs, (D, V), ("embed", "vocab"))
+
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+        """Hidden states of packed rows, final norm applied.
+
+        positions_BT count from 0 in each segment; segment 0 is padding. Returns hidden_BTD.
+        """
+        assert tokens_BT.shape == positions_BT.shape == segment_ids_BT.shape and tokens_BT.ndim == 2
+        graphdef, blocks = nnx.split(self.blocks)
+        angles = rotation(self.config, positions_BT)
+
+        def layer(x_BTD, block):
+            return nnx.merge(graphdef, block)(x_BTD, angles, segment_ids_BT), None
+
+        body = jax.checkpoint(layer) if self.config.remat else layer
+        hidden_BTD, _ = jax.lax.scan(body, self.embed(tokens_BT), blocks)
+        return self.norm(hidden_BTD)
+
+    def cached(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
+        """Hidden states of T new tokens a row (a prefill chunk, or T = 1 to decode), and the new cache.
+
+        Writes the tokens' keys and values at slots positions_BT; a position outside [0, S) writes
+        nothing. A query at position p sees slots <= p of its own row. The layer loop is unrolled
+        over per-layer cache arrays, so that a loop around this updates them in place.
+        """
+        assert tokens_BT.shape == positions_BT.shape and tokens_BT.ndim == 2
+        graphdef, blocks = nnx.split(self.blocks)
+        angles = rotation(self.config, positions_BT)
+        x_BTD, keys, values = self.embed(tokens_BT), [], []
+        for index, (k_BKHS, v_BSKH) in enumerate(zip(cache.k_BKHS, cache.v_BSKH, strict=True)):
+            block = nnx.merge(graphdef, jax.tree.map(lambda leaf, index=index: leaf[index], blocks))
+            x_BTD, k_BKHS, v_BSKH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BSKH)
+            keys.append(k_BKHS)
+            values.append(v_BSKH)
+        return self.norm(x_BTD), KVCache(tuple(keys), tuple(values))
+
+    def embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """The embedded tokens, in the compute dtype."""
+        return self.embed_VD[...].astype(self.config.compute_dtype)[tokens_BT]
+
+    def head_DV(self) -> jax.Array:
+        """The output head: the embedding transposed where it is tied."""
+        return self.embed_VD[...].T if self.config.tie_embeddings else self.untied_head_DV[...]
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Float32 logits [..., V] of hidden states [..., D]; for few tokens (decoding), not training."""
+        head_DV = self.head_DV().astype(hidden.dtype)
+        return jnp.einsum("...D,DV->...V", hidden, head_DV, preferred_element_type=jnp.float32)
