@@ -18,7 +18,17 @@ from etils import epath
 
 from o1jax.records import InputError
 
-PACKAGES = ("o1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers")
+PACKAGES = (
+    "o1jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "transformers",
+    "tokenizers",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +121,9 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete {path.parent} to run that stage again") from error
+        raise InputError(
+            f"{path}: damaged ({error}); delete {path.parent} to run that stage again"
+        ) from error
 
 
 def _refuse_other(out: epath.Path, seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -1,0 +1,24 @@
+"""Searches the problems of a file, a data set or a finished stage with MCTS over pseudocode steps.
+
+    python launch/search.py --config=configs/search.py:nano --config.problems=problems.jsonl
+
+Without --config.policy, a nano policy is warmed up on the ladder first (once, a few minutes).
+"""
+
+import json
+
+import entry
+from etils import epath
+
+from o1jax import self_play
+
+
+def main(workdir: epath.Path, config) -> None:
+    page = entry.plain(config)
+    manifest = self_play.search(self_play.Recipe(workdir, page, page["seed"]))
+    print(json.dumps(manifest["figures"], indent=1))
+    print(f"search: {manifest['timings']['seconds']} s; trees in {workdir}/search")
+
+
+if __name__ == "__main__":
+    entry.start("search", main)

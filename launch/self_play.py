@@ -1,0 +1,27 @@
+"""The whole of self-play, round after round.
+
+    python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
+
+The same command again goes on where an interrupted run stopped.
+"""
+
+import entry
+from etils import epath
+
+from o1jax import self_play
+from o1jax.report import summary
+
+
+def main(workdir: epath.Path, config) -> None:
+    page = entry.plain(config)
+    figures = self_play.play(self_play.Recipe(workdir, page, page["seed"]))
+    print(summary.table(figures))
+    totals = figures["totals"]
+    print(
+        f"{totals['seconds'] / 60:.1f} min, {totals['generated_tokens']:,.0f} generated and "
+        f"{totals['trained_tokens']:,.0f} trained tokens. All figures: {workdir}/summary.json"
+    )
+
+
+if __name__ == "__main__":
+    entry.start("self_play", main)

@@ -1,0 +1,26 @@
+"""One stage from flags: what launch/search.py and its like call.
+
+A page has `seed`, `inputs` (name -> directory of a finished stage) and `stage` (its settings).
+"""
+
+from __future__ import annotations
+
+import json
+
+import entry
+from etils import epath
+
+from o1jax.stages import run
+from o1jax.stages.manifest import StageSpec
+
+
+def launch(name: str) -> None:
+    """Runs stage `name` into --workdir and prints its figures."""
+
+    def main(workdir: epath.Path, config) -> None:
+        page = entry.plain(config)
+        manifest = run.run(workdir, StageSpec(name, page["stage"], page["seed"], page["inputs"]))
+        print(json.dumps(manifest["figures"], indent=1))
+        print(f"{name}: done in {manifest['timings']['seconds']} s, written to {workdir}")
+
+    entry.start(name, main)

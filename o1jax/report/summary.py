@@ -1,0 +1,79 @@
+"""A run's headline figures, gathered from the manifests of its finished stages into summary.json.
+
+Keys: `held_out_pass_at_1`, `held_out_pass_at_8` (pseudocode prompt) and `direct_pass_at_1` hold
+{warm_up, round_0, ..., final}, each {mean, low, high, n} with a 95 % bootstrap interval over
+problems; `by_rung` holds {warm_up, round_0, ...} -> rung -> {pass_at_1, pass_at_8}; `compare` holds
+the same for each other arm; `stages` holds place -> {seconds, generated_tokens, trained_tokens}
+(where the stage has them); `totals` sums them. Makes no page (later files of this room do).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from etils import epath
+
+COUNTED = ("generated_tokens", "trained_tokens")
+
+
+def write(workdir: epath.Path) -> dict[str, Any]:
+    """Writes workdir/summary.json from what is finished so far, and returns it."""
+    manifests = _manifests(workdir)
+    summary = {
+        **_curve(manifests, ""),
+        "compare": {arm: _curve(manifests, f"compare/{arm}/") for arm in _arms(manifests)},
+        "stages": {place: _cost(manifest) for place, manifest in manifests.items()},
+    }
+    summary["totals"] = {
+        key: round(sum(cost.get(key, 0) for cost in summary["stages"].values()), 1)
+        for key in ("seconds", *COUNTED)
+    }
+    part = workdir / "summary.json.part"
+    part.write_text(json.dumps(summary, indent=1) + "\n")
+    part.replace(workdir / "summary.json")
+    return summary
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The curves as text: one line an arm and round."""
+    lines = [f"{'arm':16} {'round':8} {'pass@1':>7} {'95 % interval':>16} {'pass@8':>7}"]
+    for arm, curve in [("self-play", summary), *summary["compare"].items()]:
+        for name, figure in curve["held_out_pass_at_1"].items():
+            if name != "final":
+                interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
+                at_8 = curve["held_out_pass_at_8"][name]["mean"]
+                lines.append(f"{arm:16} {name:8} {figure['mean']:7.3f} {interval:>16} {at_8:7.3f}")
+    return "\n".join(lines)
+
+
+def _manifests(workdir: epath.Path) -> dict[str, dict]:
+    """Place (relative to the workdir) -> manifest, in order of place."""
+    paths = sorted(workdir.glob("**/manifest.json"))
+    return {str(path.parent.relative_to(workdir)): json.loads(path.read_text()) for path in paths}
+
+
+def _arms(manifests: dict[str, dict]) -> list[str]:
+    return sorted({place.split("/")[1] for place in manifests if place.startswith("compare/")})
+
+
+def _curve(manifests: dict[str, dict], prefix: str) -> dict[str, Any]:
+    """The evaluations of one arm by name of round; `final` repeats the last round's."""
+    figures = {"warm_up": manifests["warm_up_evaluate"]["figures"]} if "warm_up_evaluate" in manifests else {}
+    for place in sorted(manifests):
+        if place.startswith(f"{prefix}round_") and place.endswith("/evaluate"):
+            number = int(place.removeprefix(f"{prefix}round_").split("/")[0])
+            figures[f"round_{number}"] = manifests[place]["figures"]
+    if len(figures) > 1:
+        figures["final"] = list(figures.values())[-1]
+    return {
+        "held_out_pass_at_1": {name: f["pseudocode"]["pass_at_1"] for name, f in figures.items()},
+        "held_out_pass_at_8": {name: f["pseudocode"]["pass_at_8"] for name, f in figures.items()},
+        "direct_pass_at_1": {name: f["direct"]["pass_at_1"] for name, f in figures.items() if "direct" in f},
+        "by_rung": {name: f["pseudocode"]["by_rung"] for name, f in figures.items()},
+    }
+
+
+def _cost(manifest: dict) -> dict[str, float]:
+    cost = {key: manifest["figures"][key] for key in COUNTED if key in manifest["figures"]}
+    return {"seconds": manifest["timings"]["seconds"], **cost}

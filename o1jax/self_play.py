@@ -1,0 +1,109 @@
+"""Self-play, as a recipe: the steps of O1-CODER (arXiv 2412.00154, algorithm 1) that there are.
+
+Every step is a stage: directories in, one directory out, run in a process of its own. Running a
+recipe again goes on where it stopped. Does not read flags (launch/self_play.py does).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from o1jax.parallel.seeds import fold_seed
+from o1jax.report import summary
+from o1jax.stages.manifest import StageSpec
+from o1jax.stages.run import run_in_child
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run: its directory, the resolved config page (stage settings by name), and the seed."""
+
+    workdir: epath.Path
+    config: Mapping[str, Any]
+    seed: int
+
+    def stage(self, name: str, place: str, page: str = "", **inputs: str) -> str:
+        """Runs stage `name` with the settings on `page` into workdir/place, and returns the place.
+
+        `inputs` name places of this run. The seed folds in the place, so no two stages share one.
+        """
+        spec = StageSpec(
+            stage=name,
+            config=self.config[page or name],
+            seed=fold_seed(self.seed, place),
+            inputs={key: str(self.workdir / where) for key, where in inputs.items()},
+        )
+        run_in_child(self.workdir / place, spec)
+        summary.write(self.workdir)
+        return place
+
+
+def play(recipe: Recipe) -> dict[str, Any]:
+    """The whole run: warm-up, then rounds of search and learning; returns the summary."""
+    references = recipe.stage("check_problems", "problems/references", "references")
+    validation = recipe.stage("check_problems", "problems/validation", "validation")
+    pool = recipe.stage("check_problems", "problems/pool", "pool")
+    held_out = recipe.stage("check_problems", "problems/held_out", "held_out")
+    policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
+    recipe.stage("evaluate", "warm_up_evaluate", policy=policy, problems=held_out)
+    for arm in recipe.config["arms"]:
+        ARMS[arm](recipe, arm, policy, references, pool, held_out)
+    return summary.write(recipe.workdir)
+
+
+def search_and_learn(
+    recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str
+) -> None:
+    """Steps 2, 3 and 6: search with the newest policy, learn from every path that passed, again."""
+    found: dict[str, str] = {}
+    for k in range(recipe.config["rounds"]):
+        at = _round(arm, k)
+        found[f"samples_{k}"] = recipe.stage("search", f"{at}/search", policy=policy, problems=pool)
+        policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=policy, references=references, **found)
+        recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
+
+
+def sample_and_learn(
+    recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str
+) -> None:
+    """Expert iteration by plain sampling, at the generated and trained tokens of `search_and_learn`."""
+    found: dict[str, str] = {}
+    for k in range(recipe.config["rounds"]):
+        at = _round(arm, k)
+        found[f"samples_{k}"] = recipe.stage("sample", f"{at}/sample", policy=policy, problems=pool)
+        policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=policy, references=references, **found)
+        recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
+
+
+def more_warm_up(recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str) -> None:
+    """The same number of trained tokens a round, on the references of the warm-up again."""
+    _learn_references(recipe, arm, policy, held_out, references=references)
+
+
+def pool_references(recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str) -> None:
+    """The upper bound: SFT on the pool's reference programs, which self-play never trains on."""
+    _learn_references(recipe, arm, policy, held_out, references=references, pool_references=pool)
+
+
+def _learn_references(recipe: Recipe, arm: str, policy: str, held_out: str, **problems: str) -> None:
+    for k in range(recipe.config["rounds"]):
+        at = _round(arm, k)
+        policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=policy, **problems)
+        recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
+
+
+def _round(arm: str, k: int) -> str:
+    """round_03, or compare/<arm>/round_03 for an arm that only stands beside the loop."""
+    return f"round_{k:02d}" if arm == "search" else f"compare/{arm}/round_{k:02d}"
+
+
+ARMS = {
+    "search": search_and_learn,
+    "sampling": sample_and_learn,
+    "more_warm_up": more_warm_up,
+    "pool_references": pool_references,
+}

@@ -1,0 +1,33 @@
+"""`python -m o1jax.stages OUT REQUEST`: one stage, as self_play starts it. People use launch/."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import signal
+import sys
+
+from etils import epath
+
+from o1jax.records import InputError
+from o1jax.stages import run
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(out: str, request: str) -> int:
+    """Exit code 0, or 2 after one line on stderr."""
+    if sys.platform == "linux":  # a stage whose self_play was killed saves and ends too
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        run.run(epath.Path(out), run.spec_of(json.loads(request)))
+    except (InputError, OSError) as error:
+        print(f"o1jax: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,40 @@
+"""Figures of an evaluation: unbiased pass@k, means with bootstrap intervals. Pure numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BOOTSTRAP_DRAWS = 2000
+
+
+def pass_at_k(n: int, passed: int, k: int) -> float:
+    """The unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374, eq. 1).
+
+    Raises ValueError when k > n.
+    """
+    if k > n:
+        raise ValueError(f"pass@{k} needs at least {k} samples, saw {n}")
+    if n - passed < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - passed + 1, n + 1)))
+
+
+def mean_with_interval(values: Sequence[float], seed: int) -> dict[str, float | int]:
+    """{mean, low, high, n}: the mean over problems, and the 95 % percentile bootstrap over them.
+
+    Raises ValueError on no values.
+    """
+    if not len(values):
+        raise ValueError("a mean of no values")
+    array = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    means = array[rng.integers(0, len(array), (BOOTSTRAP_DRAWS, len(array)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {
+        "mean": round(float(array.mean()), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "n": len(array),
+    }

@@ -1,0 +1,77 @@
+"""Runs one stage by name, here or as a child process.
+
+The table STAGES is the list of what there is; the stages themselves live in their files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from o1jax.records import InputError
+from o1jax.stages import manifest, settings
+
+STAGES = {  # name -> module with a dataclass Settings and run(out, settings, inputs, seed)
+    "check_problems": "o1jax.stages.check_problems",
+    "warm_up": "o1jax.stages.warm_up",
+    "search": "o1jax.stages.search",
+    "sample": "o1jax.stages.sample",
+    "policy_sft": "o1jax.stages.policy_sft",
+    "evaluate": "o1jax.stages.evaluate",
+}
+
+
+def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
+    """The stage's manifest; a finished stage is not run again.
+
+    Raises InputError for an unknown stage or key, or a directory made from another spec.
+    """
+    if spec.stage not in STAGES:
+        raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
+    module = importlib.import_module(STAGES[spec.stage])
+    parsed = settings.parse(module.Settings, spec.config, spec.stage)
+    finished = manifest.begin(out, spec)
+    if finished is not None:
+        return finished
+    started = time.monotonic()
+    result = module.run(
+        out, parsed, {name: epath.Path(path) for name, path in spec.inputs.items()}, spec.seed
+    )
+    timings = {"seconds": round(time.monotonic() - started, 2), **result.timings}
+    return manifest.finish(out, spec, manifest.StageResult(result.figures, timings))
+
+
+def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
+    """As `run`, in a process of its own (D5): clean memory, and a crash is one stage's.
+
+    Raises InputError when the child refuses its input or fails; its own message went to stderr.
+    """
+    if (out / "manifest.json").exists():
+        return manifest.begin(out, spec) or {}
+    request = json.dumps(
+        {"stage": spec.stage, "config": dict(spec.config), "seed": spec.seed, "inputs": dict(spec.inputs)}
+    )
+    child = subprocess.Popen([sys.executable, "-m", "o1jax.stages", str(out), request])
+    try:
+        code = child.wait()
+    except BaseException:  # Ctrl-C, SIGTERM as SystemExit: the child saves and ends first
+        child.send_signal(signal.SIGTERM)
+        child.wait()
+        raise
+    if code:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        raise InputError(f"{out}: stage {spec.stage} {how}; run the same command again to go on from there")
+    return manifest.read_manifest(out)
+
+
+def spec_of(request: Mapping[str, Any]) -> manifest.StageSpec:
+    """The spec in a child's request."""
+    return manifest.StageSpec(request["stage"], request["config"], request["seed"], request["inputs"])
