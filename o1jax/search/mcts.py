@@ -1,0 +1,282 @@
+"""Monte Carlo tree search over reasoning steps: UCT, one problem or many at once.
+
+A rollout selects a leaf. A leaf never visited is simulated from: one call completes the path, whose
+steps become nodes below it. A leaf visited before (and the root) is expanded: `samples` next steps
+less those it has are sampled in one call, those that end in a program or are malformed are judged
+and backed up at once, and the first of the others is simulated from. Every judged path is one visit
+of its terminal value v (DESIGN D7) for each of its steps. Equal seeds give equal trees whatever the
+concurrency: rollouts are sequential, or in waves whose results are applied in index order.
+
+Makes no training samples (samples.py) and writes nothing (store.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from o1jax.engine.interface import Completion, Engine, Request
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts import chat, pseudocode
+from o1jax.records import InputError, Problem, TestCase, Tree, Verdict
+from o1jax.rewards.outcome import outcome
+from o1jax.sandbox.interface import Judge, Limits
+from o1jax.search.bounded import run_in_order
+from o1jax.search.steps import SampledStep, cut
+from o1jax.search.store import ShardWriter, read_trees
+from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """The paper's settings (nano models: top_p = 1, top_k = 0). `samples` is k, next steps an
+    expansion; `wave` is the number of rollouts at once within a tree; `stop_after_passes` ends a
+    search at that many different passing leaves (0: never)."""
+
+    rollouts: int = 12
+    max_depth: int = 8
+    samples: int = 3
+    c: float = 2.0
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 40
+    max_step_tokens: int = 512
+    max_path_tokens: int = 2048
+    compile_weight: float = 0.1
+    wave: int = 1
+    stop_after_passes: int = 0
+    few_shot: int = 0
+    limits: Limits = Limits()
+
+    def __post_init__(self):
+        for name in ("rollouts", "max_depth", "samples", "max_step_tokens", "max_path_tokens", "wave"):
+            if (seen := getattr(self, name)) < 1:
+                raise InputError(f"search settings: {name} is {seen}, wanted at least 1")
+
+
+async def search_many(
+    problems: Sequence[Problem],
+    engine: Engine,
+    judge: Judge,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: SearchSettings,
+    seed: int,
+    *,
+    concurrency: int = 64,
+    store: ShardWriter[Tree] | None = None,
+    on_tree: Callable[[Tree], None] | None = None,
+) -> list[Tree]:
+    """The trees of `problems`, in their order; generation and judging of different problems overlap.
+
+    Trees that `store` holds are taken from it, new ones are appended to it; `on_tree` is called for
+    each new one, in order of arrival. Raises InputError before anything is sampled for a problem
+    without tests, a prompt longer than the context, or a store of another seed.
+    """
+    for problem in problems:
+        search_tests(problem)
+        path_room(problem.id, prompt_of(problem, tokenizer, settings), engine, settings)
+    done = _stored_trees(store, seed)
+
+    async def work(problem: Problem) -> Tree:
+        if problem.id in done:
+            return done[problem.id]
+        tree = await search_problem(problem, engine, judge, tokenizer, settings, seed)
+        if store is not None:
+            store.append(tree)
+        if on_tree is not None:
+            on_tree(tree)
+        return tree
+
+    try:
+        return await run_in_order(work, problems, concurrency)
+    finally:
+        if store is not None:
+            store.flush()
+
+
+async def search_problem(
+    problem: Problem,
+    engine: Engine,
+    judge: Judge,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: SearchSettings,
+    seed: int,
+) -> Tree:
+    """The tree of one problem; a pure function of (weights, problem, settings, seed)."""
+    return await _Search(problem, engine, judge, tokenizer, settings, seed).run()
+
+
+def search_tests(problem: Problem) -> tuple[TestCase, ...]:
+    """The tests that judge search: the problem's own, never the hidden ones."""
+    if not problem.tests:
+        raise InputError(f"problem {problem.id} has no tests: search cannot judge it; leave it out")
+    return problem.tests
+
+
+def prompt_of(
+    problem: Problem, tokenizer: PreTrainedTokenizerBase, settings: SearchSettings
+) -> tuple[int, ...]:
+    """The pseudocode prompt's token ids."""
+    return chat.render(tokenizer, pseudocode.messages(problem, few_shot=settings.few_shot))
+
+
+def path_room(problem_id: str, prompt_ids: tuple[int, ...], engine: Engine, settings: SearchSettings) -> int:
+    """How many tokens a path may have: settings.max_path_tokens, or what the context has left."""
+    room = min(settings.max_path_tokens, engine.max_context - len(prompt_ids))
+    if room < 1:
+        raise InputError(
+            f"problem {problem_id}: its prompt has {len(prompt_ids)} tokens and the context holds "
+            f"{engine.max_context}; leave it out or use a model with a longer context"
+        )
+    return room
+
+
+def _stored_trees(store: ShardWriter[Tree] | None, seed: int) -> dict[str, Tree]:
+    trees = read_trees(store.directory) if store is not None else []
+    for tree in trees:
+        if tree.seed != seed:
+            raise InputError(
+                f"{store.directory}: holds trees of seed {tree.seed}, wanted {seed}; use another"
+            )
+    return {tree.problem_id: tree for tree in trees}
+
+
+class _Search:
+    """One problem's search: the growing tree and what it has cost."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        engine: Engine,
+        judge: Judge,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: SearchSettings,
+        seed: int,
+    ):
+        self.problem, self.engine, self.judge, self.tokenizer = problem, engine, judge, tokenizer
+        self.settings, self.seed, self.tests = settings, seed, search_tests(problem)
+        self.prompt_ids = prompt_of(problem, tokenizer, settings)
+        self.path_room = path_room(problem.id, self.prompt_ids, engine, settings)
+        self.tree = GrowingTree(
+            samples=settings.samples,
+            max_depth=settings.max_depth,
+            c=settings.c,
+            eos_id=tokenizer.eos_token_id,
+        )
+        self.generated_tokens = 0
+        self.outcomes: dict[str, asyncio.Task[tuple[float, Verdict]]] = {}  # a program is judged once
+
+    async def run(self) -> Tree:
+        tree, enough = self._freeze(0), self.settings.stop_after_passes or float("inf")
+        while tree.rollouts < self.settings.rollouts and len(passing_leaves(tree)) < enough:
+            width = min(self.settings.wave, self.settings.rollouts - tree.rollouts)
+            tree = self._freeze(tree.rollouts + await self._wave(width))
+        return tree
+
+    async def _wave(self, width: int) -> int:
+        """Up to `width` rollouts; returns how many."""
+        leaves = self.tree.select_wave(width)
+        to_expand = [leaf for leaf in leaves if self.tree.is_for_expansion(leaf)]
+        await self._expand(to_expand)
+        starts = [self.tree.simulation_start(leaf, leaf in to_expand) for leaf in leaves]
+        await self._simulate([start for start in starts if start is not None])
+        self.tree.release(leaves)
+        return len(leaves)
+
+    async def _expand(self, leaves: Sequence[int]) -> None:
+        requests = [self._expansion(leaf) for leaf in leaves]
+        sampled = await self._generate(leaves, requests)
+        for leaf in leaves:
+            self.tree.expansions[leaf] += 1
+        await self._graft(sampled)
+        for leaf in leaves:
+            self.tree.close(leaf)
+
+    async def _simulate(self, starts: Sequence[int]) -> None:
+        await self._graft(await self._generate(starts, [self._simulation(start) for start in starts]))
+
+    async def _generate(
+        self, parents: Sequence[int], requests: Sequence[Request]
+    ) -> list[tuple[int, list[SampledStep]]]:
+        """(parent, steps of one completion) for every completion, in order."""
+        if not requests:
+            return []
+        completions_by_request = await self.engine.generate(requests)
+        grown = []
+        for parent, completions in zip(parents, completions_by_request, strict=True):
+            for completion in completions:
+                self.generated_tokens += len(completion.token_ids)
+                grown.append((parent, self._cut(parent, completion)))
+        return grown
+
+    def _cut(self, parent: int, completion: Completion) -> list[SampledStep]:
+        return cut(self.tokenizer, completion, self.tree.nodes[parent].depth + 1, self._room(parent))
+
+    async def _graft(self, grown: Sequence[tuple[int, list[SampledStep]]]) -> None:
+        """Judges the last step of every completion at once, then adds and backs up in order."""
+        outcomes = await asyncio.gather(*(self._value(steps[-1]) for _, steps in grown))
+        for (parent, steps), (value, verdict) in zip(grown, outcomes, strict=True):
+            for step in steps[:-1]:
+                parent = self.tree.add(parent, step)
+            leaf = self.tree.add(parent, steps[-1], value, verdict)
+            if value is not None:
+                self.tree.back_up(leaf, value)
+                self.tree.close(leaf)
+
+    async def _value(self, step: SampledStep) -> tuple[float | None, Verdict | None]:
+        """The terminal value and verdict: 0 and None for a dead step, None twice for an inner one."""
+        if step.error:
+            return 0.0, None
+        if not step.program:
+            return None, None
+        if step.program not in self.outcomes:
+            settings = self.settings
+            self.outcomes[step.program] = asyncio.create_task(
+                outcome(
+                    self.judge,
+                    self.problem,
+                    step.program,
+                    self.tests,
+                    settings.compile_weight,
+                    settings.limits,
+                )
+            )
+        return await self.outcomes[step.program]
+
+    def _room(self, parent: int) -> int:
+        return self.path_room - len(path_ids(self.tree.nodes, parent))
+
+    def _expansion(self, leaf: int) -> Request:
+        return dataclasses.replace(
+            self._simulation(leaf),
+            n=self.tree.missing_children(leaf),
+            max_tokens=min(self.settings.max_step_tokens, self._room(leaf)),
+            stop=(pseudocode.STOP,),
+            seed=fold_seed(self.seed, self.problem.id, "expand", leaf, self.tree.expansions[leaf]),
+        )
+
+    def _simulation(self, start: int) -> Request:
+        visits = self.tree.nodes[start].visits
+        return Request(
+            prompt_ids=self.prompt_ids + path_ids(self.tree.nodes, start),
+            max_tokens=self._room(start),
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            top_k=self.settings.top_k,
+            seed=fold_seed(self.seed, self.problem.id, "simulate", start, visits),
+        )
+
+    def _freeze(self, rollouts: int) -> Tree:
+        return Tree(
+            problem_id=self.problem.id,
+            prompt_ids=self.prompt_ids,
+            nodes=tuple(self.tree.nodes),
+            seed=self.seed,
+            temperature=self.settings.temperature,
+            rollouts=rollouts,
+            generated_tokens=self.generated_tokens,
+            judged_programs=len(self.outcomes),
+        )
