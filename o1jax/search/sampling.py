@@ -1,0 +1,185 @@
+"""Plain sampling: whole answers, judged. What search is compared with, and what evaluation counts.
+
+Samples from the pseudocode or the direct prompt, to a number of samples or of tokens, and for ASPR from
+the last pseudocode step of a path that search found. Does not search, and chooses no tests itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from o1jax.engine.interface import Completion, Engine, Request
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts import chat, direct, pseudocode
+from o1jax.records import InputError, Node, Problem, Rollout, TestCase, Tree
+from o1jax.rewards.outcome import outcome
+from o1jax.sandbox.interface import Judge, Limits
+from o1jax.search.bounded import run_in_order
+from o1jax.search.steps import cut
+from o1jax.search.tree import passing_leaves, path_ids, path_to
+
+Prompt = Literal["pseudocode", "direct"]
+Tests = tuple[TestCase, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """n answers of at most max_tokens, from one of the prompts; `limits` are the judge's."""
+
+    n: int = 8
+    prompt: Prompt = "pseudocode"
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 40
+    max_tokens: int = 2048
+    few_shot: int = 0
+    limits: Limits = Limits()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """What every sampling needs: who generates, who judges, how."""
+
+    engine: Engine
+    judge: Judge
+    tokenizer: PreTrainedTokenizerBase
+    settings: SampleSettings
+
+
+async def sample_paths(sampler: Sampler, problem: Problem, tests: Tests, seed: int) -> list[Rollout]:
+    """settings.n whole answers to `problem`, judged on `tests`; reward 1 if every test passes, else 0.
+
+    An answer without a well-formed program is not judged: verdict None, reward 0.
+    """
+    seed = fold_seed(seed, problem.id, "sample", sampler.settings.prompt)
+    prompt_ids = prompt_of(sampler, problem)
+    return await _sample(sampler, problem, tests, prompt_ids, 1, seed)
+
+
+async def sample_many(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    tests_of: Callable[[Problem], Tests],
+    seed: int,
+    *,
+    concurrency: int = 64,
+    on_rollouts: Callable[[list[Rollout]], None] | None = None,
+) -> list[list[Rollout]]:
+    """rollouts_P_G: `sample_paths` of every problem, in their order; `on_rollouts` in order of arrival."""
+
+    async def work(problem: Problem) -> list[Rollout]:
+        rollouts = await sample_paths(sampler, problem, tests_of(problem), seed)
+        if on_rollouts is not None:
+            on_rollouts(rollouts)
+        return rollouts
+
+    return await run_in_order(work, problems, concurrency)
+
+
+async def sample_tokens(
+    sampler: Sampler, problem: Problem, tests: Tests, seed: int, *, tokens: int
+) -> list[Rollout]:
+    """Answers in groups of settings.n until `tokens` tokens are generated: best-of-n at equal tokens.
+
+    The last answer is the one that reaches `tokens`; what was sampled beyond it is left out.
+    """
+    prompt_ids, rollouts, spent = prompt_of(sampler, problem), [], 0
+    while spent < tokens:
+        group_seed = fold_seed(seed, problem.id, "sample_tokens", len(rollouts))
+        for rollout in await _sample(sampler, problem, tests, prompt_ids, 1, group_seed):
+            if spent < tokens:
+                index = len(rollouts)
+                rollouts.append(dataclasses.replace(rollout, id=f"{rollout.group_id}#{index}"))
+                spent += len(rollout.token_ids)
+    return rollouts
+
+
+async def sample_last_step(
+    sampler: Sampler, tree: Tree, problem: Problem, tests: Tests, seed: int
+) -> list[Rollout]:
+    """settings.n fresh programs from the last pseudocode step of a passing path, judged (ASPR, D8).
+
+    The path is the first that passed; the rollouts' prompt is everything before its program. Raises
+    InputError if the tree is not solved.
+    """
+    if not tree.solved:
+        raise InputError(
+            f"problem {tree.problem_id}: search did not solve it, so ASPR has no path; leave it out"
+        )
+    leaf = passing_leaves(tree)[0]
+    prefix_ids = tree.prompt_ids + path_ids(tree.nodes, leaf.parent)
+    seed = fold_seed(seed, problem.id, "last_step")
+    return await _sample(sampler, problem, tests, prefix_ids, leaf.depth, seed)
+
+
+def last_step_of(tree: Tree) -> Node | None:
+    """The pseudocode step before the program of the first passing path; None if there is none."""
+    path = path_to(tree.nodes, passing_leaves(tree)[0].index) if tree.solved else ()
+    return path[-2] if len(path) > 1 else None
+
+
+def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
+    """The token ids of the settings' prompt."""
+    settings = sampler.settings
+    if settings.prompt == "direct":
+        return chat.render(sampler.tokenizer, direct.messages(problem))
+    return chat.render(sampler.tokenizer, pseudocode.messages(problem, few_shot=settings.few_shot))
+
+
+async def _sample(
+    sampler: Sampler, problem: Problem, tests: Tests, prompt_ids: tuple[int, ...], number: int, seed: int
+) -> list[Rollout]:
+    """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole (direct)."""
+    settings = sampler.settings
+    request = Request(
+        prompt_ids=prompt_ids,
+        n=settings.n,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        seed=seed,
+        reuse_prefix=False,
+    )
+    (completions,) = await sampler.engine.generate([request])
+    judged = [_judged(sampler, problem, tests, request, c, number) for c in completions]
+    rollouts = await asyncio.gather(*judged)
+    return [dataclasses.replace(rollout, id=f"{problem.id}#{i}") for i, rollout in enumerate(rollouts)]
+
+
+async def _judged(
+    sampler: Sampler, problem: Problem, tests: Tests, request: Request, completion: Completion, number: int
+) -> Rollout:
+    program, verdict = _program(sampler, completion, number), None
+    if program:
+        _, verdict = await outcome(sampler.judge, problem, program, tests, 0.0, sampler.settings.limits)
+    return Rollout(
+        id="",
+        group_id=problem.id,
+        problem_id=problem.id,
+        prompt_ids=request.prompt_ids,
+        token_ids=completion.token_ids,
+        log_probs=completion.log_probs,
+        is_policy_token=(True,) * len(completion.token_ids),
+        finish_reason=completion.finish_reason,
+        temperature=request.temperature,
+        policy_version=completion.policy_version,
+        verdict=verdict,
+        reward=float(verdict is not None and verdict.passed),
+    )
+
+
+def _program(sampler: Sampler, completion: Completion, number: int) -> str:
+    """The program of an answer, or "" if it is malformed."""
+    if sampler.settings.prompt == "pseudocode":
+        room = sampler.settings.max_tokens
+        return cut(sampler.tokenizer, completion, number, room)[-1].program
+    try:
+        return direct.program_of(completion.text)
+    except pseudocode.StepError:
+        return ""
