@@ -1,0 +1,54 @@
+"""Tokenizers from and to a directory, and the only place where chat messages become token ids.
+
+Knows no prompt: what is said to a model is in pseudocode.py and direct.py.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import transformers
+
+from o1jax.records import InputError
+
+Message = Mapping[str, str]  # role ("system", "user" or "assistant") and content
+
+
+def load_tokenizer(path: str) -> transformers.PreTrainedTokenizerFast:
+    """The tokenizer saved in a directory (or a model's name); InputError if there is none."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"no tokenizer at {str(path)!r}, wanted a directory with tokenizer.json: {reason}"
+        ) from error
+
+
+def save_tokenizer(path: str, tokenizer: transformers.PreTrainedTokenizerFast) -> None:
+    """Writes the tokenizer with its chat template, so that load_tokenizer gives it back."""
+    pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(path)
+
+
+def render(tokenizer: transformers.PreTrainedTokenizerFast, messages: Sequence[Message]) -> tuple[int, ...]:
+    """The token ids of a conversation, up to where the assistant's next message begins."""
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruct model's"
+        )
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+    )
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode(tokenizer: transformers.PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+    """The ids of plain text, nothing added."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def decode(tokenizer: transformers.PreTrainedTokenizerFast, token_ids: Sequence[int]) -> str:
+    """The exact text of token ids, special tokens included."""
+    return tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

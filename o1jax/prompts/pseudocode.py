@@ -1,0 +1,119 @@
+"""The pseudocode prompt: reasoning in steps of three actions, rendered and strictly parsed.
+
+A path is `<Step_Begin>### Step 1: <Action 1>\\nBODY<Step_End>` and so on, a newline between steps.
+An action-3 step's text is the program itself; only its rendering is fenced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from o1jax.prompts import fence
+from o1jax.prompts.chat import Message
+from o1jax.prompts.examples import EXAMPLES
+from o1jax.prompts.task import Style, task_text
+from o1jax.records import ACTIONS, InputError, Problem, Step
+
+BEGIN, STOP = "<Step_Begin>", "<Step_End>"
+NANO_MARKER = "Think in pseudocode."
+_HEADER = re.compile(r"### Step (\d+): <Action (\d+)>\n")
+_INSTRUCTION = """\
+You are an expert Python programmer who thinks in pseudocode before writing code. \
+Solve the problem in steps. Every step is one of three actions:
+
+<Action 1> Define the structure: outline the program in pseudocode, main parts and data, no details.
+<Action 2> Refine part of the pseudocode: take one part and make it precise, close to code. \
+May be repeated.
+<Action 3> Generate Python: turn the refined pseudocode into the complete program, in exactly one \
+```python block. This is the last step.
+
+Write every step exactly in this form, with nothing between or around the steps:
+<Step_Begin>### Step k: <Action a>
+...
+<Step_End>"""
+
+
+class StepError(ValueError):
+    """A step or path is malformed; the message says what was seen and what was wanted."""
+
+
+def messages(problem: Problem, few_shot: int = 0, style: Style = "full") -> tuple[Message, ...]:
+    """The conversation that asks for a path. Style nano: the question and a marker, no examples."""
+    if style == "nano":
+        if few_shot:
+            raise InputError(f"pseudocode prompt: few_shot {few_shot} with style 'nano', wanted 0")
+        return ({"role": "user", "content": f"{problem.question}\n{NANO_MARKER}"},)
+    if not 0 <= few_shot <= len(EXAMPLES):
+        raise InputError(f"pseudocode prompt: few_shot {few_shot}, wanted 0 to {len(EXAMPLES)}")
+    turns: list[Message] = [{"role": "system", "content": _INSTRUCTION}]
+    for task, steps in EXAMPLES[:few_shot]:
+        turns.append({"role": "user", "content": task})
+        turns.append({"role": "assistant", "content": render_path(steps)})
+    return (*turns, {"role": "user", "content": task_text(problem)})
+
+
+def render_step(step: Step, number: int) -> str:
+    """One step with its markers and header, counted from 1."""
+    body = fence.render(step.text) if step.action == 3 else step.text
+    return f"{BEGIN}### Step {number}: <Action {step.action}>\n{body}{STOP}"
+
+
+def render_path(steps: Sequence[Step]) -> str:
+    """All steps, a newline between them: the text after the prompt, without end-of-message token."""
+    return "\n".join(render_step(step, number) for number, step in enumerate(steps, 1))
+
+
+def parse_step(text: str, number: int) -> Step:
+    """The step that `text` (white space around it aside) renders; StepError says what is wrong."""
+    stripped = text.strip()
+    if not stripped.startswith(BEGIN):
+        raise StepError(f"step {number}: saw {stripped[:20]!r}, wanted {BEGIN} first")
+    if not stripped.endswith(STOP):
+        raise StepError(f"step {number}: saw {stripped[-20:]!r}, wanted {STOP} last")
+    inside = stripped[len(BEGIN) : -len(STOP)]
+    if BEGIN in inside or STOP in inside:
+        raise StepError(f"step {number}: saw another step marker inside, wanted one step")
+    header = _HEADER.match(inside)
+    if header is None:
+        raise StepError(f"step {number}: saw {inside[:40]!r}, wanted '### Step {number}: <Action 1, 2 or 3>'")
+    if header[1] != str(number):
+        raise StepError(f"step {number}: saw number {header[1]}, wanted {number}")
+    if header[2] not in map(str, ACTIONS):
+        raise StepError(f"step {number}: saw action {header[2]}, wanted 1, 2 or 3")
+    return _step(int(header[2]), inside[header.end() :], number)
+
+
+def _step(action: int, body: str, number: int) -> Step:
+    if not body.strip():
+        raise StepError(f"step {number}: saw an empty body, wanted text")
+    if action != 3:
+        return Step(action, body.strip("\n"))
+    try:
+        return Step(3, fence.only_program(body))
+    except fence.FenceError as error:
+        raise StepError(f"step {number}: {error}") from error
+
+
+def parse_path(text: str) -> tuple[Step, ...]:
+    """All steps of a path, of which the last and only the last is action 3."""
+    pieces = text.split(STOP)
+    if pieces[-1].strip():
+        raise StepError(f"path: saw {pieces[-1].strip()[:20]!r} after the last {STOP}, wanted nothing")
+    if len(pieces) == 1:
+        raise StepError(f"path: saw no {STOP}, wanted at least one step")
+    steps = tuple(parse_step(piece + STOP, number) for number, piece in enumerate(pieces[:-1], 1))
+    for number, step in enumerate(steps, 1):
+        if (step.action == 3) != (number == len(steps)):
+            wanted = "action 3" if number == len(steps) else "action 1 or 2"
+            raise StepError(
+                f"path: saw action {step.action} in step {number} of {len(steps)}, wanted {wanted}"
+            )
+    return steps
+
+
+def program_of(step: Step) -> str:
+    """The Python source of an action-3 step."""
+    if step.action != 3:
+        raise StepError(f"program: saw a step of action {step.action}, wanted action 3")
+    return step.text
