@@ -7,6 +7,7 @@ the device, to which steps are dispatched ahead, is busy with the step before.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -62,6 +63,18 @@ class Batches:
     def ids_at(self, step: int) -> list[str]:
         """The ids of all examples in the global batch at `step`, to name a bad one."""
         return [self.ids[i] for row in self.rows(step) for i in row]
+
+    def tokens_at(self, step: int) -> int:
+        """The tokens in the global batch at `step`, padding not counted."""
+        return sum(len(self._tokens[i]) for row in self.rows(step) for i in row)
+
+    def digest(self) -> str:
+        """A hash of everything that decides the batches."""
+        hashed = hashlib.blake2b(digest_size=16)
+        hashed.update(repr((self.row_length, self.rows_per_batch, self.seed, self.ids)).encode())
+        for tokens, weights in zip(self._tokens, self._weights, strict=True):
+            hashed.update(len(tokens).to_bytes(8) + tokens.tobytes() + weights.tobytes())
+        return hashed.hexdigest()
 
     def assemble(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Rows of example indices -> arrays [B, T].

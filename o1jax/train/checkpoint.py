@@ -1,0 +1,163 @@
+"""Checkpoints on disk: a trainer's numbered ones, and the policy directory that other stages read.
+
+The only file that knows Orbax. A checkpoint counts once it is sealed (integrity.py), and is restored
+against an abstract tree, so onto any mesh. Does not decide when to save; that is loop.py.
+
+A policy directory holds checkpoint/ (params, and meta with the model config) and tokenizer/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import transformers
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from orbax import checkpoint as ocp
+
+from o1jax.model.config import ModelConfig
+from o1jax.model.init import abstract_params
+from o1jax.prompts.chat import load_tokenizer, save_tokenizer
+from o1jax.records import InputError
+from o1jax.train import integrity
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A model that can be trained on or sampled from, with its tokenizer."""
+
+    config: ModelConfig
+    graphdef: nnx.GraphDef
+    params: nnx.State
+    tokenizer: transformers.PreTrainedTokenizerFast
+
+
+class Checkpoints:
+    """The numbered checkpoints of one directory, saved asynchronously.
+
+    Items are pytrees of arrays by name, each of which can be restored alone; meta is JSON. A context
+    manager: leaving it waits until the last one is complete.
+    """
+
+    def __init__(self, directory: epath.PathLike):
+        self.directory = epath.Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(self.directory)
+        self._pending: int | None = None  # being written, not sealed yet
+        self.latest: int | None = max(self.steps(), default=None)  # complete, or begun here
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.wait()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The complete checkpoints, oldest first."""
+        return [s for s in sorted(self._manager.all_steps()) if integrity.is_sealed(self._path(s))]
+
+    def save(
+        self, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], keep: tuple[int, ...] = ()
+    ) -> None:
+        """Begins to save `step` once the one before is complete; older ones go, except for `keep`.
+
+        The items' buffers may be donated as soon as this returns. InputError if there is no room.
+        """
+        self.wait()
+        for old in self._manager.all_steps():  # among them any that a killed process left unsealed
+            if old not in (self.latest, *keep) or old == step:
+                self._manager.delete(old)
+        saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        try:
+            arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(dict(meta)))
+            self._manager.save(step, args=arguments, force=True)
+        except (OSError, ValueError) as error:
+            raise self._not_written(error) from error
+        self._pending = self.latest = step
+
+    def settle(self) -> None:
+        """Seals the checkpoint under way if it is written by now; costs nothing otherwise."""
+        if self._pending is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the checkpoint under way is complete; InputError if it could not be written."""
+        step, self._pending = self._pending, None
+        try:
+            self._manager.wait_until_finished()
+            if step is not None and jax.process_index() == 0:
+                integrity.seal(self._path(step))
+        except (OSError, ValueError) as error:
+            raise self._not_written(error) from error
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The meta of a checkpoint; InputError if it is damaged."""
+        integrity.check_sealed(self._path(step))
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """The items named in `like`, onto its ShapeDtypeStructs' shardings.
+
+        InputError if the checkpoint is damaged or of another shape.
+        """
+        integrity.check_sealed(self._path(step))
+        wanted = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
+        try:
+            return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self._path(step)} does not fit the model or optimizer ({first_line(error)}); "
+                "use the settings it was made with, or another directory"
+            ) from error
+
+    def _path(self, step: int) -> epath.Path:
+        return self.directory / str(step)
+
+    def _not_written(self, error: Exception) -> InputError:
+        return InputError(
+            f"cannot write a checkpoint into {self.directory} ({first_line(error)}); "
+            "earlier ones are whole: make room there and run again"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The error's type and the beginning of its message, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def save_policy(
+    directory: epath.PathLike,
+    config: ModelConfig,
+    params: nnx.State,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+) -> None:
+    """Writes a policy directory, in place of what was there; its checkpoint comes last."""
+    directory = epath.Path(directory)
+    if (directory / "checkpoint").exists():
+        (directory / "checkpoint").rmtree()
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(str(directory / "tokenizer"), tokenizer)
+    with Checkpoints(directory / "checkpoint") as checkpoints:
+        checkpoints.save(0, {"params": params}, {"config": config.to_json()})
+
+
+def load_policy(directory: epath.PathLike, mesh: Mesh) -> Policy:
+    """The policy of a directory, its parameters on the mesh; InputError if it is missing or damaged."""
+    directory = epath.Path(directory)
+    if not (directory / "checkpoint").exists():
+        raise InputError(
+            f"{directory} is not a policy directory: it has no checkpoint/; give one that a stage wrote"
+        )
+    with Checkpoints(directory / "checkpoint") as checkpoints:
+        if 0 not in checkpoints.steps():
+            raise InputError(
+                f"the policy in {directory} was never completed; delete it and run its stage again"
+            )
+        config = ModelConfig.from_json(checkpoints.meta(0)["config"])
+        graphdef, like = abstract_params(config, mesh)
+        params = checkpoints.restore(0, {"params": like})["params"]
+    return Policy(config, graphdef, params, load_tokenizer(str(directory / "tokenizer")))

@@ -1,0 +1,299 @@
+"""The one training loop: step, log, evaluate, save, stop; resumed to the same curve, bit for bit.
+
+What a stage calls is `fit`. Knows no objective and no model; does not write the policy directory.
+Metrics are fetched two steps late, so that the device never waits for the host.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+from etils import epath
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from o1jax.batches.stream import Batches
+from o1jax.parallel.mesh import place_batch
+from o1jax.records import InputError
+from o1jax.train.checkpoint import Checkpoints
+from o1jax.train.metrics import MetricsLog, ProgressLine
+from o1jax.train.objectives import Objective
+from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
+from o1jax.train.state import TrainState, abstract_state, init_state, struct
+from o1jax.train.step import local_rows, make_train_step
+
+LAG = 2  # steps between dispatch and fetching metrics
+Evaluate = Callable[[nnx.State], Mapping[str, float]]
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or the gradient is NaN or infinite: the message names the step and its examples."""
+
+
+class Preempted(SystemExit):
+    """SIGTERM came and the state is saved. Uncaught, it ends the process with status 143."""
+
+    def __init__(self):
+        super().__init__(143)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """`patience` evaluations without a loss lower by `min_improvement` end the run, and the best
+    parameters are the result; 0 runs to `max_steps`, and the last ones are. Checkpoints come every
+    `checkpoint_every` steps and, in a single process, `checkpoint_every_s` seconds (0: never)."""
+
+    max_steps: int
+    evaluate_every: int = 0
+    patience: int = 0
+    min_improvement: float = 0.0
+    checkpoint_every: int = 0
+    checkpoint_every_s: float = 120.0
+    log_every: int = 1
+    micro_batches: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands; saved with every checkpoint. `tokens` counts all but padding."""
+
+    step: int = 0
+    tokens: int = 0
+    best_step: int = 0
+    best_loss: float | None = None
+    stale_evaluations: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A finished run: parameters (the best ones with patience, else the last), and how it went."""
+
+    params: nnx.State
+    progress: Progress
+    stopped: Literal["max_steps", "plateau"]
+    seconds: float  # of this call, compilation included
+
+
+def fit(
+    directory: epath.PathLike,
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    objective: Objective,
+    batches: Batches,
+    optimizer: OptimizerSettings,
+    settings: FitSettings,
+    *,
+    mesh: Mesh,
+    evaluate: Evaluate | None = None,
+    title: str = "train",
+) -> Fitted:
+    """Trains `params` on `batches`, or resumes what `directory` holds, and keeps checkpoints/,
+    metrics.jsonl and tensorboard/ there.
+
+    `evaluate` maps parameters to figures, of which `loss` decides (step.validation makes one); it
+    runs every `evaluate_every` steps and after the last. Raises NonFiniteLoss, Preempted, and
+    InputError if `directory` is damaged or of another run.
+    """
+    _check(settings, evaluate)
+    began = time.monotonic()
+    with Checkpoints(epath.Path(directory) / "checkpoints") as checkpoints, sigterm_noted() as sigterm:
+        run = Run(checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate)
+        with MetricsLog(directory, run.progress.step, writes=jax.process_index() == 0) as log:
+            run.until_done(log, ProgressLine(title, settings.max_steps), sigterm)
+        stopped = "plateau" if run.at_plateau() else "max_steps"
+        return Fitted(run.result(), run.progress, stopped, time.monotonic() - began)
+
+
+class Run:
+    """The state of one fit: the train state, the progress, and metrics still on the device."""
+
+    def __init__(
+        self, checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate
+    ):
+        self.checkpoints, self.batches, self.settings, self.mesh = checkpoints, batches, settings, mesh
+        self.evaluate = evaluate
+        self.identity = identity_of(batches, optimizer, settings)
+        transformation = make_optimizer(optimizer)
+        shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), params)
+        self.like = abstract_state(shapes, transformation, mesh)
+        self.state, self.progress = self._begin(params, transformation)
+        self.step = make_train_step(
+            graphdef,
+            objective,
+            transformation,
+            self.like,
+            mesh,
+            schedule=make_schedule(optimizer),
+            micro_batches=settings.micro_batches,
+        )
+        self.pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        self.saved_at = time.monotonic()
+        self.fetched_at = time.monotonic()
+
+    def _begin(self, params: nnx.State, transformation) -> tuple[TrainState, Progress]:
+        """The latest checkpoint's state, or step 0."""
+        steps = self.checkpoints.steps()
+        if not steps:
+            return init_state(params, transformation, self.mesh), Progress()
+        meta = self.checkpoints.meta(steps[-1])
+        if meta["identity"] != self.identity:
+            raise InputError(
+                f"{self.checkpoints.directory} holds a run of other settings or data "
+                f"({changed(meta['identity'], self.identity)}); use another directory, or delete that one"
+            )
+        items = self.checkpoints.restore(steps[-1], items_of(self.like))
+        return TrainState(items["params"], *items["optimizer"]), Progress(**meta["progress"])
+
+    def until_done(self, log: MetricsLog, line: ProgressLine, sigterm: threading.Event) -> None:
+        """Steps until max_steps or the plateau; Preempted after saving if SIGTERM came."""
+        rows = local_rows(self.batches.rows_per_batch, self.mesh)
+        while self.progress.step < self.settings.max_steps and not self.at_plateau():
+            self._advance(rows)
+            self._fetch(log, line, keep=LAG)
+            improved = self._evaluate_if_due(log, line)
+            if preempted(self.progress.step, sigterm):
+                self._save(log, line)
+                self.checkpoints.wait()
+                raise Preempted()
+            if improved or self._save_is_due():
+                self._save(log, line)
+            self.checkpoints.settle()
+        self._save(log, line)
+        line.show(self.progress.step, "done", now=True)
+
+    def _advance(self, rows: slice) -> None:
+        """Dispatches one step."""
+        step = self.progress.step
+        self.state, metrics = self.step(self.state, place_batch(self.batches.at(step, rows), self.mesh))
+        tokens = self.progress.tokens + self.batches.tokens_at(step)
+        self.progress = dataclasses.replace(self.progress, step=step + 1, tokens=tokens)
+        self.pending.append((step + 1, metrics))
+
+    def _fetch(self, log: MetricsLog, line: ProgressLine, keep: int) -> None:
+        """Logs all pending metrics but the latest `keep`; NonFiniteLoss if one is not finite."""
+        while len(self.pending) > keep:
+            step, metrics = self.pending.popleft()
+            figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            if not math.isfinite(figures["loss"]) or not math.isfinite(figures["grad_norm"]):
+                raise NonFiniteLoss(describe_non_finite(step, figures, self.batches.ids_at(step - 1)))
+            now = time.monotonic()
+            figures["tokens_per_s"] = figures["tokens"] / (now - self.fetched_at)
+            self.fetched_at = now
+            if step % self.settings.log_every == 0:
+                log.write(step, figures)
+            line.show(step, f"loss {figures['loss']:.4f}, {figures['tokens_per_s']:,.0f} tokens/s")
+
+    def _evaluate_if_due(self, log: MetricsLog, line: ProgressLine) -> bool:
+        """Evaluates; True if the loss is the best so far and the best parameters are wanted."""
+        step, settings = self.progress.step, self.settings
+        last = step == settings.max_steps
+        if self.evaluate is None or not (
+            last or settings.evaluate_every and step % settings.evaluate_every == 0
+        ):
+            return False
+        self._fetch(log, line, keep=0)
+        figures = self.evaluate(self.state.params)
+        log.write(step, {f"validation_{name}": value for name, value in figures.items()})
+        line.show(step, f"validation loss {figures['loss']:.4f}", now=True)
+        self.fetched_at = time.monotonic()
+        self.progress = judged(self.progress, figures["loss"], settings.min_improvement)
+        return bool(settings.patience) and self.progress.best_step == step
+
+    def at_plateau(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.stale_evaluations
+
+    def _save_is_due(self) -> bool:
+        every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_every_s
+        by_step = every and self.progress.step % every == 0
+        by_clock = seconds and jax.process_count() == 1 and time.monotonic() - self.saved_at >= seconds
+        return bool(by_step or by_clock)
+
+    def _save(self, log: MetricsLog, line: ProgressLine) -> None:
+        """Saves this step, once; metrics are fetched first, so a state that is not finite never is."""
+        self._fetch(log, line, keep=0)
+        if self.progress.step != self.checkpoints.latest:
+            meta = {"progress": dataclasses.asdict(self.progress), "identity": self.identity}
+            self.checkpoints.save(
+                self.progress.step, items_of(self.state), meta, keep=(self.progress.best_step,)
+            )
+        self.saved_at = time.monotonic()
+        self.fetched_at = time.monotonic()
+
+    def result(self) -> nnx.State:
+        """The last parameters, or with patience those of the best evaluation."""
+        best = self.progress.best_step
+        if not self.settings.patience or best == self.progress.step:
+            return self.state.params
+        self.checkpoints.wait()
+        return self.checkpoints.restore(best, {"params": self.like.params})["params"]
+
+
+def items_of(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds: `params` can be restored without `optimizer`."""
+    return {"params": state.params, "optimizer": (state.opt_state, state.step)}
+
+
+def judged(progress: Progress, loss: float, min_improvement: float) -> Progress:
+    """The progress after an evaluation with this loss."""
+    if progress.best_loss is None or loss < progress.best_loss - min_improvement:
+        return dataclasses.replace(progress, best_step=progress.step, best_loss=loss, stale_evaluations=0)
+    return dataclasses.replace(progress, stale_evaluations=progress.stale_evaluations + 1)
+
+
+def identity_of(batches: Batches, optimizer: OptimizerSettings, settings: FitSettings) -> dict[str, Any]:
+    """Everything that decides the curve, as JSON: a checkpoint is resumed only under the same."""
+    names = ("evaluate_every", "patience", "min_improvement", "micro_batches")
+    return {
+        "optimizer": dataclasses.asdict(optimizer),
+        "data": batches.digest(),
+        **{name: getattr(settings, name) for name in names},
+    }
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The names under which two identities differ."""
+    return ", ".join(name for name in new if old.get(name) != new[name])
+
+
+def describe_non_finite(step: int, figures: Mapping[str, float], ids: list[str]) -> str:
+    """One line with the step, the figures and the examples of its batch."""
+    shown = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
+    return f"step {step}: loss {figures['loss']}, gradient norm {figures['grad_norm']}; its examples: {shown}"
+
+
+@contextlib.contextmanager
+def sigterm_noted() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process; only the main thread can note it."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.set())
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def preempted(step: int, sigterm: threading.Event) -> bool:
+    """Whether to stop after this step; several processes agree on it through JAX's coordinator."""
+    if jax.process_count() > 1:
+        return multihost_utils.reached_preemption_sync_point(step)
+    return sigterm.is_set()
+
+
+def _check(settings: FitSettings, evaluate: Evaluate | None) -> None:
+    if settings.patience and (evaluate is None or not settings.evaluate_every):
+        raise InputError(
+            f"patience {settings.patience} needs evaluate and evaluate_every; give both, or patience 0"
+        )

@@ -1,0 +1,77 @@
+"""AdamW with clipping, a schedule and a decay mask, from one frozen record of settings.
+
+Does not apply updates; that is step.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import optax
+from flax import nnx
+
+from o1jax.records import InputError
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """Learning rate: linear warm-up over `warmup_steps`, then the schedule down to
+    `final_share` of the peak at `total_steps`. `clip_norm` 0 does not clip."""
+
+    learning_rate: float
+    total_steps: int
+    schedule: Schedule = "cosine"
+    warmup_steps: int = 0
+    final_share: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    moment_dtype: str | None = None  # None: the parameters' own
+
+
+def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
+    """The learning rate as a function of the step, counted from 0."""
+    peak, final = settings.learning_rate, settings.learning_rate * settings.final_share
+    decay_steps = max(1, settings.total_steps - settings.warmup_steps)
+    if settings.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif settings.schedule == "linear":
+        after = optax.linear_schedule(peak, final, decay_steps)
+    elif settings.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=settings.final_share)
+    else:
+        raise InputError(f"schedule {settings.schedule!r} is unknown: use constant, linear or cosine")
+    # step 0 already moves: the first of n warm-up steps has 1/n of the peak
+    warmup = optax.linear_schedule(
+        peak / max(1, settings.warmup_steps), peak, max(1, settings.warmup_steps - 1)
+    )
+    return optax.join_schedules([warmup, after], [settings.warmup_steps])
+
+
+def decay_mask(params: Any) -> Any:
+    """True for matrices (their logical axes name `embed`); norms' scales and biases do not decay."""
+    return jax.tree.map(
+        lambda variable: variable.replace("embed" in variable.get_metadata("axes")),
+        params,
+        is_leaf=lambda x: isinstance(x, nnx.Variable),
+    )
+
+
+def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """AdamW on gradients that are clipped by their global norm."""
+    adamw = optax.adamw(
+        make_schedule(settings),
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        mask=decay_mask if settings.weight_decay else None,
+        mu_dtype=settings.moment_dtype,
+    )
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw) if settings.clip_norm else adamw

@@ -1,0 +1,142 @@
+"""The one jitted train step, for every objective, and the evaluation step beside it.
+
+A step is jit over split state: it merges the model inside, donates the old state, and returns
+scalars on the device. Does not read batches, fetch metrics or decide when to stop; that is loop.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from o1jax.batches.stream import Batches
+from o1jax.model.init import merge
+from o1jax.parallel.mesh import batch_spec, place_batch, replicated
+from o1jax.records import InputError
+from o1jax.train.objectives import Objective, Sums
+from o1jax.train.state import TrainState
+
+DeviceBatch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    like: TrainState,
+    mesh: Mesh,
+    *,
+    schedule: optax.Schedule,
+    micro_batches: int = 1,
+) -> TrainStep:
+    """(state, batch) -> (state, metrics); the old state is donated.
+
+    The gradient is that of sum of losses / sum of weights over the global batch, accumulated over
+    `micro_batches` by scan. `like` is a state, or an abstract one, with the shardings to keep.
+    metrics: loss, grad_norm, learning_rate (by `schedule`), weight (sum), tokens, padding_share, and
+    the objective's own means.
+    """
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    batch_sharding = NamedSharding(mesh, batch_spec())
+
+    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Metrics]:
+        (loss_sum, weight_sum, sums), gradients = accumulate(
+            graphdef, objective, state.params, batch, micro_batches
+        )
+        divisor = jnp.where(weight_sum == 0, 1.0, weight_sum)
+        gradients = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
+        norm, rate = optax.global_norm(gradients), schedule(state.step)
+        metrics = means | {"grad_norm": norm, "learning_rate": rate, "weight": weight_sum} | occupancy(batch)
+        return TrainState(params, opt_state, state.step + 1), metrics
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(state_shardings, batch_sharding),
+        out_shardings=(state_shardings, replicated(mesh)),
+    )
+
+
+def accumulate(
+    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch, micro_batches: int
+) -> tuple[Sums, nnx.State]:
+    """The objective's sums and the gradient of its loss sum, over all micro-batches."""
+
+    def loss_sum(params: nnx.State, batch: DeviceBatch):
+        sums = objective(merge(graphdef, params), batch)
+        return sums[0], sums
+
+    def gradient(batch: DeviceBatch) -> tuple[Sums, nnx.State]:
+        (_, sums), gradients = jax.value_and_grad(loss_sum, has_aux=True)(params, batch)
+        return sums, gradients
+
+    if micro_batches == 1:
+        return gradient(batch)
+    first, rest = split_rows(batch, micro_batches)
+
+    def add(total, batch):
+        return jax.tree.map(jnp.add, total, gradient(batch)), None
+
+    return jax.lax.scan(add, gradient(first), rest)[0]
+
+
+def split_rows(batch: DeviceBatch, parts: int) -> tuple[DeviceBatch, DeviceBatch]:
+    """The first of `parts` micro-batches, and the others stacked. Each takes every parts-th row, so
+    that rows stay on their devices."""
+    B = batch["tokens_BT"].shape[0]
+    if B % parts:
+        raise InputError(f"{B} rows a batch do not split into {parts} micro-batches; make it a multiple")
+    stacked = {name: rows.reshape(B // parts, parts, -1).swapaxes(0, 1) for name, rows in batch.items()}
+    return {name: rows[0] for name, rows in stacked.items()}, {
+        name: rows[1:] for name, rows in stacked.items()
+    }
+
+
+def occupancy(batch: DeviceBatch) -> Metrics:
+    """How many tokens a batch holds, and the share of its places that is padding."""
+    taken = jnp.count_nonzero(batch["segment_ids_BT"])
+    return {"tokens": taken, "padding_share": 1 - taken / batch["segment_ids_BT"].size}
+
+
+def validation(
+    graphdef: nnx.GraphDef, objective: Objective, batches: Batches, mesh: Mesh
+) -> Callable[[Any], dict]:
+    """params -> {"loss": ..., the objective's own means}: sums over one epoch / sum of weights."""
+
+    @jax.jit
+    def sums(params: nnx.State, batch: DeviceBatch):
+        loss_sum, weight_sum, sums = objective(merge(graphdef, params), batch)
+        return {"loss": loss_sum, **sums}, weight_sum
+
+    rows = local_rows(batches.rows_per_batch, mesh)
+
+    def evaluate(params: nnx.State) -> dict[str, float]:
+        parts = [sums(params, place_batch(batch, mesh)) for batch in batches.epoch(0, rows)]
+        totals, weight = jax.tree.map(lambda *values: float(sum(map(float, values))), *parts)
+        return {name: total / weight for name, total in totals.items()}
+
+    return evaluate
+
+
+def local_rows(rows_per_batch: int, mesh: Mesh) -> slice:
+    """The rows of a global batch that lie on this process's devices."""
+    sharding = NamedSharding(mesh, jax.sharding.PartitionSpec(batch_spec()[0]))
+    try:
+        indices = sharding.addressable_devices_indices_map((rows_per_batch,)).values()
+    except ValueError as error:
+        raise InputError(
+            f"{rows_per_batch} rows a batch do not divide over the mesh {dict(mesh.shape)}"
+        ) from error
+    bounds = [index[0].indices(rows_per_batch)[:2] for index in indices]
+    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
