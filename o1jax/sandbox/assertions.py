@@ -1,0 +1,59 @@
+"""Assert statements (MBPP, HumanEval) rewritten so that the comparison happens outside the child.
+
+`assert f(args) == literal` becomes the expression `f(args)`, whose value comes back encoded, and the
+expected literal, which never enters the child. What cannot be rewritten (a check function, another
+comparison) runs as it is inside the candidate's interpreter and is believed: that is weaker, since
+a candidate there can lie about equality or patch what the assertion uses.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+from typing import Any
+
+from o1jax.records import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewritten:
+    """`steps` go to the child ({"value": expression} or {"block": source}); `expected` is aligned with
+    them and stays: ("equal", literal), or ("truth", bool) of the value; a block that ran is True."""
+
+    steps: tuple[dict[str, str], ...]
+    expected: tuple[tuple[str, Any], ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def rewrite(text: str) -> Rewritten:
+    """One test's text, rewritten. Raises InputError where it is not Python."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"a test is not Python ({error}): {text[:80]!r}; fix the problem file") from error
+    found = [_rewritten(statement) for statement in body]
+    if all(found):
+        return Rewritten(tuple(step for step, _ in found), tuple(want for _, want in found))
+    return Rewritten(({"block": text},), (("truth", True),))
+
+
+def _rewritten(statement: ast.stmt) -> tuple[dict[str, str], tuple[str, Any]] | None:
+    if not isinstance(statement, ast.Assert):
+        return None
+    test = statement.test
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.Is):
+        literal = _literal(test.comparators[0])
+        return literal and ({"value": ast.unparse(test.left)}, ("equal", literal[0]))
+    if isinstance(test, ast.Call):
+        return {"value": ast.unparse(test)}, ("truth", True)
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Call):
+        return {"value": ast.unparse(test.operand)}, ("truth", False)
+    return None
+
+
+def _literal(node: ast.expr) -> tuple[Any] | None:
+    try:
+        return (ast.literal_eval(node),)
+    except (ValueError, TypeError, SyntaxError):
+        return None

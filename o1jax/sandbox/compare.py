@@ -1,0 +1,165 @@
+"""Whether an answer is the expected one: standard output against text, encoded values against Python's.
+
+Pure functions of plain data, run in the supervisor only. No candidate object gets here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from o1jax.records import Status
+from o1jax.sandbox.jail import values
+
+STDIN_TOLERANCE = 1e-6  # absolute or relative
+CALL_RELATIVE, CALL_ABSOLUTE = 1e-7, 1e-6
+INTEGER = re.compile(r"([+-]?)0*([0-9]+)", re.ASCII)
+FLOAT = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][+-]?[0-9]+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+
+
+def compare_stdout(expected: str, output: bytes) -> tuple[Status, str]:
+    """AC, PE (white space differs only) or WA, with the first difference.
+
+    Strict UTF-8; line ends and trailing blanks do not count. Then token by token: integers of any
+    size by value; 1e-6 absolute or relative only where the expected token is written as a float.
+    """
+    try:
+        text = output.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Status.WA, f"output is not UTF-8 at byte {error.start}"
+    want_lines, got_lines = _lines(expected), _lines(text)
+    if want_lines == got_lines:
+        return Status.AC, ""
+    want, got = expected.split(), text.split()
+    for index, (a, b) in enumerate(zip(want, got, strict=False)):
+        if not equal_token(a, b):
+            return Status.WA, f"token {index + 1}: expected {_short(a)}, got {_short(b)}"
+    if len(want) != len(got):
+        return Status.WA, f"expected {len(want)} tokens, got {len(got)}"
+    same_layout = [len(line.split()) for line in want_lines] == [len(line.split()) for line in got_lines]
+    return (Status.AC, "") if same_layout and want != got else (Status.PE, "white space differs")
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _short(token: str) -> str:
+    return repr(token if len(token) <= 40 else token[:37] + "...")
+
+
+def equal_token(want: str, got: str) -> bool:
+    """One token of the expected output against one of the answer."""
+    if want == got:
+        return True
+    a, b = INTEGER.fullmatch(want), INTEGER.fullmatch(got)
+    if a and b:  # as digits: of any length, and int() refuses more than 4,300
+        return a[2] == b[2] and ((a[1] == "-") == (b[1] == "-") or a[2] == "0")
+    if not (FLOAT.fullmatch(want) and NUMBER.fullmatch(got)):
+        return False
+    x, y = float(want), float(got)
+    return x == y or abs(x - y) <= STDIN_TOLERANCE * max(1.0, abs(x))
+
+
+def equal_value(expected: Any, got: Any, json_values: bool) -> bool:
+    """Whether encoded value `got` (values.encode's form, from the child, so of any shape) is `expected`.
+
+    bool is not int; a tuple equals a list only with `json_values`; where the expected number is a
+    float, 1e-7 relative or 1e-6 absolute.
+    """
+    kind = type(expected)
+    if expected is None or kind in (bool, str):
+        return type(got) is kind and got == expected
+    if kind in (int, float):
+        return _equal_number(expected, _number(got))
+    if kind in (list, tuple):
+        items = _items(got, kind, json_values)
+        return _equal_sequences(expected, items, json_values)
+    if kind is dict:
+        return _equal_dicts(expected, _tagged(got, "d"), json_values)
+    if kind in (set, frozenset):
+        items = _tagged(got, "s") if _tagged(got, "s") is not None else _tagged(got, "f")
+        return items is not None and len(items) == len(expected) and _keys(items) == _keys(_encoded(expected))
+    return got == values.encode(expected)
+
+
+def truth(got: Any) -> bool:
+    """Whether encoded value `got` is true in Python's sense."""
+    if type(got) is dict and len(got) == 1:
+        tag, content = next(iter(got.items()))
+        return any(content) if tag == "c" and type(content) is list else bool(content)
+    return bool(got)
+
+
+def _number(got: Any) -> int | float | None:
+    if type(got) in (int, float):
+        return got
+    digits = _tagged(got, "i", str)
+    try:
+        return None if digits is None else int(digits, 16)
+    except ValueError:
+        return None
+
+
+def _equal_number(want: int | float, got: int | float | None) -> bool:
+    if got is None:
+        return False
+    if want == got or type(want) is int:
+        return want == got
+    try:
+        return abs(want - got) <= max(CALL_ABSOLUTE, CALL_RELATIVE * abs(want)) and math.isfinite(want)
+    except OverflowError:  # an int beyond all floats
+        return False
+
+
+def _tagged(got: Any, tag: str, kind: type = list) -> Any:
+    """The content of {tag: content}, or None for anything else."""
+    content = got.get(tag) if type(got) is dict and len(got) == 1 else None
+    return content if type(content) is kind else None
+
+
+def _items(got: Any, kind: type, json_values: bool) -> list | None:
+    if type(got) is list and (kind is list or json_values):
+        return got
+    return _tagged(got, "t") if kind is tuple or json_values else None
+
+
+def _equal_sequences(want: list | tuple, items: list | None, json_values: bool) -> bool:
+    if items is None or len(items) != len(want):
+        return False
+    return all(equal_value(a, b, json_values) for a, b in zip(want, items, strict=True))
+
+
+def _equal_dicts(want: dict, pairs: list | None, json_values: bool) -> bool:
+    if pairs is None or len(pairs) != len(want) or any(type(p) is not list or len(p) != 2 for p in pairs):
+        return False
+    found = {_key(key): value for key, value in pairs}
+    keyed = {_key(values.encode(key)): value for key, value in want.items()}
+    return found.keys() == keyed.keys() and all(
+        equal_value(v, found[k], json_values) for k, v in keyed.items()
+    )
+
+
+def _encoded(items: set | frozenset) -> list:
+    return [values.encode(item) for item in items]
+
+
+def _keys(items: list) -> set[str]:
+    return {_key(item) for item in items}
+
+
+def _key(item: Any) -> str:
+    """A text, equal for equal hashable values (hashes of chosen integers can be made to collide)."""
+    if type(item) is float and item.is_integer():
+        item = int(item)
+    inner = _tagged(item, "s") or _tagged(item, "f")
+    if inner is not None:
+        return "f" + json.dumps(sorted(_keys(inner)))
+    inner = _tagged(item, "t")
+    return "t" + json.dumps([_key(i) for i in inner]) if inner is not None else json.dumps(item)

@@ -1,0 +1,138 @@
+"""The warm parent of a slot: jails itself once, then forks one process a job.
+
+Started as `python -s -P -S -B` on this file with a control socket; holds no source, no input, no
+output and no expected answer: those travel by file descriptor to the process it forks. Speaks
+first: one JSON hello with the tier in force and what is missing.
+"""
+
+import gc
+import json
+import os
+import pathlib
+import resource
+import signal
+import socket
+import struct
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import kernel
+import program
+import seccomp
+
+sys.path.pop(0)
+WARM = "bisect collections copy datetime functools heapq io itertools math operator re string typing".split()
+STATUS = struct.Struct("<i")
+
+
+def main(control, supervisor):
+    """Jails this process, says hello and serves until the supervisor hangs up."""
+    kernel.die_with_parent()
+    if os.getppid() != supervisor:
+        os._exit(1)
+    missing = {}
+    names = unshare_all(missing)
+    if "pid" in names:
+        stand_in_for_child()
+    warm_up()
+    jail(names, missing)
+    os.write(control.fileno(), json.dumps(hello(names, missing)).encode())
+    serve(control, "pid" in names)
+
+
+def unshare_all(missing):
+    """Enters what namespaces the kernel allows; returns their names and notes what it refused."""
+    names = []
+    if os.geteuid() != 0:
+        attempt("user", kernel.enter_user_namespace, names, missing)
+    for name, flag in kernel.NAMESPACES.items():
+        attempt(name, lambda flag=flag: kernel.unshare(flag), names, missing)
+    return names
+
+
+def attempt(name, action, names, missing):
+    try:
+        action()
+        names.append(name)
+    except OSError as error:
+        missing[name] = os.strerror(error.errno)
+
+
+def stand_in_for_child():
+    """Goes on as process 1 of the new pid namespace; the first process only waits for it, and its
+    death kills everything inside."""
+    pid = os.fork()
+    if pid:
+        os.closerange(3, 1 << 16)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    kernel.die_with_parent()
+
+
+def warm_up():
+    """Imports what programs import most, so that a fork finds it ready."""
+    for name in WARM:
+        __import__(name)
+    compile("pass", "<warm>", "exec")
+    os.environ.clear()
+    sys.set_int_max_str_digits(0)
+    gc.collect()
+    gc.freeze()
+
+
+def jail(names, missing):
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.chdir("/")
+    kernel.prctl(kernel.SET_SUBREAPER, 1)
+    kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
+    kernel.prctl(kernel.SET_DUMPABLE, 0)
+    kernel.drop_capabilities()
+    if os.uname().machine not in seccomp.ARCHITECTURES:
+        missing["seccomp"] = f"no table for {os.uname().machine}"
+    else:
+        attempt("seccomp", lambda: seccomp.install(seccomp.slot_filter()), names, missing)
+
+
+def hello(names, missing):
+    sealed = "seccomp" in names
+    tier = "T1" if sealed and {"pid", "net"} <= set(names) else "T0" if sealed else "insecure"
+    return {"isolation": f"{tier} ({' '.join(names)})", "sealed": sealed, "missing": missing}
+
+
+def serve(control, in_pid_namespace):
+    while True:
+        data, files, _, _ = socket.recv_fds(control, 16, 2)
+        if not data:
+            os._exit(0)
+        pid = kernel.fork()
+        if pid == 0:
+            control.close()
+            program.judge(*files)
+            os._exit(0)
+        for file in files:
+            os.close(file)
+        _, status = os.waitpid(pid, 0)
+        bury(in_pid_namespace)
+        os.write(control.fileno(), STATUS.pack(status))
+
+
+def bury(in_pid_namespace):
+    """Kills and reaps whatever a job left behind (only an unsealed job can leave anything)."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                kill_children(in_pid_namespace)
+        except ChildProcessError:
+            return
+
+
+def kill_children(in_pid_namespace):
+    if in_pid_namespace:  # /proc may show the outer numbers
+        os.kill(-1, signal.SIGKILL)
+        return
+    own = os.getpid()
+    for child in pathlib.Path(f"/proc/{own}/task/{own}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -1,0 +1,199 @@
+"""From the records of a program's process to one CaseResult a test. Pure: the only judge of an answer.
+
+Trusted here: wait statuses and clocks (the kernel's) and the compile record (written before any
+candidate code ran). Everything else in a record is the candidate's word.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from o1jax.records import CaseResult, InputError, Status, TestCase
+from o1jax.sandbox import assertions, compare
+from o1jax.sandbox.interface import Job
+
+RECORD = struct.Struct("<ciiidII")  # as in jail/program.py
+CLAIMS = {"RE", "BADVALUE", "NORESULT", "MLE", "OLE"}  # statuses a child may give itself: none passes
+KILLED = "killed from outside"
+
+
+class Incomplete(RuntimeError):
+    """The records end too early, or a process was killed from outside: an infrastructure failure."""
+
+
+class Record(NamedTuple):
+    kind: bytes
+    first: int
+    status: int
+    over_wall: int
+    cpu_s: float
+    output: bytes
+    errors: bytes
+
+
+def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> bytes:
+    """What the child may know: everything but the expected outputs."""
+    return json.dumps(
+        {
+            "source": job.source,
+            "form": job.form,
+            "entry_point": job.entry_point,
+            "setup": job.setup,
+            "inputs": [_input(job, test) for test in tests],
+            "cpu_s": job.limits.cpu_s,
+            "wall_s": job.limits.wall_s,
+            "memory_bytes": job.limits.memory_mb << 20,
+            "output_bytes": job.limits.output_bytes,
+            "sealed": sealed,
+            "max_threads": max_threads,
+        }
+    ).encode()
+
+
+def _input(job: Job, test: TestCase) -> str:
+    if job.form == "assertion":
+        return json.dumps(assertions.rewrite(test.input).steps)
+    if job.form == "call" and not isinstance(parsed(test.input), list | tuple):
+        raise InputError(f"a call-form input must be a list of arguments, got {test.input[:80]!r}")
+    return test.input
+
+
+@functools.lru_cache(maxsize=4096)
+def parsed(text: str) -> Any:
+    """A test's literal. Raises InputError where it is none."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise InputError(f"a test is not a Python literal ({error}): {text[:80]!r}") from error
+
+
+def records(data: bytes) -> Iterator[Record]:
+    """The records in order. Raises Incomplete on a torn one."""
+    at = 0
+    while at < len(data):
+        if at + RECORD.size > len(data):
+            raise Incomplete("a torn record")
+        *head, n_output, n_errors = RECORD.unpack_from(data, at)
+        middle = at + RECORD.size + n_output
+        yield Record(*head, data[at + RECORD.size : middle], data[middle : middle + n_errors])
+        at = middle + n_errors
+
+
+def compile_failure(exit_status: int, found: list[Record]) -> str | None:
+    """Why the program does not compile, or None if it does. Raises Incomplete where nobody knows."""
+    kinds = [record.kind for record in found]
+    if kinds[:2] == [b"B", b"E"]:
+        return _last_line(found[1].errors)
+    if kinds[:2] == [b"B", b"C"]:
+        return None
+    if kinds == [b"B"] and os.WIFSIGNALED(exit_status) and os.WTERMSIG(exit_status) != signal.SIGKILL:
+        return f"the compiler died of {_signal_name(exit_status)}"
+    raise Incomplete(f"the program's process ended with {exit_status} and records {kinds}")
+
+
+def results(job: Job, tests: tuple[TestCase, ...], found: list[Record]) -> list[CaseResult]:
+    """One result a test, in order. Raises Incomplete where a test has none."""
+    runs = [record for record in found if record.kind == b"T"]
+    cases = _each(job, tests, runs) if job.form == "stdin" else _together(job, tests, runs)
+    if len(cases) != len(tests):
+        raise Incomplete(f"{len(cases)} results for {len(tests)} tests")
+    return cases
+
+
+def _each(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> list[CaseResult]:
+    return [_stdin_result(job, test, run) for test, run in zip(tests, runs, strict=False)]
+
+
+def _stdin_result(job: Job, test: TestCase, run: Record) -> CaseResult:
+    failure = _ended_badly(job, run)
+    if failure is None:
+        failure = compare.compare_stdout(test.output, run.output)
+    return CaseResult(failure[0], failure[1], run.cpu_s)
+
+
+def _ended_badly(job: Job, run: Record) -> tuple[Status, str] | None:
+    """The status that the clock, the output's size or the exit status decides, if one does."""
+    if run.over_wall:
+        return Status.TLE, "wall time"
+    if run.cpu_s >= job.limits.cpu_s or _died_of(run.status, signal.SIGXCPU):
+        return Status.TLE, "CPU time"
+    if len(run.output) > job.limits.output_bytes:
+        return Status.OLE, f"more than {job.limits.output_bytes} bytes"
+    if os.WIFSIGNALED(run.status):
+        return Status.RE, KILLED if _died_of(run.status, signal.SIGKILL) else _signal_name(run.status)
+    if run.status:
+        detail = _last_line(run.errors) or f"exit status {os.WEXITSTATUS(run.status)}"
+        return (Status.MLE if detail.startswith("MemoryError") else Status.RE), detail
+    return None
+
+
+def _together(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> list[CaseResult]:
+    cases: list[CaseResult] = []
+    spent = 0.0
+    for run in runs:
+        lines = run.output.split(b"\n")[:-1][: len(tests) - len(cases)]
+        share = run.cpu_s / (len(lines) + 1)
+        cases += [
+            _answer(job, test, line, share) for test, line in zip(tests[len(cases) :], lines, strict=False)
+        ]
+        spent += run.cpu_s
+        if len(cases) < len(tests):
+            failure = _ended_badly(job, run._replace(cpu_s=spent, output=b"")) or (
+                Status.NORESULT,
+                "exited early",
+            )
+            late = failure[0] is Status.TLE
+            cases += [CaseResult(*failure, share)] * (len(tests) - len(cases) if late else 1)
+    return cases
+
+
+def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)
+    if type(said) is dict and "v" in said:
+        right = _right(job, test, said["v"])
+        detail = "" if right else f"got {json.dumps(said['v'])[:80]}"
+        return CaseResult(Status.AC if right else Status.WA, detail, cpu_s)
+    claim = said.get("e") if type(said) is dict else None
+    if claim not in CLAIMS:
+        return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)
+    if job.form == "assertion" and str(said.get("d", "")).startswith("AssertionError"):
+        return CaseResult(Status.WA, str(said["d"])[:300], cpu_s)
+    return CaseResult(Status(claim), str(said.get("d", ""))[:300], cpu_s)
+
+
+def _right(job: Job, test: TestCase, got: Any) -> bool:
+    if job.form == "call":
+        return compare.equal_value(parsed(test.output), got, job.json_values)
+    expected = assertions.rewrite(test.input).expected
+    return type(got) is list and len(got) == len(expected) and all(map(_holds, expected, got))
+
+
+def _holds(expected: tuple[str, Any], got: Any) -> bool:
+    kind, want = expected
+    if kind == "equal":
+        return compare.equal_value(want, got, json_values=False)
+    return compare.truth(got) is want
+
+
+def _died_of(status: int, number: int) -> bool:
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == number
+
+
+def _signal_name(status: int) -> str:
+    number = os.WTERMSIG(status)
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def _last_line(errors: bytes) -> str:
+    lines = errors.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].strip()[:300] if lines else ""

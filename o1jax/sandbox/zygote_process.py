@@ -1,0 +1,117 @@
+"""The supervisor's end of one warm parent: start it, hand it a job, read its records, kill it.
+
+Nothing here blocks the event loop and no thread is started. What a record means is verdicts.py's.
+"""
+
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import socket
+import struct
+import subprocess
+import sys
+
+from o1jax.sandbox.interface import SandboxError
+
+SCRIPT = pathlib.Path(__file__).parent / "jail" / "zygote.py"
+START_S = 60.0  # generous: a loaded machine is no failure
+STATUS = struct.Struct("<i")
+
+
+class ZygoteDied(RuntimeError):
+    """The warm parent, or the process of the program, is gone or stuck: an infrastructure failure."""
+
+
+class Zygote:
+    """One warm parent process. Start it with `await Zygote.start()`."""
+
+    def __init__(self, process: subprocess.Popen, control: socket.socket, log: int):
+        self._process, self._control, self._log = process, control, log
+        self.isolation, self.sealed, self.missing = "", False, {}
+
+    @classmethod
+    async def start(cls) -> "Zygote":
+        """A jailed, warm interpreter that has said hello. Raises SandboxError where it cannot start."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        # Not -I, which would ignore PYTHONHASHSEED: -s and -P are the rest of it, and the
+        # environment holds nothing else (the loader's path is needed where Python is a shared library).
+        command = [sys.executable, "-s", "-P", "-S", "-B", "-W", "ignore", "-X", "utf8", str(SCRIPT)]
+        environment = {"PYTHONHASHSEED": "0"}
+        if "LD_LIBRARY_PATH" in os.environ:
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        log = os.memfd_create("log", os.MFD_CLOEXEC)
+        with theirs:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        zygote = cls(process, ours, log)
+        try:
+            await zygote._greet()
+        except BaseException:
+            await zygote.kill()
+            raise
+        return zygote
+
+    async def _greet(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            data = await asyncio.wait_for(loop.sock_recv(self._control, 1 << 16), START_S)
+        except (TimeoutError, OSError) as error:
+            raise SandboxError(f"a sandbox process did not start: {error!r}") from error
+        if not data:
+            raise SandboxError(f"a sandbox process died at its start: {self._complaint()}")
+        said = json.loads(data)
+        self.isolation, self.sealed, self.missing = said["isolation"], said["sealed"], said["missing"]
+
+    async def run(self, payload: bytes, deadline_s: float) -> tuple[int, bytes]:
+        """Runs one job: (wait status of the program's process, its records). Raises ZygoteDied."""
+        loop = asyncio.get_running_loop()
+        job = os.memfd_create("job", os.MFD_CLOEXEC)
+        try:
+            result = os.memfd_create("result", os.MFD_CLOEXEC)
+            try:
+                _write_all(job, payload)
+                socket.send_fds(self._control, [b"J"], [job, result])
+                data = await asyncio.wait_for(loop.sock_recv(self._control, 16), deadline_s)
+                if not data:
+                    raise ZygoteDied(f"the warm parent died {self._complaint()}")
+                return STATUS.unpack(data)[0], os.pread(result, os.fstat(result).st_size, 0)
+            except (OSError, TimeoutError) as error:
+                raise ZygoteDied(repr(error)) from error
+            finally:
+                os.close(result)
+        finally:
+            os.close(job)
+
+    def _complaint(self) -> str:
+        """The last line that the jail's own code wrote on its standard error, if any."""
+        lines = os.pread(self._log, 1 << 16, 0).decode("utf-8", "replace").strip().splitlines()
+        return " | ".join(lines[-6:]) if lines else "without a word"
+
+    async def kill(self) -> None:
+        """Kills the warm parent and all below it; returns when its process is reaped."""
+        self._control.close()
+        if self._process.poll() is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)  # its own session, hence its own group
+            except ProcessLookupError:
+                self._process.kill()
+        while self._process.poll() is None:
+            await asyncio.sleep(0.002)
+        os.close(self._log)
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
