@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
+from o1jax.prompts.task import Style
 from o1jax.records import InputError, Problem, TestCase, Tree, Verdict
 from o1jax.rewards.outcome import outcome
 from o1jax.sandbox.interface import Judge, Limits
@@ -32,7 +33,7 @@ from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """The paper's settings (nano models: top_p = 1, top_k = 0). `samples` is k, next steps an
+    """The paper's settings (nano models: top_p = 1, top_k = 0, style nano). `samples` is k, next steps an
     expansion; `wave` is the number of rollouts at once within a tree; `stop_after_passes` ends a
     search at that many different passing leaves (0: never)."""
 
@@ -49,6 +50,7 @@ class SearchSettings:
     wave: int = 1
     stop_after_passes: int = 0
     few_shot: int = 0
+    style: Style = "full"
     limits: Limits = Limits()
 
     def __post_init__(self):
@@ -120,7 +122,9 @@ def prompt_of(
     problem: Problem, tokenizer: PreTrainedTokenizerBase, settings: SearchSettings
 ) -> tuple[int, ...]:
     """The pseudocode prompt's token ids."""
-    return chat.render(tokenizer, pseudocode.messages(problem, few_shot=settings.few_shot))
+    return chat.render(
+        tokenizer, pseudocode.messages(problem, few_shot=settings.few_shot, style=settings.style)
+    )
 
 
 def path_room(problem_id: str, prompt_ids: tuple[int, ...], engine: Engine, settings: SearchSettings) -> int:

@@ -160,7 +160,7 @@ def _distinct_programs(tree: Tree) -> list[Node]:
 
 def program_of(leaf: Node) -> str:
     """The Python source of an action-3 node."""
-    return pseudocode.program_of(pseudocode.parse_step(leaf.text.strip(), leaf.depth))
+    return pseudocode.program_of(pseudocode.parse_step(leaf.text, leaf.depth))
 
 
 def _select(tree: Tree, leaves: list[Node], selection: Selection, seed: int) -> list[Node]:

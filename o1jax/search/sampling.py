@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts import chat, direct, pseudocode
+from o1jax.prompts import chat, direct, fence, pseudocode
+from o1jax.prompts.task import Style
 from o1jax.records import InputError, Node, Problem, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import outcome
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
-from o1jax.search.steps import cut
+from o1jax.search.steps import cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids, path_to
 
 Prompt = Literal["pseudocode", "direct"]
@@ -38,6 +39,7 @@ class SampleSettings:
     top_k: int = 40
     max_tokens: int = 2048
     few_shot: int = 0
+    style: Style = "full"
     limits: Limits = Limits()
 
 
@@ -127,8 +129,10 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
     """The token ids of the settings' prompt."""
     settings = sampler.settings
     if settings.prompt == "direct":
-        return chat.render(sampler.tokenizer, direct.messages(problem))
-    return chat.render(sampler.tokenizer, pseudocode.messages(problem, few_shot=settings.few_shot))
+        return chat.render(sampler.tokenizer, direct.messages(problem, style=settings.style))
+    return chat.render(
+        sampler.tokenizer, pseudocode.messages(problem, few_shot=settings.few_shot, style=settings.style)
+    )
 
 
 async def _sample(
@@ -180,6 +184,6 @@ def _program(sampler: Sampler, completion: Completion, number: int) -> str:
         room = sampler.settings.max_tokens
         return cut(sampler.tokenizer, completion, number, room)[-1].program
     try:
-        return direct.program_of(completion.text)
-    except pseudocode.StepError:
+        return direct.program_of(text_of(sampler.tokenizer, completion.token_ids))
+    except fence.FenceError:
         return ""

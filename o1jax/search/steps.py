@@ -8,20 +8,11 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion
-from o1jax.prompts import pseudocode
-
-
-class Decoder(Protocol):
-    """What search needs of a tokenizer (transformers' have it)."""
-
-    eos_token_id: int
-
-    def decode(
-        self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
-    ) -> str: ...
+from o1jax.prompts import chat, pseudocode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +30,18 @@ class SampledStep:
     error: str = ""
 
 
-def text_of(tokenizer: Decoder, token_ids: tuple[int, ...]) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...]) -> str:
     """The text of sampled tokens, without a final end-of-sequence token."""
-    ids = list(without_eos(token_ids, tokenizer.eos_token_id))
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return chat.decode(tokenizer, without_eos(token_ids, tokenizer.eos_token_id))
 
 
 def without_eos(token_ids: tuple[int, ...], eos_id: int) -> tuple[int, ...]:
     return token_ids[:-1] if token_ids and token_ids[-1] == eos_id else token_ids
 
 
-def cut(tokenizer: Decoder, completion: Completion, number: int, room: int) -> list[SampledStep]:
+def cut(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion, number: int, room: int
+) -> list[SampledStep]:
     """The steps of a completion whose first step is step `number`; never empty.
 
     It ends with a step that has a program, or that is dead (`error`), or at a completion's stop. A
@@ -70,7 +62,7 @@ def cut(tokenizer: Decoder, completion: Completion, number: int, room: int) -> l
     return steps
 
 
-def _step_end(tokenizer: Decoder, token_ids: tuple[int, ...], start: int) -> int | None:
+def _step_end(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...], start: int) -> int | None:
     """The index after the token that completes the first `<Step_End>` from `start` on, or None."""
 
     def is_closed(end: int) -> bool:
@@ -81,24 +73,24 @@ def _step_end(tokenizer: Decoder, token_ids: tuple[int, ...], start: int) -> int
     return bisect.bisect_left(range(len(token_ids) + 1), True, lo=start, key=is_closed)
 
 
-def _read(tokenizer: Decoder, completion: Completion, start: int, end: int, number: int) -> SampledStep:
+def _read(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion, start: int, end: int, number: int
+) -> SampledStep:
     """Step `number` in the tokens from `start` to `end`, dead if it does not parse."""
     text = text_of(tokenizer, completion.token_ids[start:end])
     action, program, error = 0, "", ""
     try:
-        step = pseudocode.parse_step(text.strip(), number)
+        step = pseudocode.parse_step(text, number)
         action = step.action
         program = pseudocode.program_of(step) if action == 3 else ""
     except pseudocode.StepError as malformed:
         error = str(malformed)
-    if action == 3 and not program.strip() and not error:
-        program, error = "", "the program is empty"
     if program and completion.token_ids[end:] == (tokenizer.eos_token_id,):
         end += 1
     return _slice(completion, start, end, text=text, action=action, program=program, error=error)
 
 
-def _unfinished(tokenizer: Decoder, completion: Completion, start: int) -> SampledStep:
+def _unfinished(tokenizer: PreTrainedTokenizerBase, completion: Completion, start: int) -> SampledStep:
     """The dead step made of the tokens after the last `<Step_End>`."""
     text = text_of(tokenizer, completion.token_ids[start:])
     n_tokens = len(completion.token_ids) - start

@@ -71,7 +71,8 @@ class ScriptedEngine:
                 break
         if len(ids) > request.max_tokens:
             ids, reason = ids[: request.max_tokens], "length"
-        return Completion(tuple(ids), (-0.5,) * len(ids), self.tokenizer.decode(ids), reason, 0)
+        text = self.tokenizer.decode(ids[:-1] if reason == "eos" else ids)
+        return Completion(tuple(ids), (-0.5,) * len(ids), text, reason, 0)
 
 
 class ReadingJudge:

@@ -164,17 +164,17 @@ def test_below_max_depth_only_the_simulation_is_called():
 @pytest.mark.parametrize(
     ("said", "error"),
     [
-        ("x" * 2000, "no <Step_End> within 512 tokens"),
+        ("x" * 200, "no <Step_End> within 99 tokens"),
         ("", "the path ends without a program"),
         ("no markers", "the text ends without <Step_End>"),
-        ("no header<Step_End>", "tep"),
-        (step(2, 1, "wrong number"), "tep"),
+        ("no header<Step_End>", "wanted <Step_Begin> first"),
+        (step(2, 1, "wrong number"), "saw number 2, wanted 1"),
         (step(1, 3, ""), "empty"),
-        ("<Step_Begin>### Step 1: <Action 3>\nno fence<Step_End>", ""),
+        ("<Step_Begin>### Step 1: <Action 3>\nno fence<Step_End>", "saw 0 closed ```python blocks"),
     ],
 )
 def test_malformed_steps_are_dead_leaves_that_say_why(said, error):
-    tree, _ = search(dataclasses.replace(SETTINGS, max_path_tokens=4000), lambda prefix, seed: said)
+    tree, _ = search(dataclasses.replace(SETTINGS, max_step_tokens=99), lambda prefix, seed: said)
     assert len(tree.nodes) == 2 and tree.rollouts == 7
     leaf = tree.nodes[1]
     assert leaf.error and error in leaf.error and leaf.value == 0.0 and not leaf.terminal

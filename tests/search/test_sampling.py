@@ -1,0 +1,108 @@
+"""Plain sampling: whole answers, judged, to a number of samples or of tokens, and from a last step."""
+
+import asyncio
+import dataclasses
+
+import pytest
+import scripted
+from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem, step
+
+from o1jax.prompts import direct
+from o1jax.records import InputError
+from o1jax.search import mcts, sampling
+from o1jax.search.bounded import run_in_order
+
+SETTINGS = sampling.SampleSettings(n=6, max_tokens=800)
+
+
+def sampler(script, settings=SETTINGS, jitter_s=0.0):
+    tokenizer = byte_tokenizer()
+    engine = ScriptedEngine(tokenizer, script, jitter_s=jitter_s)
+    return sampling.Sampler(engine, ReadingJudge(), tokenizer, settings)
+
+
+def two_kinds(prefix, seed):
+    return path(step(1, 1, "a"), step(2, 3, "good")) if seed % 2 else "nothing"
+
+
+def test_answers_are_judged_and_malformed_ones_are_not():
+    rollouts = asyncio.run(sampling.sample_paths(sampler(two_kinds), problem(), problem().tests, seed=0))
+    assert [rollout.id for rollout in rollouts] == [f"p#{i}" for i in range(6)]
+    assert {rollout.reward for rollout in rollouts} == {0.0, 1.0}
+    for rollout in rollouts:
+        assert (rollout.verdict is not None) == (rollout.reward == 1.0)
+        assert rollout.finish_reason == "eos" and len(rollout.log_probs) == len(rollout.token_ids)
+
+
+@pytest.mark.parametrize(("said", "reward"), [(direct.render_answer("good"), 1.0), ("good", 0.0)])
+def test_the_direct_prompt_takes_one_fenced_program(said, reward):
+    settings = dataclasses.replace(SETTINGS, prompt="direct", n=1)
+    one = sampler(lambda prefix, seed: said, settings)
+    (rollout,) = asyncio.run(sampling.sample_paths(one, problem(), problem().tests, seed=0))
+    assert rollout.reward == reward
+    assert rollout.prompt_ids != sampling.prompt_of(sampler(two_kinds), problem())
+
+
+def test_samples_of_many_problems_do_not_depend_on_concurrency():
+    def run(concurrency):
+        many = sampler(scripted.random_script, jitter_s=0.002)
+        tests_of = mcts.search_tests
+        return asyncio.run(
+            sampling.sample_many(many, scripted.PROBLEMS, tests_of, 0, concurrency=concurrency)
+        )
+
+    one = run(1)
+    assert one == run(64) and [group[0].problem_id for group in one] == [p.id for p in scripted.PROBLEMS]
+
+
+def test_best_of_n_at_equal_tokens_stops_at_the_answer_that_reaches_them():
+    many = sampler(scripted.random_script)
+    rollouts = asyncio.run(sampling.sample_tokens(many, problem(), problem().tests, 0, tokens=1500))
+    lengths = [len(rollout.token_ids) for rollout in rollouts]
+    assert sum(lengths[:-1]) < 1500 <= sum(lengths) and len(lengths) > SETTINGS.n
+    assert len({rollout.id for rollout in rollouts}) == len(rollouts)
+    assert len({rollout.token_ids for rollout in rollouts}) > SETTINGS.n
+
+
+def test_aspr_samples_programs_from_the_last_step_of_the_passing_path():
+    said = path(step(1, 1, "a"), step(2, 2, "b"))
+
+    def script(prefix, seed):
+        whole = said + "\n" + step(3, 3, "good" if seed % 2 else "bad")
+        return whole[len(prefix) :]
+
+    again = sampler(script)
+    settings = mcts.SearchSettings(rollouts=8, max_path_tokens=900)
+    tree = asyncio.run(
+        mcts.search_problem(problem(), again.engine, again.judge, again.tokenizer, settings, seed=0)
+    )
+    rollouts = asyncio.run(sampling.sample_last_step(again, tree, problem(), problem().tests, seed=0))
+    assert len(rollouts) == 6 and {rollout.reward for rollout in rollouts} == {0.0, 1.0}
+    assert again.tokenizer.decode(rollouts[0].prompt_ids).endswith(said)
+    assert sampling.last_step_of(tree).text.strip() == step(2, 2, "b")
+
+
+def test_aspr_of_an_unsolved_tree_is_refused():
+    none = sampler(lambda prefix, seed: step(1, 3, "bad"))
+    settings = mcts.SearchSettings(rollouts=1, max_path_tokens=900)
+    tree = asyncio.run(
+        mcts.search_problem(problem(), none.engine, none.judge, none.tokenizer, settings, seed=0)
+    )
+    assert sampling.last_step_of(tree) is None
+    with pytest.raises(InputError, match="problem p: search did not solve it"):
+        asyncio.run(sampling.sample_last_step(none, tree, problem(), problem().tests, seed=0))
+
+
+def test_the_first_failure_cancels_what_else_runs_and_is_raised():
+    ended = []
+
+    async def work(item):
+        try:
+            await asyncio.sleep(10 if item else 0.01)
+        finally:
+            ended.append(item)
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item 0"):
+        asyncio.run(run_in_order(work, [0, 1, 2], concurrency=2))
+    assert {0, 1} <= set(ended)  # the one that waited may have begun, and was cancelled too
