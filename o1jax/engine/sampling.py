@@ -1,0 +1,132 @@
+"""One token a row from logits: temperature, top-k, top-p, and the log-prob under that distribution.
+
+Costs one uniform a token from a counter-based hash and one inverse CDF: a threefry draw over the
+vocabulary costs milliseconds on a CPU. Knows nothing of caches, slots or requests.
+
+A row depends on its own inputs alone, and a row without filters has the same bits whether or not
+another row is filtered: the filter is a threshold on the logits, -inf where there is none.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+GROUP = 32  # tokens a group of the two-level inverse CDF
+
+
+def uniform(seed_B: jax.Array, counter_B: jax.Array) -> jax.Array:
+    """float32 in [0, 1) with 24 random bits, a pure function of (seed, counter), both [B] uint32.
+
+    Two rounds of murmur3's finaliser; the seed enters before and between them, so that two seeds'
+    streams are not shifts of one another.
+    """
+    mixed_B = _finalise(counter_B * jnp.uint32(0x9E3779B9) ^ _finalise(seed_B + jnp.uint32(0x7F4A7C15)))
+    mixed_B = _finalise(mixed_B + seed_B * jnp.uint32(0x85EBCA77))
+    return (mixed_B >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+
+def _finalise(x_B: jax.Array) -> jax.Array:
+    """murmur3's 32-bit finaliser (Appleby): every input bit flips every output bit half the time."""
+    x_B = (x_B ^ (x_B >> 16)) * jnp.uint32(0x85EBCA6B)
+    x_B = (x_B ^ (x_B >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x_B ^ (x_B >> 16)
+
+
+def sample(
+    logits_BV: jax.Array,
+    uniform_B: jax.Array,
+    temperature_B: jax.Array,
+    top_p_B: jax.Array,
+    top_k_B: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Token ids [B] int32 and their log-probs [B] float32 under the distribution sampled from.
+
+    Temperature comes first, then top_k (0: all), then top_p over what is left, as in vLLM; ties at
+    a threshold are all kept. Temperature 0 takes the largest logit, with its log-prob at
+    temperature 1 and no filter.
+    """
+    greedy_B = temperature_B <= 0
+    scaled_BV = logits_BV.astype(jnp.float32) / jnp.where(greedy_B, 1.0, temperature_B)[:, None]
+    filtered_B = ~greedy_B & ((top_k_B > 0) | (top_p_B < 1))
+    threshold_B = jax.lax.cond(
+        jnp.any(filtered_B),
+        lambda: jnp.where(filtered_B, filter_threshold(scaled_BV, top_p_B, top_k_B), -jnp.inf),
+        lambda: jnp.full(filtered_B.shape, -jnp.inf, jnp.float32),
+    )
+    kept_BV = jnp.where(scaled_BV >= threshold_B[:, None], scaled_BV, -jnp.inf)
+    weights_BV = jnp.exp(kept_BV - jnp.max(kept_BV, axis=-1, keepdims=True))
+    drawn_B = jnp.where(greedy_B, jnp.argmax(logits_BV, axis=-1), inverse_cdf(weights_BV, uniform_B))
+    chosen_B = jnp.take_along_axis(kept_BV, drawn_B[:, None], axis=-1)[:, 0]
+    log_total_B = jnp.log(jnp.sum(weights_BV, axis=-1)) + jnp.max(kept_BV, axis=-1)
+    return drawn_B.astype(jnp.int32), chosen_B - log_total_B
+
+
+def inverse_cdf(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """The token in which the cumulative weight passes uniform * total, [B]; never one of weight 0.
+
+    Two levels, groups of tokens and then the tokens of one group, because a cumulative sum over
+    the vocabulary is slow on a CPU.
+    """
+    grouped_BCG = _grouped(weights_BV)
+    sums_BC = jnp.sum(grouped_BCG, axis=-1)
+    group_B, left_B = _first_past(sums_BC, uniform_B * jnp.sum(sums_BC, axis=-1))
+    inside_BG = jnp.take_along_axis(grouped_BCG, group_B[:, None, None], axis=1)[:, 0]
+    token_B, _ = _first_past(inside_BG, left_B)
+    return group_B * GROUP + token_B
+
+
+def _grouped(weights_BV: jax.Array) -> jax.Array:
+    """[B, V] -> [B, groups, GROUP], padded with weight 0."""
+    B, V = weights_BV.shape
+    padded_BV = jnp.pad(weights_BV, ((0, 0), (0, -V % GROUP)))
+    return padded_BV.reshape(B, -1, GROUP)
+
+
+def _first_past(weights_BX: jax.Array, target_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(index of the first entry whose cumulative weight exceeds target, target left inside it).
+
+    Rounding can leave a target at or past the total: then the heaviest entry is taken, from its end.
+    """
+    cumulative_BX = jnp.cumsum(weights_BX, axis=-1)
+    past_BX = (cumulative_BX > target_B[:, None]) & (weights_BX > 0)
+    index_B = jnp.where(
+        jnp.any(past_BX, axis=-1), jnp.argmax(past_BX, axis=-1), jnp.argmax(weights_BX, axis=-1)
+    )
+    weight_B, end_B = (
+        jnp.take_along_axis(x, index_B[:, None], axis=-1)[:, 0] for x in (weights_BX, cumulative_BX)
+    )
+    return index_B, jnp.maximum(target_B - (end_B - weight_B), 0)
+
+
+def filter_threshold(scaled_BV: jax.Array, top_p_B: jax.Array, top_k_B: jax.Array) -> jax.Array:
+    """The smallest logit that survives top_k and then top_p, [B] float32."""
+    V = scaled_BV.shape[-1]
+    keys_BV = _ordered(scaled_BV)
+    k_B = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, V), V).astype(jnp.float32)
+    kth_B = _largest_threshold(keys_BV, jnp.ones_like(scaled_BV), k_B)
+    kept_BV = keys_BV >= kth_B[:, None]
+    weights_BV = jnp.where(kept_BV, jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True)), 0)
+    nucleus_B = _largest_threshold(keys_BV, weights_BV, top_p_B * jnp.sum(weights_BV, axis=-1))
+    lowest_B = jnp.where(top_p_B < 1, jnp.maximum(kth_B, nucleus_B), kth_B)
+    return jnp.min(jnp.where(keys_BV >= lowest_B[:, None], scaled_BV, jnp.inf), axis=-1)
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+    """float32 -> uint32 in the same order."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _largest_threshold(keys_BV: jax.Array, weights_BV: jax.Array, target_B: jax.Array) -> jax.Array:
+    """The largest t [B] uint32 such that the keys >= t hold at least `target` weight.
+
+    Bisection, one bit a turn: 32 sums over the vocabulary, where a sort takes many times that.
+    """
+
+    def turn(i: jax.Array, t_B: jax.Array) -> jax.Array:
+        tried_B = t_B | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+        held_B = jnp.sum(jnp.where(keys_BV >= tried_B[:, None], weights_BV, 0), axis=-1)
+        return jnp.where(held_B >= target_B, tried_B, t_B)
+
+    return jax.lax.fori_loop(0, 32, turn, jnp.zeros(target_B.shape, jnp.uint32))

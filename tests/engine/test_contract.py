@@ -1,0 +1,229 @@
+"""What every engine promises (interface.py), run against each of ENGINES on the same float32 weights.
+
+Bit-for-bit promises that only the JAX engine makes are in test_same_bits.py.
+"""
+
+import asyncio
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_engine as tiny
+
+from o1jax.engine.interface import Engine, Request
+from o1jax.losses.logprobs import token_log_probs
+from o1jax.model.init import merge
+from o1jax.records import InputError
+
+ENGINES = {"jax": tiny.engine}
+PROMPT = tuple(range(40, 53))
+
+
+@pytest.fixture(params=ENGINES)
+def started(request):
+    """Runs `use(engine)` on a fresh engine inside one event loop, and closes the engine."""
+
+    def run(use):
+        async def whole():
+            engine: Engine = ENGINES[request.param]()
+            try:
+                return await use(engine)
+            finally:
+                await engine.close()
+
+        return asyncio.run(whole())
+
+    return run
+
+
+def generate(started, *requests):
+    async def use(engine):
+        return await engine.generate(requests)
+
+    return started(use)
+
+
+def trainer_log_probs(prompt_ids, token_ids, temperature):
+    """The log-probs of the answer by a full forward pass, as the losses compute them."""
+    ids = jnp.asarray([*prompt_ids, *token_ids])[None]
+    model = merge(*tiny.graphdef_and_params())
+    hidden_BTD = model(ids[:, :-1], jnp.arange(ids.shape[1] - 1)[None], jnp.ones((1, ids.shape[1] - 1), int))
+    log_probs_BT = token_log_probs(hidden_BTD, model.head_DV(), ids[:, 1:], temperature=temperature)
+    return np.asarray(log_probs_BT[0, len(prompt_ids) - 1 :])
+
+
+def test_every_request_gets_its_samples_in_order(started):
+    requests = [
+        Request(PROMPT[:length], n=n, max_tokens=6, seed=length) for length, n in ((1, 1), (9, 7), (13, 2))
+    ]
+    completions = generate(started, *requests)
+    assert [len(samples) for samples in completions] == [1, 7, 2]
+    assert len({sample.token_ids for sample in completions[1]}) > 1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_equal_the_trainers(started, temperature):
+    (samples,) = generate(started, Request(PROMPT, n=3, max_tokens=20, temperature=temperature, seed=5))
+    for sample in samples:
+        wanted = trainer_log_probs(PROMPT, sample.token_ids, temperature)
+        np.testing.assert_allclose(sample.log_probs, wanted, atol=1e-4)
+
+
+def test_greedy_takes_the_likeliest_token_with_its_log_prob_at_temperature_1(started):
+    ((sample,),) = generate(started, Request(PROMPT, max_tokens=20, temperature=0.0))
+    np.testing.assert_allclose(sample.log_probs, trainer_log_probs(PROMPT, sample.token_ids, 1.0), atol=1e-4)
+    model = merge(*tiny.graphdef_and_params())
+    ids = jnp.asarray([*PROMPT, *sample.token_ids])[None]
+    hidden_BTD = model(ids, jnp.arange(ids.shape[1])[None], jnp.ones(ids.shape, int))
+    best_T = np.asarray(jnp.argmax(model.logits(hidden_BTD), axis=-1))[0, len(PROMPT) - 1 : -1]
+    assert tuple(best_T) == sample.token_ids
+
+
+def test_top_k_and_top_p_renormalise_the_log_probs(started):
+    ((one,), (few,)) = generate(
+        started,
+        Request(PROMPT, max_tokens=8, top_k=1, temperature=0.9),
+        Request(PROMPT, max_tokens=8, top_p=0.5, top_k=20, seed=1),
+    )
+    assert one.log_probs == (0.0,) * len(one.token_ids)
+    model = merge(*tiny.graphdef_and_params())
+    ids = jnp.asarray([*PROMPT, *few.token_ids])[None]
+    hidden_BTD = model(ids, jnp.arange(ids.shape[1])[None], jnp.ones(ids.shape, int))
+    probs_TV = np.asarray(jax.nn.softmax(model.logits(hidden_BTD)[0, len(PROMPT) - 1 : -1]))
+    for probs_V, token, log_prob in zip(probs_TV, few.token_ids, few.log_probs, strict=True):
+        order = np.argsort(-probs_V)[:20]
+        top_V = probs_V[order] / probs_V[order].sum()
+        kept = order[np.cumsum(top_V) - top_V < 0.5]
+        assert token in kept
+        np.testing.assert_allclose(log_prob, np.log(probs_V[token] / probs_V[kept].sum()), atol=1e-4)
+
+
+def test_a_stop_string_keeps_the_token_that_holds_its_end(started):
+    plain = generate(started, Request(PROMPT, max_tokens=30, seed=3))[0][0]
+    decode = tiny.tokenizer().decode
+    printable = [i for i in range(2, 25) if decode(plain.token_ids[i : i + 2]).isascii()]
+    stop = decode(plain.token_ids[printable[0] : printable[0] + 2])
+    stopped = generate(started, Request(PROMPT, max_tokens=30, seed=3, stop=(stop,)))[0][0]
+    length = next(t for t in range(1, 31) if stop in decode(plain.token_ids[:t]))
+    assert stopped.token_ids == plain.token_ids[:length] and stopped.finish_reason == "stop"
+    assert stopped.log_probs == plain.log_probs[:length]
+    assert stop in stopped.text
+
+
+def test_a_stop_token_ends_the_sample_and_is_kept(started):
+    plain = generate(started, Request(PROMPT, max_tokens=30, seed=3))[0][0]
+    token = plain.token_ids[10]
+    stopped = generate(started, Request(PROMPT, max_tokens=30, seed=3, stop_ids=(token,)))[0][0]
+    assert stopped.token_ids == plain.token_ids[: plain.token_ids.index(token) + 1]
+    assert stopped.finish_reason == "stop"
+
+
+def test_end_of_sequence_is_kept_in_the_ids_and_not_in_the_text(started):
+    (samples,) = generate(started, Request(PROMPT, n=64, max_tokens=50, temperature=2.0))
+    ended = [sample for sample in samples if sample.finish_reason == "eos"]
+    assert ended
+    for sample in ended:
+        assert sample.token_ids[-1] == tiny.tokenizer().eos_token_id and "<end>" not in sample.text
+        assert sample.text == tiny.tokenizer().decode(sample.token_ids[:-1])
+
+
+def test_max_tokens_is_cut_to_what_the_context_holds(started):
+    prompt = tuple(range(10, 10 + tiny.CONTEXT - 3))
+    ((sample,),) = generate(started, Request(prompt, max_tokens=1000, temperature=0.0))
+    assert len(sample.token_ids) == 3 and sample.finish_reason == "length"
+    np.testing.assert_allclose(sample.log_probs, trainer_log_probs(prompt, sample.token_ids, 1.0), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Request(tuple(range(tiny.CONTEXT))),
+        Request(()),
+        Request((10**6,)),
+        Request(PROMPT, n=0),
+        Request(PROMPT, temperature=-1.0),
+        Request(PROMPT, top_p=0.0),
+        Request(PROMPT, stop=("",)),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_refused_before_anything_runs(started, bad):
+    async def use(engine):
+        with pytest.raises(InputError) as refusal:
+            await engine.generate([Request(PROMPT, max_tokens=2), bad])
+        assert "request 1" in str(refusal.value) and "\n" not in str(refusal.value)
+        assert engine.stats()["generated_tokens"] == 0
+        return await engine.generate([Request(PROMPT, max_tokens=2)])
+
+    assert len(started(use)[0][0].token_ids) > 0
+
+
+def test_a_cancelled_request_frees_its_slots_and_disturbs_nobody(started):
+    other = Request(PROMPT, n=4, max_tokens=20, seed=9)
+
+    async def use(engine):
+        long = asyncio.create_task(
+            engine.generate([Request(PROMPT, n=40, max_tokens=50, seed=i) for i in range(8)])
+        )
+        beside = asyncio.create_task(engine.generate([other]))
+        await asyncio.sleep(0.05)
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        return await beside, await engine.generate([other]), engine.stats()
+
+    beside, after, stats = started(use)
+    assert beside == after == generate(started, other)
+    assert stats["generated_tokens"] < 8 * 40 * 50 / 2
+
+
+def test_new_weights_wait_for_what_runs_and_leave_nothing_of_the_old(started):
+    request = Request(PROMPT, n=6, max_tokens=20, seed=2)
+    _, new = tiny.graphdef_and_params(seed=1)
+
+    async def use(engine):
+        before = asyncio.create_task(engine.generate([request] * 3))
+        await asyncio.sleep(0)
+        loading = asyncio.create_task(engine.load_params(new, 7))
+        await asyncio.sleep(0)
+        after = asyncio.create_task(engine.generate([request]))
+        await loading
+        return await before, await after, await engine.generate([request])
+
+    before, after, again = started(use)
+    assert {sample.policy_version for samples in before for sample in samples} == {0}
+    assert before[0] == before[1] == generate(started, request)[0]
+    assert after == again and {sample.policy_version for sample in after[0]} == {7}
+    assert after[0][0].token_ids != before[0][0].token_ids
+
+
+def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(started):
+    _, params = tiny.graphdef_and_params()
+
+    async def use(engine):
+        with pytest.raises(InputError, match="shape"):
+            await engine.load_params(jax.tree.map(lambda leaf: leaf[:1], params), 1)
+        return await engine.generate([Request(PROMPT, max_tokens=2)])
+
+    assert started(use)[0][0].policy_version == 0
+
+
+def test_closing_cancels_what_still_runs(started):
+    async def use(engine):
+        running = asyncio.create_task(engine.generate([Request(PROMPT, n=40, max_tokens=50)] * 20))
+        await asyncio.sleep(0.05)
+        await engine.close()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    started(use)
+
+
+def test_stats_count_what_was_generated(started):
+    async def use(engine):
+        completions = await engine.generate([Request(PROMPT, n=5, max_tokens=9), Request(PROMPT[:3], seed=4)])
+        return completions, engine.stats()
+
+    completions, stats = started(use)
+    assert stats["generated_tokens"] == sum(len(s.token_ids) for samples in completions for s in samples)
+    assert 0 < stats["slot_occupancy"] <= 1 and stats["busy_s"] > 0 and stats["prefill_tokens"] > 0

@@ -1,0 +1,59 @@
+"""A decoder and a byte-level tokenizer small enough to run in a test, with weights that vary."""
+
+import functools
+
+import jax
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from o1jax.engine.jax_engine import JaxEngine
+from o1jax.model.config import ModelConfig
+from o1jax.model.init import init_params
+from o1jax.parallel.mesh import make_mesh
+
+CONTEXT = 64
+
+
+@functools.cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 300 tokens with a pad, an end and one reserved stop token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<pad>", "<end>", "<Step_End>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        ["def add(a, b):\n    return a + b\n", "print(sum(xs)) é"],
+        BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>", pad_token="<pad>")
+
+
+@functools.cache
+def config() -> ModelConfig:
+    return ModelConfig(
+        family="qwen2",
+        vocab_size=len(tokenizer()),
+        d_model=32,
+        n_layers=2,
+        n_heads=2,
+        n_kv_heads=1,
+        head_dim=16,
+        d_ff=48,
+        max_context=CONTEXT,
+        tie_embeddings=True,
+        qkv_bias=True,
+    )
+
+
+@functools.cache
+def graphdef_and_params(seed: int = 0):
+    """Weights four times those of an initialisation, so that the distributions are not flat."""
+    graphdef, params = init_params(config(), seed, make_mesh(devices=jax.devices()[:1]))
+    return graphdef, jax.tree.map(lambda leaf: leaf * 4, params)
+
+
+def engine(**options) -> JaxEngine:
+    options = {"slots": 4, "context": CONTEXT, "chunk": 8, "prefill_rows": 2, "block": 4} | options
+    return JaxEngine(config(), graphdef_and_params()[1], tokenizer(), **options)
