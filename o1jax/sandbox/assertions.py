@@ -18,8 +18,9 @@ from o1jax.records import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
-    """`steps` go to the child ({"value": expression} or {"block": source}); `expected` is aligned with
-    them and stays: ("equal", literal), or ("truth", bool) of the value; a block that ran is True."""
+    """`steps` go to the child: {"value": expression}, {"truth": expression} or {"block": source}.
+    `expected` is aligned with them and stays here: ("equal" or "identical", literal) or ("truth",
+    bool), where a block that ran to its end counts as True."""
 
     steps: tuple[dict[str, str], ...]
     expected: tuple[tuple[str, Any], ...]
@@ -32,6 +33,8 @@ def rewrite(text: str) -> Rewritten:
         body = ast.parse(text).body
     except (SyntaxError, ValueError) as error:
         raise InputError(f"a test is not Python ({error}): {text[:80]!r}; fix the problem file") from error
+    if not body:
+        raise InputError(f"an assertion test holds no statement: {text[:80]!r}; fix the problem file")
     found = [_rewritten(statement) for statement in body]
     if all(found):
         return Rewritten(tuple(step for step, _ in found), tuple(want for _, want in found))
@@ -44,11 +47,12 @@ def _rewritten(statement: ast.stmt) -> tuple[dict[str, str], tuple[str, Any]] | 
     test = statement.test
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.Is):
         literal = _literal(test.comparators[0])
-        return literal and ({"value": ast.unparse(test.left)}, ("equal", literal[0]))
+        kind = "equal" if isinstance(test.ops[0], ast.Eq) else "identical"
+        return literal and ({"value": ast.unparse(test.left)}, (kind, literal[0]))
     if isinstance(test, ast.Call):
-        return {"value": ast.unparse(test)}, ("truth", True)
+        return {"truth": ast.unparse(test)}, ("truth", True)
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Call):
-        return {"value": ast.unparse(test.operand)}, ("truth", False)
+        return {"truth": ast.unparse(test.operand)}, ("truth", False)
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from o1jax.records import Status
 from o1jax.sandbox.jail import values
@@ -18,6 +18,13 @@ CALL_RELATIVE, CALL_ABSOLUTE = 1e-7, 1e-6
 INTEGER = re.compile(r"([+-]?)0*([0-9]+)", re.ASCII)
 FLOAT = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][+-]?[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+
+
+class Rules(NamedTuple):
+    """What counts as equal among returned values beside equality itself."""
+
+    tuple_is_list: bool = False  # for values that came through JSON
+    bool_is_int: bool = False  # Python's own ==, which an assert statement means
 
 
 def compare_stdout(expected: str, output: bytes) -> tuple[Status, str]:
@@ -67,22 +74,24 @@ def equal_token(want: str, got: str) -> bool:
     return x == y or abs(x - y) <= STDIN_TOLERANCE * max(1.0, abs(x))
 
 
-def equal_value(expected: Any, got: Any, json_values: bool) -> bool:
+def equal_value(expected: Any, got: Any, rules: Rules) -> bool:
     """Whether encoded value `got` (values.encode's form, from the child, so of any shape) is `expected`.
 
-    bool is not int; a tuple equals a list only with `json_values`; where the expected number is a
-    float, 1e-7 relative or 1e-6 absolute.
+    Where the expected number is a float: 1e-7 relative or 1e-6 absolute.
     """
     kind = type(expected)
+    if rules.bool_is_int and kind in (bool, int, float) and type(got) is bool:
+        got = int(got)
+    if kind is bool and rules.bool_is_int:
+        kind, expected = int, int(expected)
     if expected is None or kind in (bool, str):
         return type(got) is kind and got == expected
     if kind in (int, float):
         return _equal_number(expected, _number(got))
     if kind in (list, tuple):
-        items = _items(got, kind, json_values)
-        return _equal_sequences(expected, items, json_values)
+        return _equal_sequences(expected, _items(got, kind, rules), rules)
     if kind is dict:
-        return _equal_dicts(expected, _tagged(got, "d"), json_values)
+        return _equal_dicts(expected, _tagged(got, "d"), rules)
     if kind in (set, frozenset):
         items = _tagged(got, "s") if _tagged(got, "s") is not None else _tagged(got, "f")
         return items is not None and len(items) == len(expected) and _keys(items) == _keys(_encoded(expected))
@@ -113,7 +122,7 @@ def _equal_number(want: int | float, got: int | float | None) -> bool:
     if want == got or type(want) is int:
         return want == got
     try:
-        return abs(want - got) <= max(CALL_ABSOLUTE, CALL_RELATIVE * abs(want)) and math.isfinite(want)
+        return math.isfinite(want) and abs(want - got) <= max(CALL_ABSOLUTE, CALL_RELATIVE * abs(want))
     except OverflowError:  # an int beyond all floats
         return False
 
@@ -124,26 +133,24 @@ def _tagged(got: Any, tag: str, kind: type = list) -> Any:
     return content if type(content) is kind else None
 
 
-def _items(got: Any, kind: type, json_values: bool) -> list | None:
-    if type(got) is list and (kind is list or json_values):
+def _items(got: Any, kind: type, rules: Rules) -> list | None:
+    if type(got) is list and (kind is list or rules.tuple_is_list):
         return got
-    return _tagged(got, "t") if kind is tuple or json_values else None
+    return _tagged(got, "t") if kind is tuple or rules.tuple_is_list else None
 
 
-def _equal_sequences(want: list | tuple, items: list | None, json_values: bool) -> bool:
+def _equal_sequences(want: list | tuple, items: list | None, rules: Rules) -> bool:
     if items is None or len(items) != len(want):
         return False
-    return all(equal_value(a, b, json_values) for a, b in zip(want, items, strict=True))
+    return all(equal_value(a, b, rules) for a, b in zip(want, items, strict=True))
 
 
-def _equal_dicts(want: dict, pairs: list | None, json_values: bool) -> bool:
+def _equal_dicts(want: dict, pairs: list | None, rules: Rules) -> bool:
     if pairs is None or len(pairs) != len(want) or any(type(p) is not list or len(p) != 2 for p in pairs):
         return False
     found = {_key(key): value for key, value in pairs}
     keyed = {_key(values.encode(key)): value for key, value in want.items()}
-    return found.keys() == keyed.keys() and all(
-        equal_value(v, found[k], json_values) for k, v in keyed.items()
-    )
+    return found.keys() == keyed.keys() and all(equal_value(v, found[k], rules) for k, v in keyed.items())
 
 
 def _encoded(items: set | frozenset) -> list:

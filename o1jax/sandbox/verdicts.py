@@ -173,15 +173,15 @@ def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
 
 def _right(job: Job, test: TestCase, got: Any) -> bool:
     if job.form == "call":
-        return compare.equal_value(parsed(test.output), got, job.json_values)
+        return compare.equal_value(parsed(test.output), got, compare.Rules(tuple_is_list=job.json_values))
     expected = assertions.rewrite(test.input).expected
     return type(got) is list and len(got) == len(expected) and all(map(_holds, expected, got))
 
 
 def _holds(expected: tuple[str, Any], got: Any) -> bool:
     kind, want = expected
-    if kind == "equal":
-        return compare.equal_value(want, got, json_values=False)
+    if kind != "truth":
+        return compare.equal_value(want, got, compare.Rules(bool_is_int=kind == "equal"))
     return compare.truth(got) is want
 
 

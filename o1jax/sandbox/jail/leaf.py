@@ -11,8 +11,8 @@ import fcntl
 import json
 import os
 import random
+import re
 import resource
-import signal
 import sys
 import threading
 import types
@@ -173,14 +173,16 @@ def entry_point(namespace, name):
 
 
 def evaluate(namespace, steps):
-    """The values of a test's expressions; a step {"block": source} runs as it is and counts as True."""
+    """The values of a test's expressions. A step {"block": source} runs as it is and counts as True; a
+    match object counts as True where only truth is asked."""
     found = []
     for step in steps:
         if "block" in step:
             exec(compile(step["block"], "<test>", "exec", dont_inherit=True), namespace)  # noqa: S102
             found.append(True)
-        else:
-            found.append(values.encode(eval(step["value"], namespace)))
+            continue
+        value = eval(step.get("value") or step["truth"], namespace)
+        found.append("truth" in step and type(value) is re.Match or values.encode(value))
     return found
 
 
@@ -193,7 +195,3 @@ def described(error):
         return {"e": "RE", "d": f"{name}: {error}".replace("\n", " ")[:300]}
     except BaseException:  # noqa: BLE001 - an exception's own __str__ is untrusted
         return {"e": "RE", "d": str(name)}
-
-
-def default_signals():
-    signal.signal(signal.SIGINT, signal.default_int_handler)

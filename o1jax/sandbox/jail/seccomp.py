@@ -92,13 +92,15 @@ def _start(machine, architecture):
     return program
 
 
-def slot_filter():
-    """The filter that a slot and everything in it lives under."""
+def slot_filter(refuse_writing):
+    """The filter that a slot and everything in it lives under. `refuse_writing`: no file is opened for
+    writing, /dev/null included (Landlock, where there is one, draws that line better)."""
     machine, architecture = ARCHITECTURES[os.uname().machine]
     allow = _op(RETURN, ALLOW)
     program = _start(machine, architecture)
-    program += _when(OPENAT, _if_bits(2, WRITING, _refuse(errno.EACCES), allow), machine)
-    program += _when(OPEN, _if_bits(1, WRITING, _refuse(errno.EACCES), allow), machine)
+    if refuse_writing:
+        program += _when(OPENAT, _if_bits(2, WRITING, _refuse(errno.EACCES), allow), machine)
+        program += _when(OPEN, _if_bits(1, WRITING, _refuse(errno.EACCES), allow), machine)
     for call in DENIED.values():
         program += _when(call, _refuse(), machine)
     return program + allow

@@ -17,6 +17,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import kernel
+import landlock
 import program
 import seccomp
 
@@ -35,9 +36,10 @@ def main(control, supervisor):
     if "pid" in names:
         stand_in_for_child()
     warm_up()
+    children = None if "pid" in names else open_children()
     jail(names, missing)
     os.write(control.fileno(), json.dumps(hello(names, missing)).encode())
-    serve(control, "pid" in names)
+    serve(control, children)
 
 
 def unshare_all(missing):
@@ -86,19 +88,23 @@ def jail(names, missing):
     kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
     kernel.prctl(kernel.SET_DUMPABLE, 0)
     kernel.drop_capabilities()
+    attempt("landlock", landlock.restrict, names, missing)
     if os.uname().machine not in seccomp.ARCHITECTURES:
         missing["seccomp"] = f"no table for {os.uname().machine}"
-    else:
-        attempt("seccomp", lambda: seccomp.install(seccomp.slot_filter()), names, missing)
+        return
+    program = seccomp.slot_filter(refuse_writing="landlock" not in names)
+    attempt("seccomp", lambda: seccomp.install(program), names, missing)
 
 
 def hello(names, missing):
-    sealed = "seccomp" in names
+    # Without Landlock, an unprivileged child in this user namespace could read its owner's memory.
+    apart = os.geteuid() == 0 or "user" in names or "landlock" in names
+    sealed = "seccomp" in names and apart
     tier = "T1" if sealed and {"pid", "net"} <= set(names) else "T0" if sealed else "insecure"
     return {"isolation": f"{tier} ({' '.join(names)})", "sealed": sealed, "missing": missing}
 
 
-def serve(control, in_pid_namespace):
+def serve(control, children):
     while True:
         data, files, _, _ = socket.recv_fds(control, 16, 2)
         if not data:
@@ -111,26 +117,30 @@ def serve(control, in_pid_namespace):
         for file in files:
             os.close(file)
         _, status = os.waitpid(pid, 0)
-        bury(in_pid_namespace)
+        bury(children)
         os.write(control.fileno(), STATUS.pack(status))
 
 
-def bury(in_pid_namespace):
+def open_children():
+    """The kernel's list of this process's children, opened while /proc still can be."""
+    return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def bury(children):
     """Kills and reaps whatever a job left behind (only an unsealed job can leave anything)."""
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                kill_children(in_pid_namespace)
+                kill_children(children)
         except ChildProcessError:
             return
 
 
-def kill_children(in_pid_namespace):
-    if in_pid_namespace:  # /proc may show the outer numbers
+def kill_children(children):
+    if children is None:  # process 1 of a namespace
         os.kill(-1, signal.SIGKILL)
         return
-    own = os.getpid()
-    for child in pathlib.Path(f"/proc/{own}/task/{own}/children").read_text().split():
+    for child in os.pread(children, 1 << 16, 0).split():
         os.kill(int(child), signal.SIGKILL)
 
 
