@@ -22,10 +22,10 @@ from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
 from o1jax.prompts.task import Style
-from o1jax.records import InputError, Problem, TestCase, Tree, Verdict
-from o1jax.rewards.outcome import outcome
+from o1jax.records import InputError, Problem, Tree, Verdict
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
+from o1jax.search.judging import judge_program, search_tests
 from o1jax.search.steps import SampledStep, cut
 from o1jax.search.store import ShardWriter, read_trees
 from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
@@ -111,13 +111,6 @@ async def search_problem(
     return await _Search(problem, engine, judge, tokenizer, settings, seed).run()
 
 
-def search_tests(problem: Problem) -> tuple[TestCase, ...]:
-    """The tests that judge search: the problem's own, never the hidden ones."""
-    if not problem.tests:
-        raise InputError(f"problem {problem.id} has no tests: search cannot judge it; leave it out")
-    return problem.tests
-
-
 def prompt_of(
     problem: Problem, tokenizer: PreTrainedTokenizerBase, settings: SearchSettings
 ) -> tuple[int, ...]:
@@ -171,7 +164,7 @@ class _Search:
             eos_id=tokenizer.eos_token_id,
         )
         self.generated_tokens = 0
-        self.outcomes: dict[str, asyncio.Task[tuple[float, Verdict]]] = {}  # a program is judged once
+        self.programs: set[str] = set()  # different ones, judged
 
     async def run(self) -> Tree:
         tree, enough = self._freeze(0), self.settings.stop_after_passes or float("inf")
@@ -236,19 +229,11 @@ class _Search:
             return 0.0, None
         if not step.program:
             return None, None
-        if step.program not in self.outcomes:
-            settings = self.settings
-            self.outcomes[step.program] = asyncio.create_task(
-                outcome(
-                    self.judge,
-                    self.problem,
-                    step.program,
-                    self.tests,
-                    settings.compile_weight,
-                    settings.limits,
-                )
-            )
-        return await self.outcomes[step.program]
+        self.programs.add(step.program)
+        settings = self.settings
+        return await judge_program(
+            self.judge, self.problem, step.program, self.tests, settings.compile_weight, settings.limits
+        )
 
     def _room(self, parent: int) -> int:
         return self.path_room - len(path_ids(self.tree.nodes, parent))
@@ -282,5 +267,5 @@ class _Search:
             temperature=self.settings.temperature,
             rollouts=rollouts,
             generated_tokens=self.generated_tokens,
-            judged_programs=len(self.outcomes),
+            judged_programs=len(self.programs),
         )

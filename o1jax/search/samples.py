@@ -66,7 +66,7 @@ def passing_samples(
     path least like those taken. Of equal programs the shortest path stands. `equal_problems` gives
     each sample the weight 1 / (samples of its problem), else 1.
     """
-    paths = _select(tree, _distinct_programs(tree), selection, seed)[:max_per_problem]
+    paths = _select(tree, distinct_passing(tree), selection, seed)[:max_per_problem]
     weight = 1.0 / len(paths) if equal_problems and paths else 1.0
     return [_sft_sample(tree, leaf, eos_id, weight) for leaf in paths]
 
@@ -127,7 +127,7 @@ def path_preferences(
     Pairs are drawn by seed from all of them, without repetition; malformed paths are left out unless
     `include_dead`.
     """
-    passing = _distinct_programs(tree)
+    passing = distinct_passing(tree)
     failing = [node for node in tree.nodes if _fails(node) and (include_dead or not node.error)]
     pairs = list(itertools.product(passing, failing))
     random.Random(fold_seed(seed, "path_preferences", tree.problem_id)).shuffle(pairs)
@@ -148,8 +148,9 @@ def _fails(node: Node) -> bool:
     return node.value is not None and not (node.verdict is not None and node.verdict.passed)
 
 
-def _distinct_programs(tree: Tree) -> list[Node]:
-    """The passing leaf with the shortest path for every different program, in index order."""
+def distinct_passing(tree: Tree) -> list[Node]:
+    """The passing leaf with the shortest path for every different program, in index order: what D+ of
+    the tree is selected from."""
     shortest: dict[str, Node] = {}
     for node in sorted(
         passing_leaves(tree), key=lambda leaf: (len(path_ids(tree.nodes, leaf.index)), leaf.index)

@@ -18,9 +18,9 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, direct, fence, pseudocode
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, Node, Problem, Rollout, TestCase, Tree
-from o1jax.rewards.outcome import outcome
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
+from o1jax.search.judging import judge_program
 from o1jax.search.steps import cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids, path_to
 
@@ -161,7 +161,7 @@ async def _judged(
 ) -> Rollout:
     program, verdict = _program(sampler, completion, number), None
     if program:
-        _, verdict = await outcome(sampler.judge, problem, program, tests, 0.0, sampler.settings.limits)
+        _, verdict = await judge_program(sampler.judge, problem, program, tests, 0.0, sampler.settings.limits)
     return Rollout(
         id="",
         group_id=problem.id,

@@ -88,7 +88,9 @@ class ReadingJudge:
         passes = {"good": len(job.tests), "half": 1}
         n = next((count for word, count in passes.items() if word in job.source), 0)
         statuses = [Status.AC] * n + [Status.WA] * (len(job.tests) - n)
-        return Verdict("broken" not in job.source, tuple(CaseResult(status) for status in statuses))
+        return Verdict(
+            "broken" not in job.source, tuple(CaseResult(s, cpu_s=random.random()) for s in statuses)
+        )
 
 
 def step(number: int, action: int, text: str) -> str:

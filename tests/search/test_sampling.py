@@ -11,6 +11,7 @@ from o1jax.prompts import direct
 from o1jax.records import InputError
 from o1jax.search import mcts, sampling
 from o1jax.search.bounded import run_in_order
+from o1jax.search.judging import search_tests
 
 SETTINGS = sampling.SampleSettings(n=6, max_tokens=800)
 
@@ -46,7 +47,7 @@ def test_the_direct_prompt_takes_one_fenced_program(said, reward):
 def test_samples_of_many_problems_do_not_depend_on_concurrency():
     def run(concurrency):
         many = sampler(scripted.random_script, jitter_s=0.002)
-        tests_of = mcts.search_tests
+        tests_of = search_tests
         return asyncio.run(
             sampling.sample_many(many, scripted.PROBLEMS, tests_of, 0, concurrency=concurrency)
         )
