@@ -54,28 +54,38 @@ def masked_attention(
     q_BKGQH: jax.Array, k_BKHS: jax.Array, v_BKHS: jax.Array, mask_BQS: jax.Array
 ) -> jax.Array:
     """softmax(q k + mask) v, out_BKGQH; the G queries of a key head are one matrix of G*Q rows."""
-    B, K, G, Q, H = q_BKGQH.shape
-    q_BKXH = q_BKGQH.reshape(B, K, G * Q, H)
-    scores_BKXS = jnp.einsum("BKXH,BKHS->BKXS", q_BKXH, k_BKHS, preferred_element_type=jnp.float32)
+    exp_BKGQS, sum_BKGQ1 = masked_exp(q_BKGQH, k_BKHS, mask_BQS)
+    out_BKXH = jnp.einsum("BKXS,BKHS->BKXH", fold_queries(exp_BKGQS).astype(v_BKHS.dtype), v_BKHS)
+    return (out_BKXH.reshape(q_BKGQH.shape) / sum_BKGQ1).astype(q_BKGQH.dtype)
+
+
+def masked_exp(q_BKGQH: jax.Array, k_BKHS: jax.Array, mask_BQS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(exp(scores - their maximum), its sums): softmax before the division, both float32."""
+    scores_BKXS = jnp.einsum(
+        "BKXH,BKHS->BKXS", fold_queries(q_BKGQH), k_BKHS, preferred_element_type=jnp.float32
+    )
     bias_B11QS = jnp.where(mask_BQS, 0.0, MASKED)[:, None, None]
-    scores_BKGQS = scores_BKXS.reshape(B, K, G, Q, -1) + bias_B11QS
+    scores_BKGQS = scores_BKXS.reshape(*q_BKGQH.shape[:4], -1) + bias_B11QS
     highest_BKGQ1 = jax.lax.stop_gradient(scores_BKGQS.max(axis=-1, keepdims=True))
     exp_BKGQS = jnp.exp(scores_BKGQS - highest_BKGQ1)
-    exp_BKXS = exp_BKGQS.reshape(B, K, G * Q, -1).astype(v_BKHS.dtype)
-    out_BKXH = jnp.einsum("BKXS,BKHS->BKXH", exp_BKXS, v_BKHS, preferred_element_type=jnp.float32)
-    out_BKGQH = out_BKXH.reshape(B, K, G, Q, H) / exp_BKGQS.sum(axis=-1)[..., None]
-    return out_BKGQH.astype(q_BKGQH.dtype)
+    return exp_BKGQS, exp_BKGQS.sum(axis=-1, keepdims=True)
+
+
+def fold_queries(x_BKGQY: jax.Array) -> jax.Array:
+    """x_BKXY with X = G*Q: all queries of one key head as the rows of one matrix."""
+    B, K, G, Q, Y = x_BKGQY.shape
+    return x_BKGQY.reshape(B, K, G * Q, Y)
 
 
 def cached_attention(
-    q_BTNH: jax.Array, k_BKHS: jax.Array, v_BSKH: jax.Array, positions_BT: jax.Array
+    q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, positions_BT: jax.Array
 ) -> jax.Array:
     """Attention of each query to the slots <= its own position of its own row. Returns out_BTNH."""
     B, T, N, H = q_BTNH.shape
     _, K, _, S = k_BKHS.shape
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
-    scores_BKTGS = jnp.einsum("BTKGH,BKHS->BKTGS", q_BTKGH, k_BKHS, preferred_element_type=jnp.float32)
+    q_BKGTH = jnp.einsum("BTKGH->BKGTH", q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5)
     mask_BTS = jnp.arange(S) <= positions_BT[:, :, None]
-    probs_BKTGS = jax.nn.softmax(jnp.where(mask_BTS[:, None, :, None], scores_BKTGS, MASKED), axis=-1)
-    out_BTKGH = jnp.einsum("BKTGS,BSKH->BTKGH", probs_BKTGS.astype(v_BSKH.dtype), v_BSKH)
-    return out_BTKGH.reshape(B, T, N, H)
+    exp_BKGTS, sum_BKGT1 = masked_exp(q_BKGTH, k_BKHS, mask_BTS)
+    out_BKXH = jnp.einsum("BKXS,BKSH->BKXH", fold_queries(exp_BKGTS).astype(v_BKSH.dtype), v_BKSH)
+    out_BKGTH = out_BKXH.reshape(q_BKGTH.shape) / sum_BKGT1
+    return jnp.einsum("BKGTH->BTKGH", out_BKGTH).reshape(B, T, N, H).astype(q_BTNH.dtype)

@@ -1,9 +1,9 @@
 """The key-value cache that decoding reads and writes: one pair of arrays a layer.
 
 Per-layer arrays in a tuple, not one stacked array: a loop then updates each in place, where a
-slice of a stacked array is copied at every step. Keys keep their slots on the last axis (k_BKHS):
-the score product reads them so without a transpose (on a CPU 1.4 times the speed of BSKH for the
-whole attention). Knows nothing of prefixes or requests; engines move rows with `read` and `write`.
+slice of a stacked array is copied at every step. Keys are k_BKHS and values v_BKSH: both products
+of attention read them so without a transpose (on a CPU 1.8 times the speed of BSKH). Knows nothing
+of prefixes or requests; engines move rows with `read`, `write` and `gather`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from o1jax.model.config import ModelConfig
 
 
 class KVCache(NamedTuple):
-    """k_BKHS and v_BSKH hold one array for each of the L layers; a NamedTuple, so a pytree."""
+    """k_BKHS and v_BKSH hold one array for each of the L layers; a NamedTuple, so a pytree."""
 
     k_BKHS: tuple[jax.Array, ...]
-    v_BSKH: tuple[jax.Array, ...]
+    v_BKSH: tuple[jax.Array, ...]
 
     @property
     def rows(self) -> int:
-        return self.v_BSKH[0].shape[0]
+        return self.v_BKSH[0].shape[0]
 
     @property
     def slots(self) -> int:
-        return self.v_BSKH[0].shape[1]
+        return self.v_BKSH[0].shape[2]
 
 
 def init_cache(config: ModelConfig, rows: int, slots: int, dtype: str | None = None) -> KVCache:
@@ -36,25 +36,25 @@ def init_cache(config: ModelConfig, rows: int, slots: int, dtype: str | None = N
     dtype = dtype or config.compute_dtype
     K, H = config.n_kv_heads, config.head_dim
     keys = tuple(jnp.zeros((rows, K, H, slots), dtype) for _ in range(config.n_layers))
-    values = tuple(jnp.zeros((rows, slots, K, H), dtype) for _ in range(config.n_layers))
+    values = tuple(jnp.zeros((rows, K, slots, H), dtype) for _ in range(config.n_layers))
     return KVCache(keys, values)
 
 
-def write_layer(k_BKHS, v_BSKH, k_BTKH, v_BTKH, positions_BT) -> tuple[jax.Array, jax.Array]:
+def write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT) -> tuple[jax.Array, jax.Array]:
     """One layer's arrays with new keys and values at slots positions_BT; those outside [0, S) are dropped."""
-    B, S = v_BSKH.shape[:2]
+    B, _, S, _ = v_BKSH.shape
     rows_B1 = jnp.arange(B)[:, None]
     slots_BT = jnp.where(positions_BT < 0, S, positions_BT)  # a negative index would count from the end
     k_BKHS = k_BKHS.at[rows_B1, :, :, slots_BT].set(k_BTKH.astype(k_BKHS.dtype), mode="drop")
-    v_BSKH = v_BSKH.at[rows_B1, slots_BT].set(v_BTKH.astype(v_BSKH.dtype), mode="drop")
-    return k_BKHS, v_BSKH
+    v_BKSH = v_BKSH.at[rows_B1, :, slots_BT].set(v_BTKH.astype(v_BKSH.dtype), mode="drop")
+    return k_BKHS, v_BKSH
 
 
 def read(cache: KVCache, row: jax.Array | int, start: jax.Array | int, size: int) -> KVCache:
     """A cache of one row with the `size` (static) slots from `start` of `row`."""
     keys = tuple(jax.lax.dynamic_slice(k, (row, 0, 0, start), (1, *k.shape[1:3], size)) for k in cache.k_BKHS)
     values = tuple(
-        jax.lax.dynamic_slice(v, (row, start, 0, 0), (1, size, *v.shape[2:])) for v in cache.v_BSKH
+        jax.lax.dynamic_slice(v, (row, 0, start, 0), (1, v.shape[1], size, v.shape[3])) for v in cache.v_BKSH
     )
     return KVCache(keys, values)
 
@@ -66,7 +66,17 @@ def write(cache: KVCache, part: KVCache, row: jax.Array | int, start: jax.Array 
         for k, new in zip(cache.k_BKHS, part.k_BKHS, strict=True)
     )
     values = tuple(
-        jax.lax.dynamic_update_slice(v, new, (row, start, 0, 0))
-        for v, new in zip(cache.v_BSKH, part.v_BSKH, strict=True)
+        jax.lax.dynamic_update_slice(v, new, (row, 0, start, 0))
+        for v, new in zip(cache.v_BKSH, part.v_BKSH, strict=True)
     )
     return KVCache(keys, values)
+
+
+def gather(cache: KVCache, table_RC: jax.Array) -> KVCache:
+    """R rows, each the rows table_RC[r, 0], table_RC[r, 1], ... of `cache` joined along their slots."""
+    keys = (jnp.moveaxis(k[table_RC], 1, 3) for k in cache.k_BKHS)  # R K H C S
+    values = (jnp.moveaxis(v[table_RC], 1, 2) for v in cache.v_BKSH)  # R K C S H
+    return KVCache(
+        tuple(k.reshape(*k.shape[:3], -1) for k in keys),
+        tuple(v.reshape(*v.shape[:2], -1, v.shape[4]) for v in values),
+    )

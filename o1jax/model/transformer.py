@@ -136,11 +136,11 @@ class Block(nnx.Module):
         x_BTD = x_BTD + self.attention.output(out_BTNH)
         return x_BTD + self.ff(self.ff_norm(x_BTD))
 
-    def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BSKH):
+    def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BKSH):
         q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
-        k_BKHS, v_BSKH = write_layer(k_BKHS, v_BSKH, k_BTKH, v_BTKH, positions_BT)
-        x_BTD = x_BTD + self.attention.output(cached_attention(q_BTNH, k_BKHS, v_BSKH, positions_BT))
-        return x_BTD + self.ff(self.ff_norm(x_BTD)), k_BKHS, v_BSKH
+        k_BKHS, v_BKSH = write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT)
+        x_BTD = x_BTD + self.attention.output(cached_attention(q_BTNH, k_BKHS, v_BKSH, positions_BT))
+        return x_BTD + self.ff(self.ff_norm(x_BTD)), k_BKHS, v_BKSH
 
 
 class Transformer(nnx.Module):
@@ -191,11 +191,11 @@ class Transformer(nnx.Module):
         graphdef, blocks = nnx.split(self.blocks)
         angles = rotation(self.config, positions_BT)
         x_BTD, keys, values = self.embed(tokens_BT), [], []
-        for index, (k_BKHS, v_BSKH) in enumerate(zip(cache.k_BKHS, cache.v_BSKH, strict=True)):
+        for index, (k_BKHS, v_BKSH) in enumerate(zip(cache.k_BKHS, cache.v_BKSH, strict=True)):
             block = nnx.merge(graphdef, jax.tree.map(lambda leaf, index=index: leaf[index], blocks))
-            x_BTD, k_BKHS, v_BSKH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BSKH)
+            x_BTD, k_BKHS, v_BKSH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BKSH)
             keys.append(k_BKHS)
-            values.append(v_BSKH)
+            values.append(v_BKSH)
         return self.norm(x_BTD), KVCache(tuple(keys), tuple(values))
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
