@@ -14,7 +14,7 @@ from etils import epath
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.report import summary
-from o1jax.stages.manifest import StageSpec
+from o1jax.stages.manifest import StageSpec, read_manifest
 from o1jax.stages.run import run_in_child
 
 
@@ -27,19 +27,20 @@ class Recipe:
     seed: int
 
     def stage(self, name: str, place: str, page: str = "", **inputs: str) -> str:
-        """Runs stage `name` with the settings on `page` into workdir/place, and returns the place.
+        """Runs stage `name` with the settings on `page` into workdir/place, and returns that directory.
 
-        `inputs` name places of this run. The seed folds in the place, so no two stages share one.
+        `inputs` are directories of finished stages. The seed folds in the place: no two stages share one.
         """
+        out = self.workdir / place
         spec = StageSpec(
             stage=name,
             config=self.config[page or name],
             seed=fold_seed(self.seed, place),
-            inputs={key: str(self.workdir / where) for key, where in inputs.items()},
+            inputs=inputs,
         )
-        run_in_child(self.workdir / place, spec)
+        run_in_child(out, spec)
         summary.write(self.workdir)
-        return place
+        return str(out)
 
 
 def play(recipe: Recipe) -> dict[str, Any]:
@@ -51,59 +52,71 @@ def play(recipe: Recipe) -> dict[str, Any]:
     policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
     recipe.stage("evaluate", "warm_up_evaluate", policy=policy, problems=held_out)
     for arm in recipe.config["arms"]:
-        ARMS[arm](recipe, arm, policy, references, pool, held_out)
+        ARMS[arm](recipe, policy, references, pool, held_out)
     return summary.write(recipe.workdir)
 
 
-def search_and_learn(
-    recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str
-) -> None:
+def search_and_learn(recipe: Recipe, policy: str, references: str, pool: str, held_out: str) -> None:
     """Steps 2, 3 and 6: search with the newest policy, learn from every path that passed, again."""
     found: dict[str, str] = {}
     for k in range(recipe.config["rounds"]):
-        at = _round(arm, k)
-        found[f"samples_{k}"] = recipe.stage("search", f"{at}/search", policy=policy, problems=pool)
+        at = f"round_{k:02d}"
+        found[f"found_{k}"] = recipe.stage("search", f"{at}/search", policy=policy, problems=pool)
         policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=policy, references=references, **found)
         recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
+    recipe.stage("evaluate", "search_evaluate", "search_evaluate", policy=policy, problems=held_out)
 
 
-def sample_and_learn(
-    recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str
-) -> None:
-    """Expert iteration by plain sampling, at the generated and trained tokens of `search_and_learn`."""
+def sample_and_learn(recipe: Recipe, policy: str, references: str, pool: str, held_out: str) -> None:
+    """Expert iteration by plain sampling, at the generated and trained tokens of `search_and_learn`,
+    which must have run: each problem gets the tokens that its search took in the same round."""
     found: dict[str, str] = {}
     for k in range(recipe.config["rounds"]):
-        at = _round(arm, k)
-        found[f"samples_{k}"] = recipe.stage("sample", f"{at}/sample", policy=policy, problems=pool)
+        at, match = f"compare/sampling/round_{k:02d}", str(recipe.workdir / f"round_{k:02d}/search")
+        found[f"found_{k}"] = recipe.stage(
+            "sample", f"{at}/sample", policy=policy, problems=pool, match=match
+        )
         policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=policy, references=references, **found)
         recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
 
 
-def more_warm_up(recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str) -> None:
+def more_warm_up(recipe: Recipe, policy: str, references: str, pool: str, held_out: str) -> None:
     """The same number of trained tokens a round, on the references of the warm-up again."""
-    _learn_references(recipe, arm, policy, held_out, references=references)
+    _learn_references(recipe, "more_warm_up", policy, held_out, references=references)
 
 
-def pool_references(recipe: Recipe, arm: str, policy: str, references: str, pool: str, held_out: str) -> None:
+def pool_references(recipe: Recipe, policy: str, references: str, pool: str, held_out: str) -> None:
     """The upper bound: SFT on the pool's reference programs, which self-play never trains on."""
-    _learn_references(recipe, arm, policy, held_out, references=references, pool_references=pool)
+    _learn_references(
+        recipe, "pool_references", policy, held_out, references=references, pool_references=pool
+    )
 
 
 def _learn_references(recipe: Recipe, arm: str, policy: str, held_out: str, **problems: str) -> None:
     for k in range(recipe.config["rounds"]):
-        at = _round(arm, k)
+        at = f"compare/{arm}/round_{k:02d}"
         policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=policy, **problems)
         recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
 
 
-def _round(arm: str, k: int) -> str:
-    """round_03, or compare/<arm>/round_03 for an arm that only stands beside the loop."""
-    return f"round_{k:02d}" if arm == "search" else f"compare/{arm}/round_{k:02d}"
-
-
-ARMS = {
+ARMS = {  # "search" is self-play itself, and comes first; the others stand beside it in compare/
     "search": search_and_learn,
     "sampling": sample_and_learn,
     "more_warm_up": more_warm_up,
     "pool_references": pool_references,
 }
+
+
+def search(recipe: Recipe) -> dict[str, Any]:
+    """Searches problems of a file, a data set or a finished stage once; returns the search's manifest.
+
+    Without a policy in the config, a nano policy is warmed up on the ladder first.
+    """
+    problems, policy = recipe.config["problems"], recipe.config["policy"]
+    if not (epath.Path(problems) / "manifest.json").exists():
+        problems = recipe.stage("check_problems", "problems", "check_problems")
+    if not policy:
+        references = recipe.stage("check_problems", "warm_up_problems/references", "references")
+        validation = recipe.stage("check_problems", "warm_up_problems/validation", "validation")
+        policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
+    return read_manifest(epath.Path(recipe.stage("search", "search", policy=policy, problems=problems)))

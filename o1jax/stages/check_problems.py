@@ -14,8 +14,8 @@ from etils import epath
 from o1jax.problems import jsonl, ladder
 from o1jax.problems.load import load_problems
 from o1jax.records import InputError, Problem, Verdict
+from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge, Limits, job_of
-from o1jax.sandbox.pool import ForkJudge
 from o1jax.stages.manifest import StageResult, write_json
 
 LADDER = "ladder:"

@@ -38,7 +38,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is tuple:
         return tuple(_value(typing.get_args(hint)[0], item, where) for item in value)
-    if origin in (dict, Mapping, types.UnionType, typing.Union, typing.Literal):
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise InputError(
+                f"{where}: saw {value!r}, wanted one of {', '.join(map(str, typing.get_args(hint)))}"
+            )
+        return value
+    if origin in (dict, Mapping, types.UnionType, typing.Union):
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -10,16 +10,14 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator
 
-from etils import epath
+from transformers import PreTrainedTokenizerFast
 
 from o1jax.engine.interface import Engine
 from o1jax.engine.jax_engine import JaxEngine
-from o1jax.parallel.mesh import make_mesh
-from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError
+from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge
-from o1jax.sandbox.pool import ForkJudge
-from o1jax.train.checkpoint import load_policy
+from o1jax.train.checkpoint import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Workers:
 
     engine: Engine
     judge: Judge
-    tokenizer: Tokenizer
+    tokenizer: PreTrainedTokenizerFast
     opened: float  # time.monotonic()
 
     def timings(self) -> dict[str, float]:
@@ -54,14 +52,13 @@ class Workers:
 
 
 @contextlib.asynccontextmanager
-async def open_workers(policy_dir: epath.Path, settings: EngineSettings) -> AsyncIterator[Workers]:
-    """Loads the policy and opens its engine and a judge; closes both.
+async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterator[Workers]:
+    """Opens an engine with the policy's weights and a judge; closes both.
 
-    Raises InputError for an engine that is not there, or a damaged checkpoint.
+    Raises InputError for an engine that is not there.
     """
     if settings.name != "jax":
         raise InputError(f"engine.name: saw {settings.name!r}, wanted 'jax'")
-    policy = load_policy(policy_dir, make_mesh())
     engine = JaxEngine(
         policy.config, policy.params, policy.tokenizer, slots=settings.slots, context=settings.context
     )

@@ -1,0 +1,92 @@
+"""Self-play on the ladder: a nano policy, no weights, no network, no accelerator.
+
+    python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
+    python launch/self_play.py --config=configs/self_play.py:ladder --config.seed=0 --workdir=runs/ladder/seed_0
+
+Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
+"""
+
+import ml_collections
+
+ROW_LENGTH = 320
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
+
+
+def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
+    """`demo`: two short rounds. `ladder`: four rounds and the arms that stand beside the loop."""
+    if variant not in ("demo", "ladder"):
+        raise ValueError(f"variant {variant!r}: there are demo and ladder")
+    demo = variant == "demo"
+    engine = {"name": "jax", "slots": 64, "context": ROW_LENGTH, "judge_slots": 2}
+    sample = {**SAMPLING, "max_tokens": 240}
+    search = {
+        **SAMPLING,
+        "rollouts": 12,
+        "max_depth": 3,
+        "samples": 3,
+        "c": 2.0,
+        "max_step_tokens": 120,
+        "max_path_tokens": 240,
+        "compile_weight": 0.1,
+    }
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "rounds": 2 if demo else 4,
+            "arms": ("search",) if demo else ("search", "sampling", "more_warm_up", "pool_references"),
+            "references": ladder("warm_up", {1: 60, 2: 150, 3: 150, 4: 140}),
+            "validation": ladder("pool", {2: 40, 3: 40, 4: 40}),
+            "pool": ladder("pool", {2: 100, 3: 100, 4: 100} if demo else {2: 200, 3: 300, 4: 300}),
+            "held_out": ladder("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
+            "warm_up": {
+                "preset": "nano",
+                "vocab_size": 640,
+                "row_length": ROW_LENGTH,
+                "rows_per_batch": 12,
+                "max_steps": 300 if demo else 700,
+                "learning_rate": 2e-3,
+                "warmup_steps": 30,
+                "weight_decay": 0.1,
+                "evaluate_every": 100,
+                "patience": 2,
+                "sample": {**sample, "n": 4},
+                "engine": engine,
+            },
+            "search": {
+                "search": search,
+                "engine": engine,
+                "concurrency": 64,
+            },
+            "sample": {"sample": {**sample, "n": 4}, "engine": engine, "concurrency": 64},
+            "policy_sft": {
+                "train_tokens": 200_000 if demo else 400_000,
+                "row_length": ROW_LENGTH,
+                "rows_per_batch": 12,
+                "learning_rate": 1e-3,
+                "warmup_steps": 10,
+                "weight_decay": 0.1,
+                "max_per_problem": 4,
+            },
+            "evaluate": {
+                "sample": {**sample, "n": 8},
+                "prompts": ("pseudocode", "direct"),
+                "ks": (1, 8),
+                "engine": engine,
+                "concurrency": 64,
+            },
+            "search_evaluate": {
+                "sample": {**sample, "n": 8},
+                "prompts": (),
+                "with_search": True,
+                "search_problems": 60 if demo else 150,
+                "search": search,
+                "engine": engine,
+                "concurrency": 64,
+            },
+        }
+    )
+
+
+def ladder(split: str, counts: dict[int, int]) -> dict:
+    """The settings of check_problems for a split of the ladder."""
+    return {"source": f"ladder:{split}", "counts": {str(rung): n for rung, n in counts.items()}}

@@ -1,0 +1,108 @@
+"""Step 3: SFT of a policy on the paths that pass, for a number of trained tokens.
+
+Inputs: policy; found_<k>: search or sample stages; references and pool_references: problems whose
+reference programs are trained on too (the warm-up's in every round, the pool's in no self-play).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from etils import epath
+
+from o1jax.batches.encode import encode_sft, keep_short
+from o1jax.batches.stream import Batches
+from o1jax.parallel.mesh import make_mesh
+from o1jax.records import InputError, SftSample
+from o1jax.stages import check_problems, found, references
+from o1jax.stages.manifest import StageResult
+from o1jax.train import objectives
+from o1jax.train.checkpoint import Policy, load_policy, save_policy
+from o1jax.train.loop import FitSettings, fit
+from o1jax.train.optimizer import OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`train_tokens`: tokens to train on, padding not counted, in as many epochs as that takes."""
+
+    train_tokens: int
+    row_length: int = 256
+    rows_per_batch: int = 16
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 10
+    weight_decay: float = 0.1
+    max_per_problem: int = 4
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: found (answers and the problems they are of), references, steps, trained_tokens, loss."""
+    mesh = make_mesh()
+    policy = load_policy(inputs["policy"] / "policy", mesh)
+    found_samples = _found(settings, inputs, policy, seed)
+    reference_samples = _references(inputs, policy)
+    examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
+    if not examples:
+        raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
+    examples, dropped = keep_short(examples, settings.row_length)
+    batches = Batches(
+        examples, row_length=settings.row_length, rows_per_batch=settings.rows_per_batch, seed=seed
+    )
+    steps = steps_for(batches, settings.train_tokens)
+    fitted = fit(
+        out / "fit",
+        policy.graphdef,
+        policy.params,
+        objectives.sft,
+        batches,
+        _optimizer(settings, steps),
+        FitSettings(steps),
+        mesh=mesh,
+        title="policy_sft",
+    )
+    save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
+    return StageResult(
+        figures={
+            "found": len(found_samples),
+            "found_problems": len({sample.problem_id for sample in found_samples}),
+            "references": len(reference_samples),
+            "dropped_long": dropped,
+            "steps": steps,
+            "trained_tokens": fitted.progress.tokens,
+        },
+        timings={"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)},
+    )
+
+
+def steps_for(batches: Batches, tokens: int) -> int:
+    """The fewest steps that train on at least `tokens`."""
+    steps = spent = 0
+    while spent < tokens:
+        spent += batches.tokens_at(steps)
+        steps += 1
+    return steps
+
+
+def _found(
+    settings: Settings, inputs: Mapping[str, epath.Path], policy: Policy, seed: int
+) -> list[SftSample]:
+    places = [place for name, place in sorted(inputs.items()) if name.startswith("found_")]
+    return found.passing_paths(places, policy.tokenizer.eos_token_id, settings.max_per_problem, seed)
+
+
+def _references(inputs: Mapping[str, epath.Path], policy: Policy) -> list[SftSample]:
+    names = [name for name in ("references", "pool_references") if name in inputs]
+    problems = [problem for name in names for problem in check_problems.read(inputs[name])]
+    return references.samples(problems, policy.tokenizer)
+
+
+def _optimizer(settings: Settings, steps: int) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=settings.learning_rate,
+        total_steps=steps,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+    )

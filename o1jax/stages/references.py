@@ -1,0 +1,51 @@
+"""Reference programs and reasoning of problems -> SFT samples, for both prompts.
+
+Does not choose problems: a pool whose references must not be trained on is never passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from o1jax.prompts import chat, direct, pseudocode
+from o1jax.records import Problem, SftSample
+
+
+def samples(problems: Sequence[Problem], tokenizer: chat.Tokenizer) -> list[SftSample]:
+    """Every reasoning chain under the pseudocode prompt, every program under the direct one."""
+    return [
+        _sample(f"{problem.id}/{name}", problem, messages, answer, tokenizer)
+        for problem in problems
+        for name, messages, answer in _answers(problem)
+    ]
+
+
+def texts(problems: Sequence[Problem]) -> Iterator[str]:
+    """What a tokenizer for these problems is trained on: questions and answers."""
+    for problem in problems:
+        yield problem.question
+        yield from (answer for _, _, answer in _answers(problem))
+
+
+def _answers(problem: Problem) -> Iterator[tuple[str, Sequence[Mapping[str, str]], str]]:
+    for i, steps in enumerate(problem.reasoning):
+        yield f"reasoning_{i}", pseudocode.messages(problem, style="nano"), pseudocode.render_path(steps)
+    for i, source in enumerate(problem.solutions):
+        yield f"direct_{i}", direct.messages(problem, style="nano"), direct.render_answer(source)
+
+
+def _sample(
+    id: str,
+    problem: Problem,
+    messages: Sequence[Mapping[str, str]],
+    answer: str,
+    tokenizer: chat.Tokenizer,
+) -> SftSample:
+    answer_ids = (*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id)
+    return SftSample(
+        id=id,
+        problem_id=problem.id,
+        prompt_ids=chat.render(tokenizer, messages),
+        answer_ids=answer_ids,
+        is_trained=(True,) * len(answer_ids),
+    )
