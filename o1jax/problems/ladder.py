@@ -154,9 +154,9 @@ def _distinct_pairs(composition: Composition, n: int, seed: int) -> list[tuple[V
     pairs: dict[str, tuple[Value, Value]] = {}
     for _ in range(50 * n):
         value = compositions.sample_value(composition.takes, rng)
-        output = behaviours.run(composition.steps, value)
-        if output is not None:
-            pairs.setdefault(str(value), (value, output))
+        outputs = behaviours.run_all(composition.steps, [value])
+        if outputs is not None:
+            pairs.setdefault(str(value), (value, outputs[0]))
         if len(pairs) == n:
             return list(pairs.values())
     raise InputError(f"{composition.id}: {len(pairs)} distinct inputs found, {n} asked for")
@@ -171,21 +171,20 @@ def _test(composition: Composition, value: Value, output: Value) -> TestCase:
 def _ordered_tests(composition: Composition) -> tuple[TestCase, ...]:
     """Tests drawn for this id: first those that tell most wrong variants apart, with new outputs."""
     pairs = _distinct_pairs(composition, CANDIDATE_TESTS, seed=0)
-    variants = behaviours.wrong_variants(composition.steps)
-    wrong = [[behaviours.run(variant, value) for variant in variants] for value, _ in pairs]
-    left = list(range(len(pairs)))
-    alive, seen, tests = set(range(len(variants))), [], []
+    values = [value for value, _ in pairs]
+    wrong = [behaviours.run_all(steps, values) for steps in behaviours.wrong_variants(composition.steps)]
+    alive = [outputs for outputs in wrong if outputs is not None]
+    left, seen, tests = list(range(len(pairs))), [], []
     while left:
-        best = max(
-            left,
-            key=lambda i: (
-                pairs[i][1] not in ("", []) and pairs[i][1] not in seen,
-                sum(wrong[i][j] != pairs[i][1] for j in alive),
-                -i,
-            ),
-        )
+        best = max(left, key=lambda i: _worth(i, pairs[i][1], alive, seen))
         left.remove(best)
-        alive -= {j for j in alive if wrong[best][j] != pairs[best][1]}
-        seen.append(pairs[best][1])
+        output = pairs[best][1]
+        alive = [outputs for outputs in alive if outputs[best] == output]
+        seen.append(output)
         tests.append(_test(composition, *pairs[best]))
     return tuple(tests)
+
+
+def _worth(i: int, output: Value, alive: list[list[Value]], seen: list[Value]) -> tuple[bool, int, int]:
+    """How a test ranks: a new and non-empty output first, then the variants it tells apart, then order."""
+    return output not in ("", [], *seen), sum(outputs[i] != output for outputs in alive), -i

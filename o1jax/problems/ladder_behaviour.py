@@ -23,23 +23,22 @@ MOST_COMMON = 0.4  # largest share of probes that may give one output
 LEAST_DISTINCT = 6
 
 
-def run(steps: Steps, value: Value) -> Value | None:
-    """The value after all operations; None if one on the way grows past the bounds above."""
+def run_all(steps: Steps, values: Sequence[Value]) -> list[Value] | None:
+    """The values after all operations; None if one on the way grows past the bounds above."""
     for op, k in steps:
-        value = op.apply(value, k)
-        if not _within_bounds(value):
+        values = [op.apply(value, k) for value in values]
+        if not _within_bounds(op.gives, values):
             return None
-    return value
+    return list(values)
 
 
-def _within_bounds(value: Value) -> bool:
-    if isinstance(value, int):
-        return abs(value) <= LARGEST_INT
-    if isinstance(value, str):
-        return len(value) <= LONGEST_TEXT
-    return (
-        len(value) <= LONGEST_LIST
-        and -LARGEST_INT <= min(value, default=0) <= max(value, default=0) <= LARGEST_INT
+def _within_bounds(kind: Kind, values: list[Value]) -> bool:
+    if kind == "int":
+        return max(map(abs, values)) <= LARGEST_INT
+    if kind == "text":
+        return max(map(len, values)) <= LONGEST_TEXT
+    return max(map(len, values)) <= LONGEST_LIST and all(
+        -LARGEST_INT <= min(value) and max(value) <= LARGEST_INT for value in values if value
     )
 
 
@@ -53,13 +52,12 @@ def probes(kind: Kind) -> tuple[Value, ...]:
 @functools.lru_cache(maxsize=1 << 9)
 def printed_outputs(steps: Steps) -> tuple[str, ...] | None:
     """What the chain prints on each probe; None if a value grows past the bounds."""
-    outputs = []
-    for value in probes(steps[0][0].takes):
-        output = run(steps, value)
-        if output is None:
-            return None
-        outputs.append(" ".join(map(str, output)) if isinstance(output, list) else str(output))
-    return tuple(outputs)
+    outputs = run_all(steps, probes(steps[0][0].takes))
+    if outputs is None:
+        return None
+    if steps[-1][0].gives == "list":
+        return tuple(" ".join(map(str, output)) for output in outputs)
+    return tuple(map(str, outputs))
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -67,19 +67,28 @@ def composition_of(problem_id: str) -> Composition:
         raise InputError(
             f"{problem_id!r} is not a ladder id (ladder/2/call/above.3-total/012): {error}"
         ) from error
-    fits = all(a.gives == b.takes for (a, _), (b, _) in zip(steps, steps[1:], strict=False))
-    constants = all(k in op.constants if op.constants else k == 0 for op, k in steps)
-    if not (
-        ladder == "ladder"
-        and form in ("stdin", "call")
-        and fits
-        and constants
-        and composition.id == problem_id
+    if (
+        ladder != "ladder"
+        or form not in ("stdin", "call")
+        or composition.id != problem_id
+        or not _fits(composition)
     ):
-        raise InputError(
-            f"{problem_id!r} is not a ladder id: operations {ops!r} of form {form!r} do not compose"
-        )
+        raise InputError(f"{problem_id!r} is not a ladder id: its parts do not fit together")
     return composition
+
+
+def _fits(composition: Composition) -> bool:
+    """Whether kinds, constants and phrases are such as the operations have."""
+    steps, phrasing = composition.steps, composition.phrasing
+    kinds = all(a.gives == b.takes for (a, _), (b, _) in zip(steps, steps[1:], strict=False))
+    constants = all(k in (op.constants or (0,)) for op, k in steps)
+    phrases = [3, *(len(op.phrases) for op, _ in steps)]
+    return (
+        kinds
+        and constants
+        and len(phrasing) == len(phrases)
+        and all(i < n for i, n in zip(phrasing, phrases, strict=True))
+    )
 
 
 def question(composition: Composition) -> str:

@@ -5,6 +5,7 @@ Trained on whatever text it is given (the ladder's prompts and answers); any tex
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -46,11 +47,9 @@ def train(texts: Iterable[str], vocab_size: int) -> transformers.PreTrainedToken
         ]
     )
     model.decoder = decoders.ByteLevel()
-    reserved = [tokenizers.AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS]
-    reserved += [tokenizers.AddedToken(text, special=False, normalized=False) for text in TEXT_TOKENS]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=reserved,
+        special_tokens=[*CONTROL_TOKENS, *TEXT_TOKENS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -58,10 +57,18 @@ def train(texts: Iterable[str], vocab_size: int) -> transformers.PreTrainedToken
     pieces = (piece for text in texts for piece in _RESERVED.split(text))
     model.train_from_iterator(pieces, trainer)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=model,
+        tokenizer_object=_with_text_tokens_as_text(model),
         pad_token=PAD,
         eos_token=EOS,
         chat_template=_CHAT_TEMPLATE,
         model_max_length=MAX_CONTEXT,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _with_text_tokens_as_text(model: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The trainer marks all reserved tokens special, which would strip steps from decoded text."""
+    state = json.loads(model.to_str())
+    for token in state["added_tokens"]:
+        token["special"] = token["content"] in CONTROL_TOKENS
+    return tokenizers.Tokenizer.from_str(json.dumps(state))

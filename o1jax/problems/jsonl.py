@@ -1,0 +1,120 @@
+"""Problems as JSON lines, one Problem a line, field names as in records.Problem.
+
+Reads strictly: an unknown or missing field, or a value of another type, is an InputError that
+names the record and the field. Other data sets' formats are read by their own files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from etils import epath
+
+from o1jax.records import ACTIONS, InputError, Problem, Step, TestCase
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Problem)}
+_TEXTS = ("id", "question", "form", "entry_point", "starter_code", "setup", "difficulty", "source")
+_FORMS = ("stdin", "call", "assertion")
+
+
+def save(path: str, problems: Iterable[Problem]) -> None:
+    """Writes the problems in order, under another name first so that no half file is ever seen."""
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(
+        "".join(json.dumps(dataclasses.asdict(p), ensure_ascii=False) + "\n" for p in problems)
+    )
+    partial.replace(target)
+
+
+def load(path: str) -> list[Problem]:
+    """The problems of a file in order; InputError for a missing, empty or malformed one."""
+    return [problem_of(record, f"{path} record {i}") for i, record in enumerate(read_records(path))]
+
+
+def read_records(path: str) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, or of a file that holds one JSON list of objects."""
+    source = epath.Path(path)
+    if not source.is_file():
+        raise InputError(f"{path}: no such file, wanted problems as .jsonl or .json")
+    try:
+        text = source.read_text()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
+    if text.lstrip().startswith("["):
+        records = _parsed(text, path)
+    else:
+        lines = [line for line in text.split("\n") if line.strip()]
+        records = [_parsed(line, f"{path} record {i}") for i, line in enumerate(lines)]
+    if not records:
+        raise InputError(f"{path}: no problems in it, wanted at least one record")
+    for i, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise InputError(f"{path} record {i}: saw {type(record).__name__}, wanted a JSON object")
+    return records
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: not JSON ({error.msg} at line {error.lineno} column {error.colno})"
+        ) from error
+
+
+def problem_of(record: dict[str, Any], where: str) -> Problem:
+    """The problem that a JSON object spells out; `where` begins the message of any InputError."""
+    unknown = sorted(set(record) - set(_FIELDS))
+    if unknown:
+        raise InputError(f"{where}: unknown field {unknown[0]!r}, wanted fields of {sorted(_FIELDS)}")
+    for name in ("id", "question", "form"):
+        if not record.get(name):
+            raise InputError(f"{where} field {name!r}: missing or empty, wanted text")
+    values = {name: _field(name, value, f"{where} field {name!r}") for name, value in record.items()}
+    if values["form"] not in _FORMS:
+        raise InputError(f"{where} field 'form': saw {values['form']!r}, wanted one of {_FORMS}")
+    if values["form"] == "call" and not values.get("entry_point"):
+        raise InputError(f"{where} field 'entry_point': missing or empty, wanted the function's name")
+    return Problem(**values)
+
+
+def _field(name: str, value: Any, where: str) -> Any:
+    if name in _TEXTS:
+        return _checked(value, str, where)
+    if name in ("tests", "hidden_tests"):
+        return tuple(_test(item, where) for item in _checked(value, list, where))
+    if name in ("solutions", "tags"):
+        return tuple(_checked(item, str, where) for item in _checked(value, list, where))
+    if name == "reasoning":
+        chains = [_checked(chain, list, where) for chain in _checked(value, list, where)]
+        return tuple(tuple(_step(item, where) for item in chain) for chain in chains)
+    if name == "json_values":
+        return _checked(value, bool, where)
+    number = _checked(value, (int, float), where)
+    return float(number) if name == "time_limit_s" else int(number)
+
+
+def _checked(value: Any, kind: type | tuple[type, ...], where: str) -> Any:
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise InputError(
+            f"{where}: saw {type(value).__name__}, wanted {' or '.join(k.__name__ for k in kinds)}"
+        )
+    return value
+
+
+def _test(item: Any, where: str) -> TestCase:
+    if set(_checked(item, dict, where)) - {"input", "output"} or "input" not in item:
+        raise InputError(f"{where}: saw a test with {sorted(item)}, wanted input and output")
+    return TestCase(_checked(item["input"], str, where), _checked(item.get("output", ""), str, where))
+
+
+def _step(item: Any, where: str) -> Step:
+    if set(_checked(item, dict, where)) != {"action", "text"} or item["action"] not in ACTIONS:
+        raise InputError(f"{where}: saw {item!r:.60}, wanted a step with an action of {ACTIONS} and text")
+    return Step(item["action"], _checked(item["text"], str, where))

@@ -1,0 +1,172 @@
+"""TACO's published format (FlagOpen/TACO, arXiv 2312.14852), from a file or by name.
+
+Call form is there where `input_output` has `fn_name`: the judge calls Problem.entry_point, either a
+function of the module or, failing that, a method of its class Solution (both occur). Runs no
+program: inconsistent problems are found by stages/check_problems.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from o1jax.problems import jsonl
+from o1jax.records import InputError, Problem, TestCase
+
+PUBLISHED = "BAAI/TACO"
+_PARQUET = "refs/convert/parquet"  # datasets runs no loading scripts since 4.0
+_NAME = re.compile(r"taco:(train|test)")
+_NUMBER_AND_UNIT = re.compile(r"\s*([\d.]+)\s*([a-z]+)")
+_MEGABYTES = {
+    "byte": 2**-20,
+    "kilobyte": 2**-10,
+    "megabyte": 1.0,
+    "gigabyte": 1024.0,
+    "kb": 2**-10,
+    "mb": 1.0,
+}
+
+
+def load(path_or_name: str, split: str = "train") -> list[Problem]:
+    """The problems of a local file, or of the published set as "taco:train" or "taco:test".
+
+    On split test the tests are hidden ones (evaluation only). Raises InputError, with the record's
+    index and the field, for what is malformed, and if the published set cannot be reached.
+    """
+    name = _NAME.fullmatch(path_or_name)
+    records = published_records(name[1]) if name else jsonl.read_records(path_or_name)
+    split = name[1] if name else split
+    return [problem_of(r, i, f"{path_or_name} record {i}", split) for i, r in enumerate(records)]
+
+
+def published_records(split: str) -> Iterable[dict[str, Any]]:
+    """The records of the published set, through the datasets library and its cache."""
+    import datasets  # seconds to import, and only a named set needs it
+
+    try:
+        return datasets.load_dataset(PUBLISHED, "ALL", revision=_PARQUET, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"taco:{split}: cannot load {PUBLISHED} ({reason:.120}); give a local .json or .jsonl file"
+        ) from error
+
+
+def problem_of(record: dict[str, Any], index: int, where: str, split: str = "train") -> Problem:
+    """The problem of one TACO record; `where` begins the message of any InputError."""
+    question = record.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise InputError(f"{where} field 'question': saw {question!r:.40}, wanted text")
+    cases = _json(record, "input_output", dict, where)
+    entry_point = cases.get("fn_name") or ""
+    tests = _tests(cases, bool(entry_point), f"{where} field 'input_output'")
+    return Problem(
+        id=f"taco/{split}/{index}",
+        question=question,
+        form="call" if entry_point else "stdin",
+        tests=() if split == "test" else tests,
+        hidden_tests=tests if split == "test" else (),
+        entry_point=entry_point,
+        starter_code=record.get("starter_code") or "",
+        solutions=tuple(_solutions(record, where)),
+        difficulty=record.get("difficulty") or "",
+        source=f"taco/{record.get('source') or 'unknown'}",
+        tags=_tags(record.get("tags")),
+        time_limit_s=_seconds(record.get("time_limit")),
+        memory_limit_mb=_megabytes(record.get("memory_limit")),
+    )
+
+
+def _json(record: dict[str, Any], field: str, kind: type, where: str) -> Any:
+    """A field that is stored as JSON text or, in some copies, already parsed."""
+    value = record.get(field)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where} field {field!r}: not JSON ({error.msg})") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{where} field {field!r}: saw {type(value).__name__}, wanted {kind.__name__}")
+    return value
+
+
+def _solutions(record: dict[str, Any], where: str) -> list[str]:
+    solutions = _json(record, "solutions", list, where) if record.get("solutions") else []
+    if not all(isinstance(solution, str) for solution in solutions):
+        raise InputError(f"{where} field 'solutions': saw an entry that is not text, wanted programs")
+    return solutions
+
+
+def _tests(cases: dict[str, Any], is_call: bool, where: str) -> tuple[TestCase, ...]:
+    inputs, outputs = cases.get("inputs"), cases.get("outputs")
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise InputError(f"{where}: saw no lists 'inputs' and 'outputs', wanted both")
+    if len(inputs) != len(outputs) or not inputs:
+        raise InputError(
+            f"{where}: saw {len(inputs)} inputs and {len(outputs)} outputs, wanted as many, and one at least"
+        )
+    if is_call:
+        return _call_tests(inputs, outputs, where)
+    return tuple(TestCase(_text(i, where), _text(o, where)) for i, o in zip(inputs, outputs, strict=True))
+
+
+def _text(value: Any, where: str) -> str:
+    """Standard input or output: text, or a list of its lines."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    raise InputError(f"{where}: saw {type(value).__name__} as standard input or output, wanted text or lines")
+
+
+def _call_tests(inputs: list[Any], outputs: list[Any], where: str) -> tuple[TestCase, ...]:
+    """Arguments and value of each call; a list of one around every output is TACO's wrapping."""
+    wrapped = all(isinstance(output, list) and len(output) == 1 for output in outputs)
+    tests = []
+    for arguments, output in zip(inputs, outputs, strict=True):
+        if isinstance(arguments, str):
+            arguments = _argument_lines(arguments, where)
+        if not isinstance(arguments, list):
+            raise InputError(f"{where}: saw {type(arguments).__name__} as arguments, wanted a list")
+        value = _with_integer_keys(output[0] if wrapped else output)
+        tests.append(TestCase(repr([_with_integer_keys(a) for a in arguments]), repr(value)))
+    return tuple(tests)
+
+
+def _argument_lines(text: str, where: str) -> list[Any]:
+    try:
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: saw arguments {text!r:.40}, wanted one JSON value a line") from error
+
+
+def _with_integer_keys(value: Any) -> Any:
+    """JSON made a dictionary's integer keys text: back again, as TACO's own checker does."""
+    if isinstance(value, dict) and value and all(re.fullmatch(r"-?\d+", key) for key in value):
+        return {int(key): item for key, item in value.items()}
+    return value
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    """A list of tags, or its Python literal; whatever else stands there is no tag."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return ()
+    return tuple(tag for tag in value if isinstance(tag, str)) if isinstance(value, list) else ()
+
+
+def _seconds(text: str | None) -> float:
+    """A limit such as "1 seconds"; 0 (the judge's default) where none can be read."""
+    found = _NUMBER_AND_UNIT.match((text or "").lower())
+    return float(found[1]) if found and found[2].startswith("sec") else 0.0
+
+
+def _megabytes(text: str | None) -> int:
+    """A limit such as "256 megabytes"; 0 if none can be read or, as "50000 bytes", none can be meant."""
+    found = _NUMBER_AND_UNIT.match((text or "").lower())
+    return int(float(found[1]) * _MEGABYTES.get(found[2].rstrip("s"), 0)) if found else 0

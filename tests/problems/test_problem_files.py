@@ -1,0 +1,101 @@
+"""JSON lines and the loader: exact round trips, and one clear line for whatever is malformed."""
+
+import json
+
+import pytest
+
+from o1jax.problems import jsonl, ladder
+from o1jax.problems.load import load_problems
+from o1jax.records import InputError, Problem, TestCase
+
+GOOD = {
+    "id": "a",
+    "question": "Add.",
+    "form": "call",
+    "entry_point": "add",
+    "tests": [{"input": "[1]", "output": "2"}],
+}
+
+
+def written(tmp_path, *records):
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in records))
+    return str(path)
+
+
+def test_problems_round_trip_exactly(tmp_path):
+    problems = ladder.make_problems("held_out", {1: 5, 3: 5}, seed=0)
+    problems.append(
+        Problem(
+            "ü/1",
+            "Zähle ☃.\n",
+            "assertion",
+            (TestCase("assert f() == 'é\\n'"),),
+            setup="x = 1",
+            time_limit_s=1.5,
+        )
+    )
+    path = str(tmp_path / "new" / "problems.jsonl")
+    jsonl.save(path, problems)
+    assert jsonl.load(path) == problems == load_problems(path)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["problems.jsonl"]
+
+
+def test_a_limit_keeps_the_first_problems(tmp_path):
+    path = written(tmp_path, GOOD, GOOD | {"id": "b"})
+    assert [p.id for p in load_problems(path, limit=1)] == ["a"]
+    with pytest.raises(InputError, match="limit -1"):
+        load_problems(path, limit=-1)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"questions": "?"}, "record 1: unknown field 'questions'"),
+        ({"question": ""}, "record 1 field 'question': missing or empty"),
+        ({"id": None}, "record 1 field 'id': missing or empty"),
+        ({"question": 5}, "record 1 field 'question': saw int, wanted str"),
+        ({"form": "file"}, "record 1 field 'form': saw 'file'"),
+        ({"entry_point": ""}, "record 1 field 'entry_point'"),
+        ({"tests": {}}, "record 1 field 'tests': saw dict, wanted list"),
+        ({"tests": [{"output": "1"}]}, "record 1 field 'tests': saw a test with"),
+        ({"hidden_tests": [{"input": 1}]}, "record 1 field 'hidden_tests': saw int, wanted str"),
+        ({"solutions": "print(1)"}, "record 1 field 'solutions': saw str, wanted list"),
+        ({"reasoning": [[{"action": 4, "text": ""}]]}, "record 1 field 'reasoning'"),
+        ({"time_limit_s": True}, "record 1 field 'time_limit_s': saw bool"),
+        ({"json_values": 1}, "record 1 field 'json_values': saw int, wanted bool"),
+        ({"id": "a"}, "record 1 field 'id': 'a' seen before"),
+    ],
+)
+def test_a_malformed_record_is_named_with_its_field(tmp_path, change, message):
+    path = written(tmp_path, GOOD, GOOD | {"id": "b"} | change)
+    with pytest.raises(InputError) as caught:
+        load_problems(path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no problems in it"),
+        ("[]", "no problems in it"),
+        ("\n\n", "no problems in it"),
+        ('{"id": "a"', "record 0: not JSON"),
+        ("[{]", "not JSON"),
+        ("3\n", "record 0: saw int, wanted a JSON object"),
+        ("[1, 2]", "record 0: saw int, wanted a JSON object"),
+        ('{"prompt": "?"}\n', "wanted 'form' (ours) or 'input_output' (TACO)"),
+    ],
+)
+def test_a_file_without_problems_is_refused(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        load_problems(written(tmp_path, text))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_problems(str(tmp_path / "none.jsonl"))
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not a UTF-8 text file"):
+        load_problems(str(tmp_path / "binary.jsonl"))

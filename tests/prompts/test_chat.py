@@ -1,0 +1,78 @@
+"""The only template renderer, on the nano template and on a real tokenizer."""
+
+import pathlib
+
+import pytest
+
+from o1jax.problems import ladder
+from o1jax.prompts import chat, direct, nano_tokenizer, pseudocode
+from o1jax.records import InputError
+
+# Shared beside the repository, not in it: the tokenizer of Qwen2.5.
+QWEN = pathlib.Path(__file__).parents[3] / "shared" / "data" / "qwen2.5_tokenizer"
+needs_qwen = pytest.mark.skipif(
+    not QWEN.exists(), reason="the Qwen2.5 tokenizer is not beside the repository"
+)
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    return chat.load_tokenizer(str(QWEN))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return ladder.make_problems("pool", {3: 1}, seed=0)[0]
+
+
+def test_the_nano_template_is_minimal():
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    assert (
+        chat.decode(tokenizer, chat.render(tokenizer, turns))
+        == "<|user|>a<|assistant|>b<|im_end|><|user|>c<|assistant|>"
+    )
+
+
+def test_a_tokenizer_without_template_or_directory_is_refused(tmp_path):
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        chat.render(tokenizer, [{"role": "user", "content": "a"}])
+    with pytest.raises(InputError, match="no tokenizer at"):
+        chat.load_tokenizer(str(tmp_path))
+    with pytest.raises(InputError, match="no tokenizer at"):
+        chat.load_tokenizer(str(tmp_path / "missing"))
+
+
+@needs_qwen
+def test_qwen_renders_its_own_template(qwen, problem):
+    text = chat.decode(qwen, chat.render(qwen, pseudocode.messages(problem, few_shot=2)))
+    assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert text.count("<|im_start|>assistant") == 3
+    assert text.count(problem.question) == 1
+
+
+@needs_qwen
+def test_paths_parse_from_qwen_tokens(qwen, problem):
+    for chain in problem.reasoning:
+        path = chat.decode(qwen, chat.encode(qwen, pseudocode.render_path(chain)))
+        assert pseudocode.parse_path(path) == chain
+    answer = chat.decode(qwen, chat.encode(qwen, direct.render_answer(problem.solutions[0])))
+    assert direct.program_of(answer) == problem.solutions[0]
+
+
+@needs_qwen
+def test_a_step_parses_although_its_last_qwen_token_holds_the_line_end(qwen):
+    ids = chat.encode(qwen, "<Step_Begin>### Step 1: <Action 1>\nread<Step_End>\n")
+    assert chat.decode(qwen, ids[-1:]).endswith("\n")
+    assert pseudocode.parse_step(chat.decode(qwen, ids), 1).text == "read"
+
+
+@needs_qwen
+def test_score_words_are_single_qwen_tokens(qwen):
+    assert len(chat.encode(qwen, " +")) == len(chat.encode(qwen, " -")) == 1

@@ -1,0 +1,140 @@
+"""Steps and paths: what is rendered parses back exactly, and what is malformed is refused by name."""
+
+import pytest
+
+from o1jax.problems import ladder
+from o1jax.prompts import pseudocode
+from o1jax.prompts.examples import EXAMPLES
+from o1jax.prompts.pseudocode import StepError, parse_path, parse_step, program_of, render_path, render_step
+from o1jax.records import InputError, Problem, Step
+
+PROBLEM = Problem("p", "Add one.", "call", entry_point="f", starter_code="def f(x):\n    ")
+CODE = Step(3, "print(1)\n")
+
+
+def test_a_step_renders_as_designed():
+    assert render_step(Step(1, "outline"), 1) == "<Step_Begin>### Step 1: <Action 1>\noutline<Step_End>"
+    assert render_step(CODE, 2) == "<Step_Begin>### Step 2: <Action 3>\n```python\nprint(1)\n```<Step_End>"
+    assert render_path([Step(1, "a"), CODE]).count("<Step_End>\n<Step_Begin>") == 1
+
+
+def test_every_ladder_chain_and_example_round_trips():
+    chains = [steps for _, steps in EXAMPLES]
+    for problem in ladder.make_problems("pool", {1: 20, 3: 20}, seed=1):
+        chains += problem.reasoning
+    for chain in chains:
+        assert parse_path(render_path(chain)) == chain
+        for number, step in enumerate(chain, 1):
+            assert parse_step(render_step(step, number), number) == step
+        assert program_of(chain[-1]) == chain[-1].text
+
+
+def test_white_space_around_a_step_and_words_around_the_program_are_allowed():
+    text = "\n<Step_Begin>### Step 2: <Action 3>\nThe program:\n```python\nprint(1)\n```\nDone.\n<Step_End>\n"
+    assert parse_step(text, 2) == CODE
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("### Step 1: <Action 1>\na<Step_End>", "wanted <Step_Begin> first"),
+        ("a <Step_Begin>### Step 1: <Action 1>\na<Step_End>", "wanted <Step_Begin> first"),
+        ("<Step_Begin>### Step 1: <Action 1>\na", "wanted <Step_End> last"),
+        ("<Step_Begin>### Step 1: <Action 1>\na<Step_End> b", "wanted <Step_End> last"),
+        ("", "wanted <Step_Begin> first"),
+        ("<Step_Begin><Step_End>", "wanted '### Step 1: <Action 1, 2 or 3>'"),
+        ("<Step_Begin>### Step 1: <Action 1>a<Step_End>", "wanted '### Step 1"),
+        ("<Step_Begin>### Step one: <Action 1>\na<Step_End>", "wanted '### Step 1"),
+        ("<Step_Begin>## Step 1: <Action 1>\na<Step_End>", "wanted '### Step 1"),
+        ("<Step_Begin>### Step 2: <Action 1>\na<Step_End>", "saw number 2, wanted 1"),
+        ("<Step_Begin>### Step 01: <Action 1>\na<Step_End>", "saw number 01, wanted 1"),
+        ("<Step_Begin>### Step 1: <Action 4>\na<Step_End>", "saw action 4, wanted 1, 2 or 3"),
+        ("<Step_Begin>### Step 1: <Action 0>\na<Step_End>", "saw action 0, wanted 1, 2 or 3"),
+        ("<Step_Begin>### Step 1: <Action 1>\n<Step_End>", "empty body"),
+        ("<Step_Begin>### Step 1: <Action 2>\n \n<Step_End>", "empty body"),
+        ("<Step_Begin>### Step 1: <Action 1>\na<Step_Begin>b<Step_End>", "another step marker"),
+        ("<Step_Begin>### Step 1: <Action 1>\na<Step_End>b<Step_End>", "another step marker"),
+        ("<Step_Begin>### Step 1: <Action 3>\nprint(1)<Step_End>", "saw 0 closed ```python blocks"),
+        (
+            "<Step_Begin>### Step 1: <Action 3>\n```python\nprint(1)<Step_End>",
+            "saw 0 closed ```python blocks",
+        ),
+        ("<Step_Begin>### Step 1: <Action 3>\n```\nprint(1)\n```<Step_End>", "saw 0 closed ```python blocks"),
+        ("<Step_Begin>### Step 1: <Action 3>\n```python\n\n```<Step_End>", "empty ```python block"),
+        (
+            "<Step_Begin>### Step 1: <Action 3>\n```python\n1\n```\n```python\n2\n```<Step_End>",
+            "saw 2 closed ```python blocks",
+        ),
+    ],
+)
+def test_a_malformed_step_is_refused_with_what_was_seen(text, message):
+    with pytest.raises(StepError) as caught:
+        parse_step(text, 1)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "saw no <Step_End>"),
+        ("print(1)", "after the last <Step_End>"),
+        (render_path([Step(1, "a")]), "saw action 1 in step 1 of 1, wanted action 3"),
+        (render_path([CODE, CODE]), "saw action 3 in step 1 of 2, wanted action 1 or 2"),
+        (render_path([Step(1, "a"), CODE]) + "\nDone.", "after the last <Step_End>"),
+        ("First:\n" + render_path([Step(1, "a"), CODE]), "wanted <Step_Begin> first"),
+        (
+            render_path([Step(1, "a"), CODE]).replace("\n<Step_Begin>", "\nand\n<Step_Begin>"),
+            "step 2: saw 'and",
+        ),
+        (render_step(Step(1, "a"), 1) + render_step(CODE, 3), "saw number 3, wanted 2"),
+    ],
+)
+def test_a_malformed_path_is_refused_with_what_was_seen(text, message):
+    with pytest.raises(StepError) as caught:
+        parse_path(text)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_fence_inside_a_string_of_the_program_survives_if_it_does_not_begin_a_line():
+    step = Step(3, 'print("```python")\n')
+    assert parse_step(render_step(step, 1), 1) == step
+
+
+def test_only_a_program_step_has_a_program():
+    with pytest.raises(StepError, match="saw a step of action 2, wanted action 3"):
+        program_of(Step(2, "x"))
+
+
+def test_the_nano_prompt_is_the_question_and_a_marker():
+    assert pseudocode.messages(PROBLEM, style="nano") == (
+        {"role": "user", "content": "Add one.\nThink in pseudocode."},
+    )
+    with pytest.raises(InputError, match="few_shot 1"):
+        pseudocode.messages(PROBLEM, few_shot=1, style="nano")
+
+
+def test_the_full_prompt_explains_the_actions_and_shows_as_many_examples_as_asked():
+    for few_shot in range(len(EXAMPLES) + 1):
+        turns = pseudocode.messages(PROBLEM, few_shot)
+        assert [turn["role"] for turn in turns] == ["system", *["user", "assistant"] * few_shot, "user"]
+        assert all(f"<Action {action}>" in turns[0]["content"] for action in (1, 2, 3))
+        assert "`f`" in turns[-1]["content"] and "def f(x):" in turns[-1]["content"]
+    with pytest.raises(InputError, match="few_shot 9"):
+        pseudocode.messages(PROBLEM, few_shot=9)
+
+
+def test_the_programs_of_the_examples_are_right():
+    ferry, shelf = (program_of(steps[-1]) for _, steps in EXAMPLES)
+    lines, printed = iter(["4 10", "5 5 6 4"]), []
+    exec(ferry, {"input": lambda: next(lines), "print": printed.append})  # noqa: S102
+    names = {}
+    exec(shelf, names)  # noqa: S102
+    assert printed == [2]
+    assert names["shorten"]("aabccc") == "a2bc3" and names["shorten"]("") == ""
+
+
+def test_no_prompt_shows_a_test_or_a_solution():
+    for problem in ladder.make_problems("pool", {3: 10}, seed=2):
+        text = str(pseudocode.messages(problem, 2)) + str(pseudocode.messages(problem, style="nano"))
+        assert not any(test.input.strip() in text for test in problem.tests if len(test.input) > 5)
+        assert not any(solution in text for solution in problem.solutions)
