@@ -77,8 +77,8 @@ class JaxEngine:
         if problem := self._misfit(params):
             raise InputError(problem)
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
-        shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
-        self._scheduler = Scheduler(config, graphdef, self._placed(params), tokenizer, shape)
+        self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
+        self._scheduler = Scheduler(config, graphdef, self._placed(params), tokenizer, self.shape)
         self._scheduler.version = version
         self._eos = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         self._stops: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[Stop, tuple[int, ...]]] = {}
@@ -113,7 +113,7 @@ class JaxEngine:
             "decode_steps",
             "busy_s",
         )
-        slot_steps = counters["decode_steps"] * self._scheduler.shape.slots
+        slot_steps = counters["decode_steps"] * self.shape.slots
         return {
             **{name: float(counters[name]) for name in names},
             "slot_occupancy": counters["slot_steps"] / slot_steps if slot_steps else 0.0,
@@ -143,7 +143,7 @@ class JaxEngine:
         if key not in self._stops:
             stop = Stop(self._eos, frozenset(request.stop_ids), tuple(s.encode() for s in request.stop))
             scheduler = self._scheduler
-            self._stops[key] = stop, stop.device_ids(scheduler.table, scheduler.shape.stop_ids)
+            self._stops[key] = stop, stop.device_ids(scheduler.table, self.shape.stop_ids)
         return self._stops[key]
 
     def _hand_in(self, items: Sequence[Job | Load]) -> None:

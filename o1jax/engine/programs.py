@@ -75,12 +75,11 @@ def prefill(
 
 def gather(pool: KVCache, table_RC: jax.Array) -> KVCache:
     """The pool chunks table_RC[r, 0], table_RC[r, 1], ... of every row, joined into one cache."""
-    R = table_RC.shape[0]
-    keys = tuple(jnp.moveaxis(k[table_RC], 1, 3) for k in pool.k_BKHS)  # R K H C T
-    values = tuple(v[table_RC] for v in pool.v_BSKH)  # R C T K H
+    keys = (jnp.moveaxis(k[table_RC], 1, 3) for k in pool.k_BKHS)  # R K H C T
+    values = (jnp.moveaxis(v[table_RC], 1, 2) for v in pool.v_BKSH)  # R K C T H
     return KVCache(
         tuple(k.reshape(*k.shape[:3], -1) for k in keys),
-        tuple(v.reshape(R, -1, *v.shape[3:]) for v in values),
+        tuple(v.reshape(*v.shape[:2], -1, v.shape[4]) for v in values),
     )
 
 

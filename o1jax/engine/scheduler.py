@@ -75,7 +75,7 @@ class Scheduler:
         shape: Shape,
     ):
         self.shape, self.config, self.graphdef = shape, config, graphdef
-        self.tokenizer, self.table = tokenizer, token_bytes(tokenizer)
+        self.tokenizer, self.table = tokenizer, token_bytes(tokenizer, config.vocab_size)
         self.queued: collections.deque[Job] = collections.deque()  # no chunks yet
         self.prefilling: list[Job] = []
         self.ready: collections.deque[Job] = collections.deque()  # samples still to admit

@@ -16,8 +16,11 @@ from transformers import PreTrainedTokenizerBase
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # how sentencepiece vocabularies write a raw byte
 
 
-def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
-    """The bytes that each token adds to the text, by id: byte-level BPE or sentencepiece."""
+def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bytes]:
+    """The bytes that each token adds to the text, by id: byte-level BPE or sentencepiece.
+
+    A model may have more tokens than its tokenizer (padded vocabularies): those add nothing.
+    """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     characters = byte_level_characters()
@@ -34,7 +37,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
             table.append(bytes([int(match[1], 16)]))
         else:
             table.append(token.replace("▁", " ").encode())
-    return table
+    return table + [b""] * (vocab_size - len(table))
 
 
 def byte_level_characters() -> dict[str, int]:
