@@ -14,7 +14,9 @@ from ml_collections import config_dict, config_flags
 
 from o1jax.records import InputError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; may be a bucket.", required=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Directory of the run, perhaps a bucket; runs/<script> if empty."
+)
 
 
 def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None]) -> None:
@@ -30,7 +32,7 @@ def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None])
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: write --config.key=value and --workdir=directory")
         try:
-            main(epath.Path(WORKDIR.value), config.value)
+            main(epath.Path(WORKDIR.value or f"runs/{page}"), config.value)
         except (InputError, OSError) as error:
             fail(str(error))
 

@@ -1,6 +1,6 @@
-"""One stage from flags: what launch/search.py and its like call.
+"""One stage from flags: what launch/evaluate.py and its like call.
 
-A page has `seed`, `inputs` (name -> directory of a finished stage) and `stage` (its settings).
+A page has `seed`, `inputs` (name -> directory) and the stage's settings under the stage's name.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def launch(name: str) -> None:
 
     def main(workdir: epath.Path, config) -> None:
         page = entry.plain(config)
-        manifest = run.run(workdir, StageSpec(name, page["stage"], page["seed"], page["inputs"]))
+        manifest = run.run(workdir, StageSpec(name, page[name], page["seed"], page["inputs"]))
         print(json.dumps(manifest["figures"], indent=1))
-        print(f"{name}: done in {manifest['timings']['seconds']} s, written to {workdir}")
+        print(f"{name}: {manifest['timings']['seconds']} s, written to {workdir}")
 
     entry.start(name, main)

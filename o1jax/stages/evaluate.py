@@ -14,7 +14,6 @@ from typing import Any
 
 from etils import epath
 
-from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError, Problem, Rollout, TestCase
 from o1jax.search.mcts import SearchSettings
 from o1jax.search.sampling import Prompt, Sampler, SampleSettings, sample_many
@@ -23,8 +22,8 @@ from o1jax.stages import check_problems
 from o1jax.stages.estimators import mean_with_interval, pass_at_k
 from o1jax.stages.evaluate_search import Comparison
 from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import open_policy
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
-from o1jax.train.checkpoint import load_policy
 from o1jax.train.metrics import ProgressLine
 
 
@@ -52,7 +51,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"evaluate.ks: pass@{max(settings.ks)} needs sample.n of at least that, saw {settings.sample.n}"
         )
     problems = check_problems.read(inputs["problems"])
-    figures, timings = asyncio.run(_evaluate(out, settings, inputs["policy"] / "policy", problems, seed))
+    figures, timings = asyncio.run(_evaluate(out, settings, inputs["policy"], problems, seed))
     return StageResult(
         {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}, timings
     )
@@ -67,7 +66,7 @@ async def _evaluate(
     out: epath.Path, settings: Settings, policy: epath.Path, problems: Sequence[Problem], seed: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
     figures: dict[str, Any] = {"generated_tokens": 0}
-    async with open_workers(load_policy(policy, make_mesh()), settings.engine) as workers:
+    async with open_workers(open_policy(policy), settings.engine) as workers:
         for prompt in settings.prompts:
             groups = await _sample(workers, settings, prompt, problems, seed)
             write_records(

@@ -94,6 +94,15 @@ def manifest_hash(out: epath.Path) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def input_hash(place: epath.Path) -> str:
+    """Hash of an input: a finished stage's, or that of published weights (config and file sizes)."""
+    if (place / "manifest.json").exists() or not (place / "config.json").exists():
+        return manifest_hash(place)
+    sizes = sorted((path.name, path.stat().length) for path in place.glob("*.safetensors"))
+    text = (place / "config.json").read_text() + json.dumps(sizes)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def versions() -> dict[str, str]:
     """Of Python, the platform, and the packages that decide a result."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -108,7 +117,7 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def _identity(spec: StageSpec) -> dict[str, Any]:
-    hashes = {name: manifest_hash(epath.Path(path)) for name, path in spec.inputs.items()}
+    hashes = {name: input_hash(epath.Path(path)) for name, path in spec.inputs.items()}
     return {
         "stage": spec.stage,
         "config": json.loads(json.dumps(dict(spec.config))),

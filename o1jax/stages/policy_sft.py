@@ -13,19 +13,22 @@ from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.batches.stream import Batches
+from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, found, references
 from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import open_policy
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy, load_policy, save_policy
+from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, fit
 from o1jax.train.optimizer import OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`train_tokens`: tokens to train on, padding not counted, in as many epochs as that takes."""
+    """`train_tokens`: tokens to train on, padding not counted, in as many epochs as that takes.
+    `model`: the preset that the policy must have the shape of, where it is given."""
 
     train_tokens: int
     row_length: int = 256
@@ -35,12 +38,13 @@ class Settings:
     warmup_steps: int = 10
     weight_decay: float = 0.1
     max_per_problem: int = 4
+    model: str = ""
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: found (answers and the problems they are of), references, steps, trained_tokens, loss."""
-    mesh = make_mesh()
-    policy = load_policy(inputs["policy"] / "policy", mesh)
+    policy = open_policy(inputs["policy"])
+    _check_model(settings, policy)
     found_samples = _found(settings, inputs, policy, seed)
     reference_samples = _references(inputs, policy)
     examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
@@ -59,7 +63,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         batches,
         _optimizer(settings, steps),
         FitSettings(steps),
-        mesh=mesh,
+        mesh=make_mesh(),
         title="policy_sft",
     )
     save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
@@ -83,6 +87,17 @@ def steps_for(batches: Batches, tokens: int) -> int:
         spent += batches.tokens_at(steps)
         steps += 1
     return steps
+
+
+def _check_model(settings: Settings, policy: Policy) -> None:
+    """InputError unless the policy has the layers and width of the preset."""
+    if settings.model:
+        seen, wanted = policy.config, preset(settings.model)
+        if (seen.n_layers, seen.d_model) != (wanted.n_layers, wanted.d_model):
+            raise InputError(
+                f"policy_sft.model: saw {seen.n_layers} layers of width {seen.d_model}, wanted those of "
+                f"{settings.model} ({wanted.n_layers} of {wanted.d_model}); give another policy or model"
+            )
 
 
 def _found(

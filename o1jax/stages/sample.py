@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
-from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.search.bounded import run_in_order
 from o1jax.search.mcts import search_tests
@@ -20,8 +19,8 @@ from o1jax.search.sampling import Sampler, SampleSettings, sample_tokens
 from o1jax.search.store import read_trees, write_records
 from o1jax.stages import check_problems
 from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import open_policy
 from o1jax.stages.workers import EngineSettings, open_workers
-from o1jax.train.checkpoint import load_policy
 from o1jax.train.metrics import ProgressLine
 
 
@@ -39,9 +38,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: problems, solved, solved_share, samples, passed, generated_tokens."""
     problems = check_problems.read(inputs["problems"])
     tokens_P = _budgets(problems, settings, inputs)
-    rollouts_P_G, timings = asyncio.run(
-        _sample(settings, inputs["policy"] / "policy", problems, tokens_P, seed)
-    )
+    rollouts_P_G, timings = asyncio.run(_sample(settings, inputs["policy"], problems, tokens_P, seed))
     rollouts = [rollout for group in rollouts_P_G for rollout in group]
     write_records(out / "rollouts" / "rollouts.parquet", Rollout, rollouts)
     solved = sum(any(r.reward for r in group) for group in rollouts_P_G)
@@ -71,7 +68,7 @@ def _budgets(problems: Sequence[Problem], settings: Settings, inputs: Mapping[st
 async def _sample(
     settings: Settings, policy: epath.Path, problems: Sequence[Problem], tokens_P: Sequence[int], seed: int
 ) -> tuple[list[list[Rollout]], dict[str, float]]:
-    async with open_workers(load_policy(policy, make_mesh()), settings.engine) as workers:
+    async with open_workers(open_policy(policy), settings.engine) as workers:
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
         line, done = ProgressLine("sample", len(problems)), []
 

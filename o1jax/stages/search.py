@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
-from o1jax.parallel.mesh import make_mesh
 from o1jax.records import Problem, Tree
 from o1jax.search.mcts import SearchSettings, search_many
 from o1jax.search.store import ShardWriter
 from o1jax.search.tree import passing_leaves
 from o1jax.stages import check_problems
 from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import open_policy
 from o1jax.stages.workers import EngineSettings, open_workers
-from o1jax.train.checkpoint import load_policy
 from o1jax.train.metrics import ProgressLine
 
 
@@ -37,7 +36,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: problems, solved, solved_share, passing_paths, rollouts, judged_programs, dead_paths,
     generated_tokens and, by difficulty, the share solved."""
     problems = check_problems.read(inputs["problems"])
-    trees, timings = asyncio.run(_search(out, settings, inputs["policy"] / "policy", problems, seed))
+    trees, timings = asyncio.run(_search(out, settings, inputs["policy"], problems, seed))
     return StageResult(_figures(problems, trees), timings)
 
 
@@ -50,7 +49,7 @@ async def _search(
         solved.append(tree.solved)
         line.show(len(solved), f"solved {sum(solved)}", now=len(solved) == len(problems))
 
-    async with open_workers(load_policy(policy, make_mesh()), settings.engine) as workers:
+    async with open_workers(open_policy(policy), settings.engine) as workers:
         with ShardWriter(out / "trees", Tree) as store:
             trees = await search_many(
                 problems,

@@ -1,0 +1,28 @@
+"""The policy that a stage starts from: of an earlier stage, a policy directory, or published weights.
+
+Does not train and does not choose an engine.
+"""
+
+from __future__ import annotations
+
+from etils import epath
+
+from o1jax.model import hf
+from o1jax.parallel.mesh import make_mesh
+from o1jax.prompts.chat import load_tokenizer
+from o1jax.records import InputError
+from o1jax.train.checkpoint import Policy, load_policy
+
+
+def open_policy(place: epath.Path) -> Policy:
+    """The policy of a stage (place/policy), a policy directory, or a Hugging Face directory of
+    safetensors, on the mesh of this process. InputError if there is none, or it is damaged."""
+    for directory in (place / "policy", place):
+        if (directory / "checkpoint").exists():
+            return load_policy(directory, make_mesh())
+    if (place / "config.json").exists():
+        config, graphdef, params = hf.load(place, make_mesh())
+        return Policy(config, graphdef, params, load_tokenizer(str(place)))
+    raise InputError(
+        f"{place}: no policy there; wanted a stage that trained one, a policy directory, or config.json with safetensors"
+    )
