@@ -27,60 +27,68 @@ def token_log_probs(
     """
     B, T, D = hidden_BTD.shape
     assert targets_BT.shape == (B, T) and head_DV.shape[0] == D
-    size = min(chunk, B * T)
-    padding = -(B * T) % size
-    hidden_CXD = jnp.pad(hidden_BTD.reshape(B * T, D), ((0, padding), (0, 0))).reshape(-1, size, D)
-    targets_CX = jnp.pad(targets_BT.reshape(B * T), (0, padding)).reshape(-1, size)
-    log_probs_CX = chunked_log_probs(hidden_CXD, head_DV, targets_CX, temperature)
-    return log_probs_CX.reshape(-1)[: B * T].reshape(B, T)
+    size = min(max(1, chunk // B), T)
+    hidden_CBXD = split_chunks(hidden_BTD, size)
+    log_probs_CBX = chunked_log_probs(hidden_CBXD, head_DV, split_chunks(targets_BT, size), temperature)
+    return jnp.moveaxis(log_probs_CBX, 0, 1).reshape(B, -1)[:, :T]
 
 
-def chunk_logits(hidden_XD: jax.Array, head_DV: jax.Array, temperature: float) -> jax.Array:
-    """One chunk's logits_XV, float32."""
-    head_DV = head_DV.astype(hidden_XD.dtype)
-    return jnp.einsum("XD,DV->XV", hidden_XD, head_DV, preferred_element_type=jnp.float32) / temperature
+def split_chunks(x_BT: jax.Array, size: int) -> jax.Array:
+    """x_CBX (further axes follow) of C chunks of X = `size` positions, zero-padded at the end.
+
+    Rows stay whole rows: an array split over devices by rows is scanned without being gathered.
+    """
+    B, T, *rest = x_BT.shape
+    padding = [(0, 0), (0, -T % size)] + [(0, 0)] * len(rest)
+    return jnp.moveaxis(jnp.pad(x_BT, padding).reshape(B, -1, size, *rest), 1, 0)
+
+
+def chunk_logits(hidden_BXD: jax.Array, head_DV: jax.Array, temperature: float) -> jax.Array:
+    """One chunk's logits_BXV, float32."""
+    head_DV = head_DV.astype(hidden_BXD.dtype)
+    return jnp.einsum("BXD,DV->BXV", hidden_BXD, head_DV, preferred_element_type=jnp.float32) / temperature
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def chunked_log_probs(hidden_CXD, head_DV, targets_CX, temperature: float) -> jax.Array:
-    """log_probs_CX of C chunks of X tokens."""
-    return forward(hidden_CXD, head_DV, targets_CX, temperature)[0]
+def chunked_log_probs(hidden_CBXD, head_DV, targets_CBX, temperature: float) -> jax.Array:
+    """log_probs_CBX of C chunks, X positions of B rows each."""
+    return forward(hidden_CBXD, head_DV, targets_CBX, temperature)[0]
 
 
-def forward(hidden_CXD, head_DV, targets_CX, temperature: float):
-    """(log_probs_CX, what the backward pass needs: the inputs and each token's normaliser)."""
+def forward(hidden_CBXD, head_DV, targets_CBX, temperature: float):
+    """(log_probs_CBX, what the backward pass needs: the inputs and each token's normaliser)."""
 
     def one_chunk(chunk):
-        hidden_XD, targets_X = chunk
-        logits_XV = chunk_logits(hidden_XD, head_DV, temperature)
-        normaliser_X = jax.nn.logsumexp(logits_XV, axis=-1)
-        target_X = jnp.take_along_axis(logits_XV, targets_X[:, None], axis=-1)[:, 0]
-        return target_X - normaliser_X, normaliser_X
+        hidden_BXD, targets_BX = chunk
+        logits_BXV = chunk_logits(hidden_BXD, head_DV, temperature)
+        normaliser_BX = jax.nn.logsumexp(logits_BXV, axis=-1)
+        target_BX = jnp.take_along_axis(logits_BXV, targets_BX[..., None], axis=-1)[..., 0]
+        return target_BX - normaliser_BX, normaliser_BX
 
-    log_probs_CX, normaliser_CX = jax.lax.map(one_chunk, (hidden_CXD, targets_CX))
-    return log_probs_CX, (hidden_CXD, head_DV, targets_CX, normaliser_CX)
+    log_probs_CBX, normaliser_CBX = jax.lax.map(one_chunk, (hidden_CBXD, targets_CBX))
+    return log_probs_CBX, (hidden_CBXD, head_DV, targets_CBX, normaliser_CBX)
 
 
-def backward(temperature: float, saved, gradient_CX):
+def backward(temperature: float, saved, gradient_CBX):
     """Gradients to hidden and head: d log p / d logits = onehot(target) - softmax(logits)."""
-    hidden_CXD, head_DV, targets_CX, normaliser_CX = saved
+    hidden_CBXD, head_DV, targets_CBX, normaliser_CBX = saved
 
     def one_chunk(head_gradient_DV, chunk):
-        hidden_XD, targets_X, normaliser_X, gradient_X = chunk
-        scaled_X = gradient_X / temperature
-        probs_XV = jnp.exp(chunk_logits(hidden_XD, head_DV, temperature) - normaliser_X[:, None])
-        is_target_XV = targets_X[:, None] == jnp.arange(head_DV.shape[1])
-        d_logits_XV = ((is_target_XV - probs_XV) * scaled_X[:, None]).astype(hidden_XD.dtype)
-        d_hidden_XD = jnp.einsum("XV,DV->XD", d_logits_XV, head_DV.astype(hidden_XD.dtype))
+        hidden_BXD, targets_BX, normaliser_BX, gradient_BX = chunk
+        scaled_BX = gradient_BX / temperature
+        probs_BXV = jnp.exp(chunk_logits(hidden_BXD, head_DV, temperature) - normaliser_BX[..., None])
+        is_target_BXV = targets_BX[..., None] == jnp.arange(head_DV.shape[1])
+        d_logits_BXV = ((is_target_BXV - probs_BXV) * scaled_BX[..., None]).astype(hidden_BXD.dtype)
+        d_hidden_BXD = jnp.einsum("BXV,DV->BXD", d_logits_BXV, head_DV.astype(hidden_BXD.dtype))
         head_gradient_DV += jnp.einsum(
-            "XD,XV->DV", hidden_XD, d_logits_XV, preferred_element_type=jnp.float32
+            "BXD,BXV->DV", hidden_BXD, d_logits_BXV, preferred_element_type=jnp.float32
         )
-        return head_gradient_DV, d_hidden_XD
+        return head_gradient_DV, d_hidden_BXD
 
     zero_DV = jnp.zeros(head_DV.shape, jnp.float32)
-    chunks = (hidden_CXD, targets_CX, normaliser_CX, gradient_CX)
-    head_gradient_DV, d_hidden_CXD = jax.lax.scan(one_chunk, zero_DV, chunks)
-    return d_hidden_CXD, head_gradient_DV.astype(head_DV.dtype), None
+    chunks = (hidden_CBXD, targets_CBX, normaliser_CBX, gradient_CBX)
+    head_gradient_DV, d_hidden_CBXD = jax.lax.scan(one_chunk, zero_DV, chunks)
+    return d_hidden_CBXD, head_gradient_DV.astype(head_DV.dtype), None
 
 
 chunked_log_probs.defvjp(forward, backward)
