@@ -8,6 +8,7 @@ from o1jax.sandbox.interface import Job
 
 HOW = {
     "user": "allow unprivileged user namespaces (sysctl user.max_user_namespaces) or run as root",
+    "landlock": "needs Linux 6.2 with Landlock among its security modules",
     "seccomp": "needs a kernel with seccomp filters on x86_64 or aarch64",
 }
 

@@ -14,6 +14,7 @@ import functools
 from typing import Any
 
 from o1jax.records import InputError
+from o1jax.sandbox import literals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +31,13 @@ class Rewritten:
 def rewrite(text: str) -> Rewritten:
     """One test's text, rewritten. Raises InputError where it is not Python."""
     try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError) as error:
+        with literals.any_digits():
+            body = ast.parse(text).body
+            found = [_rewritten(statement) for statement in body]
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise InputError(f"a test is not Python ({error}): {text[:80]!r}; fix the problem file") from error
     if not body:
         raise InputError(f"an assertion test holds no statement: {text[:80]!r}; fix the problem file")
-    found = [_rewritten(statement) for statement in body]
     if all(found):
         return Rewritten(tuple(step for step, _ in found), tuple(want for _, want in found))
     return Rewritten(({"block": text},), (("truth", True),))

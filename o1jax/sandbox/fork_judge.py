@@ -67,6 +67,7 @@ class ForkJudge:
         if job in self._memo:
             self.memo_hits += 1
             return self._memo[job]
+        verdicts.check(job)
         index = await self._free.get()
         try:
             verdict = await self._on_slot(index, job)

@@ -6,8 +6,6 @@ candidate code ran). Everything else in a record is the candidate's word.
 
 from __future__ import annotations
 
-import ast
-import functools
 import json
 import os
 import signal
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 from o1jax.records import CaseResult, InputError, Status, TestCase
 from o1jax.sandbox import assertions, compare
 from o1jax.sandbox.interface import Job
+from o1jax.sandbox.literals import parsed
 
 RECORD = struct.Struct("<ciiidII")  # as in jail/program.py
 CLAIMS = {"RE", "BADVALUE", "NORESULT", "MLE", "OLE"}  # statuses a child may give itself: none passes
@@ -36,6 +35,14 @@ class Record(NamedTuple):
     cpu_s: float
     output: bytes
     errors: bytes
+
+
+def check(job: Job) -> None:
+    """Raises InputError where a test is malformed, before anything is run."""
+    for test in job.tests:
+        _input(job, test)
+        if job.form == "call":
+            parsed(test.output)
 
 
 def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> bytes:
@@ -63,15 +70,6 @@ def _input(job: Job, test: TestCase) -> str:
     if job.form == "call" and not isinstance(parsed(test.input), list | tuple):
         raise InputError(f"a call-form input must be a list of arguments, got {test.input[:80]!r}")
     return test.input
-
-
-@functools.lru_cache(maxsize=4096)
-def parsed(text: str) -> Any:
-    """A test's literal. Raises InputError where it is none."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise InputError(f"a test is not a Python literal ({error}): {text[:80]!r}") from error
 
 
 def records(data: bytes) -> Iterator[Record]:

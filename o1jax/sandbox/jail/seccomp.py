@@ -8,6 +8,7 @@ harness. They are lists of what is refused; reading files is not refused.
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 
@@ -49,6 +50,7 @@ KILL, TKILL, TGKILL, PRCTL = (62, 129), (200, 130), (234, 131), (157, 167)
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CLONE_THREAD = 0x10000
+SELF = 0x5E1F5E1F  # stands for a process number, and is none
 ALLOW, ERRNO, KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 LOAD, EQUAL, ANY_BIT, AT_LEAST, RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
 
@@ -108,13 +110,19 @@ def slot_filter(refuse_writing):
 
 def execution_filter(pid):
     """The filter that process `pid` adds to itself before candidate code runs."""
+    return _execution_template().replace(struct.pack("<I", SELF), struct.pack("<I", pid))
+
+
+@functools.cache
+def _execution_template():
+    """The filter with SELF in the place of the process's number: built once, before the forks."""
     machine, architecture = ARCHITECTURES[os.uname().machine]
     allow, refuse = _op(RETURN, ALLOW), _refuse()
     program = _start(machine, architecture)
     program += _when(CLONE, _if_bits(0, CLONE_THREAD, allow, refuse), machine)
     program += _when(CLONE3, _refuse(errno.ENOSYS), machine)  # glibc falls back to clone
-    program += _when(KILL, _unless(0, pid, _if_equal(1, 9, refuse, allow)), machine)
-    program += _when(TGKILL, _unless(0, pid, _if_equal(2, 9, refuse, allow)), machine)
+    program += _when(KILL, _unless(0, SELF, _if_equal(1, 9, refuse, allow)), machine)
+    program += _when(TGKILL, _unless(0, SELF, _if_equal(2, 9, refuse, allow)), machine)
     program += _when(TKILL, refuse, machine)
     program += _when(PRCTL, _if_equal(0, kernel.SET_PDEATHSIG, refuse, allow), machine)
     for call in DENIED_TO_EXECUTION.values():

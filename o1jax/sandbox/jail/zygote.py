@@ -75,6 +75,8 @@ def warm_up():
     for name in WARM:
         __import__(name)
     compile("pass", "<warm>", "exec")
+    if os.uname().machine in seccomp.ARCHITECTURES:
+        seccomp.execution_filter(os.getpid())
     os.environ.clear()
     sys.set_int_max_str_digits(0)
     gc.collect()

@@ -1,0 +1,69 @@
+"""Terminal values and RL rewards, from a scripted judge."""
+
+import asyncio
+
+import pytest
+
+from o1jax.records import CaseResult, Problem, Status, TestCase, Verdict
+from o1jax.rewards.outcome import outcome, rl_outcome, terminal_value
+from o1jax.sandbox.interface import Limits, SandboxError
+
+HALF = Verdict(True, (CaseResult(Status.AC), CaseResult(Status.WA)))
+FULL = Verdict(True, (CaseResult(Status.AC), CaseResult(Status.PE)))
+BROKEN = Verdict(False, (CaseResult(Status.CE),) * 2)
+PROBLEM = Problem("p", "q", "stdin", tests=(TestCase("1", "1"), TestCase("2", "2")), time_limit_s=3.0)
+
+
+class ScriptedJudge:
+    isolation = "scripted"
+
+    def __init__(self, answer):
+        self.answer, self.jobs = answer, []
+
+    async def judge(self, job):
+        self.jobs.append(job)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def close(self):
+        pass
+
+
+def ask(answer, source="print(1)", tests=PROBLEM.tests):
+    judge = ScriptedJudge(answer)
+    return asyncio.run(outcome(judge, PROBLEM, source, tests, 0.1, Limits())), judge
+
+
+@pytest.mark.parametrize(("verdict", "value"), [(FULL, 1.0), (HALF, 0.1 + 0.9 * 0.5), (BROKEN, 0.0)])
+def test_value_is_the_weighted_sum_of_compile_and_pass(verdict, value):
+    (got, said), _ = ask(verdict)
+    assert got == pytest.approx(value) and said is verdict
+
+
+def test_no_program_is_worth_nothing_and_runs_nothing():
+    (value, verdict), judge = ask(FULL, source=None)
+    assert value == 0.0 and not verdict.compiled and judge.jobs == []
+    assert [case.status for case in verdict.cases] == [Status.CE] * 2
+
+
+def test_the_problems_own_time_limit_wins():
+    _, judge = ask(FULL)
+    assert judge.jobs[0].limits.cpu_s == 3.0 and judge.jobs[0].limits.wall_s >= 12.0
+
+
+def test_infrastructure_failure_is_never_a_value():
+    with pytest.raises(SandboxError):
+        ask(SandboxError("gone"))
+
+
+def test_no_tests_is_an_error_and_so_is_a_weight_outside_zero_to_one():
+    with pytest.raises(ValueError, match="no tests"):
+        ask(FULL, tests=())
+    with pytest.raises(ValueError, match="compile_weight"):
+        terminal_value(FULL, 1.5)
+
+
+def test_rl_reward_is_all_or_nothing_unless_by_fraction():
+    assert [rl_outcome(v) for v in (FULL, HALF, BROKEN)] == [1.0, 0.0, 0.0]
+    assert rl_outcome(HALF, fraction=True) == 0.5

@@ -1,0 +1,128 @@
+"""The comparison rules, without any process."""
+
+import pytest
+
+from o1jax.records import Status
+from o1jax.sandbox.compare import Rules, compare_stdout, equal_value
+from o1jax.sandbox.jail.values import BadValue, encode
+
+STRICT, JSON, PYTHON = Rules(), Rules(tuple_is_list=True), Rules(bool_is_int=True)
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "status"),
+    [
+        ("1 2\n", "1 2\n", "AC"),
+        ("1 2\n", "1 2", "AC"),
+        ("1 2\n3\n", "1 2  \r\n3\r\n\r\n", "AC"),
+        ("1 2\n", "1\n2\n", "PE"),
+        ("1 2", "1  2", "PE"),
+        ("1 2", "12", "WA"),
+        ("1 2", "2 1", "WA"),
+        ("1", "1 1", "WA"),
+        ("", "", "AC"),
+        ("", "1", "WA"),
+        ("Yes", "YES", "WA"),
+        ("5", "5.0004", "WA"),
+        ("5", "5.0", "WA"),
+        ("5", "+5", "AC"),
+        ("5", "005", "AC"),
+        ("-0", "0", "AC"),
+        ("5", "-5", "WA"),
+        ("5", "٥", "WA"),
+        ("1_000", "1000", "WA"),
+        ("9" * 5000, "9" * 5000, "AC"),
+        ("9" * 5000, "0" + "9" * 5000, "AC"),
+        ("9" * 5000, "9" * 4999 + "8", "WA"),
+        ("5.0", "5", "AC"),
+        ("0.33333333", "0.3333333", "AC"),
+        ("5.0", "5.0004", "WA"),
+        ("5.0", "5.0000004", "AC"),
+        ("1e10", "10000000001", "AC"),
+        ("1000000.0", "1000001.1", "WA"),
+        ("1.0", "nan", "WA"),
+        ("nan", "nan", "AC"),
+        ("1.0", "inf", "WA"),
+        ("1e999", "2e999", "AC"),
+        ("1.0", "0x1", "WA"),
+    ],
+)
+def test_stdout_rules(expected, output, status):
+    assert compare_stdout(expected, output.encode())[0] is Status(status)
+
+
+def test_output_must_be_utf8():
+    status, detail = compare_stdout("a", b"a\xff")
+    assert status is Status.WA and "UTF-8 at byte 1" in detail
+
+
+def test_the_first_difference_is_named():
+    assert compare_stdout("1 2 3", b"1 5 3")[1] == "token 2: expected '2', got '5'"
+
+
+@pytest.mark.parametrize(
+    ("expected", "value", "rules", "equal"),
+    [
+        (1, 1, STRICT, True),
+        (1, True, STRICT, False),
+        (True, 1, STRICT, False),
+        (1, True, PYTHON, True),
+        (False, 0, PYTHON, True),
+        (1, 1.0, STRICT, True),
+        (5, 5.0000001, STRICT, False),
+        (5.0, 5.0000001, STRICT, True),
+        (5.0, 5.001, STRICT, False),
+        (1e9, 1e9 + 50, STRICT, True),
+        (1e9, 1e9 + 500, STRICT, False),
+        (1.0, 10**400, STRICT, False),
+        (10**400, 10**400, STRICT, True),
+        (10**400, 10**400 + 1, STRICT, False),
+        (float("inf"), float("inf"), STRICT, True),
+        (float("inf"), 1.0, STRICT, False),
+        ("1", 1, STRICT, False),
+        (None, None, STRICT, True),
+        (None, 0, STRICT, False),
+        (None, False, PYTHON, False),
+        ([1, 2], (1, 2), STRICT, False),
+        ([1, 2], (1, 2), JSON, True),
+        ((1, [2]), [1, (2,)], JSON, True),
+        ([1, 2], [2, 1], JSON, False),
+        ([1, 2], {1, 2}, JSON, False),
+        ([0.3], [0.1 + 0.2], STRICT, True),
+        ({1: "a"}, {1: "a"}, STRICT, True),
+        ({1: 0.3}, {1: 0.1 + 0.2}, STRICT, True),
+        ({1: "a"}, {1: "a", 2: "b"}, STRICT, False),
+        ({"1": "a"}, {1: "a"}, STRICT, False),
+        ({(1, 2): 3}, {(1, 2): 3}, STRICT, True),
+        ({1, 2, 3}, {3, 2, 1}, STRICT, True),
+        ({1, 2}, {1.0, 2.0}, STRICT, True),
+        ({frozenset({1, 2})}, {frozenset({2, 1})}, STRICT, True),
+        (set(), set(), STRICT, True),
+        (set(), [], STRICT, False),
+        (b"ab", b"ab", STRICT, True),
+        (b"ab", "ab", STRICT, False),
+        (1 + 2j, 1 + 2j, STRICT, True),
+        ("\ud800", "\ud800", STRICT, True),
+    ],
+)
+def test_value_rules(expected, value, rules, equal):
+    assert equal_value(expected, encode(value), rules) is equal
+
+
+@pytest.mark.parametrize(
+    "junk", [{"t": 1}, {"d": [1]}, {"d": [[1]]}, {"i": "x"}, {"i": []}, {"s": {}}, {}, {"?": 1}]
+)
+@pytest.mark.parametrize("expected", [1, 1.5, "a", None, [1], (1,), {1: 2}, {1}, b"a", 1j])
+def test_forged_encodings_are_wrong_and_raise_nothing(expected, junk):
+    assert equal_value(expected, junk, JSON) is False
+
+
+def test_encoder_refuses_what_is_not_plain():
+    class Sub(int):
+        pass
+
+    loop: list = []
+    loop.append(loop)
+    for value in (Sub(1), object(), iter([]), loop, [Sub(1)], {Sub(1): 1}, range(3), len):
+        with pytest.raises(BadValue):
+            encode(value)

@@ -1,0 +1,108 @@
+"""Odd but honest programs must pass, in all three forms."""
+
+import pytest
+
+from o1jax.records import Status
+
+HONEST = {  # each prints the sum of the numbers on standard input
+    "sys.exit(0) after output": "print(total()); sys.exit(0)",
+    "exit() without site": "print(total()); exit()",
+    "stdin.buffer": "print(sum(map(int, sys.stdin.buffer.read().split())))",
+    "iteration over stdin": "print(sum(int(n) for line in sys.stdin for n in line.split()))",
+    "the size of stdin": "print(sum(map(int, os.read(0, os.fstat(0).st_size).split())))",
+    "descriptor 0": "print(sum(map(int, open(0).read().split())))",
+    "output at exit": "import atexit; out = io.StringIO(); print(total(), file=out)\n"
+    "atexit.register(lambda: sys.stdout.write(out.getvalue()))",
+    "another stdout": "sys.stdout = text = io.StringIO(); print(total()); os.write(1, text.getvalue().encode())",
+    "an unjoined thread": "threading.Timer(0.05, lambda: print(total())).start()",
+    "deep recursion in a thread": "threading.stack_size(64 << 20)\n"
+    "threading.Thread(target=lambda: print(deep(50000) - 50000 + total())).start()",
+    "deep recursion": "print(deep(50000) - 50000 + total())",
+    "the main guard": "if __name__ == '__main__': print(total())",
+    "a dataclass": "import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: int\nprint(P(total()).x)",
+    "writing to devnull": "sys.stderr = open(os.devnull, 'w'); print(total())",
+    "late imports": "import sqlite3, decimal, zlib, bisect, heapq; print(total())",
+}
+PRELUDE = """
+import io, os, sys, threading
+sys.setrecursionlimit(10**6)
+def total(): return sum(map(int, input().split()))
+def deep(n): return n and 1 + deep(n - 1)
+"""
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_program_passes(stdin_case, judge, name):
+    if name == "writing to devnull" and "landlock" not in judge.isolation:
+        pytest.skip("needs Landlock")
+    case = stdin_case(PRELUDE + HONEST[name], "1 2\n", "3\n")
+    assert case.passed, case
+
+
+def test_unicode_travels_both_ways(stdin_case):
+    assert stdin_case("print(input()[::-1])", "añ漢\U0001f600\n", "\U0001f600漢ña\n").status is Status.AC
+
+
+def test_integers_of_five_thousand_digits(stdin_case, call_cases):
+    big = "7" * 5000
+    assert stdin_case("print(int(input()) + 0)", big + "\n", big + "\n").status is Status.AC
+    assert call_cases("def f(x): return x", (f"[{big}]", big))[0].status is Status.AC
+
+
+def test_input_of_a_mebibyte(stdin_case):
+    assert stdin_case("print(len(input()))", "x" * (1 << 20) + "\n", f"{1 << 20}\n").passed
+
+
+def test_call_form_finds_functions_and_methods(call_cases):
+    assert call_cases("def f(a, b): return a + b", ("[1, 2]", "3"))[0].passed
+    assert call_cases("class Solution:\n  def f(self, a, b): return a + b", ("[1, 2]", "3"))[0].passed
+    assert call_cases("def g(): pass", ("[1, 2]", "3"))[0].status is Status.NORESULT
+
+
+def test_call_form_may_print_and_mutate(call_cases):
+    source = "print('x' * 10)\ndef f(x):\n  print(x)\n  x.append(1)\n  return x"
+    assert call_cases(source, ("[[]]", "[1]"))[0].passed
+
+
+def test_tuple_is_a_list_where_values_are_json(call_cases):
+    source = "def f(): return (1, (2,))"
+    assert call_cases(source, ("[]", "[1, [2]]"))[0].passed
+    assert call_cases(source, ("[]", "[1, [2]]"), json_values=False)[0].status is Status.WA
+
+
+def test_exceptions_carry_their_last_line(call_cases):
+    case = call_cases("def f(x): return 1 // x", ("[0]", "1"))[0]
+    assert (case.status, case.detail) == (Status.RE, "ZeroDivisionError: integer division or modulo by zero")
+
+
+def test_time_is_of_all_call_tests_together(call_cases):
+    source = "def f(x):\n  while x: pass\n  return x"
+    cases = call_cases(source, ("[0]", "0"), ("[1]", "1"), ("[0]", "0"))
+    assert [case.status for case in cases] == [Status.AC, Status.TLE, Status.TLE]
+
+
+def test_assertions_are_judged_one_by_one(assertion_cases):
+    source = "def f(x): return x * 2"
+    tests = [
+        "assert f(2) == 4",
+        "assert f(2) == 5",
+        "assert f(0.1) == 0.2",
+        "assert not f(0)",
+        "assert f(1) == True",
+    ]
+    got = [case.status for case in assertion_cases(source, *tests)]
+    assert got == [Status.AC, Status.WA, Status.AC, Status.AC, Status.WA]
+
+
+def test_assertion_block_runs_as_it_is(assertion_cases):
+    block = "def check(g):\n    assert abs(g(2) - 4) < 1e-6\n    assert g(3) != {}\ncheck(f)"
+    assert assertion_cases("def f(x): return x * 2", block.format(7))[0].status is Status.AC
+    assert assertion_cases("def f(x): return x * 3", block.format(7))[0].status is Status.WA
+
+
+def test_setup_may_need_the_program_and_the_program_setup(assertion_cases):
+    program = "class Node:\n  def __init__(s, v): s.v = v\ndef f(n): return n.v"
+    assert assertion_cases(program, "assert f(root) == 3", setup="root = Node(3)")[0].passed
+    assert assertion_cases(
+        "def f(x: List[int]): return x", "assert f([]) == []", setup="from typing import List"
+    )[0].passed
