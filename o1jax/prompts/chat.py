@@ -12,27 +12,33 @@ import transformers
 
 from o1jax.records import InputError
 
+Tokenizer = transformers.PreTrainedTokenizerFast
 Message = Mapping[str, str]  # role ("system", "user" or "assistant") and content
 
 
-def load_tokenizer(path: str) -> transformers.PreTrainedTokenizerFast:
+def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer saved in a directory (or a model's name); InputError if there is none."""
     try:
         return transformers.AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last two: a tokenizer.json of other content
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"no tokenizer at {str(path)!r}, wanted a directory with tokenizer.json: {reason}"
         ) from error
 
 
-def save_tokenizer(path: str, tokenizer: transformers.PreTrainedTokenizerFast) -> None:
+def save_tokenizer(path: str, tokenizer: Tokenizer) -> None:
     """Writes the tokenizer with its chat template, so that load_tokenizer gives it back."""
     pathlib.Path(path).mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(path)
 
 
-def render(tokenizer: transformers.PreTrainedTokenizerFast, messages: Sequence[Message]) -> tuple[int, ...]:
+def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[int, ...]:
     """The token ids of a conversation, up to where the assistant's next message begins."""
     if not tokenizer.chat_template:
         raise InputError(
@@ -44,11 +50,11 @@ def render(tokenizer: transformers.PreTrainedTokenizerFast, messages: Sequence[M
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def encode(tokenizer: transformers.PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
+def encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     """The ids of plain text, nothing added."""
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def decode(tokenizer: transformers.PreTrainedTokenizerFast, token_ids: Sequence[int]) -> str:
+def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """The exact text of token ids, special tokens included."""
     return tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

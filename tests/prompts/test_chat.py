@@ -49,6 +49,15 @@ def test_a_tokenizer_without_template_or_directory_is_refused(tmp_path):
         chat.load_tokenizer(str(tmp_path / "missing"))
 
 
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1]"])
+def test_a_corrupt_tokenizer_is_one_clear_line(tmp_path, content):
+    chat.save_tokenizer(str(tmp_path), nano_tokenizer.train(["abc"], 300))
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="no tokenizer at") as caught:
+        chat.load_tokenizer(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 @needs_qwen
 def test_qwen_renders_its_own_template(qwen, problem):
     text = chat.decode(qwen, chat.render(qwen, pseudocode.messages(problem, few_shot=2)))
