@@ -17,12 +17,12 @@ from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, direct, fence, pseudocode
 from o1jax.prompts.task import Style
-from o1jax.records import InputError, Node, Problem, Rollout, TestCase, Tree
+from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
 from o1jax.search.judging import judge_program
 from o1jax.search.steps import cut, text_of
-from o1jax.search.tree import passing_leaves, path_ids, path_to
+from o1jax.search.tree import passing_leaves, path_ids
 
 Prompt = Literal["pseudocode", "direct"]
 Tests = tuple[TestCase, ...]
@@ -117,12 +117,6 @@ async def sample_last_step(
     prefix_ids = tree.prompt_ids + path_ids(tree.nodes, leaf.parent)
     seed = fold_seed(seed, problem.id, "last_step")
     return await _sample(sampler, problem, tests, prefix_ids, leaf.depth, seed)
-
-
-def last_step_of(tree: Tree) -> Node | None:
-    """The pseudocode step before the program of the first passing path; None if there is none."""
-    path = path_to(tree.nodes, passing_leaves(tree)[0].index) if tree.solved else ()
-    return path[-2] if len(path) > 1 else None
 
 
 def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
