@@ -1,7 +1,7 @@
 """Self-play on the ladder: a nano policy, no weights, no network, no accelerator.
 
     python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
-    python launch/self_play.py --config=configs/self_play.py:ladder --config.seed=0 --workdir=runs/ladder/seed_0
+    python launch/self_play.py --config=configs/self_play.py:ladder --workdir=runs/ladder/seed_0
 
 Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
 """

@@ -114,7 +114,9 @@ def search(recipe: Recipe) -> dict[str, Any]:
     """
     problems, policy = recipe.config["problems"], recipe.config["policy"]
     if not (epath.Path(problems) / "manifest.json").exists():
-        problems = recipe.stage("check_problems", "problems", "check_problems")
+        page = {**recipe.config["check_problems"], "source": problems}
+        recipe = dataclasses.replace(recipe, config={**recipe.config, "check_problems": page})
+        problems = recipe.stage("check_problems", "problems")
     if not policy:
         references = recipe.stage("check_problems", "warm_up_problems/references", "references")
         validation = recipe.stage("check_problems", "warm_up_problems/validation", "validation")

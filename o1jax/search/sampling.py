@@ -172,6 +172,14 @@ async def _judged(
     )
 
 
+def program_of_rollout(sampler: Sampler, rollout: Rollout) -> str:
+    """The program of a whole answer to the settings' prompt, or "" if it is malformed."""
+    completion = Completion(
+        rollout.token_ids, rollout.log_probs, "", rollout.finish_reason, rollout.policy_version
+    )
+    return _program(sampler, completion, 1)
+
+
 def _program(sampler: Sampler, completion: Completion, number: int) -> str:
     """The program of an answer, or "" if it is malformed."""
     if sampler.settings.prompt == "pseudocode":

@@ -1,0 +1,46 @@
+"""SFT of a policy on the paths that passed in search, and on reference programs where they are given.
+
+    python launch/policy_sft.py --config=configs/policy_sft.py:nano --workdir=runs/policy_sft
+
+`inputs.found_0`, `found_1`, ... are search or sample stages. nano: 2 CPU cores, about a minute.
+The Qwen2.5-Coder pages start from a directory of published safetensors and need accelerators.
+"""
+
+import ml_collections
+
+SIZES = ("0.5b", "1.5b", "3b", "7b")
+
+
+def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
+    """`nano`, or `qwen2.5-coder-<size>` (0.5b, 1.5b, 3b, 7b)."""
+    if variant == "nano":
+        inputs = {
+            "policy": "runs/demo/warm_up",
+            "references": "runs/demo/problems/references",
+            "found_0": "runs/demo/round_00/search",
+        }
+        settings = {"train_tokens": 200_000, "row_length": 320, "rows_per_batch": 12, "learning_rate": 1e-3}
+    elif variant.removeprefix("qwen2.5-coder-") in SIZES:
+        inputs = {"policy": f"weights/{variant}", "found_0": "runs/search/search"}
+        settings = {
+            "train_tokens": 50_000_000,
+            "row_length": 4096,
+            "rows_per_batch": 64,
+            "learning_rate": 1e-5,
+        }
+    else:
+        raise ValueError(f"variant {variant!r}: there are nano and qwen2.5-coder-<{', '.join(SIZES)}>")
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "inputs": inputs,
+            "policy_sft": {
+                **settings,
+                "model": variant,
+                "schedule": "cosine",
+                "warmup_steps": 10,
+                "weight_decay": 0.1,
+                "max_per_problem": 4,
+            },
+        }
+    )

@@ -1,0 +1,32 @@
+"""Samples whole answers, judged by the problems' own tests: expert iteration's half of the work.
+
+    python launch/sample.py --config.inputs.policy=runs/demo/warm_up --workdir=runs/sample
+
+Hardware: 2 CPU cores for nano, about a minute.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The demo's warmed-up policy on the demo's pool."""
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "inputs": {"policy": "runs/demo/warm_up", "problems": "runs/demo/problems/pool"},
+            "sample": {
+                "sample": {
+                    "n": 4,
+                    "prompt": "pseudocode",
+                    "temperature": 1.0,
+                    "top_p": 1.0,
+                    "top_k": 0,
+                    "style": "nano",
+                    "max_tokens": 240,
+                },
+                "engine": {"slots": 64, "context": 320},
+                "tokens_per_problem": 1000,
+                "concurrency": 64,
+            },
+        }
+    )

@@ -1,0 +1,49 @@
+"""Search of any problems: a TACO-format or jsonl file, a data set's name, or a finished stage.
+
+    python launch/search.py --config=configs/search.py:nano --config.problems=problems.jsonl
+
+Hardware: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up on the ladder first
+(a few minutes); it solves ladder problems, not real ones. Expected figures: configs/LOG.md.
+"""
+
+import ml_collections
+
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
+
+
+def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
+    """`nano`: the nano policy, with a context for long statements."""
+    if variant != "nano":
+        raise ValueError(f"variant {variant!r}: there is nano")
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "problems": "runs/demo/problems/held_out",
+            "policy": "",
+            "references": {"source": "ladder:warm_up", "counts": {"1": 60, "2": 150, "3": 150, "4": 140}},
+            "validation": {"source": "ladder:pool", "counts": {"2": 40, "3": 40, "4": 40}},
+            "check_problems": {"keep": "consistent", "max_solutions": 10},
+            "warm_up": {
+                "row_length": 320,
+                "rows_per_batch": 12,
+                "max_steps": 300,
+                "evaluate_every": 100,
+                "sample": {**SAMPLING, "n": 4, "max_tokens": 240},
+                "engine": {"slots": 64, "context": 320},
+            },
+            "search": {
+                "search": {
+                    **SAMPLING,
+                    "rollouts": 12,
+                    "max_depth": 3,
+                    "samples": 3,
+                    "c": 2.0,
+                    "max_step_tokens": 160,
+                    "max_path_tokens": 320,
+                    "compile_weight": 0.1,
+                },
+                "engine": {"slots": 16, "context": 4096},
+                "concurrency": 16,
+            },
+        }
+    )

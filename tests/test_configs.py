@@ -1,0 +1,77 @@
+"""Every config page builds: its keys are its stages' own, and its model is built in shapes."""
+
+import importlib.util
+import inspect
+import json
+import pathlib
+
+import jax
+import pytest
+
+from o1jax.model.init import abstract_params, parameter_count
+from o1jax.model.presets import PRESETS, preset
+from o1jax.parallel.mesh import make_mesh
+from o1jax.stages import run, settings
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+VARIANTS = {
+    "self_play": ("demo", "ladder"),
+    "search": ("nano",),
+    "policy_sft": (
+        "nano",
+        "qwen2.5-coder-0.5b",
+        "qwen2.5-coder-1.5b",
+        "qwen2.5-coder-3b",
+        "qwen2.5-coder-7b",
+    ),
+}
+NOT_A_STAGE = {"seed", "inputs", "rounds", "arms", "problems", "policy"}
+STAGE_OF_PAGE = {name: "check_problems" for name in ("references", "validation", "pool", "held_out")} | {
+    "search_evaluate": "evaluate"
+}
+PAGES = [(path.stem, v) for path in sorted(CONFIGS.glob("*.py")) for v in VARIANTS.get(path.stem, (None,))]
+
+
+def load(name, variant):
+    spec = importlib.util.spec_from_file_location(f"config_{name}", CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(variant) if variant else module.get_config()
+    assert inspect.getdoc(module), f"{name}: a page says its command, hardware and expected figures"
+    return json.loads(config.to_json_best_effort())
+
+
+@pytest.mark.parametrize("name, variant", PAGES)
+def test_every_page_parses_into_its_stages_settings(name, variant):
+    page = load(name, variant)
+    parsed = 0
+    for key, value in page.items():
+        if key not in NOT_A_STAGE:
+            stage = STAGE_OF_PAGE.get(key, key)
+            if name == "search" and key == "check_problems":
+                value = {**value, "source": page["problems"]}
+            module = importlib.import_module(run.STAGES[stage])
+            settings.parse(module.Settings, value, key)
+            parsed += 1
+    assert parsed
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_model_builds_in_shapes_alone(name):
+    mesh = make_mesh()
+    _, params = abstract_params(preset(name), mesh)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
+    published = {"qwen2.5-0.5b": 494e6, "qwen2.5-1.5b": 1.544e9, "qwen2.5-3b": 3.086e9, "qwen2.5-7b": 7.616e9}
+    if name in published:
+        assert parameter_count(params) == pytest.approx(published[name], rel=2e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS["policy_sft"])
+def test_the_model_of_a_page_is_a_preset(variant):
+    assert load("policy_sft", variant)["policy_sft"]["model"] in PRESETS
+
+
+@pytest.mark.parametrize("name, variant", [(n, "no_such_variant") for n in VARIANTS])
+def test_an_unknown_variant_is_refused_by_name(name, variant):
+    with pytest.raises(ValueError, match="no_such_variant"):
+        load(name, variant)
