@@ -10,6 +10,7 @@ REQUIRED = [
     "datasets>=4.0",
     "etils[epath]>=1.13",
     "flax>=0.12.4",
+    "jinja2>=3.1",
     "ml-collections>=1.1",
     "numpy>=2.0",
     "optax>=0.2.6",
