@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
 from o1jax.records import InputError
@@ -41,12 +43,22 @@ def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     finished = manifest.begin(out, spec)
     if finished is not None:
         return finished
+    keep_compiled_programs()
     started = time.monotonic()
     result = module.run(
         out, parsed, {name: epath.Path(path) for name, path in spec.inputs.items()}, spec.seed
     )
     timings = {"seconds": round(time.monotonic() - started, 2), **result.timings}
     return manifest.finish(out, spec, manifest.StageResult(result.figures, timings))
+
+
+def keep_compiled_programs() -> None:
+    """XLA's programs are kept on disk between stages and runs; JAX_COMPILATION_CACHE_DIR says where,
+    else a directory in the user's cache."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "o1jax", "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
