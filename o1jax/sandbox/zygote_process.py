@@ -20,7 +20,7 @@ START_S = 60.0  # generous: a loaded machine is no failure
 STATUS = struct.Struct("<i")
 
 
-class ZygoteDied(RuntimeError):
+class ZygoteDied(SandboxError):
     """The warm parent, or the process of the program, is gone or stuck: an infrastructure failure."""
 
 
@@ -33,7 +33,7 @@ class Zygote:
 
     @classmethod
     async def start(cls) -> "Zygote":
-        """A jailed, warm interpreter that has said hello. Raises SandboxError where it cannot start."""
+        """A jailed, warm interpreter that has said hello. Raises ZygoteDied where it cannot start."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         # Not -I, which would ignore PYTHONHASHSEED: -s and -P are the rest of it, and the
@@ -67,9 +67,9 @@ class Zygote:
         try:
             data = await asyncio.wait_for(loop.sock_recv(self._control, 1 << 16), START_S)
         except (TimeoutError, OSError) as error:
-            raise SandboxError(f"a sandbox process did not start: {error!r}") from error
+            raise ZygoteDied(f"a sandbox process did not start: {error!r}") from error
         if not data:
-            raise SandboxError(f"a sandbox process died at its start: {self._complaint()}")
+            raise ZygoteDied(f"a sandbox process died at its start: {self._complaint()}")
         said = json.loads(data)
         self.isolation, self.sealed, self.missing = said["isolation"], said["sealed"], said["missing"]
 

@@ -102,12 +102,11 @@ def test_killed_zygotes_lose_no_job():
     async def go():
         async with ForkJudge(slots=2, memo=0) as judge:
             tasks = [asyncio.create_task(judge.judge(echo(3, str(i)))) for i in range(60)]
-            for _ in range(6):
+            for kill in range(6):
                 await asyncio.sleep(0.05)
-                for zygote in judge._slots:
-                    if zygote is not None:
-                        os.killpg(zygote._process.pid, signal.SIGKILL)
-                        break
+                zygote = judge._slots[kill % 2]
+                if zygote is not None:
+                    os.killpg(zygote._process.pid, signal.SIGKILL)
             verdicts = await asyncio.gather(*tasks)
             assert all(verdict.passed for verdict in verdicts) and judge.zygotes_lost > 0
 

@@ -13,7 +13,8 @@ HONEST = {  # each prints the sum of the numbers on standard input
     "descriptor 0": "print(sum(map(int, open(0).read().split())))",
     "output at exit": "import atexit; out = io.StringIO(); print(total(), file=out)\n"
     "atexit.register(lambda: sys.stdout.write(out.getvalue()))",
-    "another stdout": "sys.stdout = text = io.StringIO(); print(total()); os.write(1, text.getvalue().encode())",
+    "another stdout": "text = io.StringIO(); sys.stdout = text; print(total())\n"
+    "os.write(1, text.getvalue().encode())",
     "an unjoined thread": "threading.Timer(0.05, lambda: print(total())).start()",
     "deep recursion in a thread": "threading.stack_size(64 << 20)\n"
     "threading.Thread(target=lambda: print(deep(50000) - 50000 + total())).start()",

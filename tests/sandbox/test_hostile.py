@@ -52,7 +52,7 @@ def test_sleep_is_a_wall_verdict(stdin_case):
     "source", ["x = [0] * 10**9", "x = bytearray(1 << 32)", "x = 'a'\nwhile True: x += x"]
 )
 def test_memory_is_capped(stdin_case, source):
-    assert stdin_case(source).status is Status.MLE
+    assert stdin_case(source, limits=Limits(5.0, 60.0, memory_mb=64)).status is Status.MLE
 
 
 def test_shared_memory_is_capped(stdin_case):

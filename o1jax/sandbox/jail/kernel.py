@@ -28,9 +28,12 @@ def prctl(option, value, pointer=None):
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
-def die_with_parent():
-    """SIGKILL for this process when its parent dies. Cleared by a change of uid: call it after."""
+def die_with_parent(parent=None):
+    """SIGKILL for this process when its parent dies, and now if `parent` already has. Not inherited:
+    every fork calls it."""
     prctl(SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def unshare(flag):

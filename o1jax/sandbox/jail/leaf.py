@@ -26,9 +26,9 @@ VALUES_FD = 3
 MAX_FILES = 64
 
 
-def become(job, files, cpu_s, file_bytes):
+def become(job, parent, files, cpu_s, file_bytes):
     """Turns a fresh fork into a jailed execution. `files` become descriptors 0, 1, 2, ..."""
-    kernel.die_with_parent()
+    kernel.die_with_parent(parent)
     os.setsid()
     for target, source in enumerate(files):
         os.dup2(source, target)

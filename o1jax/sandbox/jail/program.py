@@ -54,12 +54,13 @@ def write_record(file, kind, first=0, status=0, wall=0, cpu_s=0.0, output=b"", e
 
 
 def run_each(job, code, result_file):
+    own = os.getpid()
     for index, text in enumerate(job["inputs"]):
         output, errors = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr"))
         pid = kernel.fork()
         if pid == 0:
             files = (leaf.sealed_file(text), output, errors)
-            leaf.become(job, files, job["cpu_s"], job["output_bytes"] + 1)
+            leaf.become(job, own, files, job["cpu_s"], job["output_bytes"] + 1)
             leaf.run_stdin(code)
         status, wall, cpu_s = watch(pid, job["cpu_s"], job["wall_s"])
         write_record(
@@ -79,13 +80,13 @@ def run_each(job, code, result_file):
 def run_together(job, code, result_file):
     """All tests in one execution; after a crash the next ones go on in a fresh one, on what is left
     of the time."""
-    first, cpu_left, wall_left = 0, job["cpu_s"], job["wall_s"]
+    own, first, cpu_left, wall_left = os.getpid(), 0, job["cpu_s"], job["wall_s"]
     while first < len(job["inputs"]):
         found = os.memfd_create("values", os.MFD_CLOEXEC)
         started = time.monotonic()
         pid = kernel.fork()
         if pid == 0:
-            leaf.become(job, (0, 1, 1, found), cpu_left, job["output_bytes"] * len(job["inputs"]))
+            leaf.become(job, own, (0, 1, 1, found), cpu_left, job["output_bytes"] * len(job["inputs"]))
             leaf.run_calls(job, code, first)
         status, wall, cpu_s = watch(pid, cpu_left, wall_left)
         output = contents(found)
