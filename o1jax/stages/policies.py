@@ -24,5 +24,6 @@ def open_policy(place: epath.Path) -> Policy:
         config, graphdef, params = hf.load(place, make_mesh())
         return Policy(config, graphdef, params, load_tokenizer(str(place)))
     raise InputError(
-        f"{place}: no policy there; wanted a stage that trained one, a policy directory, or config.json with safetensors"
+        f"{place}: no policy there; wanted a stage that trained one, a policy directory, or published "
+        "weights (config.json and safetensors)"
     )
