@@ -28,6 +28,7 @@ from o1jax.train.optimizer import OptimizerSettings
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`train_tokens`: tokens to train on, padding not counted, in as many epochs as that takes.
+    `variants`: reasoning chains, and programs, of each reference problem.
     `model`: the preset that the policy must have the shape of, where it is given."""
 
     train_tokens: int
@@ -38,6 +39,7 @@ class Settings:
     warmup_steps: int = 10
     weight_decay: float = 0.1
     max_per_problem: int = 4
+    variants: int = 1
     model: str = ""
 
 
@@ -46,7 +48,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     policy = open_policy(inputs["policy"])
     _check_model(settings, policy)
     found_samples = _found(settings, inputs, policy, seed)
-    reference_samples = _references(inputs, policy)
+    reference_samples = _references(settings, inputs, policy)
     examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
     if not examples:
         raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
@@ -107,10 +109,10 @@ def _found(
     return found.passing_paths(places, policy.tokenizer.eos_token_id, settings.max_per_problem, seed)
 
 
-def _references(inputs: Mapping[str, epath.Path], policy: Policy) -> list[SftSample]:
+def _references(settings: Settings, inputs: Mapping[str, epath.Path], policy: Policy) -> list[SftSample]:
     names = [name for name in ("references", "pool_references") if name in inputs]
     problems = [problem for name in names for problem in check_problems.read(inputs[name])]
-    return references.samples(problems, policy.tokenizer)
+    return references.samples(problems, policy.tokenizer, settings.variants)
 
 
 def _optimizer(settings: Settings, steps: int) -> OptimizerSettings:

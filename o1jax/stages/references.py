@@ -11,26 +11,27 @@ from o1jax.prompts import chat, direct, pseudocode
 from o1jax.records import Problem, SftSample
 
 
-def samples(problems: Sequence[Problem], tokenizer: chat.Tokenizer) -> list[SftSample]:
-    """Every reasoning chain under the pseudocode prompt, every program under the direct one."""
+def samples(problems: Sequence[Problem], tokenizer: chat.Tokenizer, variants: int) -> list[SftSample]:
+    """The first `variants` reasoning chains of each problem under the pseudocode prompt, and as many of
+    its programs under the direct one."""
     return [
         _sample(f"{problem.id}/{name}", problem, messages, answer, tokenizer)
         for problem in problems
-        for name, messages, answer in _answers(problem)
+        for name, messages, answer in _answers(problem, variants)
     ]
 
 
-def texts(problems: Sequence[Problem]) -> Iterator[str]:
+def texts(problems: Sequence[Problem], variants: int) -> Iterator[str]:
     """What a tokenizer for these problems is trained on: questions and answers."""
     for problem in problems:
         yield problem.question
-        yield from (answer for _, _, answer in _answers(problem))
+        yield from (answer for _, _, answer in _answers(problem, variants))
 
 
-def _answers(problem: Problem) -> Iterator[tuple[str, Sequence[Mapping[str, str]], str]]:
-    for i, steps in enumerate(problem.reasoning):
+def _answers(problem: Problem, variants: int) -> Iterator[tuple[str, Sequence[Mapping[str, str]], str]]:
+    for i, steps in enumerate(problem.reasoning[:variants]):
         yield f"reasoning_{i}", pseudocode.messages(problem, style="nano"), pseudocode.render_path(steps)
-    for i, source in enumerate(problem.solutions):
+    for i, source in enumerate(problem.solutions[:variants]):
         yield f"direct_{i}", direct.messages(problem, style="nano"), direct.render_answer(source)
 
 

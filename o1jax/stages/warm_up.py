@@ -34,11 +34,13 @@ from o1jax.train.optimizer import OptimizerSettings
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`max_tokens` bounds the trained tokens; an evaluation every `evaluate_every` steps, and
-    `patience` of them without a higher validation pass rate, end the warm-up before."""
+    """`variants`: reasoning chains, and programs, to learn of each problem (the ladder has two).
+    An evaluation every `evaluate_every` steps; `patience` of them without a higher validation pass
+    rate end the warm-up before `max_steps`."""
 
     preset: str = "nano"
     vocab_size: int = 640
+    variants: int = 1
     row_length: int = 256
     rows_per_batch: int = 16
     max_steps: int = 1000
@@ -54,11 +56,11 @@ class Settings:
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, parameters, steps, best_step, validation_pass_at_1, trained_tokens."""
     problems = check_problems.read(inputs["references"])
-    tokenizer = nano_tokenizer.train(references.texts(problems), settings.vocab_size)
+    tokenizer = nano_tokenizer.train(references.texts(problems, settings.variants), settings.vocab_size)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
-    samples = references.samples(problems, tokenizer)
+    samples = references.samples(problems, tokenizer, settings.variants)
     batches = Batches(
         [encode_sft(sample) for sample in samples],
         row_length=settings.row_length,
