@@ -72,10 +72,11 @@ class Checkpoints:
             if old not in (self.latest, *keep) or old == step:
                 self._manager.delete(old)
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        shapes = {name: shapes_of(item) for name, item in items.items()}
+        described = ocp.args.JsonSave({"meta": dict(meta), "shapes": shapes})
         try:
-            arguments = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(dict(meta)))
-            self._manager.save(step, args=arguments, force=True)
-        except (OSError, ValueError) as error:
+            self._manager.save(step, args=ocp.args.Composite(**saved, described=described), force=True)
+        except OSError as error:
             raise self._not_written(error) from error
         self._pending = self.latest = step
 
@@ -95,24 +96,29 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The meta of a checkpoint; InputError if it is damaged."""
-        integrity.check_sealed(self._path(step))
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        """The meta of a checkpoint; InputError if the checkpoint is damaged."""
+        return self._described(step)["meta"]
 
     def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        """The items named in `like`, onto its ShapeDtypeStructs' shardings.
+        """The items named in `like`, onto its ShapeDtypeStructs' shardings and cast to their dtypes.
 
-        InputError if the checkpoint is damaged or of another shape.
+        InputError if the checkpoint is damaged or of other shapes.
         """
-        integrity.check_sealed(self._path(step))
+        shapes = self._described(step)["shapes"]
+        for name, item in like.items():
+            if difference := first_difference(shapes.get(name, {}), shapes_of(item)):
+                raise InputError(
+                    f"{self._path(step)} does not fit: {name}{difference}; "
+                    "use the settings it was made with, or another directory"
+                )
         wanted = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
-        try:
-            return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self._path(step)} does not fit the model or optimizer ({first_line(error)}); "
-                "use the settings it was made with, or another directory"
-            ) from error
+        return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+
+    def _described(self, step: int) -> dict[str, Any]:
+        integrity.check_sealed(self._path(step))
+        return self._manager.restore(step, args=ocp.args.Composite(described=ocp.args.JsonRestore()))[
+            "described"
+        ]
 
     def _path(self, step: int) -> epath.Path:
         return self.directory / str(step)
@@ -127,6 +133,20 @@ class Checkpoints:
 def first_line(error: Exception) -> str:
     """The error's type and the beginning of its message, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def shapes_of(tree: Any) -> dict[str, list[int]]:
+    """The shape of every leaf, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): list(leaf.shape) for path, leaf in leaves}
+
+
+def first_difference(saved: Mapping[str, list[int]], wanted: Mapping[str, list[int]]) -> str:
+    """Where two shapes_of differ, in words; empty if they are equal."""
+    for path in sorted(saved.keys() | wanted.keys()):
+        if saved.get(path) != wanted.get(path):
+            return f"{path} is {saved.get(path, 'absent')}, wanted {wanted.get(path, 'absent')}"
+    return ""
 
 
 def save_policy(

@@ -56,7 +56,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
-        norm, rate = optax.global_norm(gradients), schedule(state.step)
+        norm, rate = optax.tree.norm(gradients), schedule(state.step)
         metrics = means | {"grad_norm": norm, "learning_rate": rate, "weight": weight_sum} | occupancy(batch)
         return TrainState(params, opt_state, state.step + 1), metrics
 

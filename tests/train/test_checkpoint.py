@@ -1,0 +1,146 @@
+"""Checkpoints come back bit for bit, or are refused in one line that says what to do."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+
+from o1jax.parallel.mesh import make_mesh
+from o1jax.prompts import nano_tokenizer
+from o1jax.records import InputError
+from o1jax.train.checkpoint import Checkpoints, load_policy, save_policy
+
+
+@pytest.fixture(scope="module")
+def policy_directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "policy"
+    tokenizer = nano_tokenizer.train(["print(input())\n", "def f(x):\n    return x\n"] * 4, 300)
+    save_policy(directory, tiny_run.CONFIG, tiny_run.model()[1], tokenizer)
+    return directory
+
+
+def arrays(step: int):
+    return {"state": {"a": jnp.full((3, 4), step, jnp.float32), "b": jnp.arange(5, dtype=jnp.bfloat16)}}
+
+
+def like(items):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items)
+
+
+def same(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(x, y), a, b)))
+
+
+def test_a_policy_comes_back_bit_for_bit(policy_directory):
+    policy = load_policy(policy_directory, make_mesh())
+    assert policy.config == tiny_run.CONFIG and same(policy.params, tiny_run.model()[1])
+    assert policy.tokenizer.encode("print(x)") and len(policy.tokenizer) <= 300
+    assert jax.tree.structure(policy.params) == jax.tree.structure(tiny_run.model()[1])
+
+
+def test_saving_a_policy_again_replaces_it(policy_directory, tmp_path):
+    tokenizer = load_policy(policy_directory, make_mesh()).tokenizer
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, tiny_run.model()[1])
+    for params in (tiny_run.model()[1], doubled):
+        save_policy(tmp_path / "policy", tiny_run.CONFIG, params, tokenizer)
+    assert same(load_policy(tmp_path / "policy", make_mesh()).params, doubled)
+
+
+def damage(how: str, path: pathlib.Path) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "removed":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["truncated", "removed", "one bit flipped"])
+def test_damage_to_any_file_is_refused_in_one_line(how, policy_directory, tmp_path, capfd):
+    files = [path for path in (policy_directory / "checkpoint/0").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for number, path in enumerate(files):
+        copy = tmp_path / str(number)
+        shutil.copytree(policy_directory, copy)
+        damage(how, copy / path.relative_to(policy_directory))
+        with pytest.raises(InputError) as refused:
+            load_policy(copy, make_mesh())
+        message = str(refused.value)
+        assert str(copy) in message and "delete it" in message and "\n" not in message, path
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_missing_or_incomplete_policy_is_refused_in_one_line(policy_directory, tmp_path):
+    with pytest.raises(InputError, match="nowhere is not a policy directory"):
+        load_policy(tmp_path / "nowhere", make_mesh())
+    shutil.copytree(policy_directory, tmp_path / "half")
+    (tmp_path / "half/checkpoint/0/files.json").unlink()
+    with pytest.raises(InputError, match="half was never completed; delete it and run"):
+        load_policy(tmp_path / "half", make_mesh())
+    shutil.copytree(policy_directory, tmp_path / "mute")
+    shutil.rmtree(tmp_path / "mute/tokenizer")
+    with pytest.raises(InputError, match="mute/tokenizer"):
+        load_policy(tmp_path / "mute", make_mesh())
+
+
+def test_the_latest_two_and_the_kept_stay(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.save(step, arrays(step), {"step": step}, keep=(2,))
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 4, 5]
+        assert same(checkpoints.restore(4, like(arrays(0))), arrays(4)) and checkpoints.meta(4) == {"step": 4}
+
+
+def test_a_checkpoint_left_half_written_does_not_count_and_is_written_again(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, arrays(step), {})
+    (tmp_path / "2/files.json").unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1] and checkpoints.latest == 1
+        checkpoints.save(2, arrays(2), {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_buffers_may_be_donated_while_a_checkpoint_is_written(tmp_path):
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    items = {"state": {"a": jnp.zeros((512, 1024))}}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            for _ in range(10):
+                items = add(items)
+            checkpoints.save(step, items, {}, keep=(1, 2))
+            for _ in range(10):
+                items = add(items)
+        checkpoints.wait()
+        restored = [checkpoints.restore(step, like(items))["state"]["a"] for step in (1, 2, 3)]
+    assert [(x.min(), x.max()) for x in restored] == [(10, 10), (30, 30), (50, 50)]
+
+
+def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, arrays(1), {})
+        checkpoints.wait()
+        with pytest.raises(
+            InputError, match=r"1 does not fit: state\['b'\] is \[5\], wanted absent"
+        ) as refused:
+            checkpoints.restore(1, like({"state": {"a": jnp.zeros((3, 4)), "c": jnp.zeros(2)}}))
+        assert "\n" not in str(refused.value)
+        with pytest.raises(InputError, match=r"state\['a'\] is \[3, 4\], wanted \[4, 4\]"):
+            checkpoints.restore(1, like({"state": {"a": jnp.zeros((4, 4)), "b": jnp.zeros(5)}}))
+
+
+def test_parameters_are_cast_to_the_dtype_that_is_asked_for(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, arrays(1), {})
+        checkpoints.wait()
+        half = {"state": {"a": jnp.zeros((3, 4), jnp.bfloat16), "b": jnp.zeros(5, jnp.bfloat16)}}
+        assert checkpoints.restore(1, like(half))["state"]["a"].dtype == jnp.bfloat16

@@ -1,0 +1,137 @@
+"""A killed, stopped or preempted run goes on to the same curve; a bad one says which examples."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from o1jax.batches.encode import Example
+from o1jax.records import InputError
+from o1jax.train import loop
+from o1jax.train.checkpoint import Checkpoints
+
+PROGRAM = str(pathlib.Path(tiny_run.__file__))
+
+
+def lines(directory) -> list[dict]:
+    path = pathlib.Path(directory) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def curve(directory) -> list[tuple]:
+    """(step, loss, gradient norm) of every line: floats, compared exactly."""
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines(directory) if "loss" in line]
+
+
+def same_bits(a, b) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    return directory, tiny_run.run(directory)
+
+
+def test_a_run_learns_and_logs_every_step(undisturbed):
+    directory, fitted = undisturbed
+    steps, losses, _ = zip(*curve(directory), strict=True)
+    assert list(steps) == list(range(1, tiny_run.STEPS + 1)) and losses[-1] < losses[0] / 3
+    assert fitted.progress.step == tiny_run.STEPS and fitted.stopped == "max_steps"
+    assert fitted.progress.tokens == sum(line["tokens"] for line in lines(directory))
+    assert all(0 <= line["padding_share"] < 1 for line in lines(directory))
+
+
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_curve(undisturbed, tmp_path):
+    wanted, fitted = undisturbed
+    moment = random.randrange(25, tiny_run.STEPS - 10)
+    with subprocess.Popen([sys.executable, PROGRAM, str(tmp_path)]) as process:
+        while len(curve(tmp_path)) < moment and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    resumed = tiny_run.run(tmp_path)
+    assert curve(tmp_path) == curve(wanted), f"killed at line {moment}"
+    assert same_bits(resumed.params, fitted.params)
+    assert resumed.progress == fitted.progress
+
+
+def test_a_finished_run_returns_at_once_with_the_same_parameters(undisturbed):
+    directory, fitted = undisturbed
+    before = curve(directory)
+    assert same_bits(tiny_run.run(directory).params, fitted.params) and curve(directory) == before
+
+
+def test_sigterm_saves_that_step_and_exits_in_order(undisturbed, tmp_path):
+    def terminate(params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0}
+
+    with pytest.raises(loop.Preempted) as exit_:
+        tiny_run.run(tmp_path, evaluate=terminate, evaluate_every=33, checkpoint_every=0)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert exit_.value.code == 143 and checkpoints.steps() == [33]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    tiny_run.run(tmp_path, evaluate=lambda params: {"loss": 1.0}, evaluate_every=33, checkpoint_every=0)
+    assert curve(tmp_path) == curve(undisturbed[0])
+
+
+def test_a_run_stops_at_the_plateau_and_keeps_the_best_parameters(undisturbed, tmp_path):
+    losses = iter([3.0, 2.0, 1.0, 1.5, 1.2, 1.1])
+    seen = []
+
+    def evaluate(params):
+        seen.append(jax.tree.map(np.array, params))
+        return {"loss": next(losses)}
+
+    fitted = tiny_run.run(tmp_path, evaluate=evaluate, evaluate_every=10, patience=3, checkpoint_every=0)
+    assert fitted.stopped == "plateau" and fitted.progress.step == 60
+    assert fitted.progress.best_step == 30 and fitted.progress.best_loss == 1.0
+    assert same_bits(fitted.params, seen[2]) and not same_bits(fitted.params, seen[5])
+    assert curve(tmp_path) == curve(undisturbed[0])[:60]
+
+
+def test_min_improvement_decides_what_counts_as_better():
+    progress = loop.judged(loop.Progress(step=10), 2.0, 0.1)
+    assert loop.judged(progress, 1.95, 0.1).stale_evaluations == 1
+    assert loop.judged(progress, 1.85, 0.1).best_loss == 1.85
+    assert loop.judged(progress, float("nan"), 0.1).stale_evaluations == 1
+
+
+def test_validation_is_logged_and_evaluates_after_the_last_step(tmp_path):
+    tiny_run.run(tmp_path, evaluate=tiny_run.validation(), evaluate_every=20, max_steps=30)
+    seen = {line["step"]: line["validation_loss"] for line in lines(tmp_path) if "validation_loss" in line}
+    assert list(seen) == [20, 30] and seen[30] < seen[20]
+
+
+def test_a_loss_that_is_not_finite_names_step_and_examples_and_is_never_saved(tmp_path):
+    bad = Example("the bad one", tuple(range(60)), (float("inf"),) * 60)
+    good = tiny_run.examples(8)
+    data = tiny_run.Batches([*good, bad], row_length=64, rows_per_batch=2, seed=0)
+    at = next(step for step in range(8) if "the bad one" in data.ids_at(step))
+    with pytest.raises(loop.NonFiniteLoss, match=f"step {at + 1}: .*the bad one"):
+        tiny_run.run(tmp_path, data=data, checkpoint_every=1)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert all(step <= at for step in checkpoints.steps())
+
+
+def test_checkpoints_of_other_data_or_settings_are_refused(undisturbed):
+    directory, _ = undisturbed
+    with pytest.raises(InputError, match=r"other settings or data \(data\)"):
+        tiny_run.run(directory, data=tiny_run.batches(100))
+    with pytest.raises(InputError, match="micro_batches"):
+        tiny_run.run(directory, micro_batches=2)
+
+
+def test_patience_without_evaluation_is_refused(tmp_path):
+    with pytest.raises(InputError, match="patience 2 needs evaluate"):
+        tiny_run.run(tmp_path, patience=2)

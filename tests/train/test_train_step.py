@@ -1,0 +1,111 @@
+"""One step: packing and micro-batches change nothing, nothing is compiled or transferred twice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+
+from o1jax.batches.stream import Batches
+from o1jax.parallel.mesh import make_mesh, place_batch
+from o1jax.records import InputError
+from o1jax.train import objectives, optimizer
+from o1jax.train.step import accumulate
+
+
+def trainer(**options):
+    """(state, step, mesh) of the tiny model."""
+    mesh = make_mesh()
+    return *tiny_run.trainer(*tiny_run.model(), mesh, **options), mesh
+
+
+def sums(batches: Batches):
+    """Loss, weight and gradient, summed over an epoch."""
+    graphdef, params = tiny_run.model()
+    gradient = jax.jit(lambda params, batch: accumulate(graphdef, objectives.sft, params, batch, 1))
+    parts = [gradient(params, batch) for batch in batches.epoch()]
+    return jax.tree.map(lambda *leaves: sum(leaves), *parts)
+
+
+def test_a_packed_batch_and_the_same_sequences_alone_give_the_same_loss_and_gradient():
+    packed = tiny_run.batches(12)
+    alone = Batches(tiny_run.examples(12), row_length=30, rows_per_batch=1, seed=0)
+    ((loss, weight, _), gradient), ((loss_1, weight_1, _), gradient_1) = sums(packed), sums(alone)
+    assert weight == weight_1
+    np.testing.assert_allclose(loss, loss_1, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, gradient_1)
+
+
+def test_nothing_is_recompiled_and_nothing_moves_to_the_host_inside_a_step():
+    now, step, mesh = trainer()
+    stream = tiny_run.batches()
+    now, _ = step(now, place_batch(stream.at(0), mesh))
+    for at in range(1, 4):
+        batch = place_batch(stream.at(at), mesh)
+        with jax.transfer_guard("disallow"):
+            now, metrics = step(now, batch)
+    assert step._cache_size() == 1
+    assert int(now.step) == 4 and set(metrics) >= {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "padding_share",
+        "tokens",
+    }
+
+
+def test_the_old_state_is_donated_and_the_callers_parameters_are_not():
+    now, step, mesh = trainer()
+    step(now, place_batch(tiny_run.batches().at(0), mesh))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(now.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(tiny_run.model()[1]))
+
+
+def test_micro_batches_give_the_whole_batchs_step():
+    batch = tiny_run.batches().at(0)
+    (whole, step, mesh), (parts, step_4, _) = trainer(), trainer(micro_batches=4)
+    (whole, metrics), (parts, metrics_4) = (
+        step(whole, place_batch(batch, mesh)),
+        step_4(parts, place_batch(batch, mesh)),
+    )
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics_4[name], value, rtol=1e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole.params, parts.params)
+
+
+def test_rows_that_do_not_split_into_micro_batches_are_refused():
+    now, step, mesh = trainer(micro_batches=3)
+    with pytest.raises(InputError, match="8 rows a batch do not split into 3"):
+        step(now, place_batch(tiny_run.batches().at(0), mesh))
+
+
+def test_a_batch_without_weights_has_no_gradient_and_no_nan():
+    batch = tiny_run.batches().at(0) | {"weights_BT": np.zeros((8, 64), np.float32)}
+    now, step, mesh = trainer()
+    _, metrics = step(now, place_batch(batch, mesh))
+    assert metrics["loss"] == 0 and metrics["grad_norm"] == 0
+
+
+def test_schedules_warm_up_and_decay_as_told():
+    def rates(name):
+        settings = optimizer.OptimizerSettings(1.0, 100, schedule=name, warmup_steps=4, final_share=0.1)
+        return [float(optimizer.make_schedule(settings)(jnp.int32(step))) for step in (0, 3, 4, 52, 100)]
+
+    np.testing.assert_allclose(rates("constant"), [0.25, 1, 1, 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(rates("linear"), [0.25, 1, 1, 0.55, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(rates("cosine"), [0.25, 1, 1, 0.55, 0.1], rtol=1e-5)
+    with pytest.raises(InputError, match="'cosin' is unknown"):
+        rates("cosin")
+
+
+def test_without_warm_up_the_first_step_has_the_peak():
+    assert optimizer.make_schedule(optimizer.OptimizerSettings(0.5, 10))(jnp.int32(0)) == 0.5
+
+
+def test_matrices_decay_and_norms_and_biases_do_not():
+    mask = optimizer.decay_mask(tiny_run.model()[1])
+    flags = {jax.tree_util.keystr(path): flag for path, flag in jax.tree_util.tree_leaves_with_path(mask)}
+    decayed = {name for name, flag in flags.items() if flag}
+    assert any("embed_VD" in name for name in decayed) and any("q_DNH" in name for name in decayed)
+    kept = {name for name in flags if "norm" in name or "q_NH" in name or "k_KH" in name or "v_KH" in name}
+    assert kept == set(flags) - decayed and len(kept) == 6
