@@ -15,9 +15,16 @@ from o1jax.sandbox.jail import values
 
 STDIN_TOLERANCE = 1e-6  # absolute or relative
 CALL_RELATIVE, CALL_ABSOLUTE = 1e-7, 1e-6
-INTEGER = re.compile(r"([+-]?)0*([0-9]+)", re.ASCII)
+# Each of these matches in linear time: the answer's tokens are as long as its author likes.
+INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 FLOAT = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][+-]?[0-9]+)?", re.ASCII)
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+
+
+def _digits(token: str) -> tuple[bool, str]:
+    """(negative, digits) of an integer token: of any length, while int() refuses more than 4,300 digits."""
+    digits = token.lstrip("+-").lstrip("0")
+    return token[0] == "-" and digits != "", digits
 
 
 class Rules(NamedTuple):
@@ -65,9 +72,8 @@ def equal_token(want: str, got: str) -> bool:
     """One token of the expected output against one of the answer."""
     if want == got:
         return True
-    a, b = INTEGER.fullmatch(want), INTEGER.fullmatch(got)
-    if a and b:  # as digits: of any length, and int() refuses more than 4,300
-        return a[2] == b[2] and ((a[1] == "-") == (b[1] == "-") or a[2] == "0")
+    if INTEGER.fullmatch(want):
+        return INTEGER.fullmatch(got) is not None and _digits(want) == _digits(got)
     if not (FLOAT.fullmatch(want) and NUMBER.fullmatch(got)):
         return False
     x, y = float(want), float(got)

@@ -10,7 +10,7 @@ import asyncio
 import math
 
 from o1jax.records import CaseResult, Status, TestCase, Verdict
-from o1jax.sandbox import verdicts
+from o1jax.sandbox import verdicts, wire
 from o1jax.sandbox.interface import Job, SandboxError
 from o1jax.sandbox.zygote_process import Zygote, ZygoteDied
 
@@ -37,6 +37,7 @@ class ForkJudge:
         self.isolation = "not started"
         self.missing: dict[str, str] = {}
         self.jobs = self.memo_hits = self.zygotes_lost = 0
+        self._closed = False
         self._insecure, self._memo_size = insecure, memo
         self._memo: dict[Job, Verdict] = {}
         self._slots: list[Zygote | None] = [None] * slots
@@ -56,7 +57,8 @@ class ForkJudge:
         await self.close()
 
     async def close(self) -> None:
-        """Kills every process. The judge may be used again: its slots start anew."""
+        """Kills every process; jobs under way, and later ones, raise SandboxError."""
+        self._closed = True
         for index in range(len(self._slots)):
             await self._discard(index)
 
@@ -67,7 +69,7 @@ class ForkJudge:
         if job in self._memo:
             self.memo_hits += 1
             return self._memo[job]
-        verdicts.check(job)
+        wire.check(job)
         index = await self._free.get()
         try:
             verdict = await self._on_slot(index, job)
@@ -111,7 +113,7 @@ class ForkJudge:
                 if not killed or attempt == ATTEMPTS - 1:  # three times: the program's own doing
                     return compiled, cases
                 failure: Exception | None = None
-            except (ZygoteDied, verdicts.Incomplete) as error:
+            except (ZygoteDied, wire.Incomplete) as error:
                 failure = error
             except BaseException:
                 await asyncio.shield(self._discard(index))
@@ -123,17 +125,19 @@ class ForkJudge:
     async def _once(self, index: int, job: Job, tests: tuple[TestCase, ...]) -> tuple[bool, list[CaseResult]]:
         zygote = await self._zygote(index)
         pids = "pid" in zygote.isolation.split("(")[-1]
-        data = verdicts.payload(job, tests, sealed=zygote.sealed, max_threads=MAX_THREADS if pids else 0)
+        data = wire.payload(job, tests, sealed=zygote.sealed, max_threads=MAX_THREADS if pids else 0)
         executions = len(tests) if job.form == "stdin" else 1
         deadline = SLACK_S + job.limits.wall_s * executions + 4 * math.ceil(job.limits.cpu_s)
         status, raw = await zygote.run(data, deadline)
-        found = list(verdicts.records(raw))
+        found = list(wire.records(raw))
         why = verdicts.compile_failure(status, found)
         if why is not None:
             return False, [CaseResult(Status.CE, why)] * max(1, len(tests))
         return True, verdicts.results(job, tests, found)
 
     async def _zygote(self, index: int) -> Zygote:
+        if self._closed:
+            raise SandboxError("the judge is closed")
         zygote = self._slots[index]
         if zygote is None:
             zygote = self._slots[index] = await Zygote.start()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from o1jax.records import InputError
+from o1jax.sandbox.jail import values
 
 
 @contextlib.contextmanager
@@ -28,6 +29,8 @@ def parsed(text: str) -> Any:
     """A test's literal. Raises InputError where it is none."""
     try:
         with any_digits():
-            return ast.literal_eval(text)
+            value = ast.literal_eval(text)
+        values.encode(value)  # what no child could return, no test may expect
+        return value
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise InputError(f"a test is not a Python literal ({error}): {text[:80]!r}") from error

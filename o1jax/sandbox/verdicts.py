@@ -9,79 +9,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import struct
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from o1jax.records import CaseResult, InputError, Status, TestCase
+from o1jax.records import CaseResult, Status, TestCase
 from o1jax.sandbox import assertions, compare
 from o1jax.sandbox.interface import Job
 from o1jax.sandbox.literals import parsed
+from o1jax.sandbox.wire import Incomplete, Record
 
-RECORD = struct.Struct("<ciiidII")  # as in jail/program.py
 CLAIMS = {"RE", "BADVALUE", "NORESULT", "MLE", "OLE"}  # statuses a child may give itself: none passes
 KILLED = "killed from outside"
-
-
-class Incomplete(RuntimeError):
-    """The records end too early, or a process was killed from outside: an infrastructure failure."""
-
-
-class Record(NamedTuple):
-    kind: bytes
-    first: int
-    status: int
-    over_wall: int
-    cpu_s: float
-    output: bytes
-    errors: bytes
-
-
-def check(job: Job) -> None:
-    """Raises InputError where a test is malformed, before anything is run."""
-    for test in job.tests:
-        _input(job, test)
-        if job.form == "call":
-            parsed(test.output)
-
-
-def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> bytes:
-    """What the child may know: everything but the expected outputs."""
-    return json.dumps(
-        {
-            "source": job.source,
-            "form": job.form,
-            "entry_point": job.entry_point,
-            "setup": job.setup,
-            "inputs": [_input(job, test) for test in tests],
-            "cpu_s": job.limits.cpu_s,
-            "wall_s": job.limits.wall_s,
-            "memory_bytes": job.limits.memory_mb << 20,
-            "output_bytes": job.limits.output_bytes,
-            "sealed": sealed,
-            "max_threads": max_threads,
-        }
-    ).encode()
-
-
-def _input(job: Job, test: TestCase) -> str:
-    if job.form == "assertion":
-        return json.dumps(assertions.rewrite(test.input).steps)
-    if job.form == "call" and not isinstance(parsed(test.input), list | tuple):
-        raise InputError(f"a call-form input must be a list of arguments, got {test.input[:80]!r}")
-    return test.input
-
-
-def records(data: bytes) -> Iterator[Record]:
-    """The records in order. Raises Incomplete on a torn one."""
-    at = 0
-    while at < len(data):
-        if at + RECORD.size > len(data):
-            raise Incomplete("a torn record")
-        *head, n_output, n_errors = RECORD.unpack_from(data, at)
-        middle = at + RECORD.size + n_output
-        yield Record(*head, data[at + RECORD.size : middle], data[middle : middle + n_errors])
-        at = middle + n_errors
 
 
 def compile_failure(exit_status: int, found: list[Record]) -> str | None:
@@ -155,18 +92,24 @@ def _together(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> list
 def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
     try:
         said = json.loads(line)
-    except (ValueError, RecursionError):
+        if type(said) is dict and "v" in said:
+            right = _right(job, test, said["v"])
+            detail = "" if right else f"got {line[6:90].decode('ascii', 'replace').rstrip()}"
+            return CaseResult(Status.AC if right else Status.WA, detail, cpu_s)
+    except (ValueError, RecursionError):  # no encoder of ours wrote that
         return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)
-    if type(said) is dict and "v" in said:
-        right = _right(job, test, said["v"])
-        detail = "" if right else f"got {json.dumps(said['v'])[:80]}"
-        return CaseResult(Status.AC if right else Status.WA, detail, cpu_s)
+    return _claim(job, said, cpu_s)
+
+
+def _claim(job: Job, said: Any, cpu_s: float) -> CaseResult:
+    """A failure that the child reports of itself."""
     claim = said.get("e") if type(said) is dict else None
-    if claim not in CLAIMS:
+    if type(claim) is not str or claim not in CLAIMS:
         return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)
-    if job.form == "assertion" and str(said.get("d", "")).startswith("AssertionError"):
-        return CaseResult(Status.WA, str(said["d"])[:300], cpu_s)
-    return CaseResult(Status(claim), str(said.get("d", ""))[:300], cpu_s)
+    detail = str(said.get("d", ""))[:300]
+    if job.form == "assertion" and detail.startswith("AssertionError"):
+        return CaseResult(Status.WA, detail, cpu_s)
+    return CaseResult(Status(claim), detail, cpu_s)
 
 
 def _right(job: Job, test: TestCase, got: Any) -> bool:

@@ -29,6 +29,7 @@ class Zygote:
 
     def __init__(self, process: subprocess.Popen, control: socket.socket, log: int):
         self._process, self._control, self._log = process, control, log
+        self._busy = self._dead = False
         self.isolation, self.sealed, self.missing = "", False, {}
 
     @classmethod
@@ -76,6 +77,7 @@ class Zygote:
     async def run(self, payload: bytes, deadline_s: float) -> tuple[int, bytes]:
         """Runs one job: (wait status of the program's process, its records). Raises ZygoteDied."""
         loop = asyncio.get_running_loop()
+        self._busy = True
         job = os.memfd_create("job", os.MFD_CLOEXEC)
         try:
             result = os.memfd_create("result", os.MFD_CLOEXEC)
@@ -92,6 +94,9 @@ class Zygote:
                 os.close(result)
         finally:
             os.close(job)
+            self._busy = False
+            if self._dead:
+                self._control.close()
 
     def _complaint(self) -> str:
         """The last line that the jail's own code wrote on its standard error, if any."""
@@ -99,16 +104,16 @@ class Zygote:
         return " | ".join(lines[-6:]) if lines else "without a word"
 
     async def kill(self) -> None:
-        """Kills the warm parent and all below it; returns when its process is reaped."""
-        self._control.close()
+        """Kills the warm parent and all below it; returns when its process is reaped. A `run` under way
+        raises ZygoteDied."""
+        self._dead = True
         if self._process.poll() is None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)  # its own session, hence its own group
-            except ProcessLookupError:
-                self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own session, hence its own group
         while self._process.poll() is None:
             await asyncio.sleep(0.002)
         os.close(self._log)
+        if not self._busy:  # closed under a waiting reader, it would never wake
+            self._control.close()
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -56,6 +56,14 @@ def test_output_must_be_utf8():
     assert status is Status.WA and "UTF-8 at byte 1" in detail
 
 
+@pytest.mark.parametrize("want", ["1", "1.0", "x"])
+@pytest.mark.parametrize(
+    "token", ["0" * 10**6 + "x", "1" * 10**6 + "x", "1." + "0" * 10**6 + "x", "9" * 10**6]
+)
+def test_a_million_digits_take_no_quadratic_time(want, token):
+    assert compare_stdout(want, token.encode())[0] is Status.WA
+
+
 def test_the_first_difference_is_named():
     assert compare_stdout("1 2 3", b"1 5 3")[1] == "token 2: expected '2', got '5'"
 

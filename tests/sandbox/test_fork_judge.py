@@ -116,7 +116,7 @@ def test_killed_zygotes_lose_no_job():
 def test_infrastructure_failure_is_raised_never_a_verdict(monkeypatch):
     async def go():
         async with ForkJudge(slots=1) as judge:
-            monkeypatch.setattr("o1jax.sandbox.verdicts.records", lambda raw: iter(()))
+            monkeypatch.setattr("o1jax.sandbox.wire.records", lambda raw: iter(()))
             with pytest.raises(SandboxError, match="no verdict after 3 attempts"):
                 await judge.judge(echo(1))
             monkeypatch.undo()
@@ -206,6 +206,20 @@ def test_close_leaves_no_process():
 
     asyncio.run(go())
     assert wait_until(lambda: not set(alive(marker)) - before)
+
+
+def test_close_ends_the_jobs_under_way():
+    async def go():
+        judge = ForkJudge(slots=1)
+        tests = (TestCase(""),)
+        jobs = [Job(f"{SLEEP}  # {i}", tests, "stdin", limits=PATIENT) for i in range(3)]
+        tasks = [asyncio.create_task(judge.judge(job)) for job in jobs]
+        await asyncio.sleep(0.5)
+        await judge.close()
+        answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+        assert [type(answer) for answer in answers] == [SandboxError] * 3
+
+    asyncio.run(go())
 
 
 def test_command_line_prints_the_tier():

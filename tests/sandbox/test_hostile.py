@@ -4,7 +4,7 @@ import pytest
 
 from o1jax.records import Status, TestCase
 from o1jax.sandbox.interface import Job, Limits
-from o1jax.sandbox.verdicts import payload
+from o1jax.sandbox.wire import payload
 
 DENIED = ("PermissionError", "OSError")
 
@@ -188,6 +188,20 @@ def test_endless_value_is_refused(call_cases):
 def test_forged_answers_do_not_pass(call_cases):
     forged = 'import os\ndef f(x):\n  os.write(3, b\'{"e": "AC"}\\n{"v": true}\\n\')\n  os._exit(0)'
     assert [c.passed for c in call_cases(forged, ("[1]", "1"), ("[2]", "2"))] == [False, False]
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"f": [' * 9000, '{"v": ' + "[" * 9000, '{"v": {"f": [' * 300, "9" * 9000, "\xff"]
+)
+def test_malformed_answers_are_no_result(call_cases, answer):
+    forged = f"import os\ndef f(): os.write(3, {answer!r}.encode('latin-1') + b'\\n')"
+    assert call_cases(forged, ("[]", "1"))[0].status is Status.NORESULT
+
+
+def test_crashing_until_the_time_is_over_is_a_time_verdict(call_cases):
+    source = "import os, time\ndef f(x):\n  time.sleep(0.2)\n  os._exit(0)"
+    cases = call_cases(source, *[("[1]", "1")] * 8, limits=Limits(cpu_s=5.0, wall_s=0.9))
+    assert [cases[0].status, cases[-1].status] == [Status.NORESULT, Status.TLE]
 
 
 def test_patched_builtins_gain_nothing(call_cases):

@@ -13,6 +13,7 @@ import os
 import random
 import re
 import resource
+import signal
 import sys
 import threading
 import types
@@ -27,7 +28,15 @@ MAX_FILES = 64
 
 
 def become(job, parent, files, cpu_s, file_bytes):
-    """Turns a fresh fork into a jailed execution. `files` become descriptors 0, 1, 2, ..."""
+    """Turns a fresh fork into a jailed execution, or kills it (then it is nobody's verdict). `files`
+    become descriptors 0, 1, 2, ...; the first is the text of standard input."""
+    try:
+        _become(job, parent, (sealed_file(files[0]), *files[1:]), cpu_s, file_bytes)
+    except BaseException:  # noqa: BLE001 - the harness failed, so nothing here can be trusted to go on
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _become(job, parent, files, cpu_s, file_bytes):
     kernel.die_with_parent(parent)
     os.setsid()
     for target, source in enumerate(files):
@@ -110,17 +119,17 @@ def finish(status):
 
 def run_calls(job, code, first):
     """Runs call or assertion tests from `first` on, one line of JSON a test to VALUES_FD; never returns."""
-    dumps, write = json.dumps, os.write
+    dumps, write, cap = json.dumps, os.write, job["output_bytes"]
     try:
         namespace, failure = load(job, code), None
     except BaseException as error:  # noqa: BLE001 - untrusted code raises anything
         namespace, failure = {}, described(error)
     for text in job["inputs"][first:]:
-        answer = failure or answered(job, namespace, text)
-        line = dumps(answer).encode() + b"\n"
-        if len(line) > job["output_bytes"]:
-            line = b'{"e": "OLE"}\n'
-        write(VALUES_FD, line)
+        try:
+            line = dumps(failure or answered(job, namespace, text)).encode() + b"\n"
+        except BaseException as error:  # noqa: BLE001 - untrusted code raises anything
+            line = dumps(described(error)).encode() + b"\n"
+        write(VALUES_FD, line if len(line) <= cap else b'{"e": "OLE"}\n')
     os._exit(0)
 
 
@@ -145,18 +154,13 @@ def load(job, code):
 
 
 def answered(job, namespace, text):
-    """{"v": encoded value} or {"e": status, "d": detail} of one test."""
-    try:
-        if job["form"] == "assertion":
-            return {"v": evaluate(namespace, json.loads(text))}
-        function = entry_point(namespace, job["entry_point"])
-        if function is None:
-            return {"e": "NORESULT", "d": f"no function {job['entry_point']!r}"}
-        return {"v": values.encode(function(*literal(text)))}
-    except values.BadValue as error:
-        return {"e": "BADVALUE", "d": str(error)}
-    except BaseException as error:  # noqa: BLE001 - untrusted code raises anything
-        return described(error)
+    """{"v": encoded value} of one test, or {"e": status, "d": detail} where there is no function."""
+    if job["form"] == "assertion":
+        return {"v": evaluate(namespace, json.loads(text))}
+    function = entry_point(namespace, job["entry_point"])
+    if function is None:
+        return {"e": "NORESULT", "d": f"no function {job['entry_point']!r}"}
+    return {"v": values.encode(function(*literal(text)))}
 
 
 def literal(text):
@@ -188,6 +192,8 @@ def evaluate(namespace, steps):
 
 def described(error):
     """One line on an exception, without trusting its own __str__."""
+    if type(error) is values.BadValue:
+        return {"e": "BADVALUE", "d": str(error)}
     name = type.__getattribute__(type(error), "__name__")
     if isinstance(error, MemoryError):
         return {"e": "MLE", "d": name}

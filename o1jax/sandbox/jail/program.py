@@ -59,8 +59,7 @@ def run_each(job, code, result_file):
         output, errors = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr"))
         pid = kernel.fork()
         if pid == 0:
-            files = (leaf.sealed_file(text), output, errors)
-            leaf.become(job, own, files, job["cpu_s"], job["output_bytes"] + 1)
+            leaf.become(job, own, (text, output, errors), job["cpu_s"], job["output_bytes"] + 1)
             leaf.run_stdin(code)
         status, wall, cpu_s = watch(pid, job["cpu_s"], job["wall_s"])
         write_record(
@@ -80,22 +79,21 @@ def run_each(job, code, result_file):
 def run_together(job, code, result_file):
     """All tests in one execution; after a crash the next ones go on in a fresh one, on what is left
     of the time."""
-    own, first, cpu_left, wall_left = os.getpid(), 0, job["cpu_s"], job["wall_s"]
-    while first < len(job["inputs"]):
+    own, first, spent, end = os.getpid(), 0, 0.0, time.monotonic() + job["wall_s"]
+    wall = 0
+    while first < len(job["inputs"]) and not wall and spent < job["cpu_s"]:
         found = os.memfd_create("values", os.MFD_CLOEXEC)
-        started = time.monotonic()
+        cpu_left = job["cpu_s"] - spent
         pid = kernel.fork()
         if pid == 0:
-            leaf.become(job, own, (0, 1, 1, found), cpu_left, job["output_bytes"] * len(job["inputs"]))
+            leaf.become(job, own, ("", 1, 1, found), cpu_left, job["output_bytes"] * len(job["inputs"]))
             leaf.run_calls(job, code, first)
-        status, wall, cpu_s = watch(pid, cpu_left, wall_left)
+        status, wall, cpu_s = watch(pid, cpu_left, end - time.monotonic())
         output = contents(found)
         os.close(found)
         write_record(result_file, b"T", first, status, wall, cpu_s, output)
         first += output.count(b"\n") + 1
-        cpu_left, wall_left = cpu_left - cpu_s, wall_left - (time.monotonic() - started)
-        if wall or cpu_left <= 0 or wall_left <= 0:
-            return
+        spent += cpu_s
 
 
 def watch(pid, cpu_s, wall_s):
@@ -104,16 +102,16 @@ def watch(pid, cpu_s, wall_s):
     poller = select.poll()
     poller.register(handle, select.POLLIN)
     end = time.monotonic() + wall_s
-    cpu_left, over_wall = cpu_s, 0
-    while not poller.poll(1 + 1000 * min(cpu_left, max(0.0, end - time.monotonic()))):
-        cpu_left = cpu_s - kernel.cpu_seconds(pid)
-        over_wall = int(time.monotonic() >= end)
-        if over_wall or cpu_left <= 0:
+    used, over_wall = 0.0, 0
+    while not poller.poll(1 + 1000 * max(0.0, min(cpu_s - used, end - time.monotonic()))):
+        used = kernel.cpu_seconds(pid)
+        over_wall = int(time.monotonic() >= end and used < cpu_s)
+        if over_wall or used >= cpu_s:
             os.kill(pid, signal.SIGKILL)
             break
     os.close(handle)
     _, status, usage = os.wait4(pid, 0)
-    return status, over_wall, usage.ru_utime + usage.ru_stime
+    return status, over_wall, max(used, usage.ru_utime + usage.ru_stime)  # rusage rounds down
 
 
 def contents(file):
