@@ -8,6 +8,7 @@ from __future__ import annotations
 from etils import epath
 
 from o1jax.model import hf
+from o1jax.model.init import abstract_params
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts.chat import load_tokenizer
 from o1jax.records import InputError
@@ -21,7 +22,9 @@ def open_policy(place: epath.Path) -> Policy:
         if (directory / "checkpoint").exists():
             return load_policy(directory, make_mesh())
     if (place / "config.json").exists():
-        config, graphdef, params = hf.load(place, make_mesh())
+        mesh = make_mesh()
+        config, params = hf.load(place, mesh)
+        graphdef, _ = abstract_params(config, mesh)
         return Policy(config, graphdef, params, load_tokenizer(str(place)))
     raise InputError(
         f"{place}: no policy there; wanted a stage that trained one, a policy directory, or published "
