@@ -10,19 +10,22 @@ import asyncio
 import atexit
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Request
+from o1jax.engine.jobs import Job, Shape, pool_size
 from o1jax.engine.requests import check, token_limit
-from o1jax.engine.scheduler import Job, Scheduler, Shape
+from o1jax.engine.scheduler import Scheduler
 from o1jax.engine.stopping import Stop
+from o1jax.engine.weights import placed
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params
 from o1jax.parallel.mesh import make_mesh
@@ -44,8 +47,8 @@ class JaxEngine:
     A sample's bits depend on (weights, prompt_ids, seed, index, sampling settings) and on the fixed
     shape (slots, context, chunk, prefill_rows), not on what runs beside it, before it or is cached.
     Requests handed in before load_params finish under the old weights, later ones get the new.
-    `prefix_cache_mb` bounds the prompt chunks that are kept on the device. `dtype`: of weights,
-    activations and cache; None is the config's compute dtype.
+    `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache.
+    `prefix_cache_mb` bounds the prompt chunks that stay on the device.
     """
 
     def __init__(
@@ -67,21 +70,19 @@ class JaxEngine:
         dtype = dtype or config.compute_dtype
         config = dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
         if context % chunk or context > config.max_context:
-            raise InputError(
-                f"context {context}: wanted a multiple of chunk ({chunk}), "
-                f"at most the model's {config.max_context}"
-            )
-        mesh = make_mesh(devices=[device or jax.local_devices()[0]])
-        graphdef, self._abstract = abstract_params(config, mesh)
+            wanted = f"a multiple of chunk ({chunk}), at most the model's {config.max_context}"
+            raise InputError(f"engine context {context}: wanted {wanted}")
         self.max_context, self._config = context, config
-        if problem := self._misfit(params):
-            raise InputError(problem)
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
-        self._scheduler = Scheduler(config, graphdef, self._placed(params), tokenizer, self.shape)
-        self._scheduler.version = version
+        mesh = make_mesh(devices=[device or jax.local_devices()[0]])
+        graphdef, self._abstract = abstract_params(config, mesh)
+        self._scheduler = Scheduler(
+            config, graphdef, tokenizer, self.shape, NamedSharding(mesh, PartitionSpec())
+        )
+        self._scheduler.swap(placed(params, self._abstract), version)
         self._eos = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-        self._stops: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[Stop, tuple[int, ...]]] = {}
+        self._device_ids: dict[Stop, tuple[int, ...]] = {}
         self._inbox: collections.deque[Job | Load] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -91,31 +92,26 @@ class JaxEngine:
         atexit.register(self._stop)
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """See Engine.generate; RuntimeError after close, or after the engine's thread has failed."""
         check(requests, self.max_context, self._config.vocab_size)
         jobs = [self._job(request) for request in requests]
         self._hand_in(jobs)
         return list(await asyncio.gather(*(asyncio.wrap_future(job.result) for job in jobs)))
 
     async def load_params(self, params: nnx.State, version: int) -> None:
+        """See Engine.load_params; InputError, and the old weights stay, where a shape differs."""
         load = Load(params, version, concurrent.futures.Future())
         self._hand_in([load])
         await asyncio.wrap_future(load.result)
 
     def stats(self) -> dict[str, float]:
         """Beside the interface's: wasted_tokens (sampled past a stop, or of cancelled requests),
-        decode_steps, and the prefix cache's hits, misses and evictions in chunks."""
-        counters, prefixes = self._scheduler.counters, self._scheduler.prefixes
-        names = (
-            "generated_tokens",
-            "prefill_tokens",
-            "reused_tokens",
-            "wasted_tokens",
-            "decode_steps",
-            "busy_s",
-        )
+        decode_steps, prefill_rounds, and the prefix cache's hits, misses and evictions in chunks."""
+        counters, prefixes = self._scheduler.counters, self._scheduler.prompts.prefixes
+        tokens = ("generated_tokens", "prefill_tokens", "reused_tokens", "wasted_tokens")
         slot_steps = counters["decode_steps"] * self.shape.slots
         return {
-            **{name: float(counters[name]) for name in names},
+            **{name: float(counters[name]) for name in (*tokens, "decode_steps", "prefill_rounds", "busy_s")},
             "slot_occupancy": counters["slot_steps"] / slot_steps if slot_steps else 0.0,
             "prefix_hits": float(prefixes.hits),
             "prefix_misses": float(prefixes.misses),
@@ -123,6 +119,7 @@ class JaxEngine:
         }
 
     async def close(self) -> None:
+        """See Engine.close; closing twice does nothing."""
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
@@ -133,23 +130,17 @@ class JaxEngine:
         self._thread.join()
 
     def _job(self, request: Request) -> Job:
-        stop, stop_ids = self._stop_of(request)
+        strings = tuple(text.encode() for text in request.stop)
+        stop = Stop(self._eos, frozenset(request.stop_ids), strings)
+        if stop not in self._device_ids:
+            self._device_ids[stop] = stop.device_ids(self._scheduler.table, self.shape.stop_ids)
         limit = token_limit(request, self.max_context)
-        return Job(request, limit, stop, stop_ids, concurrent.futures.Future())
-
-    def _stop_of(self, request: Request) -> tuple[Stop, tuple[int, ...]]:
-        """What ends the request's samples, and the part of it that the device can see."""
-        key = (request.stop, request.stop_ids)
-        if key not in self._stops:
-            stop = Stop(self._eos, frozenset(request.stop_ids), tuple(s.encode() for s in request.stop))
-            scheduler = self._scheduler
-            self._stops[key] = stop, stop.device_ids(scheduler.table, self.shape.stop_ids)
-        return self._stops[key]
+        return Job(request, limit, stop, self._device_ids[stop], concurrent.futures.Future())
 
     def _hand_in(self, items: Sequence[Job | Load]) -> None:
         with self._changed:
             if self._failure is not None:
-                raise RuntimeError("the engine stopped at an earlier failure") from self._failure
+                raise RuntimeError(f"the engine stopped: {self._failure}") from self._failure
             if self._closed:
                 raise RuntimeError("the engine is closed")
             self._inbox.extend(items)
@@ -157,7 +148,8 @@ class JaxEngine:
 
     def _serve(self) -> None:
         """The thread's whole life: take what is queued, turn the scheduler, sleep when idle."""
-        with Ending(self):
+        with contextlib.ExitStack() as ending:
+            ending.push(self._end)
             while self._take():
                 if not self._scheduler.idle:
                     self._scheduler.step()
@@ -171,71 +163,33 @@ class JaxEngine:
             while self._scheduler.idle and not self._inbox and not self._closed:
                 self._changed.wait()
             while self._inbox and isinstance(self._inbox[0], Job):
-                self._scheduler.queued.append(self._inbox.popleft())
+                self._scheduler.prompts.waiting.append(self._inbox.popleft())
             load = self._inbox[0] if self._inbox and self._scheduler.idle else None
-        if load is not None:
+        if load is not None and not self._closed:
             self._load(load)
-            self._inbox.popleft()  # only now: were it to fail, its caller is still found there
+            self._inbox.popleft()  # only now: were loading to fail, its caller is still found there
         return not self._closed
 
     def _load(self, load: Load) -> None:
-        """Swaps the weights; a tree of another shape is refused and changes nothing."""
         if load.result.cancelled():
             return
-        if problem := self._misfit(load.params):
-            outcome = InputError(problem)
-        else:
-            self._scheduler.swap(self._placed(load.params), load.version)
-            outcome = None
+        refusal = None
+        try:
+            self._scheduler.swap(placed(load.params, self._abstract), load.version)
+        except InputError as error:  # the caller's tree is wrong; the engine goes on
+            refusal = error
         if load.result.set_running_or_notify_cancel():
-            load.result.set_result(None) if outcome is None else load.result.set_exception(outcome)
+            load.result.set_result(None) if refusal is None else load.result.set_exception(refusal)
 
-    def _misfit(self, params: nnx.State) -> str:
-        """How the parameter tree differs from the model's; empty when it fits."""
-        wanted, seen = (
-            {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
-            for tree in (self._abstract, params)
-        )
-        wrong = sorted(name for name in wanted.keys() | seen.keys() if wanted.get(name) != seen.get(name))
-        if not wrong:
-            return ""
-        name = wrong[0]
-        return f"parameter {name} has shape {seen.get(name)}, the model config wants {wanted.get(name)}"
-
-    def _placed(self, params: nnx.State) -> nnx.State:
-        """A copy of `params` in the engine's dtype, on its device."""
-        return jax.tree.map(
-            lambda leaf, like: jnp.array(jax.device_put(leaf, like.sharding), like.dtype, copy=True),
-            params,
-            self._abstract,
-        )
-
-
-class Ending:
-    """Tells everybody who waits when the engine's thread ends, also when it fails."""
-
-    def __init__(self, engine: JaxEngine):
-        self.engine = engine
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, failure: BaseException | None, trace) -> bool:
-        engine, scheduler = self.engine, self.engine._scheduler
-        with engine._changed:
-            engine._failure = failure
-            waiting = [*engine._inbox, *scheduler.jobs()]
-            engine._inbox.clear()
+    def _end(self, kind, failure: BaseException | None, trace) -> bool:
+        """Tells everybody who waits that the thread ends: closed, or failed at `failure`."""
+        with self._changed:
+            self._failure = failure
+            waiting = [*self._inbox, *self._scheduler.jobs()]
+            self._inbox.clear()
         for item in waiting:
             if failure is None:
                 item.result.cancel()
             elif item.result.set_running_or_notify_cancel():
                 item.result.set_exception(failure)
-        return True
-
-
-def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:
-    """Chunks in the pool: what `megabytes` hold, and at least one prefill round's whole prompts."""
-    itemsize = 2 if config.compute_dtype == "bfloat16" else 4
-    chunk_bytes = 2 * config.n_layers * chunk * config.n_kv_heads * config.head_dim * itemsize
-    return max(rows * (context // chunk), int(megabytes * 2**20 / chunk_bytes))
+        return True  # the failure is handed to the callers, those to come included

@@ -16,7 +16,7 @@ from flax import nnx
 
 from o1jax.engine.sampling import sample, uniform
 from o1jax.model.init import merge
-from o1jax.model.kv_cache import KVCache, read, write
+from o1jax.model.kv_cache import KVCache, gather, read, write
 
 
 class Slots(NamedTuple):
@@ -71,16 +71,6 @@ def prefill(
         return write(pool, read(rows, row, start_R[row], T), target_R[row], 0)
 
     return jax.lax.fori_loop(0, R, keep, pool)
-
-
-def gather(pool: KVCache, table_RC: jax.Array) -> KVCache:
-    """The pool chunks table_RC[r, 0], table_RC[r, 1], ... of every row, joined into one cache."""
-    keys = (jnp.moveaxis(k[table_RC], 1, 3) for k in pool.k_BKHS)  # R K H C T
-    values = (jnp.moveaxis(v[table_RC], 1, 2) for v in pool.v_BKSH)  # R K C T H
-    return KVCache(
-        tuple(k.reshape(*k.shape[:3], -1) for k in keys),
-        tuple(v.reshape(*v.shape[:2], -1, v.shape[4]) for v in values),
-    )
 
 
 @functools.partial(jax.jit, donate_argnames=("cache",))

@@ -55,5 +55,12 @@ def graphdef_and_params(seed: int = 0):
 
 
 def engine(**options) -> JaxEngine:
-    options = {"slots": 4, "context": CONTEXT, "chunk": 8, "prefill_rows": 2, "block": 4} | options
+    options = {
+        "slots": 4,
+        "context": CONTEXT,
+        "chunk": 8,
+        "prefill_rows": 2,
+        "block": 4,
+        "prefix_cache_mb": 1,
+    } | options
     return JaxEngine(config(), graphdef_and_params()[1], tokenizer(), **options)

@@ -1,0 +1,89 @@
+"""What is in flight: a request with its future, its samples as they grow, and the run's fixed shape.
+
+Holds no device array and decides no order; that is prompt_queue.py and scheduler.py.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Sequence
+
+from o1jax.engine.interface import Completion, Request
+from o1jax.engine.prefix_cache import Chunk
+from o1jax.engine.stopping import Stop
+from o1jax.model.config import ModelConfig
+from o1jax.records import FinishReason
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The fixed shape of a run. Bits depend on slots, context, chunk and prefill_rows, on no other."""
+
+    slots: int
+    context: int  # positions a slot, a multiple of chunk
+    chunk: int  # tokens
+    prefill_rows: int
+    block: int  # decode steps between two looks of the host
+    pool_chunks: int  # prompt chunks whose keys and values are kept
+    stop_ids: int = 8  # stop tokens a slot that the device itself can see
+
+    @property
+    def chunks_a_slot(self) -> int:
+        return self.context // self.chunk
+
+
+def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:
+    """Chunks in the pool: what `megabytes` hold, and at least one prefill round's whole prompts."""
+    itemsize = 2 if config.compute_dtype == "bfloat16" else 4
+    chunk_bytes = 2 * config.n_layers * chunk * config.n_kv_heads * config.head_dim * itemsize
+    return max(rows * (context // chunk), int(megabytes * 2**20 / chunk_bytes))
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """One request in flight. `limit` is max_tokens cut to the context; `result` gets the completions."""
+
+    request: Request
+    limit: int
+    stop: Stop
+    stop_ids: tuple[int, ...]  # those that the device sees
+    result: concurrent.futures.Future
+    chunks: list[Chunk] = dataclasses.field(default_factory=list)  # held until every sample has a slot
+    admitted: int = 0
+    done: dict[int, Completion] = dataclasses.field(default_factory=dict)
+
+    @property
+    def prefilled(self) -> bool:
+        return all(chunk.ready for chunk in self.chunks)
+
+    def finish(self, index: int, completion: Completion) -> None:
+        """Keeps a sample; with the last one the caller gets all, in order."""
+        self.done[index] = completion
+        if len(self.done) == self.request.n and self.result.set_running_or_notify_cancel():
+            self.result.set_result([self.done[i] for i in range(self.request.n)])
+
+
+@dataclasses.dataclass(eq=False)
+class Sample:
+    """One completion as it grows; `tail` is the end of its text, in which a stop may have begun."""
+
+    job: Job
+    index: int
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    log_probs: list[float] = dataclasses.field(default_factory=list)
+    tail: bytes = b""
+
+    def extend(
+        self, ids: Sequence[int], log_probs: Sequence[float], table: Sequence[bytes]
+    ) -> FinishReason | None:
+        """Takes new tokens up to the one that ends the sample; returns why it ended, if it did."""
+        stop = self.job.stop
+        end = stop.find(self.tail, ids, table)
+        kept = len(ids) if end is None else end + 1
+        self.token_ids += ids[:kept]
+        self.log_probs += log_probs[:kept]
+        if end is not None:
+            return "eos" if ids[end] == stop.eos else "stop"
+        self.tail = stop.tail(self.tail, ids, table)
+        return "length" if len(self.token_ids) == self.job.limit else None

@@ -1,0 +1,39 @@
+"""The trainer's parameters made the engine's: checked, placed on its device, cast, copied.
+
+Knows nothing of requests or caches.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from o1jax.records import InputError
+
+
+def placed(params: nnx.State, abstract: nnx.State) -> nnx.State:
+    """A copy of `params` with the dtypes and shardings of `abstract`; InputError where shapes differ."""
+    wanted, seen = shapes(abstract), shapes(params)
+    for name in sorted(wanted.keys() | seen.keys()):
+        if wanted.get(name) != seen.get(name):
+            raise InputError(
+                f"parameter {name} has shape {seen.get(name)}, the model config wants {wanted.get(name)}"
+            )
+    on_device = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    return cast(on_device, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)))
+
+
+def shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:
+    """Shapes by the parameters' paths."""
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+@functools.partial(jax.jit, static_argnames="dtypes")
+def cast(params: nnx.State, dtypes: tuple[jnp.dtype, ...]) -> nnx.State:
+    """New arrays of these dtypes: the trainer may donate its own to its next step."""
+    leaves, structure = jax.tree.flatten(params)
+    copies = [jnp.array(leaf, dtype, copy=True) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    return jax.tree.unflatten(structure, copies)
