@@ -1,6 +1,7 @@
 """The supervisor's end of one warm parent: start it, hand it a job, read its records, kill it.
 
-Nothing here blocks the event loop and no thread is started. What a record means is verdicts.py's.
+Nothing here blocks the event loop and no thread is started. The warm parent dies with the thread that
+started it (the kernel's rule), so that is the event loop's. What a record means is verdicts.py's.
 """
 
 import asyncio
