@@ -46,8 +46,9 @@ class Checkpoints:
     def __init__(self, directory: epath.PathLike):
         self.directory = epath.Path(directory).absolute()
         self._manager = ocp.CheckpointManager(self.directory)
-        self._pending: int | None = None  # being written, not sealed yet
         self.latest: int | None = max(self.steps(), default=None)  # complete, or begun here
+        self._pending = False  # the latest is being written, not sealed yet
+        self._keep: tuple[int, ...] | None = None  # what to keep beside the latest, once one was saved
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -63,13 +64,15 @@ class Checkpoints:
     def save(
         self, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], keep: tuple[int, ...] = ()
     ) -> None:
-        """Begins to save `step` once the one before is complete; older ones go, except for `keep`.
+        """Begins to save `step`, once the one before is complete. That one stays, with those that it
+        was to `keep`; older ones go.
 
         The items' buffers may be donated as soon as this returns. InputError if there is no room.
         """
         self.wait()
-        for old in self._manager.all_steps():  # among them any that a killed process left unsealed
-            if old not in (self.latest, *keep) or old == step:
+        for old in set(self._manager.all_steps()) - {self.latest}:
+            goes = self._keep is not None and old not in self._keep
+            if goes or not integrity.is_sealed(self._path(old)):  # a killed process leaves it unsealed
                 self._manager.delete(old)
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         shapes = {name: shapes_of(item) for name, item in items.items()}
@@ -78,20 +81,20 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**saved, described=described), force=True)
         except OSError as error:
             raise self._not_written(error) from error
-        self._pending = self.latest = step
+        self.latest, self._pending, self._keep = step, True, keep
 
     def settle(self) -> None:
-        """Seals the checkpoint under way if it is written by now; costs nothing otherwise."""
-        if self._pending is not None and not self._manager.is_saving_in_progress():
-            self.wait()
+        """Seals the checkpoint under way if it is written by now; never waits."""
+        if self._pending and not self._manager.is_saving_in_progress():
+            self._pending = False
+            if jax.process_index() == 0 and self._path(self.latest).exists():
+                integrity.seal(self._path(self.latest))
 
     def wait(self) -> None:
         """Returns when the checkpoint under way is complete; InputError if it could not be written."""
-        step, self._pending = self._pending, None
         try:
             self._manager.wait_until_finished()
-            if step is not None and jax.process_index() == 0:
-                integrity.seal(self._path(step))
+            self.settle()
         except (OSError, ValueError) as error:
             raise self._not_written(error) from error
 

@@ -7,19 +7,16 @@ Metrics are fetched two steps late, so that the device never waits for the host.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 from etils import epath
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from o1jax.batches.stream import Batches
@@ -29,6 +26,8 @@ from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
+from o1jax.train.preemption import Preempted, preempted, sigterm_noted
+from o1jax.train.progress import FitSettings, Progress, changed, check, identity_of, judged
 from o1jax.train.state import TrainState, abstract_state, init_state, struct
 from o1jax.train.step import local_rows, make_train_step
 
@@ -38,40 +37,6 @@ Evaluate = Callable[[nnx.State], Mapping[str, float]]
 
 class NonFiniteLoss(FloatingPointError):
     """The loss or the gradient is NaN or infinite: the message names the step and its examples."""
-
-
-class Preempted(SystemExit):
-    """SIGTERM came and the state is saved. Uncaught, it ends the process with status 143."""
-
-    def __init__(self):
-        super().__init__(143)
-
-
-@dataclasses.dataclass(frozen=True)
-class FitSettings:
-    """`patience` evaluations without a loss lower by `min_improvement` end the run, and the best
-    parameters are the result; 0 runs to `max_steps`, and the last ones are. Checkpoints come every
-    `checkpoint_every` steps and, in a single process, `checkpoint_every_s` seconds (0: never)."""
-
-    max_steps: int
-    evaluate_every: int = 0
-    patience: int = 0
-    min_improvement: float = 0.0
-    checkpoint_every: int = 0
-    checkpoint_every_s: float = 120.0
-    log_every: int = 1
-    micro_batches: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands; saved with every checkpoint. `tokens` counts all but padding."""
-
-    step: int = 0
-    tokens: int = 0
-    best_step: int = 0
-    best_loss: float | None = None
-    stale_evaluations: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +69,7 @@ def fit(
     runs every `evaluate_every` steps and after the last. Raises NonFiniteLoss, Preempted, and
     InputError if `directory` is damaged or of another run.
     """
-    _check(settings, evaluate)
+    check(settings, evaluates=evaluate is not None)
     began = time.monotonic()
     with Checkpoints(epath.Path(directory) / "checkpoints") as checkpoints, sigterm_noted() as sigterm:
         run = Run(checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate)
@@ -243,57 +208,7 @@ def items_of(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "optimizer": (state.opt_state, state.step)}
 
 
-def judged(progress: Progress, loss: float, min_improvement: float) -> Progress:
-    """The progress after an evaluation with this loss."""
-    if progress.best_loss is None or loss < progress.best_loss - min_improvement:
-        return dataclasses.replace(progress, best_step=progress.step, best_loss=loss, stale_evaluations=0)
-    return dataclasses.replace(progress, stale_evaluations=progress.stale_evaluations + 1)
-
-
-def identity_of(batches: Batches, optimizer: OptimizerSettings, settings: FitSettings) -> dict[str, Any]:
-    """Everything that decides the curve, as JSON: a checkpoint is resumed only under the same."""
-    names = ("evaluate_every", "patience", "min_improvement", "micro_batches")
-    return {
-        "optimizer": dataclasses.asdict(optimizer),
-        "data": batches.digest(),
-        **{name: getattr(settings, name) for name in names},
-    }
-
-
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The names under which two identities differ."""
-    return ", ".join(name for name in new if old.get(name) != new[name])
-
-
 def describe_non_finite(step: int, figures: Mapping[str, float], ids: list[str]) -> str:
     """One line with the step, the figures and the examples of its batch."""
     shown = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
     return f"step {step}: loss {figures['loss']}, gradient norm {figures['grad_norm']}; its examples: {shown}"
-
-
-@contextlib.contextmanager
-def sigterm_noted() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process; only the main thread can note it."""
-    noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: noted.set())
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def preempted(step: int, sigterm: threading.Event) -> bool:
-    """Whether to stop after this step; several processes agree on it through JAX's coordinator."""
-    if jax.process_count() > 1:
-        return multihost_utils.reached_preemption_sync_point(step)
-    return sigterm.is_set()
-
-
-def _check(settings: FitSettings, evaluate: Evaluate | None) -> None:
-    if settings.patience and (evaluate is None or not settings.evaluate_every):
-        raise InputError(
-            f"patience {settings.patience} needs evaluate and evaluate_every; give both, or patience 0"
-        )

@@ -16,7 +16,7 @@ import tiny_run
 
 from o1jax.batches.encode import Example
 from o1jax.records import InputError
-from o1jax.train import loop
+from o1jax.train import loop, progress
 from o1jax.train.checkpoint import Checkpoints
 
 PROGRAM = str(pathlib.Path(tiny_run.__file__))
@@ -101,10 +101,10 @@ def test_a_run_stops_at_the_plateau_and_keeps_the_best_parameters(undisturbed, t
 
 
 def test_min_improvement_decides_what_counts_as_better():
-    progress = loop.judged(loop.Progress(step=10), 2.0, 0.1)
-    assert loop.judged(progress, 1.95, 0.1).stale_evaluations == 1
-    assert loop.judged(progress, 1.85, 0.1).best_loss == 1.85
-    assert loop.judged(progress, float("nan"), 0.1).stale_evaluations == 1
+    before = progress.judged(progress.Progress(step=10), 2.0, 0.1)
+    assert progress.judged(before, 1.95, 0.1).stale_evaluations == 1
+    assert progress.judged(before, 1.85, 0.1).best_loss == 1.85
+    assert progress.judged(before, float("nan"), 0.1).stale_evaluations == 1
 
 
 def test_validation_is_logged_and_evaluates_after_the_last_step(tmp_path):
