@@ -5,6 +5,8 @@ Does not load weights; that is hf.py.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from flax import nnx
 from jax.sharding import Mesh
@@ -12,6 +14,9 @@ from jax.sharding import Mesh
 from o1jax.model.config import ModelConfig
 from o1jax.model.transformer import Transformer
 from o1jax.parallel.mesh import param_shardings
+
+# LLVM's level 3 takes a second for each draw of random numbers that level 2 compiles in a sixth.
+QUICK_COMPILE = {"xla_backend_optimization_level": 2}
 
 
 def abstract_params(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:
@@ -31,13 +36,21 @@ def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> tuple[nnx.GraphDe
 
     params is an nnx.State of nnx.Param, a pytree; the same seed gives the same values on any mesh.
     """
+    graphdef, draw = compiled_draw(config, mesh)
+    return graphdef, draw(jax.random.key(seed))
+
+
+@functools.cache
+def compiled_draw(config: ModelConfig, mesh: Mesh):
+    """(graphdef, a jitted function from a key to params on the mesh), compiled once a process."""
     graphdef, abstract = abstract_params(config, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
     def draw(key: jax.Array) -> nnx.State:
         return nnx.state(Transformer(config, rngs=nnx.Rngs(params=key)), nnx.Param)
 
-    return graphdef, jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    options = QUICK_COMPILE if mesh.devices.flat[0].platform == "cpu" else None
+    return graphdef, jax.jit(draw, out_shardings=shardings, compiler_options=options)
 
 
 def merge(graphdef: nnx.GraphDef, params: nnx.State) -> Transformer:

@@ -1,15 +1,17 @@
 """Small random models of every family, with every weight perturbed, and packed rows to feed them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import init_params, merge
+from o1jax.model.init import abstract_params, merge
 from o1jax.parallel.mesh import make_mesh
 
 SHAPE = dict(
-    vocab_size=64, d_model=32, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=48, max_context=64
+    vocab_size=64, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=48, max_context=64
 )
 CONFIGS = {
     "qwen2": ModelConfig(family="qwen2", **SHAPE, tie_embeddings=True, qkv_bias=True),
@@ -18,25 +20,21 @@ CONFIGS = {
 }
 
 
+@functools.cache
 def perturbed(config: ModelConfig, seed: int = 0):
-    """(graphdef, params) with noise on every parameter, also on norms and biases."""
-    graphdef, params = init_params(config, seed, make_mesh(devices=jax.devices()[:1]))
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [
-        (x + 0.1 * jax.random.normal(key, x.shape)).astype(x.dtype) for x, key in zip(leaves, keys, strict=True)
-    ]
-    return graphdef, jax.tree.unflatten(treedef, noisy)
+    """(graphdef, params) of noise on every parameter, also on norms and biases."""
+    graphdef, abstract = abstract_params(config, make_mesh(devices=jax.devices()[:1]))
+    generator = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        centre = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(centre + 0.15 * generator.standard_normal(leaf.shape), leaf.dtype)
+
+    return graphdef, jax.tree_util.tree_map_with_path(draw, abstract)
 
 
 def model_of(config: ModelConfig, seed: int = 0):
     return merge(*perturbed(config, seed))
-
-
-def alone(sequence):
-    """(tokens, positions, segment ids), each [1, T], of one sequence on a row of its own."""
-    T = len(sequence)
-    return jnp.array([sequence]), jnp.arange(T)[None], jnp.ones((1, T), int)
 
 
 def packed(sequences, row_length):

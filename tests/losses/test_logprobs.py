@@ -1,0 +1,116 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from o1jax.losses.logprobs import token_log_probs
+from o1jax.losses.sft import sft_loss
+
+
+def unfused(hidden_BTD, head_DV, targets_BT, temperature=1.0):
+    """The plain form, which holds [B, T, V]."""
+    log_probs_BTV = jax.nn.log_softmax(hidden_BTD @ head_DV / temperature, axis=-1)
+    return jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)[..., 0]
+
+
+def example(B=3, T=11, D=8, V=17, seed=0):
+    generator = np.random.default_rng(seed)
+    hidden_BTD = jnp.asarray(generator.standard_normal((B, T, D)), jnp.float32)
+    head_DV = jnp.asarray(generator.standard_normal((D, V)), jnp.float32)
+    return hidden_BTD, head_DV, jnp.asarray(generator.integers(0, V, (B, T)))
+
+
+def test_hand_value():
+    hidden_BTD = jnp.array([[[1.0, 2.0]]])
+    head_DV = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # logits 1, 2, 0
+    expected = 2 - math.log(math.e + math.e**2 + 1)
+    assert token_log_probs(hidden_BTD, head_DV, jnp.array([[1]]))[0, 0] == pytest.approx(expected, abs=1e-6)
+    halved = 1 - math.log(math.e**0.5 + math.e + 1)
+    log_probs_BT = token_log_probs(hidden_BTD, head_DV, jnp.array([[1]]), temperature=2.0)
+    assert log_probs_BT[0, 0] == pytest.approx(halved, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_and_gradients_equal_the_unfused_form(temperature):
+    hidden_BTD, head_DV, targets_BT = example()
+    weights_BT = jnp.cos(jnp.arange(33.0)).reshape(3, 11)
+
+    def total(form, hidden_BTD, head_DV):
+        return (form(hidden_BTD, head_DV, targets_BT, temperature=temperature) * weights_BT).sum()
+
+    fused = functools.partial(token_log_probs, chunk=7)
+    for form_value, plain_value in zip(
+        jax.value_and_grad(functools.partial(total, fused), argnums=(0, 1))(hidden_BTD, head_DV)[1],
+        jax.value_and_grad(functools.partial(total, unfused), argnums=(0, 1))(hidden_BTD, head_DV)[1],
+        strict=True,
+    ):
+        np.testing.assert_allclose(form_value, plain_value, atol=3e-6)
+    np.testing.assert_allclose(
+        fused(hidden_BTD, head_DV, targets_BT, temperature=temperature),
+        unfused(hidden_BTD, head_DV, targets_BT, temperature),
+        atol=2e-6,
+    )
+
+
+def test_chunk_size_does_not_change_values_or_gradients():
+    hidden_BTD, head_DV, targets_BT = example()
+
+    def run(chunk):
+        loss = functools.partial(token_log_probs, targets_BT=targets_BT, chunk=chunk)
+        return loss(hidden_BTD, head_DV), jax.grad(lambda h, w: loss(h, w).sum(), argnums=(0, 1))(
+            hidden_BTD, head_DV
+        )
+
+    whole = jax.tree.leaves(run(4096))
+    for chunk in (1, 6, 9, 33):
+        for x, y in zip(jax.tree.leaves(run(chunk)), whole, strict=True):
+            np.testing.assert_allclose(x, y, atol=2e-6)
+
+
+def test_padding_does_not_change_the_loss_or_its_gradient():
+    hidden_BTD, head_DV, targets_BT = example()
+
+    def loss(hidden_BTD, targets_BT, weights_BT):
+        total, count = sft_loss(token_log_probs(hidden_BTD, head_DV, targets_BT, chunk=8), weights_BT)
+        return total / count
+
+    plain = jax.value_and_grad(loss)(hidden_BTD, targets_BT, jnp.ones((3, 11)))
+    padded_BTD = jnp.pad(hidden_BTD, ((0, 1), (0, 4), (0, 0)), constant_values=50.0)
+    padding = ((0, 1), (0, 4))
+    padded = jax.value_and_grad(loss)(
+        padded_BTD, jnp.pad(targets_BT, padding), jnp.pad(jnp.ones((3, 11)), padding)
+    )
+    np.testing.assert_allclose(plain[0], padded[0], rtol=1e-6)
+    np.testing.assert_allclose(plain[1], padded[1][:3, :11], atol=1e-7)
+    assert not np.asarray(padded[1])[:, 11:].any() and not np.asarray(padded[1])[3].any()
+
+
+def test_log_probs_are_float32_for_bfloat16_inputs():
+    hidden_BTD, head_DV, targets_BT = example()
+    low = token_log_probs(hidden_BTD.astype(jnp.bfloat16), head_DV, targets_BT)
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, unfused(hidden_BTD, head_DV, targets_BT), atol=0.1)
+
+
+def peak_temporaries(T: int, V: int, form) -> int:
+    """Bytes of temporaries of value and gradient, compiled and not run."""
+    args = (
+        jax.ShapeDtypeStruct((1, T, 64), jnp.float32),
+        jax.ShapeDtypeStruct((64, V), jnp.float32),
+        jax.ShapeDtypeStruct((1, T), jnp.int32),
+    )
+    gradient = jax.jit(jax.grad(lambda h, w, t: form(h, w, t).sum(), argnums=(0, 1)))
+    return gradient.lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_peak_memory_does_not_grow_with_tokens_times_vocabulary():
+    V, chunk = 8192, 128
+    fused = functools.partial(token_log_probs, chunk=chunk)
+    short, long = peak_temporaries(1024, V, fused), peak_temporaries(8192, V, fused)
+    extra_tokens = 8192 - 1024
+    assert long - short < extra_tokens * 64 * 4 * 4  # a few copies of the hidden states
+    assert long < 8192 * V * 4 / 8
+    assert peak_temporaries(8192, V, unfused) > 8192 * V * 4
