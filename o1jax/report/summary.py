@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 COUNTED = ("generated_tokens", "trained_tokens")
+DEEPEST = 4  # compare/<arm>/round_<k>/<stage>; epath has no recursive glob
 
 
 def write(workdir: epath.Path) -> dict[str, Any]:
@@ -49,7 +50,8 @@ def table(summary: dict[str, Any]) -> str:
 
 def _manifests(workdir: epath.Path) -> dict[str, dict]:
     """Place (relative to the workdir) -> manifest, in order of place."""
-    paths = sorted(workdir.glob("**/manifest.json"))
+    depths = ("*/" * depth + "manifest.json" for depth in range(1, DEEPEST + 1))
+    paths = sorted(path for pattern in depths for path in workdir.glob(pattern))
     return {str(path.parent.relative_to(workdir)): json.loads(path.read_text()) for path in paths}
 
 

@@ -1,0 +1,49 @@
+"""D+ over rounds: different answers only, capped a problem, from trees and from rollouts alike."""
+
+from etils import epath
+
+from o1jax.records import CaseResult, Rollout, Status, Verdict
+from o1jax.search.store import write_records
+from o1jax.stages.found import passing_paths
+
+EOS = 1
+
+
+def rollout(problem_id, token_ids, reward):
+    status = Status.AC if reward else Status.WA
+    return Rollout(
+        id=f"{problem_id}#{token_ids}",
+        group_id=problem_id,
+        problem_id=problem_id,
+        prompt_ids=(5, 6),
+        token_ids=token_ids,
+        log_probs=(-0.5,) * len(token_ids),
+        is_policy_token=(True,) * len(token_ids),
+        finish_reason="eos",
+        temperature=1.0,
+        policy_version=0,
+        verdict=Verdict(True, (CaseResult(status),)),
+        reward=reward,
+    )
+
+
+def stage(tmp_path, name, rollouts):
+    write_records(epath.Path(tmp_path) / name / "rollouts" / "rollouts.parquet", Rollout, rollouts)
+    return epath.Path(tmp_path) / name
+
+
+def test_only_passing_answers_that_end_are_found_and_each_once(tmp_path):
+    first = stage(
+        tmp_path, "a", [rollout("p", (7, EOS), 1.0), rollout("p", (8, EOS), 0.0), rollout("q", (9,), 1.0)]
+    )
+    second = stage(tmp_path, "b", [rollout("p", (7, EOS), 1.0), rollout("p", (4, EOS), 1.0)])
+    samples = passing_paths([first, second], EOS, max_per_problem=9, seed=0)
+    assert sorted(sample.answer_ids for sample in samples) == [(4, EOS), (7, EOS)]
+    assert all(sample.is_trained == (True, True) and sample.prompt_ids == (5, 6) for sample in samples)
+
+
+def test_the_cap_is_a_problem_and_drawn_by_seed(tmp_path):
+    place = stage(tmp_path, "a", [rollout(p, (k, EOS), 1.0) for p in "pq" for k in range(2, 40)])
+    draws = [passing_paths([place], EOS, max_per_problem=3, seed=seed) for seed in (0, 0, 1)]
+    assert [len(draw) for draw in draws] == [6, 6, 6]
+    assert draws[0] == draws[1] != draws[2]
