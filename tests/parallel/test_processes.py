@@ -1,0 +1,56 @@
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from o1jax.parallel.processes import barrier, is_leader, process_count, process_index, start_processes
+from o1jax.records import InputError
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+PROGRAM = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from o1jax.parallel.processes import barrier, is_leader, process_count, process_index, start_processes
+start_processes()
+barrier("started")
+print(process_index(), process_count(), is_leader(), len(jax.devices()), flush=True)
+barrier("done")
+"""
+
+
+def test_alone_nothing_starts_and_barriers_return():
+    start_processes(env={})
+    barrier("alone")
+    assert (process_index(), process_count(), is_leader()) == (0, 1, True)
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {"O1JAX_PROCESSES": "2"}, {"O1JAX_PROCESSES": "2", "O1JAX_PROCESS_INDEX": "2"}]
+)
+def test_half_a_description_is_refused(env):
+    with pytest.raises(InputError, match="O1JAX_PROCESS_INDEX"):
+        start_processes("localhost:1234", env=env)
+
+
+def test_two_processes_find_each_other_by_environment():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "O1JAX_PROCESSES": "2"}
+    shared |= {"O1JAX_COORDINATOR": f"localhost:{port}"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=os.environ | shared | {"O1JAX_PROCESS_INDEX": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in running]
+    lines = [out.splitlines()[-1] if out else error[-2000:] for out, error in outputs]
+    assert lines == ["0 2 True 4", "1 2 False 4"]
