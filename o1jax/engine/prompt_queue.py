@@ -6,6 +6,7 @@ In order of arrival. Owns the pool of prompt chunks on the device; the slots are
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterable
 
 import numpy as np
 from flax import nnx
@@ -44,7 +45,7 @@ class PromptQueue:
     def advance(self, n_free: int) -> None:
         """Prefills, if slots would stand idle otherwise, until `n_free` samples are ready or all are."""
         self._reserve()
-        while self.prefilling and sum(job.request.n - job.admitted for job in self.ready) < n_free:
+        while self.prefilling and n_samples(self.ready) < n_free:
             self._prefill()
 
     def next_sample(self) -> tuple[Job, int, list[Chunk]]:
@@ -60,8 +61,9 @@ class PromptQueue:
         return job, index, chunks
 
     def _reserve(self) -> None:
-        """Gives waiting requests the chunks of their prompt while the pool has room."""
-        while self.waiting:
+        """Gives waiting requests the chunks of their prompt while the pool has room, and no further
+        ahead than the slots are many: chunks that are held cannot be evicted."""
+        while self.waiting and n_samples(self.prefilling) + n_samples(self.ready) < self.shape.slots:
             job = self.waiting[0]
             # The last prompt token is decoded, not prefilled: its hidden state gives the first draw.
             chunks = self.prefixes.acquire(job.request.prompt_ids[:-1], job.request.reuse_prefix)
@@ -89,6 +91,11 @@ class PromptQueue:
             chunk.ready = True
             self.counters["prefill_tokens"] += len(chunk.tokens)
         self._promote()
+
+
+def n_samples(jobs: Iterable[Job]) -> int:
+    """Samples that still want a slot."""
+    return sum(job.request.n - job.admitted for job in jobs)
 
 
 def prefill_inputs(rows: dict[Chunk, Job], shape: Shape) -> tuple[np.ndarray, ...]:
