@@ -66,7 +66,8 @@ def fit(
     metrics.jsonl and tensorboard/ there.
 
     `evaluate` maps parameters to figures, of which `loss` decides (step.validation makes one); it
-    runs every `evaluate_every` steps and after the last. Raises NonFiniteLoss, Preempted, and
+    runs every `evaluate_every` steps and after the last, and may use the parameters only until it
+    returns: the next step takes their buffers. Raises NonFiniteLoss, Preempted, and
     InputError if `directory` is damaged or of another run.
     """
     check(settings, evaluates=evaluate is not None)
