@@ -69,7 +69,12 @@ def test_the_rule_catches_an_upward_and_a_sideways_import():
 
 
 def test_house_never_imports_launch_or_tests():
-    wrong = [str(p) for p in sources() for m, _ in imports_of(p) if m.split(".")[0] in ("launch", "tests", "configs")]
+    wrong = [
+        str(p)
+        for p in sources()
+        for m, _ in imports_of(p)
+        if m.split(".")[0] in ("launch", "tests", "configs")
+    ]
     assert not wrong, wrong
 
 
@@ -84,5 +89,7 @@ def test_heavy_imports_stay_in_their_file():
 
 
 def test_only_launch_reads_flags():
-    wrong = [str(p) for p in sources() for m, _ in imports_of(p) if m.startswith("absl") and m != "absl.logging"]
+    wrong = [
+        str(p) for p in sources() for m, _ in imports_of(p) if m.startswith("absl") and m != "absl.logging"
+    ]
     assert not wrong, wrong
