@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
             "inputs": {},
             "check_problems": {
                 "source": "ladder:pool",
-                "counts": {"2": 50, "3": 50, "4": 50},
+                "counts": {"rung_2": 50, "rung_3": 50, "rung_4": 50},
                 "max_problems": 0,
                 "max_solutions": 10,
                 "keep": "consistent",

@@ -50,14 +50,14 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
                 "evaluate_every": 100,
                 "patience": 2,
                 "sample": {**sample, "n": 4},
-                "engine": engine,
+                "engine": {**engine},
             },
             "search": {
-                "search": search,
-                "engine": engine,
+                "search": {**search},
+                "engine": {**engine},
                 "concurrency": 64,
             },
-            "sample": {"sample": {**sample, "n": 4}, "engine": engine, "concurrency": 64},
+            "sample": {"sample": {**sample, "n": 4}, "engine": {**engine}, "concurrency": 64},
             "policy_sft": {
                 "train_tokens": 200_000 if demo else 400_000,
                 "row_length": ROW_LENGTH,
@@ -71,7 +71,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
                 "sample": {**sample, "n": 8},
                 "prompts": ("pseudocode", "direct"),
                 "ks": (1, 8),
-                "engine": engine,
+                "engine": {**engine},
                 "concurrency": 64,
             },
             "search_evaluate": {
@@ -79,8 +79,8 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
                 "prompts": (),
                 "with_search": True,
                 "search_problems": 60 if demo else 150,
-                "search": search,
-                "engine": engine,
+                "search": {**search},
+                "engine": {**engine},
                 "concurrency": 64,
             },
         }
@@ -89,4 +89,4 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
 
 def ladder(split: str, counts: dict[int, int]) -> dict:
     """The settings of check_problems for a split of the ladder."""
-    return {"source": f"ladder:{split}", "counts": {str(rung): n for rung, n in counts.items()}}
+    return {"source": f"ladder:{split}", "counts": {f"rung_{rung}": n for rung, n in counts.items()}}

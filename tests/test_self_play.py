@@ -15,16 +15,16 @@ TINY = [
     "--config=configs/self_play.py:demo",
     "--config.rounds=1",
     "--config.arms=('search','sampling','more_warm_up')",
-    "--config.references.counts.1=8",
-    "--config.references.counts.2=8",
-    "--config.references.counts.3=0",
-    "--config.references.counts.4=0",
+    "--config.references.counts.rung_1=8",
+    "--config.references.counts.rung_2=8",
+    "--config.references.counts.rung_3=0",
+    "--config.references.counts.rung_4=0",
     *(
-        f"--config.{page}.counts.{rung}={n}"
+        f"--config.{page}.counts.rung_{rung}={n}"
         for page in ("validation", "pool")
         for rung, n in ((2, 3), (3, 3), (4, 0))
     ),
-    *(f"--config.held_out.counts.{rung}={n}" for rung, n in ((2, 4), (3, 4), (4, 0))),
+    *(f"--config.held_out.counts.rung_{rung}={n}" for rung, n in ((2, 4), (3, 4), (4, 0))),
     "--config.warm_up.max_steps=6",
     "--config.warm_up.evaluate_every=3",
     "--config.policy_sft.train_tokens=8000",

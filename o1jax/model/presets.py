@@ -48,7 +48,7 @@ PRESETS: dict[str, ModelConfig] = {
         n_kv_heads=2,
         head_dim=32,
         d_ff=384,
-        max_context=384,
+        max_context=8192,
         tie_embeddings=True,
         qkv_bias=True,
     ),

@@ -23,7 +23,7 @@ LADDER = "ladder:"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`source`: "ladder:<split>" with `counts` {rung: problems}, a file, or a public data set's name.
+    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, a file, or a public data set's name.
 
     `keep`: "consistent" drops problems of whose references none passes every test; "all" drops none.
     """
@@ -45,7 +45,7 @@ def read(out: epath.Path) -> list[Problem]:
 def load(settings: Settings, seed: int) -> list[Problem]:
     """The source's problems, before any check."""
     if settings.source.startswith(LADDER):
-        counts = {int(rung): n for rung, n in settings.counts.items()}
+        counts = {int(rung.removeprefix("rung_")): n for rung, n in settings.counts.items()}
         problems = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
     else:
         problems = load_problems(settings.source)
