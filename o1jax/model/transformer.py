@@ -23,25 +23,25 @@ UNROLLED_LAYERS = 8  # up to here the layer scan is unrolled: 1.2 times the spee
 
 
 class Rotation(NamedTuple):
-    """cos and sin of the rotary angles of every token, shared by all layers."""
+    """cos and sin of the rotary angles of every token, shared by all layers; R = H / 2."""
 
-    cos_BTH: jax.Array
-    sin_BTH: jax.Array
+    cos_BTR: jax.Array
+    sin_BTR: jax.Array
 
 
 def rotation(config: ModelConfig, positions_BT: jax.Array) -> Rotation:
-    """Rotary angles position * theta^(-2i/H), float32, laid out for the half-rotation form."""
-    frequencies = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2) / config.head_dim)
-    angles_BTH = jnp.tile(positions_BT[..., None].astype(jnp.float32) * frequencies, 2)
-    return Rotation(jnp.cos(angles_BTH), jnp.sin(angles_BTH))
+    """Rotary angles position * theta^(-2i/H), float32."""
+    frequencies_R = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2) / config.head_dim)
+    angles_BTR = positions_BT[..., None].astype(jnp.float32) * frequencies_R
+    return Rotation(jnp.cos(angles_BTR), jnp.sin(angles_BTR))
 
 
 def rotate(x_BTNH: jax.Array, angles: Rotation) -> jax.Array:
-    """Rotates pairs (i, i + H/2) of every head by the token's angles."""
-    first, second = jnp.split(x_BTNH, 2, axis=-1)
-    turned_BTNH = jnp.concatenate([-second, first], axis=-1)
-    cos_BT1H, sin_BT1H = angles.cos_BTH[:, :, None], angles.sin_BTH[:, :, None]
-    return (x_BTNH * cos_BT1H + turned_BTNH * sin_BT1H).astype(x_BTNH.dtype)
+    """Rotates the pairs (i, i + H/2) of every head by the token's angles."""
+    first_BTNR, second_BTNR = jnp.split(x_BTNH, 2, axis=-1)
+    cos_BT1R, sin_BT1R = angles.cos_BTR[:, :, None], angles.sin_BTR[:, :, None]
+    turned = (first_BTNR * cos_BT1R - second_BTNR * sin_BT1R, second_BTNR * cos_BT1R + first_BTNR * sin_BT1R)
+    return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
 
 
 def weight(config: ModelConfig, rngs: nnx.Rngs, shape, axes, std: float = INIT_STD) -> nnx.Param:
