@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from o1jax.parallel.processes import barrier, is_leader, process_count, process_index, start_processes
+from o1jax.parallel.processes import (
+    barrier,
+    compute_environment,
+    is_leader,
+    process_count,
+    process_index,
+    start_processes,
+)
 from o1jax.records import InputError
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -33,6 +40,12 @@ def test_alone_nothing_starts_and_barriers_return():
 def test_half_a_description_is_refused(env):
     with pytest.raises(InputError, match="O1JAX_PROCESS_INDEX"):
         start_processes("localhost:1234", env=env)
+
+
+def test_the_compute_environment_keeps_what_is_set():
+    tunables = compute_environment({"HOME": "/"})["GLIBC_TUNABLES"]
+    assert "glibc.malloc.hugetlb=1" in tunables.split(":")
+    assert compute_environment({"GLIBC_TUNABLES": "mine"}) == {"GLIBC_TUNABLES": "mine"}
 
 
 def test_two_processes_find_each_other_by_environment():
