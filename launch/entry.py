@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import pathlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from absl import app, flags
 from etils import epath
 from ml_collections import config_dict, config_flags
 
 from o1jax.records import InputError
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that there is no PyTorch
 
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Directory of the run, perhaps a bucket; runs/<script> if empty."
@@ -24,9 +30,11 @@ def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None])
 
     Exit code 2 and one line on stderr when flags, config or input are wrong.
     """
-    config = config_flags.DEFINE_config_file("config", f"configs/{page}.py", "The experiment's page.")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    page_file = pathlib.Path(__file__).parents[1] / "configs" / f"{page}.py"
+    with one_line_errors():
+        config = config_flags.DEFINE_config_file("config", str(page_file), "The experiment's page.")
 
     def run(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -36,22 +44,25 @@ def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None])
         except (InputError, OSError) as error:
             fail(str(error))
 
-    app.run(run, flags_parser=parse_flags)
+    def parse(argv: list[str]) -> list[str]:
+        with one_line_errors():
+            return flags.FLAGS(argv)
+
+    app.run(run, flags_parser=parse)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """As absl's own, but an unknown config key, a bad value or a missing page is one line too."""
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """An unknown flag or config key, a bad value or a missing page ends the script with its last line."""
     try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        fail(str(error))
-    except (KeyError, AttributeError) as error:
-        fail(f"--config: {error.args[0] if error.args else error}")
-    except (OSError, ValueError, TypeError) as error:
-        fail(f"--config: {error}")
+        yield
+    except KeyError as error:
+        fail(f"--config: {error.args[0]}")
+    except (flags.Error, AttributeError, ImportError, OSError, TypeError, ValueError) as error:
+        fail(str(error).strip().splitlines()[-1])
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
