@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from o1jax.parallel.processes import compute_environment
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
 
@@ -71,7 +72,8 @@ def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     request = json.dumps(
         {"stage": spec.stage, "config": dict(spec.config), "seed": spec.seed, "inputs": dict(spec.inputs)}
     )
-    child = subprocess.Popen([sys.executable, "-m", "o1jax.stages", str(out), request])
+    environment = compute_environment(dict(os.environ))
+    child = subprocess.Popen([sys.executable, "-m", "o1jax.stages", str(out), request], env=environment)
     try:
         code = child.wait()
     except BaseException:  # Ctrl-C, SIGTERM as SystemExit: the child saves and ends first
