@@ -65,7 +65,7 @@ def test_chunk_size_does_not_change_values_or_gradients():
         )
 
     whole = jax.tree.leaves(run(4096))
-    for chunk in (1, 6, 9, 33):
+    for chunk in (1, 9, 33):
         for x, y in zip(jax.tree.leaves(run(chunk)), whole, strict=True):
             np.testing.assert_allclose(x, y, atol=2e-6)
 

@@ -8,7 +8,6 @@ import json
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from o1jax.losses.logprobs import token_log_probs
@@ -57,11 +56,11 @@ def run(mesh, directory: str) -> dict:
 
     return {
         "loss": float(value),
-        "gradient_norms": [float(jnp.linalg.norm(x)) for x in jax.tree.leaves(gradient)],
+        "gradient_norms": [float(np.linalg.norm(np.asarray(x))) for x in jax.tree.leaves(gradient)],
         "share": largest_share(params),
         "gradient_share": largest_share(gradient),
         "loads": all(
-            bool((x == y).all()) and x.sharding == y.sharding
+            bool((np.asarray(x) == np.asarray(y)).all()) and x.sharding == y.sharding
             for x, y in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True)
         ),
     }
