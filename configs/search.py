@@ -20,7 +20,10 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "seed": 0,
             "problems": "runs/demo/problems/held_out",
             "policy": "",
-            "references": {"source": "ladder:warm_up", "counts": {"rung_1": 60, "rung_2": 150, "rung_3": 150, "rung_4": 140}},
+            "references": {
+                "source": "ladder:warm_up",
+                "counts": {"rung_1": 60, "rung_2": 150, "rung_3": 150, "rung_4": 140},
+            },
             "validation": {"source": "ladder:pool", "counts": {"rung_2": 40, "rung_3": 40, "rung_4": 40}},
             "check_problems": {"keep": "consistent", "max_solutions": 10},
             "warm_up": {

@@ -8,68 +8,68 @@ Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
 
 import ml_collections
 
-ROW_LENGTH = 320
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
 
 
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
-    """`demo`: two short rounds. `ladder`: four rounds and the arms that stand beside the loop."""
+    """`demo`: two short rounds. `ladder`: longer ones, and the arms that stand beside the loop."""
     if variant not in ("demo", "ladder"):
         raise ValueError(f"variant {variant!r}: there are demo and ladder")
     demo = variant == "demo"
-    engine = {"name": "jax", "slots": 64, "context": ROW_LENGTH, "judge_slots": 2}
-    sample = {**SAMPLING, "max_tokens": 240}
+    engine = {"name": "jax", "slots": 64, "context": 256, "judge_slots": 2}
+    sample = {**SAMPLING, "max_tokens": 160}
     search = {
         **SAMPLING,
-        "rollouts": 12,
         "max_depth": 3,
         "samples": 3,
         "c": 2.0,
-        "max_step_tokens": 120,
-        "max_path_tokens": 240,
+        "max_step_tokens": 100,
+        "max_path_tokens": 160,
         "compile_weight": 0.1,
     }
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "rounds": 2 if demo else 4,
+            "rounds": 2,
             "arms": ("search",) if demo else ("search", "sampling", "more_warm_up", "pool_references"),
-            "references": ladder("warm_up", {1: 60, 2: 150, 3: 150, 4: 140}),
+            "references": ladder("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
             "validation": ladder("pool", {2: 40, 3: 40, 4: 40}),
-            "pool": ladder("pool", {2: 100, 3: 100, 4: 100} if demo else {2: 200, 3: 300, 4: 300}),
+            "pool": ladder("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 400, 3: 600, 4: 500}),
             "held_out": ladder("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
             "warm_up": {
                 "preset": "nano",
                 "vocab_size": 640,
-                "row_length": ROW_LENGTH,
-                "rows_per_batch": 12,
-                "max_steps": 300 if demo else 700,
-                "learning_rate": 2e-3,
-                "warmup_steps": 30,
+                "variants": 1,
+                "row_length": 256,
+                "rows_per_batch": 16,
+                "max_steps": 450 if demo else 600,
+                "learning_rate": 5e-3,
+                "warmup_steps": 50,
                 "weight_decay": 0.1,
-                "evaluate_every": 100,
+                "evaluate_every": 150,
                 "patience": 2,
                 "sample": {**sample, "n": 4},
                 "engine": {**engine},
             },
             "search": {
-                "search": {**search},
+                "search": {**search, "rollouts": 6, "stop_after_passes": 1},
                 "engine": {**engine},
                 "concurrency": 64,
             },
-            "sample": {"sample": {**sample, "n": 4}, "engine": {**engine}, "concurrency": 64},
+            "sample": {"sample": {**sample, "n": 1}, "engine": {**engine}, "concurrency": 64},
             "policy_sft": {
-                "train_tokens": 200_000 if demo else 400_000,
-                "row_length": ROW_LENGTH,
-                "rows_per_batch": 12,
-                "learning_rate": 1e-3,
+                "train_tokens": 300_000 if demo else 700_000,
+                "row_length": 256,
+                "rows_per_batch": 16,
+                "learning_rate": 2e-3,
                 "warmup_steps": 10,
                 "weight_decay": 0.1,
-                "max_per_problem": 4,
+                "max_per_problem": 2,
+                "variants": 1,
             },
             "evaluate": {
                 "sample": {**sample, "n": 8},
-                "prompts": ("pseudocode", "direct"),
+                "prompts": ("pseudocode", "direct") if demo else ("pseudocode",),
                 "ks": (1, 8),
                 "engine": {**engine},
                 "concurrency": 64,
@@ -79,7 +79,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
                 "prompts": (),
                 "with_search": True,
                 "search_problems": 60 if demo else 150,
-                "search": {**search},
+                "search": {**search, "rollouts": 12},
                 "engine": {**engine},
                 "concurrency": 64,
             },
