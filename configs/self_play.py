@@ -17,14 +17,14 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         raise ValueError(f"variant {variant!r}: there are demo and ladder")
     demo = variant == "demo"
     engine = {"name": "jax", "slots": 64, "context": 256, "judge_slots": 2}
-    sample = {**SAMPLING, "max_tokens": 160}
+    sample = {**SAMPLING, "max_tokens": 176}
     search = {
         **SAMPLING,
         "max_depth": 3,
         "samples": 3,
         "c": 2.0,
         "max_step_tokens": 100,
-        "max_path_tokens": 160,
+        "max_path_tokens": 176,
         "compile_weight": 0.1,
     }
     return ml_collections.ConfigDict(
