@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -33,9 +34,12 @@ from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """The paper's settings (nano models: top_p = 1, top_k = 0, style nano). `samples` is k, next steps an
-    expansion; `wave` is the number of rollouts at once within a tree; `stop_after_passes` ends a
-    search at that many different passing leaves (0: never)."""
+    """The paper's settings (nano models: top_p = 1, top_k = 0, style nano).
+
+    `samples` is k, next steps an expansion; `wave` is the number of rollouts at once within a tree.
+    A search ends after `rollouts`, or before: at `stop_after_passes` different passing leaves, or at
+    the rollout that brings the generated tokens to `max_tokens` (0: neither).
+    """
 
     rollouts: int = 12
     max_depth: int = 8
@@ -49,6 +53,7 @@ class SearchSettings:
     compile_weight: float = 0.1
     wave: int = 1
     stop_after_passes: int = 0
+    max_tokens: int = 0
     few_shot: int = 0
     style: Style = "full"
     limits: Limits = Limits()
@@ -167,11 +172,19 @@ class _Search:
         self.programs: set[str] = set()  # different ones, judged
 
     async def run(self) -> Tree:
-        tree, enough = self._freeze(0), self.settings.stop_after_passes or float("inf")
-        while tree.rollouts < self.settings.rollouts and len(passing_leaves(tree)) < enough:
+        tree = self._freeze(0)
+        while not self._is_done(tree):
             width = min(self.settings.wave, self.settings.rollouts - tree.rollouts)
             tree = self._freeze(tree.rollouts + await self._wave(width))
         return tree
+
+    def _is_done(self, tree: Tree) -> bool:
+        enough = self.settings.stop_after_passes or math.inf
+        return (
+            tree.rollouts >= self.settings.rollouts
+            or len(passing_leaves(tree)) >= enough
+            or self.generated_tokens >= (self.settings.max_tokens or math.inf)
+        )
 
     async def _wave(self, width: int) -> int:
         """Up to `width` rollouts; returns how many."""

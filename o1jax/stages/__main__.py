@@ -11,7 +11,9 @@ import sys
 from etils import epath
 
 from o1jax.records import InputError
+from o1jax.sandbox.interface import SandboxError
 from o1jax.stages import run
+from o1jax.train.loop import NonFiniteLoss
 
 PR_SET_PDEATHSIG = 1
 
@@ -23,9 +25,9 @@ def main(out: str, request: str) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         run.run(epath.Path(out), run.spec_of(json.loads(request)))
-    except (InputError, OSError) as error:
-        print(f"o1jax: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    except (InputError, OSError, NonFiniteLoss, SandboxError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return run.REFUSED
     return 0
 
 

@@ -31,6 +31,8 @@ STAGES = {  # name -> module with a dataclass Settings and run(out, settings, in
     "evaluate": "o1jax.stages.evaluate",
 }
 
+REFUSED = 2  # exit code after one line on stderr
+
 
 def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """The stage's manifest; a finished stage is not run again.
@@ -65,7 +67,8 @@ def keep_compiled_programs() -> None:
 def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """As `run`, in a process of its own (D5): clean memory, and a crash is one stage's.
 
-    Raises InputError when the child refuses its input or fails; its own message went to stderr.
+    Raises SystemExit when the child refused its input, which its own line on stderr says, and
+    InputError when it was killed or crashed.
     """
     if (out / "manifest.json").exists():
         return manifest.begin(out, spec) or {}
@@ -80,6 +83,8 @@ def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
         child.send_signal(signal.SIGTERM)
         child.wait()
         raise
+    if code == REFUSED:
+        raise SystemExit(REFUSED)
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         raise InputError(f"{out}: stage {spec.stage} {how}; run the same command again to go on from there")

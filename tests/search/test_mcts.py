@@ -206,6 +206,16 @@ def test_search_stops_early_when_solved_often_enough():
     assert tree.rollouts == 2 and len(tree.nodes) == 5
 
 
+def test_search_stops_at_the_rollout_that_reaches_its_token_budget():
+    def grow(prefix, seed):
+        return step(1, 3, f"bad {seed}")
+
+    whole, _ = search(dataclasses.replace(SETTINGS, rollouts=9), grow)
+    cut, _ = search(dataclasses.replace(SETTINGS, rollouts=9, max_tokens=whole.generated_tokens // 2), grow)
+    assert cut.rollouts < whole.rollouts
+    assert whole.generated_tokens // 2 <= cut.generated_tokens < whole.generated_tokens
+
+
 def test_compile_weight_makes_the_value_of_a_program_that_only_compiles():
     settings = dataclasses.replace(SETTINGS, rollouts=1, compile_weight=0.25)
     tree, _ = search(settings, lambda prefix, seed: step(1, 3, "half"))
