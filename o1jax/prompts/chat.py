@@ -5,6 +5,7 @@ Knows no prompt: what is said to a model is in pseudocode.py and direct.py.
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -19,17 +20,21 @@ Message = Mapping[str, str]  # role ("system", "user" or "assistant") and conten
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer saved in a directory (or a model's name); InputError if there is none."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ) as error:  # the last two: a tokenizer.json of other content
+        return _class_of(path).from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # the last two: other content
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"no tokenizer at {str(path)!r}, wanted a directory with tokenizer.json: {reason}"
         ) from error
+
+
+def _class_of(path: str) -> type:
+    """AutoTokenizer would put the model family's own splitting in place of a tokenizer.json that says
+    how it splits, where a config.json stands beside it."""
+    config = pathlib.Path(path) / "tokenizer_config.json"
+    if config.exists() and json.loads(config.read_text()).get("tokenizer_class") == "TokenizersBackend":
+        return transformers.PreTrainedTokenizerFast
+    return transformers.AutoTokenizer
 
 
 def save_tokenizer(path: str, tokenizer: Tokenizer) -> None:
