@@ -86,18 +86,19 @@ async def sample_many(
 async def sample_tokens(
     sampler: Sampler, problem: Problem, tests: Tests, seed: int, *, tokens: int
 ) -> list[Rollout]:
-    """Answers in groups of settings.n until `tokens` tokens are generated: best-of-n at equal tokens.
+    """Answers in groups of settings.n until about `tokens` tokens are generated: best-of-n at equal tokens.
 
-    The last answer is the one that reaches `tokens`; what was sampled beyond it is left out.
+    The answer that passes `tokens` counts if half of it fits, so that over many problems nothing is
+    gained or lost; what was sampled beyond it is left out. There is at least one answer.
     """
     prompt_ids, rollouts, spent = prompt_of(sampler, problem), [], 0
     while spent < tokens:
         group_seed = fold_seed(seed, problem.id, "sample_tokens", len(rollouts))
         for rollout in await _sample(sampler, problem, tests, prompt_ids, 1, group_seed):
-            if spent < tokens:
-                index = len(rollouts)
-                rollouts.append(dataclasses.replace(rollout, id=f"{rollout.group_id}#{index}"))
-                spent += len(rollout.token_ids)
+            if rollouts and spent + len(rollout.token_ids) / 2 > tokens:
+                return rollouts
+            rollouts.append(dataclasses.replace(rollout, id=f"{rollout.group_id}#{len(rollouts)}"))
+            spent += len(rollout.token_ids)
     return rollouts
 
 

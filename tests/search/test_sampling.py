@@ -56,11 +56,11 @@ def test_samples_of_many_problems_do_not_depend_on_concurrency():
     assert one == run(64) and [group[0].problem_id for group in one] == [p.id for p in scripted.PROBLEMS]
 
 
-def test_best_of_n_at_equal_tokens_stops_at_the_answer_that_reaches_them():
+def test_best_of_n_at_equal_tokens_ends_within_half_an_answer_of_them():
     many = sampler(scripted.random_script)
     rollouts = asyncio.run(sampling.sample_tokens(many, problem(), problem().tests, 0, tokens=1500))
     lengths = [len(rollout.token_ids) for rollout in rollouts]
-    assert sum(lengths[:-1]) < 1500 <= sum(lengths) and len(lengths) > SETTINGS.n
+    assert abs(sum(lengths) - 1500) <= max(lengths) / 2 and len(lengths) > SETTINGS.n
     assert len({rollout.id for rollout in rollouts}) == len(rollouts)
     assert len({rollout.token_ids for rollout in rollouts}) > SETTINGS.n
 
