@@ -1,6 +1,6 @@
 """Evaluates a policy: pass@k of both prompts, search against best-of-n at equal tokens, ASPR.
 
-    python launch/evaluate.py --config.inputs.policy=runs/demo/round_01/policy_sft \
+    python launch/evaluate.py --config.inputs.policy=runs/demo/round_02/policy_sft \
         --config.inputs.problems=runs/demo/problems/held_out --workdir=runs/evaluate
 
 `inputs.policy` is a stage that trained one, a policy directory (an Orbax checkpoint with its
@@ -17,9 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "inputs": {"policy": "runs/demo/round_01/policy_sft", "problems": "runs/demo/problems/held_out"},
+            "inputs": {"policy": "runs/demo/round_02/policy_sft", "problems": "runs/demo/problems/held_out"},
             "evaluate": {
-                "sample": {**SAMPLING, "n": 8, "max_tokens": 240},
+                "sample": {**SAMPLING, "n": 8, "max_tokens": 176},
                 "prompts": ("pseudocode", "direct"),
                 "ks": (1, 8),
                 "with_search": True,
@@ -29,10 +29,10 @@ def get_config() -> ml_collections.ConfigDict:
                     **SAMPLING,
                     "rollouts": 12,
                     "max_depth": 3,
-                    "max_step_tokens": 120,
-                    "max_path_tokens": 240,
+                    "max_step_tokens": 100,
+                    "max_path_tokens": 176,
                 },
-                "engine": {"slots": 64, "context": 320},
+                "engine": {"slots": 64, "context": 256},
                 "concurrency": 64,
             },
         }

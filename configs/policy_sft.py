@@ -19,7 +19,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "references": "runs/demo/problems/references",
             "found_0": "runs/demo/round_00/search",
         }
-        settings = {"train_tokens": 200_000, "row_length": 320, "rows_per_batch": 12, "learning_rate": 1e-3}
+        settings = {"train_tokens": 200_000, "row_length": 256, "rows_per_batch": 16, "learning_rate": 2e-3}
     elif variant.removeprefix("qwen2.5-coder-") in SIZES:
         inputs = {"policy": f"weights/{variant}", "found_0": "runs/search/search"}
         settings = {

@@ -22,17 +22,17 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "policy": "",
             "references": {
                 "source": "ladder:warm_up",
-                "counts": {"rung_1": 60, "rung_2": 150, "rung_3": 150, "rung_4": 140},
+                "counts": {"rung_1": 60, "rung_2": 120, "rung_3": 120, "rung_4": 100},
             },
             "validation": {"source": "ladder:pool", "counts": {"rung_2": 40, "rung_3": 40, "rung_4": 40}},
             "check_problems": {"keep": "consistent", "max_solutions": 10},
             "warm_up": {
-                "row_length": 320,
-                "rows_per_batch": 12,
-                "max_steps": 300,
-                "evaluate_every": 100,
-                "sample": {**SAMPLING, "n": 4, "max_tokens": 240},
-                "engine": {"slots": 64, "context": 320},
+                "row_length": 256,
+                "rows_per_batch": 16,
+                "max_steps": 600,
+                "evaluate_every": 150,
+                "sample": {**SAMPLING, "n": 4, "max_tokens": 176},
+                "engine": {"slots": 64, "context": 256},
             },
             "search": {
                 "search": {
@@ -45,7 +45,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                     "max_path_tokens": 320,
                     "compile_weight": 0.1,
                 },
-                "engine": {"slots": 16, "context": 4096},
+                "engine": {"slots": 16, "context": 2048},
                 "concurrency": 16,
             },
         }

@@ -21,13 +21,13 @@ def get_config() -> ml_collections.ConfigDict:
             "warm_up": {
                 "preset": "nano",
                 "vocab_size": 640,
-                "row_length": 320,
-                "rows_per_batch": 12,
-                "max_steps": 700,
-                "learning_rate": 2e-3,
-                "warmup_steps": 30,
+                "row_length": 256,
+                "rows_per_batch": 16,
+                "max_steps": 600,
+                "learning_rate": 5e-3,
+                "warmup_steps": 50,
                 "weight_decay": 0.1,
-                "evaluate_every": 100,
+                "evaluate_every": 150,
                 "patience": 2,
                 "sample": {
                     "n": 4,
@@ -35,9 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
                     "top_p": 1.0,
                     "top_k": 0,
                     "style": "nano",
-                    "max_tokens": 240,
+                    "max_tokens": 176,
                 },
-                "engine": {"slots": 64, "context": 320},
+                "engine": {"slots": 64, "context": 256},
             },
         }
     )

@@ -34,7 +34,7 @@ class Settings:
     train_tokens: int
     row_length: int = 256
     rows_per_batch: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.1

@@ -43,12 +43,12 @@ class Settings:
     variants: int = 1
     row_length: int = 256
     rows_per_batch: int = 16
-    max_steps: int = 1000
-    learning_rate: float = 2e-3
+    max_steps: int = 600
+    learning_rate: float = 5e-3
     warmup_steps: int = 50
     weight_decay: float = 0.1
-    evaluate_every: int = 100
-    patience: int = 3
+    evaluate_every: int = 150
+    patience: int = 2
     sample: SampleSettings = SampleSettings()
     engine: EngineSettings = EngineSettings()
 
