@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from absl import app, flags
+from absl import logging as absl_logging
 from etils import epath
 from ml_collections import config_dict, config_flags
 
@@ -37,6 +38,7 @@ def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None])
         config = config_flags.DEFINE_config_file("config", str(page_file), "The experiment's page.")
 
     def run(argv: list[str]) -> None:
+        absl_logging.set_verbosity(absl_logging.WARNING)
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: write --config.key=value and --workdir=directory")
         try:
