@@ -41,6 +41,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                 "warmup_steps": 10,
                 "weight_decay": 0.1,
                 "max_per_problem": 4,
+                "style": "nano" if variant == "nano" else "full",
             },
         }
     )

@@ -66,6 +66,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
                 "weight_decay": 0.1,
                 "max_per_problem": 2,
                 "variants": 1,
+                "style": "nano",
             },
             "evaluate": {
                 "sample": {**sample, "n": 8},

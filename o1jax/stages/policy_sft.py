@@ -15,6 +15,7 @@ from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.batches.stream import Batches
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
+from o1jax.prompts.task import Style
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, found, references
 from o1jax.stages.manifest import StageResult
@@ -28,7 +29,8 @@ from o1jax.train.optimizer import OptimizerSettings
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`train_tokens`: tokens to train on, padding not counted, in as many epochs as that takes.
-    `variants`: reasoning chains, and programs, of each reference problem.
+    `variants`: reasoning chains, and programs, of each reference problem; `style`:
+    of their prompts, as search had it.
     `model`: the preset that the policy must have the shape of, where it is given."""
 
     train_tokens: int
@@ -40,6 +42,7 @@ class Settings:
     weight_decay: float = 0.1
     max_per_problem: int = 4
     variants: int = 1
+    style: Style = "full"
     model: str = ""
 
 
@@ -112,7 +115,7 @@ def _found(
 def _references(settings: Settings, inputs: Mapping[str, epath.Path], policy: Policy) -> list[SftSample]:
     names = [name for name in ("references", "pool_references") if name in inputs]
     problems = [problem for name in names for problem in check_problems.read(inputs[name])]
-    return references.samples(problems, policy.tokenizer, settings.variants)
+    return references.samples(problems, policy.tokenizer, settings.variants, settings.style)
 
 
 def _optimizer(settings: Settings, steps: int) -> OptimizerSettings:

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from o1jax.prompts import chat, direct, pseudocode
+from o1jax.prompts.task import Style
 from o1jax.records import Problem, SftSample
 
 
-def samples(problems: Sequence[Problem], tokenizer: chat.Tokenizer, variants: int) -> list[SftSample]:
+def samples(
+    problems: Sequence[Problem], tokenizer: chat.Tokenizer, variants: int, style: Style
+) -> list[SftSample]:
     """The first `variants` reasoning chains of each problem under the pseudocode prompt, and as many of
-    its programs under the direct one."""
+    its programs under the direct one; `style` is the prompts'."""
     return [
         _sample(f"{problem.id}/{name}", problem, messages, answer, tokenizer)
         for problem in problems
-        for name, messages, answer in _answers(problem, variants)
+        for name, messages, answer in _answers(problem, variants, style)
     ]
 
 
@@ -25,14 +28,16 @@ def texts(problems: Sequence[Problem], variants: int) -> Iterator[str]:
     """What a tokenizer for these problems is trained on: questions and answers."""
     for problem in problems:
         yield problem.question
-        yield from (answer for _, _, answer in _answers(problem, variants))
+        yield from (answer for _, _, answer in _answers(problem, variants, "nano"))
 
 
-def _answers(problem: Problem, variants: int) -> Iterator[tuple[str, Sequence[Mapping[str, str]], str]]:
+def _answers(
+    problem: Problem, variants: int, style: Style
+) -> Iterator[tuple[str, Sequence[Mapping[str, str]], str]]:
     for i, steps in enumerate(problem.reasoning[:variants]):
-        yield f"reasoning_{i}", pseudocode.messages(problem, style="nano"), pseudocode.render_path(steps)
+        yield f"reasoning_{i}", pseudocode.messages(problem, style=style), pseudocode.render_path(steps)
     for i, source in enumerate(problem.solutions[:variants]):
-        yield f"direct_{i}", direct.messages(problem, style="nano"), direct.render_answer(source)
+        yield f"direct_{i}", direct.messages(problem, style=style), direct.render_answer(source)
 
 
 def _sample(

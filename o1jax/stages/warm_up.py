@@ -60,7 +60,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
-    samples = references.samples(problems, tokenizer, settings.variants)
+    samples = references.samples(problems, tokenizer, settings.variants, style="nano")
     batches = Batches(
         [encode_sft(sample) for sample in samples],
         row_length=settings.row_length,
