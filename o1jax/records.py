@@ -88,11 +88,13 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class CaseResult:
-    """One test's outcome. `detail` is one line (the exception, the signal, the first difference)."""
+    """One test's outcome. `detail` is one line (the exception, the signal, the first difference).
+    `output` is what the program printed, where that was asked for and it ended well, else None."""
 
     status: Status
     detail: str = ""
     cpu_s: float = 0.0
+    output: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -127,7 +129,8 @@ class Node:
 
     `token_ids`, `log_probs` (behaviour, float32, temperature applied) and `is_policy_token` are
     aligned. `visits` and `value_sum` are UCT's; `value` is the terminal value of a leaf that was
-    judged, else None. `error` says why a malformed step is dead, else is empty.
+    judged, else None. `error` says why a malformed step is dead, else is empty. `score` is the process
+    reward model's, where one was asked.
     """
 
     index: int
@@ -146,6 +149,7 @@ class Node:
     value: float | None = None
     verdict: Verdict | None = None
     error: str = ""
+    score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Records -> Example: the token ids and loss weights of one training sequence.
+"""Records -> Example: the token ids and loss weights of one training sequence, or of a few kept together.
 
 Does not tokenize (the records hold token ids) and does not pack.
 """
@@ -6,18 +6,25 @@ Does not tokenize (the records hold token ids) and does not pack.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from o1jax.records import InputError, SftSample
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One sequence. weights[t] is the loss weight of predicting token_ids[t]; 0 on the prompt."""
+    """One sequence, or the `parts` of one (their lengths; both sides of a pair, say), which share a row.
+
+    weights[t] is the loss weight of predicting token_ids[t]; 0 on the prompt. `columns` hold further
+    values a token, float32, by name; columns[name][t] belongs to position t, where token t is read
+    and t + 1 predicted.
+    """
 
     id: str
     token_ids: tuple[int, ...]
     weights: tuple[float, ...]
+    columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    parts: tuple[int, ...] = ()  # none: all of it is one
 
 
 def encode_sft(sample: SftSample) -> Example:

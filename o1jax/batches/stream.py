@@ -29,10 +29,18 @@ class Batches:
                     f"example {example.id!r} has {len(example.token_ids)} tokens, more than a row's "
                     f"{row_length}; raise row_length, or drop long examples with keep_short"
                 )
+        kinds = {(tuple(sorted(example.columns)), len(example.parts or (0,))) for example in examples}
+        if len(kinds) > 1:
+            raise InputError(f"examples of {len(kinds)} kinds, (columns, parts) {sorted(kinds)}; wanted one")
         self.row_length, self.rows_per_batch, self.seed = row_length, rows_per_batch, seed
         self.ids = tuple(example.id for example in examples)
         self._tokens = [np.asarray(example.token_ids, np.int32) for example in examples]
         self._weights = [np.asarray(example.weights, np.float32) for example in examples]
+        self._parts = [example.parts or (len(example.token_ids),) for example in examples]
+        self._columns = {
+            name: [np.asarray(example.columns[name], np.float32) for example in examples]
+            for name in (sorted(examples[0].columns) if examples else ())
+        }
         self._starts = [0]  # the first step of every epoch seen so far, and of the one after
         self._plans: dict[int, Plan] = {}  # of the latest epoch only
 
@@ -74,13 +82,16 @@ class Batches:
         hashed.update(repr((self.row_length, self.rows_per_batch, self.seed, self.ids)).encode())
         for tokens, weights in zip(self._tokens, self._weights, strict=True):
             hashed.update(len(tokens).to_bytes(8) + tokens.tobytes() + weights.tobytes())
+        for name, values in self._columns.items():
+            hashed.update(name.encode() + b"".join(value.tobytes() for value in values))
         return hashed.hexdigest()
 
     def assemble(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Rows of example indices -> arrays [B, T].
 
-        tokens, targets (the next token of the same example), positions (from 0 in every example),
-        segment_ids (from 1; 0 is padding), weights (float32, of the targets) and example_id (-1 is padding).
+        tokens, targets (the next token of the same part), positions (from 0 in every part), segment_ids
+        (from 1, one a part; 0 is padding), weights (float32, of the targets), example_id (-1 is padding)
+        and the examples' columns.
         """
         shape_BT = len(rows), self.row_length
         batch = {
@@ -90,21 +101,29 @@ class Batches:
             "segment_ids_BT": np.zeros(shape_BT, np.int32),
             "weights_BT": np.zeros(shape_BT, np.float32),
             "example_id_BT": np.full(shape_BT, -1, np.int32),
+            **{f"{name}_BT": np.zeros(shape_BT, np.float32) for name in self._columns},
         }
         for row, examples in enumerate(rows):
             start = 0
-            for segment, example in enumerate(examples, start=1):
-                start = self._write(batch, row, start, segment, example)
+            for place, example in enumerate(examples):
+                start = self._write(batch, row, start, place, example)
         return batch
 
-    def _write(self, batch: Batch, row: int, start: int, segment: int, example: int) -> int:
-        """Writes one example as a segment; its last token has no target. Returns where the next starts."""
-        tokens, weights = self._tokens[example], self._weights[example]
+    def _write(self, batch: Batch, row: int, start: int, place: int, example: int) -> int:
+        """Writes the example that is `place`-th in its row, each part as a segment, of which the last
+        token has no target. Returns where the next example starts."""
+        tokens, weights, parts = self._tokens[example], self._weights[example], self._parts[example]
         end = start + len(tokens)
         batch["tokens_BT"][row, start:end] = tokens
         batch["targets_BT"][row, start : end - 1] = tokens[1:]
         batch["weights_BT"][row, start : end - 1] = weights[1:]
-        batch["positions_BT"][row, start:end] = np.arange(len(tokens))
-        batch["segment_ids_BT"][row, start:end] = segment
         batch["example_id_BT"][row, start:end] = example
+        for name, values in self._columns.items():
+            batch[f"{name}_BT"][row, start:end] = values[example]
+        for segment, length in enumerate(parts, start=1 + place * len(parts)):
+            last = start + length - 1
+            batch["positions_BT"][row, start : last + 1] = np.arange(length)
+            batch["segment_ids_BT"][row, start : last + 1] = segment
+            batch["targets_BT"][row, last] = batch["weights_BT"][row, last] = 0
+            start = last + 1
         return end

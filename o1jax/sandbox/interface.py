@@ -25,7 +25,8 @@ class Limits:
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One program and its tests. `stop_at_failure`: tests after the first failure are not run and
-    carry the status NORESULT with detail "not run"."""
+    carry the status NORESULT with detail "not run". `keep_output` (form stdin): results carry what the
+    program printed, of programs that ended well."""
 
     source: str
     tests: tuple[TestCase, ...]
@@ -35,6 +36,7 @@ class Job:
     json_values: bool = True
     limits: Limits = Limits()
     stop_at_failure: bool = False
+    keep_output: bool = False
 
 
 def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Limits) -> Job:

@@ -48,9 +48,10 @@ def _each(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> list[Cas
 
 def _stdin_result(job: Job, test: TestCase, run: Record) -> CaseResult:
     failure = _ended_badly(job, run)
-    if failure is None:
-        failure = compare.compare_stdout(test.output, run.output)
-    return CaseResult(failure[0], failure[1], run.cpu_s)
+    if failure is not None:
+        return CaseResult(*failure, run.cpu_s)
+    output = run.output.decode("utf-8", "replace") if job.keep_output else None
+    return CaseResult(*compare.compare_stdout(test.output, run.output), run.cpu_s, output)
 
 
 def _ended_badly(job: Job, run: Record) -> tuple[Status, str] | None:

@@ -31,7 +31,8 @@ def table_of(cls: type[T], records: Sequence[T]) -> pa.Table:
 
 
 def records_of(cls: type[T], table: pa.Table) -> list[T]:
-    """The records of a table that `table_of` made; raises KeyError for a column that is not there."""
+    """The records of a table that `table_of` made; a column that is not there, as in files from before
+    its field was, gives the field's default. Raises KeyError where it has none."""
     return [_value(cls, row) for row in table.to_pylist()]
 
 
@@ -58,6 +59,11 @@ def _present(hint: Any) -> Any:
     return hint
 
 
+def _is_required(cls: type, name: str) -> bool:
+    field = cls.__dataclass_fields__[name]
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 def _row(record: Any) -> dict[str, Any]:
     return {name: _plain(getattr(record, name)) for name in _hints(type(record))}
 
@@ -75,7 +81,10 @@ def _value(hint: Any, value: Any) -> Any:
         return None
     hint = _present(hint)
     if dataclasses.is_dataclass(hint):
-        return hint(**{name: _value(inner, value[name]) for name, inner in _hints(hint).items()})
+        kept = {
+            name: inner for name, inner in _hints(hint).items() if name in value or _is_required(hint, name)
+        }
+        return hint(**{name: _value(inner, value[name]) for name, inner in kept.items()})
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)[0]
         return tuple(value) if inner in PLAIN else tuple(_value(inner, item) for item in value)

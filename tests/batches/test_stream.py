@@ -97,3 +97,37 @@ def test_an_example_longer_than_a_row_is_named_or_dropped_by_choice():
         batches(row_length=9)
     kept, dropped = keep_short(EXAMPLES, 9)
     assert dropped == 2 and len(kept) == 18
+
+
+def pair(i: int, chosen: int, rejected: int) -> Example:
+    """Two parts of `chosen` and `rejected` tokens, with a column that counts them."""
+    n = chosen + rejected
+    return Example(
+        f"p{i}", tuple(range(1, n + 1)), (1.0,) * n, {"value": tuple(range(n))}, (chosen, rejected)
+    )
+
+
+def test_both_parts_of_a_pair_are_segments_of_one_row_with_positions_of_their_own():
+    batch = Batches([pair(0, 3, 2)], row_length=7, rows_per_batch=1, seed=0).at(0)
+    assert batch["segment_ids_BT"].tolist() == [[1, 1, 1, 2, 2, 0, 0]]
+    assert batch["positions_BT"].tolist() == [[0, 1, 2, 0, 1, 0, 0]]
+    assert batch["targets_BT"].tolist() == [[2, 3, 0, 5, 0, 0, 0]]
+    assert batch["weights_BT"].tolist() == [[1, 1, 0, 1, 0, 0, 0]]
+    assert batch["value_BT"].tolist() == [[0, 1, 2, 3, 4, 0, 0]]
+
+
+def test_the_chosen_part_of_every_pair_is_an_odd_segment():
+    batch = Batches([pair(i, 3, 2) for i in range(3)], row_length=16, rows_per_batch=1, seed=0).at(0)
+    assert batch["segment_ids_BT"].tolist() == [[1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5, 6, 6, 0]]
+
+
+def test_examples_of_two_kinds_are_refused():
+    with pytest.raises(InputError, match="2 kinds"):
+        Batches([pair(0, 3, 2), example(0, 4)], row_length=16, rows_per_batch=1, seed=0)
+
+
+def test_a_changed_column_changes_the_digest():
+    changed = Example("p0", (1, 2, 3), (1.0,) * 3, {"value": (0.0, 0.0, 1.0)})
+    same = Example("p0", (1, 2, 3), (1.0,) * 3, {"value": (0.0, 0.0, 2.0)})
+    digests = {Batches([e], row_length=4, rows_per_batch=1, seed=0).digest() for e in (changed, same)}
+    assert len(digests) == 2

@@ -2,7 +2,8 @@
 
 import pytest
 
-from o1jax.records import Status
+from o1jax.records import Status, TestCase
+from o1jax.sandbox.interface import Job
 
 HONEST = {  # each prints the sum of the numbers on standard input
     "sys.exit(0) after output": "print(total()); sys.exit(0)",
@@ -107,3 +108,12 @@ def test_setup_may_need_the_program_and_the_program_setup(assertion_cases):
     assert assertion_cases(
         "def f(x: List[int]): return x", "assert f([]) == []", setup="from typing import List"
     )[0].passed
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_output_is_kept_where_it_was_asked_for_and_the_program_ended_well(runner, judge, keep):
+    tests = (TestCase("1 2\n", "3\n"), TestCase("1 3\n", "3\n"), TestCase("one\n", "3\n"))
+    job = Job(PRELUDE + "print(total())", tests, "stdin", keep_output=keep)
+    cases = runner.run(judge.judge(job)).cases
+    assert [case.status for case in cases] == [Status.AC, Status.WA, Status.RE]
+    assert [case.output for case in cases] == (["3\n", "4\n", None] if keep else [None] * 3)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 import scripted
 from etils import epath
@@ -151,3 +152,14 @@ def test_an_interrupted_search_keeps_its_finished_trees(tmp_path, trees):
     asyncio.run(interrupted())
     saved = store.read_trees(tmp_path)
     assert saved and all(tree in trees for tree in saved)
+
+
+def test_a_file_from_before_a_field_was_gives_the_fields_default_and_one_without_more_is_named(tmp_path):
+    place = epath.Path(tmp_path) / "rollouts.parquet"
+    store.write_records(place, Rollout, [EXAMPLES[-1]])
+    table = pq.read_table(place)
+    pq.write_table(table.drop_columns(["reward"]), place)
+    assert store.read_records(place, Rollout) == [EXAMPLES[-1]]
+    pq.write_table(table.drop_columns(["token_ids"]), place)
+    with pytest.raises(InputError, match="token_ids"):
+        store.read_records(place, Rollout)
