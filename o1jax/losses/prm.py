@@ -1,0 +1,68 @@
+"""The process reward model's score of a step, and its losses: point-wise, or on pairs of siblings.
+
+A score is sigmoid(h . (W[:, good] - W[:, bad])) of the hidden state at a step's last token: the
+probability of the good token against the bad one. Does not know where steps end.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from o1jax.records import InputError
+
+
+def step_logits(hidden_BTD: jax.Array, head_DV: jax.Array, good_id: int, bad_id: int) -> jax.Array:
+    """logits_BT, float32: the good token's logit less the bad one's, at every position."""
+    assert hidden_BTD.ndim == 3 and hidden_BTD.shape[2] == head_DV.shape[0]
+    direction_D = head_DV[:, good_id].astype(jnp.float32) - head_DV[:, bad_id].astype(jnp.float32)
+    return jnp.einsum(
+        "BTD,D->BT", hidden_BTD.astype(jnp.float32), direction_D, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def pointwise_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sum of cross-entropy * weight, sum of weights), float32 scalars; all three of one shape.
+
+    A label in [0, 1] is the wanted probability: 0 and 1 are hard labels, a mean value is a soft one.
+    Where the weight is 0 anything may stand: it adds nothing.
+    """
+    assert logits.shape == labels.shape == weights.shape
+    counts, weights = weights != 0, weights.astype(jnp.float32)
+    logits = jnp.where(counts, logits.astype(jnp.float32), 0.0)
+    labels = jnp.where(counts, labels.astype(jnp.float32), 0.0)
+    # not softplus(x) - label * x, which loses its digits where x is large
+    losses = labels * jax.nn.softplus(-logits) + (1 - labels) * jax.nn.softplus(logits)
+    return jnp.sum(losses * weights), weights.sum()
+
+
+def pairwise_loss(
+    chosen_logits: jax.Array, rejected_logits: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(sum of -log sigmoid(chosen - rejected), number of pairs), float32 scalars: Bradley-Terry.
+
+    Where the mask is 0 anything may stand: it adds nothing.
+    """
+    assert chosen_logits.shape == rejected_logits.shape == mask.shape
+    mask = mask.astype(bool)
+    chosen = jnp.where(mask, chosen_logits.astype(jnp.float32), 0.0)
+    rejected = jnp.where(mask, rejected_logits.astype(jnp.float32), 0.0)
+    losses = jnp.where(mask, jax.nn.softplus(rejected - chosen), 0.0)
+    return losses.sum(), mask.sum(dtype=jnp.float32)
+
+
+def soft_label_floor(labels: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted mean binary entropy of labels in [0, 1], in nats: the least point-wise loss a
+    scorer can have on them. InputError if nothing has weight."""
+    labels, weights = np.asarray(labels, np.float64), np.asarray(weights, np.float64)
+    assert labels.shape == weights.shape
+    labels, weights = labels[weights != 0], weights[weights != 0]
+    if not weights.size:
+        raise InputError("no label has weight, so their loss has no floor; give labels with leaves")
+    return float(np.average(entropy(labels) + entropy(1 - labels), weights=weights))
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """-p log p, 0 at 0."""
+    return -p * np.log(np.where(p == 0, 1.0, p))
