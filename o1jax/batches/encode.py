@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from o1jax.records import InputError, SftSample
+from o1jax.records import InputError, PreferencePair, SftSample, StepLabel, StepPair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,85 @@ def encode_sft(sample: SftSample) -> Example:
         token_ids=(*sample.prompt_ids, *sample.answer_ids),
         weights=(0.0,) * len(sample.prompt_ids) + answer_weights,
     )
+
+
+def encode_pair(pair: PreferencePair) -> Example:
+    """Two parts, prompt and chosen answer, then prompt and rejected one: weight 1 on the answers, else 0."""
+    check_answers(f"pair {pair.id!r}", pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
+    return two_parts(pair.id, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, answer_weight=1.0)
+
+
+def encode_step_labels(label: StepLabel, kind: Literal["soft", "hard"]) -> Example:
+    """A path with the columns `label` and `label_weight`, both 0 but at the last token of a step: there
+    its label of this kind, and weight 1 where the label stands on at least one leaf."""
+    values = {"soft": label.soft, "hard": label.hard}[kind]
+    check_steps(label, values)
+    token_ids = (*label.prompt_ids, *label.answer_ids)
+    labels, weights = [0.0] * len(token_ids), [0.0] * len(token_ids)
+    for end, value, n_leaves in zip(label.step_ends, values, label.n_leaves, strict=True):
+        at = len(label.prompt_ids) + end
+        labels[at], weights[at] = value, float(n_leaves > 0)
+    columns = {"label": tuple(labels), "label_weight": tuple(weights)}
+    return Example(label.id, token_ids, (0.0,) * len(token_ids), columns)
+
+
+def encode_step_pair(pair: StepPair) -> Example:
+    """Two parts, prefix and chosen step, then prefix and rejected one, with the column `label_weight`: 1
+    at the last token of each part, else 0."""
+    check_answers(f"step pair {pair.id!r}", pair.prefix_ids, pair.chosen_ids, pair.rejected_ids)
+    example = two_parts(pair.id, pair.prefix_ids, pair.chosen_ids, pair.rejected_ids, answer_weight=0.0)
+    at_end = [(0.0,) * (length - 1) + (1.0,) for length in example.parts]
+    return with_column(example, "label_weight", at_end[0] + at_end[1])
+
+
+def two_parts(
+    id: str,
+    prompt_ids: tuple[int, ...],
+    chosen_ids: tuple[int, ...],
+    rejected_ids: tuple[int, ...],
+    answer_weight: float,
+) -> Example:
+    """The prompt with each of two answers."""
+    answers = (chosen_ids, rejected_ids)
+    weights = [(0.0,) * len(prompt_ids) + (answer_weight,) * len(answer) for answer in answers]
+    return Example(
+        id=id,
+        token_ids=(*prompt_ids, *chosen_ids, *prompt_ids, *rejected_ids),
+        weights=weights[0] + weights[1],
+        parts=tuple(len(prompt_ids) + len(answer) for answer in answers),
+    )
+
+
+def with_column(example: Example, name: str, values: Sequence[float]) -> Example:
+    """The example with one more column of one value a token, or another in its place."""
+    if len(values) != len(example.token_ids):
+        raise InputError(
+            f"example {example.id!r}: {len(values)} values of {name!r} for {len(example.token_ids)} "
+            "tokens; there must be one a token"
+        )
+    return dataclasses.replace(example, columns={**example.columns, name: tuple(values)})
+
+
+def check_answers(record: str, prompt_ids: Sequence[int], *answers: Sequence[int]) -> None:
+    """InputError unless there are a prompt and answers."""
+    if not prompt_ids or not all(answers):
+        lengths = [len(answer) for answer in answers]
+        raise InputError(
+            f"{record}: a prompt of {len(prompt_ids)} and answers of {lengths} tokens; none may be empty"
+        )
+
+
+def check_steps(label: StepLabel, values: Sequence[float]) -> None:
+    """InputError unless the steps' ends ascend inside the answer, each with its value and its leaves."""
+    record = f"step label {label.id!r}"
+    check_answers(record, label.prompt_ids, label.answer_ids)
+    ends = label.step_ends
+    if not len(ends) == len(values) == len(label.n_leaves):
+        raise InputError(f"{record}: {len(ends)} steps, {len(values)} labels, {len(label.n_leaves)} n_leaves")
+    if list(ends) != sorted(set(ends)) or not all(0 <= end < len(label.answer_ids) for end in ends):
+        raise InputError(f"{record}: step_ends {ends} must ascend within {len(label.answer_ids)} tokens")
+    if not all(0 <= value <= 1 for value in values):
+        raise InputError(f"{record}: labels {values} must lie in [0, 1]")
 
 
 def keep_short(examples: Sequence[Example], row_length: int) -> tuple[list[Example], int]:
