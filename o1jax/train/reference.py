@@ -1,0 +1,69 @@
+"""A fixed model's log-probs of every example, computed once: what a policy is compared with.
+
+One pass over the data instead of a second model beside the trained one. Does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from o1jax.batches.encode import Example, with_column
+from o1jax.batches.stream import Batches
+from o1jax.model.init import merge
+from o1jax.parallel.mesh import place_batch, replicated
+from o1jax.train.objectives import Batch, batch_log_probs
+from o1jax.train.step import local_rows
+
+
+def with_reference(
+    examples: Sequence[Example],
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    mesh: Mesh,
+    *,
+    row_length: int,
+    rows_per_batch: int,
+) -> list[Example]:
+    """The examples with the column `reference`: these parameters' log-probs, as token_log_probs_of."""
+    batches = Batches(examples, row_length=row_length, rows_per_batch=rows_per_batch, seed=0)
+    log_probs = token_log_probs_of(graphdef, params, batches, mesh)
+    return [
+        with_column(example, "reference", values.tolist())
+        for example, values in zip(examples, log_probs, strict=True)
+    ]
+
+
+def token_log_probs_of(
+    graphdef: nnx.GraphDef, params: nnx.State, batches: Batches, mesh: Mesh
+) -> list[np.ndarray]:
+    """Every example's log-probs, in order, float32, one a token: at position t that of token t + 1,
+    and 0 at the last position of each part.
+
+    One epoch. Each process computes its rows, and all get all values.
+    """
+    program = jax.jit(
+        lambda params, batch: target_log_probs(graphdef, params, batch), out_shardings=replicated(mesh)
+    )
+    rows = local_rows(batches.rows_per_batch, mesh)
+    found: dict[int, np.ndarray] = {}
+    for batch in batches.epoch():
+        local = {name: values[rows] for name, values in batch.items()}
+        log_probs_BT, examples_BT = (
+            np.asarray(program(params, place_batch(local, mesh))),
+            batch["example_id_BT"],
+        )
+        found |= {int(i): log_probs_BT[examples_BT == i] for i in np.unique(examples_BT) if i >= 0}
+    return [found[i] for i in range(len(batches.ids))]
+
+
+def target_log_probs(graphdef: nnx.GraphDef, params: nnx.State, batch: Batch) -> jax.Array:
+    """log_probs_BT of the targets, 0 where a part ends."""
+    segments_BT = batch["segment_ids_BT"]
+    goes_on_BT = segments_BT == jnp.pad(segments_BT[:, 1:], ((0, 0), (0, 1)))
+    return jnp.where(goes_on_BT, batch_log_probs(merge(graphdef, params), batch), 0.0)
