@@ -1,0 +1,228 @@
+"""The process reward model at work: scores of all steps of a path in one forward pass.
+
+Coroutines hand in paths and await futures; one thread owns the device and takes what waits, up to
+`slots` paths a pass. Lengths are rounded up to a few buckets, so that few programs are compiled. Does
+not train a scorer (train/objectives.py) or weigh scores against outcomes (aggregate.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from o1jax.engine.weights import placed
+from o1jax.losses.prm import step_logits
+from o1jax.model.config import ModelConfig
+from o1jax.model.init import merge
+from o1jax.parallel.mesh import make_mesh, param_shardings
+from o1jax.prompts.chat import Tokenizer, encode
+from o1jax.records import InputError
+
+SHORTEST_BUCKET = 32
+GOOD, BAD = " +", " -"
+
+
+class Path(NamedTuple):
+    """A prompt with its answer, and the index in token_ids of every step's last token."""
+
+    token_ids: tuple[int, ...]
+    step_ends: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """A path that waits for its scores."""
+
+    path: Path
+    bucket: int
+    result: concurrent.futures.Future
+
+
+def score_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids of the good and the bad token, " +" and " -"; InputError where one is not a single token."""
+    found = [encode(tokenizer, text) for text in (GOOD, BAD)]
+    if [len(ids) for ids in found] != [1, 1] or found[0] == found[1]:
+        raise InputError(
+            f"tokenizer {tokenizer.name_or_path!r} encodes {GOOD!r} and {BAD!r} as {found}; a step scorer "
+            "needs one token for each: use a tokenizer that has them"
+        )
+    return found[0][0], found[1][0]
+
+
+def buckets_of(context: int) -> tuple[int, ...]:
+    """The padded lengths: powers of two below `context`, and `context`."""
+    powers = (SHORTEST_BUCKET << i for i in range(context.bit_length()))
+    return (*(length for length in powers if length < context), context)
+
+
+def make_program(graphdef: nnx.GraphDef, good_id: int, bad_id: int) -> Callable[..., jax.Array]:
+    """(params, tokens_BT, lengths_B) -> scores_BT, float32 in (0, 1); compiled once a shape."""
+
+    @jax.jit
+    def scores(params: nnx.State, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+        model = merge(graphdef, params)
+        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+        segment_ids_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
+        hidden_BTD = model(tokens_BT, positions_BT, segment_ids_BT)
+        return jax.nn.sigmoid(step_logits(hidden_BTD, model.head_DV(), good_id, bad_id))
+
+    return scores
+
+
+class StepScorer:
+    """Scores steps on one local device, for any number of coroutines at once.
+
+    A score does not depend on what is scored beside it, up to rounding: a path alone may be padded
+    to another length. `params` are copied, so that a trainer may donate its own. `context` is the
+    longest path in tokens, `slots` how many paths a forward pass takes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        graphdef: nnx.GraphDef,
+        params: nnx.State,
+        good_id: int,
+        bad_id: int,
+        *,
+        slots: int = 16,
+        context: int = 256,
+        device: jax.Device | None = None,
+    ):
+        if not 0 < context <= config.max_context:
+            raise InputError(f"scorer context {context}: wanted 1 to the model's {config.max_context}")
+        if not {good_id, bad_id} <= set(range(config.vocab_size)):
+            raise InputError(f"score tokens {good_id} and {bad_id}: wanted ids below {config.vocab_size}")
+        self.context, self.slots, self._vocab_size = context, slots, config.vocab_size
+        shardings = param_shardings(params, make_mesh(devices=[device or jax.local_devices()[0]]))
+        self._params = placed(params, jax.tree.map(struct, params, shardings))
+        self._program = make_program(graphdef, good_id, bad_id)
+        self._buckets = buckets_of(context)
+        self._counters: collections.Counter[str] = collections.Counter()
+        self._waiting: list[Job] = []
+        self._running: list[Job] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, name="step_scorer", daemon=True)
+        self._thread.start()
+        atexit.register(self._stop)
+
+    async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...]]:
+        """A score in (0, 1) for every step of every path, in order.
+
+        Raises InputError, before anything runs, for a path that is empty, longer than the context or
+        with a step end outside it; RuntimeError after close, or after the device has failed.
+        """
+        paths = [Path(*path) for path in paths]
+        for index, path in enumerate(paths):
+            self._check(index, path)
+        jobs = [Job(path, self._bucket(path), concurrent.futures.Future()) for path in paths]
+        self._hand_in(jobs)
+        return list(await asyncio.gather(*(asyncio.wrap_future(job.result) for job in jobs)))
+
+    def stats(self) -> dict[str, float]:
+        """Totals: paths, their tokens, forward passes, and the seconds those took."""
+        return {name: float(self._counters[name]) for name in ("paths", "tokens", "passes", "busy_s")}
+
+    async def close(self) -> None:
+        """Ends the thread after its forward pass; what still waits is cancelled. Twice does nothing."""
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        atexit.unregister(self._stop)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _check(self, index: int, path: Path) -> None:
+        length = len(path.token_ids)
+        if not 0 < length <= self.context:
+            raise InputError(f"path {index} has {length} tokens, the scorer takes 1 to {self.context}")
+        if not all(0 <= end < length for end in path.step_ends):
+            raise InputError(f"path {index}: step ends {path.step_ends} outside its {length} tokens")
+        if not 0 <= min(path.token_ids) <= max(path.token_ids) < self._vocab_size:
+            raise InputError(f"path {index}: token ids outside the vocabulary of {self._vocab_size}")
+
+    def _bucket(self, path: Path) -> int:
+        return next(length for length in self._buckets if len(path.token_ids) <= length)
+
+    def _hand_in(self, jobs: Sequence[Job]) -> None:
+        with self._changed:
+            if self._failure is not None:
+                raise RuntimeError(f"the step scorer stopped: {self._failure}") from self._failure
+            if self._closed:
+                raise RuntimeError("the step scorer is closed")
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def _serve(self) -> None:
+        """The thread's whole life: take what waits, score it, sleep when idle."""
+        with contextlib.ExitStack() as ending:
+            ending.push(self._end)
+            while self._take():
+                self._pass()
+
+    def _take(self) -> bool:
+        """Makes up to `slots` waiting jobs the running ones; False when the scorer closes.
+
+        The oldest is among them and sets the length; the longest that fit come with it.
+        """
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return False
+            fitting = [job for job in self._waiting if job.bucket <= self._waiting[0].bucket]
+            self._running = sorted(fitting, key=lambda job: -job.bucket)[: self.slots]
+            taken = set(self._running)
+            self._waiting = [job for job in self._waiting if job not in taken]
+        return True
+
+    def _pass(self) -> None:
+        """One forward pass over the running jobs; their callers get the scores."""
+        began = time.monotonic()
+        tokens_BT = np.zeros((self.slots, max(job.bucket for job in self._running)), np.int32)
+        lengths_B = np.zeros(self.slots, np.int32)
+        for row, job in enumerate(self._running):
+            lengths_B[row] = len(job.path.token_ids)
+            tokens_BT[row, : lengths_B[row]] = job.path.token_ids
+        scores_BT = np.asarray(self._program(self._params, tokens_BT, lengths_B))
+        scores = [tuple(scores_BT[b, list(j.path.step_ends)].tolist()) for b, j in enumerate(self._running)]
+        self._counters.update(paths=len(self._running), tokens=int(lengths_B.sum()), passes=1)
+        self._counters["busy_s"] += time.monotonic() - began
+        for job, values in zip(self._running, scores, strict=True):
+            if job.result.set_running_or_notify_cancel():
+                job.result.set_result(values)
+        self._running = []
+
+    def _end(self, kind, failure: BaseException | None, trace) -> bool:
+        """Tells everybody who waits that the thread ends: closed, or failed at `failure`."""
+        with self._changed:
+            self._failure = failure
+            waiting, self._waiting = [*self._running, *self._waiting], []
+        for job in waiting:
+            if failure is None:
+                job.result.cancel()
+            elif job.result.set_running_or_notify_cancel():
+                job.result.set_exception(failure)
+        return True  # the failure is handed to the callers, those to come included
+
+
+def struct(leaf: jax.Array, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    """A leaf's shape and dtype, placed so."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
