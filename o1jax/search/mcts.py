@@ -4,8 +4,15 @@ A rollout selects a leaf. A leaf never visited is simulated from: one call compl
 steps become nodes below it. A leaf visited before (and the root) is expanded: `samples` next steps
 less those it has are sampled in one call, those that end in a program or are malformed are judged
 and backed up at once, and the first of the others is simulated from. Every judged path is one visit
-of its terminal value v (DESIGN D7) for each of its steps. Equal seeds give equal trees whatever the
-concurrency: rollouts are sequential, or in waves whose results are applied in index order.
+of its terminal value v (DESIGN D7) for each of its steps.
+
+With leaf_value "prm" the others are not simulated from: a process reward model scores all of an
+expansion's new inner steps at once, and each score is backed up as one visit. Below `max_depth`, where
+nothing is expanded, paths are simulated as ever. A score is never a node's `value`: labels count judged
+leaves only (D8).
+
+Equal seeds give equal trees whatever the concurrency: rollouts are sequential, or in waves whose
+results are applied in index order.
 
 Makes no training samples (samples.py) and writes nothing (store.py).
 """
@@ -16,6 +23,7 @@ import asyncio
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,12 +32,17 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, Problem, Tree, Verdict
+from o1jax.rewards.process import StepScorer
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
 from o1jax.search.judging import judge_program, search_tests
 from o1jax.search.steps import SampledStep, cut
 from o1jax.search.store import ShardWriter, read_trees
 from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
+
+# A path's last bits of score depend on the length its forward pass was padded to, and so on what was
+# scored beside it: rounding keeps trees from following them.
+SCORE_DIGITS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +51,8 @@ class SearchSettings:
 
     `samples` is k, next steps an expansion; `wave` is the number of rollouts at once within a tree.
     A search ends after `rollouts`, or before: at `stop_after_passes` different passing leaves, or at
-    the rollout that brings the generated tokens to `max_tokens` (0: neither).
+    the rollout that brings the generated tokens to `max_tokens` (0: neither). `leaf_value` says what a
+    new inner step is worth: a simulated path's value, or the process reward model's score.
     """
 
     rollouts: int = 12
@@ -54,6 +68,7 @@ class SearchSettings:
     wave: int = 1
     stop_after_passes: int = 0
     max_tokens: int = 0
+    leaf_value: Literal["simulation", "prm"] = "simulation"
     few_shot: int = 0
     style: Style = "full"
     limits: Limits = Limits()
@@ -72,6 +87,7 @@ async def search_many(
     settings: SearchSettings,
     seed: int,
     *,
+    scorer: StepScorer | None = None,
     concurrency: int = 64,
     store: ShardWriter[Tree] | None = None,
     on_tree: Callable[[Tree], None] | None = None,
@@ -80,8 +96,10 @@ async def search_many(
 
     Trees that `store` holds are taken from it, new ones are appended to it; `on_tree` is called for
     each new one, in order of arrival. Raises InputError before anything is sampled for a problem
-    without tests, a prompt longer than the context, or a store of another seed.
+    without tests, a prompt longer than the context, a store of another seed, or a scorer that
+    settings.leaf_value does not ask for (or asks for in vain).
     """
+    check_scorer(settings, scorer)
     for problem in problems:
         search_tests(problem)
         path_room(problem.id, prompt_of(problem, tokenizer, settings), engine, settings)
@@ -90,7 +108,7 @@ async def search_many(
     async def work(problem: Problem) -> Tree:
         if problem.id in done:
             return done[problem.id]
-        tree = await search_problem(problem, engine, judge, tokenizer, settings, seed)
+        tree = await search_problem(problem, engine, judge, tokenizer, settings, seed, scorer=scorer)
         if store is not None:
             store.append(tree)
         if on_tree is not None:
@@ -111,9 +129,22 @@ async def search_problem(
     tokenizer: PreTrainedTokenizerBase,
     settings: SearchSettings,
     seed: int,
+    *,
+    scorer: StepScorer | None = None,
 ) -> Tree:
-    """The tree of one problem; a pure function of (weights, problem, settings, seed)."""
-    return await _Search(problem, engine, judge, tokenizer, settings, seed).run()
+    """The tree of one problem; a pure function of (weights, the scorer's too, problem, settings, seed)."""
+    check_scorer(settings, scorer)
+    return await _Search(problem, engine, judge, tokenizer, settings, seed, scorer).run()
+
+
+def check_scorer(settings: SearchSettings, scorer: StepScorer | None) -> None:
+    """InputError unless there is a scorer exactly if the settings want one."""
+    if (settings.leaf_value == "prm") != (scorer is not None):
+        seen = "no process reward model" if scorer is None else "a process reward model"
+        raise InputError(
+            f"search settings: leaf_value is {settings.leaf_value!r} and there is {seen}; "
+            'give one with "prm", and none with "simulation"'
+        )
 
 
 def prompt_of(
@@ -157,9 +188,11 @@ class _Search:
         tokenizer: PreTrainedTokenizerBase,
         settings: SearchSettings,
         seed: int,
+        scorer: StepScorer | None,
     ):
         self.problem, self.engine, self.judge, self.tokenizer = problem, engine, judge, tokenizer
         self.settings, self.seed, self.tests = settings, seed, search_tests(problem)
+        self.scorer = scorer
         self.prompt_ids = prompt_of(problem, tokenizer, settings)
         self.path_room = path_room(problem.id, self.prompt_ids, engine, settings)
         self.tree = GrowingTree(
@@ -202,8 +235,17 @@ class _Search:
         for leaf in leaves:
             self.tree.expansions[leaf] += 1
         await self._graft(sampled)
+        if self.scorer is not None:
+            await self._score([step for leaf in leaves for step in self.tree.fresh_children(leaf)])
         for leaf in leaves:
             self.tree.close(leaf)
+
+    async def _score(self, steps: Sequence[int]) -> None:
+        """One visit of its score for each of these inner nodes and those above it, in order."""
+        prefixes = [self.prompt_ids + path_ids(self.tree.nodes, step) for step in steps]
+        scores = await self.scorer.score([(ids, (len(ids) - 1,)) for ids in prefixes]) if steps else []
+        for step, (score,) in zip(steps, scores, strict=True):
+            self.tree.set_score(step, round(score, SCORE_DIGITS))
 
     async def _simulate(self, starts: Sequence[int]) -> None:
         await self._graft(await self._generate(starts, [self._simulation(start) for start in starts]))

@@ -84,8 +84,12 @@ class GrowingTree:
         """Where a rollout that selected `leaf` simulates: there, or at its first new live child."""
         if not expanded:
             return leaf
-        fresh = [child for child in self.live_children(leaf) if self.nodes[child].visits == 0]
+        fresh = self.fresh_children(leaf)
         return fresh[0] if fresh else None
+
+    def fresh_children(self, index: int) -> list[int]:
+        """The children that nothing is known of yet."""
+        return [child for child in self.live_children(index) if self.nodes[child].visits == 0]
 
     def add(
         self, parent: int, step: SampledStep, value: float | None = None, verdict: Verdict | None = None
@@ -100,6 +104,11 @@ class GrowingTree:
         self._append(dataclasses.replace(node, value=value, verdict=verdict))
         self.children[parent].append(node.index)
         return node.index
+
+    def set_score(self, index: int, score: float) -> None:
+        """The process reward model's score of an inner node, backed up as one visit."""
+        self.nodes[index] = dataclasses.replace(self.nodes[index], score=score)
+        self.back_up(index, score)
 
     def back_up(self, leaf: int, value: float) -> None:
         """One visit of `value` for the leaf and every step up to the root."""
