@@ -40,8 +40,8 @@ from o1jax.search.steps import SampledStep, cut
 from o1jax.search.store import ShardWriter, read_trees
 from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
 
-# A path's last bits of score depend on the length its forward pass was padded to, and so on what was
-# scored beside it: rounding keeps trees from following them.
+# A score's last bits (1e-7 in float32) depend on the length that its forward pass was padded to, and so
+# on what was scored beside it. Rounding hides that, but for the rare score on the edge of two roundings.
 SCORE_DIGITS = 4
 
 

@@ -85,10 +85,11 @@ def test_first_rollout_scores_the_new_steps_at_once_and_simulates_nothing():
 
 
 def test_four_rollouts_grow_the_tree_checked_by_hand():
-    # After rollout 1 uct(a) = .666, uct(b) = 1.166. Rollout 2 expands b: .5 and .1235 (rounded) go to c, d, b and the root. uct(a) = .25 +
-    # .5 sqrt(ln 4 / 1) = .839 and uct(b) = 1.3735/3 + .5 sqrt(ln 4 / 3) = .798: rollout 3 expands a, to a
-    # step of score 0 and a dead one. uct(a) = .25/3 + .5 sqrt(ln 6 / 3) = .470, uct(b) = .844: rollout 4
-    # takes b, there c (1.024 before .648), whose two programs are judged, not scored.
+    # After rollout 1 uct(a) = .666, uct(b) = 1.166. Rollout 2 expands b: .5 and .1235 (rounded) go to c, d,
+    # b and the root. uct(a) = .25 + .5 sqrt(ln 4) = .839, uct(b) = 1.3735/3 + .5 sqrt(ln 4 / 3) = .798:
+    # rollout 3 expands a, to a step of score 0 and a dead one. uct(a) = .25/3 + .5 sqrt(ln 6 / 3) = .470,
+    # uct(b) = .844: rollout 4 takes b, there c (1.024 before .648), whose two programs are judged, not
+    # scored.
     tree, engine, scorer = golden(4)
     assert shape(tree) == [
         (-1, 0, 8, pytest.approx(3.1235), None, None),
