@@ -1,7 +1,8 @@
 """Step 2: searches every problem with the policy; the trees go to trees/.
 
-Inputs: policy (a stage that trains one), problems (check_problems). A stage that was killed goes on
-with the problems whose trees are not written yet. Trains nothing.
+Inputs: policy (a stage that trains one), problems (check_problems) and, where search.leaf_value is
+"prm", prm. A stage that was killed goes on with the problems whose trees are not written yet. Trains
+nothing.
 """
 
 from __future__ import annotations
@@ -19,29 +20,35 @@ from o1jax.search.tree import passing_leaves
 from o1jax.stages import check_problems
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy
+from o1jax.stages.scorers import open_scorer, scorer_timings
 from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train.metrics import ProgressLine
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`concurrency`: problems searched at once."""
+    """`concurrency`: problems searched at once; `scorer_slots`: paths a forward pass of the PRM."""
 
     search: SearchSettings = SearchSettings()
     engine: EngineSettings = EngineSettings()
     concurrency: int = 64
+    scorer_slots: int = 16
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, solved, solved_share, passing_paths, rollouts, judged_programs, dead_paths,
     generated_tokens and, by difficulty, the share solved."""
     problems = check_problems.read(inputs["problems"])
-    trees, timings = asyncio.run(_search(out, settings, inputs["policy"], problems, seed))
+    trees, timings = asyncio.run(_search(out, settings, inputs, problems, seed))
     return StageResult(_figures(problems, trees), timings)
 
 
 async def _search(
-    out: epath.Path, settings: Settings, policy: epath.Path, problems: Sequence[Problem], seed: int
+    out: epath.Path,
+    settings: Settings,
+    inputs: Mapping[str, epath.Path],
+    problems: Sequence[Problem],
+    seed: int,
 ) -> tuple[list[Tree], dict[str, float]]:
     line, solved = ProgressLine("search", len(problems)), []
 
@@ -49,7 +56,12 @@ async def _search(
         solved.append(tree.solved)
         line.show(len(solved), f"solved {sum(solved)}", now=len(solved) == len(problems))
 
-    async with open_workers(open_policy(policy), settings.engine) as workers:
+    async with (
+        open_workers(open_policy(inputs["policy"]), settings.engine) as workers,
+        open_scorer(
+            inputs, workers.tokenizer, slots=settings.scorer_slots, context=settings.engine.context
+        ) as scorer,
+    ):
         with ShardWriter(out / "trees", Tree) as store:
             trees = await search_many(
                 problems,
@@ -58,11 +70,12 @@ async def _search(
                 workers.tokenizer,
                 settings.search,
                 seed,
+                scorer=scorer,
                 concurrency=settings.concurrency,
                 store=store,
                 on_tree=show,
             )
-        return trees, workers.timings()
+        return trees, workers.timings() | scorer_timings(scorer)
 
 
 def _figures(problems: Sequence[Problem], trees: Sequence[Tree]) -> dict:
