@@ -21,7 +21,7 @@ from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
 from o1jax.search.judging import judge_program
-from o1jax.search.steps import cut, text_of
+from o1jax.search.steps import SampledStep, cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids
 
 Prompt = Literal["pseudocode", "direct"]
@@ -175,10 +175,16 @@ async def _judged(
 
 def program_of_rollout(sampler: Sampler, rollout: Rollout) -> str:
     """The program of a whole answer to the settings' prompt, or "" if it is malformed."""
-    completion = Completion(
-        rollout.token_ids, rollout.log_probs, "", rollout.finish_reason, rollout.policy_version
-    )
-    return _program(sampler, completion, 1)
+    return _program(sampler, _completion(rollout), 1)
+
+
+def steps_of_rollout(sampler: Sampler, rollout: Rollout) -> list[SampledStep]:
+    """The steps of a whole answer to the pseudocode prompt."""
+    return cut(sampler.tokenizer, _completion(rollout), 1, sampler.settings.max_tokens)
+
+
+def _completion(rollout: Rollout) -> Completion:
+    return Completion(rollout.token_ids, rollout.log_probs, "", rollout.finish_reason, rollout.policy_version)
 
 
 def _program(sampler: Sampler, completion: Completion, number: int) -> str:

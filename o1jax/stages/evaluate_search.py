@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from o1jax.records import Node, Problem, Rollout, TestCase, Tree, Verdict
-from o1jax.sandbox.interface import Limits, job_of
+from o1jax.records import Node, Problem, Rollout, TestCase, Tree
+from o1jax.sandbox.interface import job_of
 from o1jax.search.bounded import run_in_order
 from o1jax.search.mcts import SearchSettings, search_many, search_tests
 from o1jax.search.samples import program_of
@@ -32,6 +32,20 @@ Tests = Callable[[Problem], tuple[TestCase, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Played:
+    """What was generated for a comparison, problem by problem."""
+
+    trees: Sequence[Tree]
+    pseudocode_P_G: Sequence[Sequence[Rollout]]
+    direct_P_G: Sequence[Sequence[Rollout]]
+
+    @property
+    def budget(self) -> int:
+        """The tokens that search took."""
+        return sum(tree.generated_tokens for tree in self.trees)
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """One evaluation of search: the workers, the settings, the problems and the tests that decide."""
 
@@ -44,20 +58,23 @@ class Comparison:
     final_tests: Tests
     seed: int
 
-    async def figures(self) -> dict[str, Any]:
-        """search: {search, best_of_n, direct_best_of_n}, each the pass rate of the chosen programs and
-        the tokens it cost; aspr; generated_tokens of all of it."""
+    async def play(self) -> Played:
+        """Search, then samples of both prompts at the tokens that it took."""
         trees = await self._trees()
         budgets = [tree.generated_tokens for tree in trees]
-        pseudocode_P_G = await self._best_of("pseudocode", budgets)
-        direct_P_G = await self._best_of("direct", budgets)
-        spent = sum(budgets) + sum(
-            len(r.token_ids) for p in (pseudocode_P_G, direct_P_G) for g in p for r in g
+        return Played(
+            trees, await self._best_of("pseudocode", budgets), await self._best_of("direct", budgets)
         )
+
+    async def figures(self, played: Played) -> dict[str, Any]:
+        """search: {search, best_of_n, direct_best_of_n}, each the pass rate of the chosen programs and
+        the tokens it cost; aspr; generated_tokens of all of it."""
+        trees, pseudocode_P_G, direct_P_G = played.trees, played.pseudocode_P_G, played.direct_P_G
+        spent = played.budget + tokens_of(pseudocode_P_G) + tokens_of(direct_P_G)
         aspr, aspr_tokens = await self._aspr(trees, direct_P_G)
         return {
             "search": {
-                "search": await self._chosen([self._of_tree(tree) for tree in trees], sum(budgets)),
+                "search": self.arm(await self.passes_of_trees(trees), played.budget),
                 "best_of_n": await self._chosen_rollouts("pseudocode", pseudocode_P_G),
                 "direct_best_of_n": await self._chosen_rollouts("direct", direct_P_G),
             },
@@ -65,7 +82,7 @@ class Comparison:
             "generated_tokens": spent + aspr_tokens,
         }
 
-    def _sampler(self, prompt: Prompt, n: int) -> Sampler:
+    def sampler(self, prompt: Prompt, n: int) -> Sampler:
         sample = dataclasses.replace(self.sample, prompt=prompt, n=n)
         return Sampler(self.workers.engine, self.workers.judge, self.workers.tokenizer, sample)
 
@@ -83,7 +100,7 @@ class Comparison:
 
     async def _best_of(self, prompt: Prompt, budgets_P: Sequence[int]) -> list[list[Rollout]]:
         """Samples judged on the visible tests, for each problem at the tokens that its search took."""
-        sampler = self._sampler(prompt, n=4)
+        sampler = self.sampler(prompt, n=4)
 
         async def work(item: tuple[Problem, int]) -> list[Rollout]:
             problem, tokens = item
@@ -101,36 +118,37 @@ class Comparison:
         self, prompt: Prompt, rollouts_P_G: Sequence[Sequence[Rollout]]
     ) -> dict[str, Any]:
         """The rollout that passes most visible tests, the first of equals."""
-        sampler = self._sampler(prompt, n=1)
+        sampler = self.sampler(prompt, n=1)
         programs = []
         for group in rollouts_P_G:
             judged = [rollout for rollout in group if rollout.verdict is not None]
             best = max(judged, key=lambda rollout: rollout.verdict.pass_rate, default=None)
             programs.append(program_of_rollout(sampler, best) if best else "")
-        return await self._chosen(programs, sum(len(r.token_ids) for group in rollouts_P_G for r in group))
+        passed_P = await asyncio.gather(*map(self.passes, self.problems, programs))
+        return self.arm(passed_P, tokens_of(rollouts_P_G))
 
-    async def _chosen(self, programs_P: Sequence[str], tokens: int) -> dict[str, Any]:
-        verdicts = await asyncio.gather(*map(self._final, self.problems, programs_P))
-        passed = [float(verdict is not None and verdict.passed) for verdict in verdicts]
-        return {"pass_rate": mean_with_interval(passed, self.seed), "generated_tokens": tokens}
+    async def passes_of_trees(self, trees: Sequence[Tree]) -> list[float]:
+        """passed_P of each tree's program."""
+        programs = [self._of_tree(tree) for tree in trees]
+        return await asyncio.gather(*map(self.passes, self.problems, programs))
 
-    async def _final(self, problem: Problem, program: str) -> Verdict | None:
+    def arm(self, passed_P: Sequence[float], tokens: int) -> dict[str, Any]:
+        """An arm's figures: its pass rate over problems, and the tokens that its answers cost."""
+        return {"pass_rate": mean_with_interval(passed_P, self.seed), "generated_tokens": tokens}
+
+    async def passes(self, problem: Problem, program: str) -> float:
+        """1 if the program passes the final tests, else 0; none ("") passes nothing."""
         if not program:
-            return None
-        return await self.workers.judge.judge(
-            job_of(problem, program, self.final_tests(problem), self._limits)
-        )
-
-    @property
-    def _limits(self) -> Limits:
-        return self.search.limits
+            return 0.0
+        job = job_of(problem, program, self.final_tests(problem), self.search.limits)
+        return float((await self.workers.judge.judge(job)).passed)
 
     async def _aspr(self, trees: Sequence[Tree], direct_P_G: Sequence[Sequence[Rollout]]) -> tuple[dict, int]:
         """pseudocode: over the problems that search solved; common: both prompts over the problems
         that search and direct sampling solved."""
         solved = [i for i, tree in enumerate(trees) if tree.solved]
-        pseudocode_sampler = self._sampler("pseudocode", self.aspr_samples)
-        direct_sampler = self._sampler("direct", self.aspr_samples)
+        pseudocode_sampler = self.sampler("pseudocode", self.aspr_samples)
+        direct_sampler = self.sampler("direct", self.aspr_samples)
 
         async def last_step(i: int) -> list[Rollout]:
             problem = self.problems[i]
@@ -157,3 +175,8 @@ class Comparison:
         """The mean over problems of the share of samples that pass; None over no problems."""
         shares = [sum(rollout.reward for rollout in group) / len(group) for group in groups]
         return mean_with_interval(shares, self.seed) if shares else None
+
+
+def tokens_of(rollouts_P_G: Sequence[Sequence[Rollout]]) -> int:
+    """The tokens that samples cost."""
+    return sum(len(rollout.token_ids) for group in rollouts_P_G for rollout in group)
