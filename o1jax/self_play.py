@@ -118,7 +118,71 @@ def search(recipe: Recipe) -> dict[str, Any]:
         recipe = dataclasses.replace(recipe, config={**recipe.config, "check_problems": page})
         problems = recipe.stage("check_problems", "problems")
     if not policy:
-        references = recipe.stage("check_problems", "warm_up_problems/references", "references")
-        validation = recipe.stage("check_problems", "warm_up_problems/validation", "validation")
-        policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
+        policy = _warmed_up(recipe)
     return read_manifest(epath.Path(recipe.stage("search", "search", policy=policy, problems=problems)))
+
+
+def test_generator(recipe: Recipe) -> dict[str, Any]:
+    """Step 1: a test-case generator in each form of config["forms"] (plain, traced), by SFT and then DPO
+    with each of the form's kinds of rejected answers, all measured on held-out problems; the last one
+    chooses among a policy's programs. Returns the summary.
+
+    Without a policy in the config, a nano policy is warmed up on the ladder first.
+    """
+    problems = recipe.stage("check_problems", "problems/tcg", "tcg_problems")
+    held_out = recipe.stage("check_problems", "problems/held_out", "held_out")
+    policy = recipe.config["policy"] or _warmed_up(recipe)
+    wrong = recipe.stage("evaluate", "tcg/policy", policy=policy, problems=held_out)
+    tcg = policy
+    for form, kinds in recipe.config["forms"].items():
+        formed = _in_form(recipe, form)
+        sft = formed.stage("tcg_sft", f"tcg/{form}/sft", policy=policy, problems=problems)
+        formed.stage("evaluate_tcg", f"tcg/{form}/sft_evaluate", tcg=sft, problems=held_out, wrong=wrong)
+        for kind in kinds:
+            page = {**formed.config["tcg_dpo"], "rejected": kind}
+            arm = dataclasses.replace(formed, config={**formed.config, "tcg_dpo": page})
+            tcg = arm.stage("tcg_dpo", f"tcg/{form}/{kind}", tcg=sft, problems=problems)
+            arm.stage("evaluate_tcg", f"tcg/{form}/{kind}_evaluate", tcg=tcg, problems=held_out, wrong=wrong)
+    formed.stage("evaluate_selection", "tcg/selection", policy=policy, tcg=tcg, problems=held_out)
+    return summary.write(recipe.workdir)
+
+
+def process_rewards(recipe: Recipe) -> dict[str, Any]:
+    """Trains a process reward model on searched trees of a pool, in each of three ways, tests it on those
+    of held-out problems, and searches by the soft one's scores. Returns the summary.
+
+    Trees are searched for, unless the config names finished searches; without a policy in the config, a
+    nano policy is warmed up on the ladder first.
+    """
+    policy = recipe.config["policy"] or _warmed_up(recipe)
+    held_out = recipe.stage("check_problems", "problems/held_out", "held_out")
+    found, tested = recipe.config["pool_trees"], recipe.config["held_out_trees"]
+    if not found:
+        pool = recipe.stage("check_problems", "problems/pool", "pool")
+        found = recipe.stage("search", "pool_trees", policy=policy, problems=pool)
+    if not tested:
+        tested = recipe.stage("search", "held_out_trees", policy=policy, problems=held_out)
+    prm = {}
+    for objective in ("soft", "hard", "pair"):
+        page = {**recipe.config["prm"], "objective": objective}
+        arm = dataclasses.replace(recipe, config={**recipe.config, "prm": page})
+        prm[objective] = arm.stage("prm", f"prm/{objective}", policy=policy, found_0=found, held_out=tested)
+    recipe.stage("evaluate", "prm/evaluate", policy=policy, problems=held_out, prm=prm["soft"])
+    return summary.write(recipe.workdir)
+
+
+def _in_form(recipe: Recipe, form: str) -> Recipe:
+    """The recipe with every page of the generator in one form."""
+    config, traced = {**recipe.config}, form == "traced"
+    for page in ("tcg_sft", "tcg_dpo"):
+        config[page] = {**config[page], "cases": {**config[page]["cases"], "traced": traced}}
+    for page in ("evaluate_tcg", "evaluate_selection"):
+        config[page] = {**config[page], "write": {**config[page]["write"], "traced": traced}}
+    return dataclasses.replace(recipe, config=config)
+
+
+def _warmed_up(recipe: Recipe) -> str:
+    """A nano policy, warmed up on the ladder."""
+    references = recipe.stage("check_problems", "warm_up_problems/references", "references")
+    validation = recipe.stage("check_problems", "warm_up_problems/validation", "validation")
+    return recipe.stage("warm_up", "warm_up", references=references, validation=validation)

@@ -82,6 +82,7 @@ class Batches:
         hashed.update(repr((self.row_length, self.rows_per_batch, self.seed, self.ids)).encode())
         for tokens, weights in zip(self._tokens, self._weights, strict=True):
             hashed.update(len(tokens).to_bytes(8) + tokens.tobytes() + weights.tobytes())
+        hashed.update(repr(self._parts).encode())
         for name, values in self._columns.items():
             hashed.update(name.encode() + b"".join(value.tobytes() for value in values))
         return hashed.hexdigest()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from o1jax.parallel.seeds import fold_seed, stable_hash
@@ -87,7 +87,18 @@ def generate_inputs(problem_id: str, n: int, seed: int) -> list[str]:
 def generate_tests(problem_id: str, n: int, seed: int) -> list[TestCase]:
     """`n` tests with distinct inputs and the reference outputs; InputError if there are not so many."""
     composition = compositions.composition_of(problem_id)
-    return [_test(composition, *pair) for pair in _distinct_pairs(composition, n, seed)]
+    pairs = _pairs(composition, n, seed, compositions.sample_value)
+    if len(pairs) < n:
+        raise InputError(f"{composition.id}: {len(pairs)} distinct inputs found, {n} asked for")
+    return [_test(composition, *pair) for pair in pairs]
+
+
+def small_tests(problem_id: str, most: int, seed: int) -> list[TestCase]:
+    """At most `most` tests with distinct small inputs (single digits, short lists and texts): an integer
+    has only 19 of them."""
+    composition = compositions.composition_of(problem_id)
+    pairs = _pairs(composition, most, seed, compositions.sample_small_value)
+    return [_test(composition, *pair) for pair in pairs]
 
 
 def operation_names(problem_id: str) -> tuple[str, ...]:
@@ -149,17 +160,20 @@ def _belongs(behaviour: str, rung: int, split: Split) -> bool:
     return behaviour not in pairs and split_of(behaviour) == split
 
 
-def _distinct_pairs(composition: Composition, n: int, seed: int) -> list[tuple[Value, Value]]:
+def _pairs(
+    composition: Composition, most: int, seed: int, sample: Callable[[Kind, random.Random], Value]
+) -> list[tuple[Value, Value]]:
+    """Up to `most` different inputs with their outputs."""
     rng = random.Random(fold_seed(seed, "inputs", composition.id))
     pairs: dict[str, tuple[Value, Value]] = {}
-    for _ in range(50 * n):
-        value = compositions.sample_value(composition.takes, rng)
+    for _ in range(50 * most):
+        value = sample(composition.takes, rng)
         outputs = behaviours.run_all(composition.steps, [value])
         if outputs is not None:
             pairs.setdefault(str(value), (value, outputs[0]))
-        if len(pairs) == n:
-            return list(pairs.values())
-    raise InputError(f"{composition.id}: {len(pairs)} distinct inputs found, {n} asked for")
+        if len(pairs) == most:
+            break
+    return list(pairs.values())
 
 
 def _test(composition: Composition, value: Value, output: Value) -> TestCase:
@@ -170,7 +184,9 @@ def _test(composition: Composition, value: Value, output: Value) -> TestCase:
 
 def _ordered_tests(composition: Composition) -> tuple[TestCase, ...]:
     """Tests drawn for this id: first those that tell most wrong variants apart, with new outputs."""
-    pairs = _distinct_pairs(composition, CANDIDATE_TESTS, seed=0)
+    pairs = _pairs(composition, CANDIDATE_TESTS, 0, compositions.sample_value)
+    if len(pairs) < CANDIDATE_TESTS:
+        raise InputError(f"{composition.id}: {len(pairs)} distinct inputs found, {CANDIDATE_TESTS} needed")
     values = [value for value, _ in pairs]
     wrong = [behaviours.run_all(steps, values) for steps in behaviours.wrong_variants(composition.steps)]
     alive = [outputs for outputs in wrong if outputs is not None]

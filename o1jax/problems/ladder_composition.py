@@ -132,8 +132,19 @@ def reasoning(composition: Composition) -> tuple[tuple[Step, ...], tuple[Step, .
     return brief, (Step(1, structure), Step(2, refined), code)
 
 
+def sample_small_value(kind: Kind, rng: random.Random) -> Value:
+    """A value that a small model can work on by hand: a digit, 1 to 4 of them, or 2 to 5 letters."""
+    if kind == "int":
+        return rng.randint(-9, 9)
+    if kind == "list":
+        length = rng.randint(1, 4)
+        return [rng.randint(-9 if rng.random() < 0.2 else 0, 9) for _ in range(length)]
+    letters = rng.sample("bcdfghlmnprstwz", 3) + list("aeiou")
+    return "".join(rng.choice(letters) for _ in range(rng.randint(2, 5)))
+
+
 def sample_value(kind: Kind, rng: random.Random) -> Value:
-    """A small value: an integer in -9..20, 1 to 6 of them with repeats, or 2 to 8 lower-case letters."""
+    """A value: an integer in -9..20, 1 to 6 of them with repeats, or 2 to 8 lower-case letters."""
     if kind == "int":
         return rng.randint(-9, 20)
     if kind == "list":

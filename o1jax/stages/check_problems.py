@@ -25,11 +25,14 @@ LADDER = "ladder:"
 class Settings:
     """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, a file, or a public data set's name.
 
-    `keep`: "consistent" drops problems of whose references none passes every test; "all" drops none.
+    `small_tests` (ladder only): at most so many tests with small inputs, in place of a problem's own; what
+    a test-case generator learns from. `keep`: "consistent" drops problems of whose references none passes
+    every test; "all" drops none.
     """
 
     source: str
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    small_tests: int = 0
     max_problems: int = 0  # 0: all
     max_solutions: int = 10
     keep: str = "consistent"
@@ -47,9 +50,15 @@ def load(settings: Settings, seed: int) -> list[Problem]:
     if settings.source.startswith(LADDER):
         counts = {int(rung.removeprefix("rung_")): n for rung, n in settings.counts.items()}
         problems = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
+        if settings.small_tests:
+            problems = [_with_small_tests(problem, settings.small_tests, seed) for problem in problems]
     else:
         problems = load_problems(settings.source)
     return problems[: settings.max_problems or None]
+
+
+def _with_small_tests(problem: Problem, most: int, seed: int) -> Problem:
+    return dataclasses.replace(problem, tests=tuple(ladder.small_tests(problem.id, most, seed)))
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:

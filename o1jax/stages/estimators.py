@@ -38,3 +38,20 @@ def mean_with_interval(values: Sequence[float], seed: int) -> dict[str, float | 
         "high": round(float(high), 4),
         "n": len(array),
     }
+
+
+def ratio_with_interval(parts: Sequence[float], wholes: Sequence[float], seed: int) -> dict[str, float | int]:
+    """{mean, low, high, n}: sum of parts / sum of wholes, with a 95 % bootstrap over problems; `n` is the sum
+    of wholes. With no wholes at all mean, low and high are None."""
+    part, whole = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    if not whole.sum():
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    draws = np.random.default_rng(seed).integers(0, len(part), (BOOTSTRAP_DRAWS, len(part)))
+    sums = whole[draws].sum(axis=1)
+    low, high = np.percentile(part[draws].sum(axis=1)[sums > 0] / sums[sums > 0], [2.5, 97.5])
+    return {
+        "mean": round(float(part.sum() / whole.sum()), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "n": int(whole.sum()),
+    }

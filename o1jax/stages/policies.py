@@ -9,6 +9,7 @@ from etils import epath
 
 from o1jax.model import hf
 from o1jax.model.init import abstract_params
+from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts.chat import load_tokenizer
 from o1jax.records import InputError
@@ -30,3 +31,14 @@ def open_policy(place: epath.Path) -> Policy:
         f"{place}: no policy there; wanted a stage that trained one, a policy directory, or published "
         "weights (config.json and safetensors)"
     )
+
+
+def check_model(stage: str, model: str, policy: Policy) -> None:
+    """InputError unless the policy has the layers and width of the preset `model` ("": any will do)."""
+    if model:
+        seen, wanted = policy.config, preset(model)
+        if (seen.n_layers, seen.d_model) != (wanted.n_layers, wanted.d_model):
+            raise InputError(
+                f"{stage}.model: saw {seen.n_layers} layers of width {seen.d_model}, wanted those of "
+                f"{model} ({wanted.n_layers} of {wanted.d_model}); give another policy or model"
+            )

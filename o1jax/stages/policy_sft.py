@@ -13,13 +13,12 @@ from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.batches.stream import Batches
-from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, found, references
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.policies import open_policy
+from o1jax.stages.policies import check_model, open_policy
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, fit
@@ -49,7 +48,7 @@ class Settings:
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: found (answers and the problems they are of), references, steps, trained_tokens, loss."""
     policy = open_policy(inputs["policy"])
-    _check_model(settings, policy)
+    check_model("policy_sft", settings.model, policy)
     found_samples = _found(settings, inputs, policy, seed)
     reference_samples = _references(settings, inputs, policy)
     examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
@@ -92,17 +91,6 @@ def steps_for(batches: Batches, tokens: int) -> int:
         spent += batches.tokens_at(steps)
         steps += 1
     return steps
-
-
-def _check_model(settings: Settings, policy: Policy) -> None:
-    """InputError unless the policy has the layers and width of the preset."""
-    if settings.model:
-        seen, wanted = policy.config, preset(settings.model)
-        if (seen.n_layers, seen.d_model) != (wanted.n_layers, wanted.d_model):
-            raise InputError(
-                f"policy_sft.model: saw {seen.n_layers} layers of width {seen.d_model}, wanted those of "
-                f"{settings.model} ({wanted.n_layers} of {wanted.d_model}); give another policy or model"
-            )
 
 
 def _found(

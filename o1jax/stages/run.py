@@ -28,7 +28,13 @@ STAGES = {  # name -> module with a dataclass Settings and run(out, settings, in
     "search": "o1jax.stages.search",
     "sample": "o1jax.stages.sample",
     "policy_sft": "o1jax.stages.policy_sft",
+    "prm": "o1jax.stages.prm",
     "evaluate": "o1jax.stages.evaluate",
+    "tcg_sft": "o1jax.stages.tcg_sft",
+    "tcg_dpo": "o1jax.stages.tcg_dpo",
+    "evaluate_tcg": "o1jax.stages.evaluate_tcg",
+    "evaluate_selection": "o1jax.stages.evaluate_selection",
+    "write_tests": "o1jax.stages.write_tests",
 }
 
 REFUSED = 2  # exit code after one line on stderr

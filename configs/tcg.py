@@ -1,0 +1,116 @@
+"""A test-case generator (TCG) by SFT and DPO, measured on held-out problems.
+
+    python launch/tcg.py --config=configs/tcg.py:ladder --workdir=runs/tcg/seed_0
+
+ladder: 2 CPU cores, 4 GiB; expected time and figures: configs/LOG.md. Without --config.policy a nano
+policy is warmed up first; --config.policy=<stage> starts from that stage's.
+deepseek-coder-1.3b: published safetensors in weights/, TACO by name, accelerators. Steps, length and batch
+are the paper's; it trains all weights, so its learning rate is not that of the paper's QLoRA (5e-4).
+"""
+
+import ml_collections
+
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
+
+
+def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
+    """`ladder`: the nano model, in the plain and the traced form. `deepseek-coder-1.3b`: the plain form."""
+    if variant == "ladder":
+        return ml_collections.ConfigDict(_ladder())
+    if variant == "deepseek-coder-1.3b":
+        return ml_collections.ConfigDict(_deepseek())
+    raise ValueError(f"variant {variant!r}: there are ladder and deepseek-coder-1.3b")
+
+
+def _ladder() -> dict:
+    cases = {"sets": 12, "question_only": 0.25, "style": "nano"}
+    write = {**SAMPLING, "answers": 4, "max_tokens": 220}
+    engine = {"name": "jax", "slots": 64, "context": 512, "judge_slots": 2}
+    sample = {**SAMPLING, "n": 8, "max_tokens": 176}
+    return {
+        "seed": 0,
+        "policy": "",
+        "references": _ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
+        "validation": _ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
+        "warm_up": {
+            "max_steps": 600,
+            "evaluate_every": 300,
+            "sample": {**SAMPLING, "n": 4, "max_tokens": 176},
+            "engine": {**engine, "context": 256},
+        },
+        "tcg_problems": {
+            **_ladder_problems("warm_up", {1: 300, 2: 220, 3: 500, 4: 400}),
+            "small_tests": 20,
+        },
+        "held_out": _ladder_problems("held_out", {2: 70, 3: 70, 4: 70}),
+        "forms": {"plain": ("shuffled",), "traced": ("shuffled", "near_miss")},
+        "tcg_sft": {
+            "train_tokens": 3_000_000,
+            "cases": {**cases},
+            "row_length": 384,
+            "rows_per_batch": 12,
+            "learning_rate": 3e-3,
+            "warmup_steps": 20,
+        },
+        "tcg_dpo": {
+            "train_tokens": 600_000,
+            "cases": {**cases, "sets": 3},
+            "row_length": 768,
+            "rows_per_batch": 8,
+            "learning_rate": 2e-4,
+            "beta": 0.1,
+        },
+        "evaluate": {
+            "sample": {**sample},
+            "prompts": ("pseudocode",),
+            "ks": (1, 8),
+            "engine": {**engine, "context": 256},
+        },
+        "evaluate_tcg": {
+            "write": {**write},
+            "gate": {"mutants": 20},
+            "random_tests": True,
+            "engine": {**engine},
+        },
+        "evaluate_selection": {
+            "sample": {**sample},
+            "write": {**write},
+            "engine": {**engine, "context": 256},
+            "tcg_engine": {**engine},
+        },
+    }
+
+
+def _deepseek() -> dict:
+    cases = {"sets": 10, "max_solutions": 30, "style": "full"}
+    train = {"row_length": 4096, "rows_per_batch": 8, "schedule": "cosine", "model": "deepseek-coder-1.3b"}
+    engine = {"name": "jax", "slots": 64, "context": 4096, "judge_slots": 8}
+    return {
+        "seed": 0,
+        "policy": "weights/deepseek-coder-1.3b-instruct",
+        "tcg_problems": {"source": "taco:train", "max_problems": 10_000, "max_solutions": 30},
+        "held_out": {"source": "taco:test", "max_problems": 314, "max_solutions": 30},
+        "forms": {"plain": ("shuffled",)},
+        "tcg_sft": {
+            **train,
+            "train_tokens": 5_000 * 8 * 4096,
+            "cases": {**cases},
+            "learning_rate": 1e-5,
+            "warmup_steps": 100,
+        },
+        "tcg_dpo": {
+            **train,
+            "row_length": 8192,
+            "train_tokens": 20_000_000,
+            "cases": {**cases, "sets": 2},
+            "learning_rate": 1e-6,
+            "beta": 0.1,
+        },
+        "evaluate": {"prompts": ("pseudocode",), "engine": {**engine}},
+        "evaluate_tcg": {"engine": {**engine}},
+        "evaluate_selection": {"engine": {**engine}, "tcg_engine": {**engine}},
+    }
+
+
+def _ladder_problems(split: str, counts: dict[int, int]) -> dict:
+    return {"source": f"ladder:{split}", "counts": {f"rung_{rung}": n for rung, n in counts.items()}}

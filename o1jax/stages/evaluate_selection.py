@@ -1,0 +1,130 @@
+"""Choosing one of n programs without a reference: by a generator's cases, by majority, by chance.
+
+Inputs: policy, tcg, problems. The generator sees the question only. `agreement`: the cases and the
+programs that agree most choose (CodeT). `majority` and `random` have more programs instead, at the same
+generated tokens a problem. The final tests then decide. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from o1jax.records import Problem, Rollout
+from o1jax.rewards import selection
+from o1jax.rewards.generated_tests import distinct, is_degenerate, killed
+from o1jax.rewards.outputs import outputs_matrix
+from o1jax.search.bounded import run_in_order
+from o1jax.search.judging import search_tests
+from o1jax.search.sampling import Sampler, SampleSettings, program_of_rollout, sample_paths, sample_tokens
+from o1jax.search.test_writing import WriteSettings, Written, write_cases
+from o1jax.stages import check_problems
+from o1jax.stages.estimators import mean_with_interval
+from o1jax.stages.evaluate import final_tests
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import open_policy
+from o1jax.stages.workers import EngineSettings, Workers, open_workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`sample.n` programs are chosen from by the generator's cases of `write.answers` answers."""
+
+    sample: SampleSettings = SampleSettings()
+    write: WriteSettings = WriteSettings()
+    engine: EngineSettings = EngineSettings()
+    tcg_engine: EngineSettings = EngineSettings()
+    concurrency: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One problem: whether each way of choosing took a program that passes (random: the share that do)."""
+
+    agreement: float
+    majority: float
+    random: float
+    any_passes: float
+    tokens: int
+    more_tokens: int  # those of majority and random
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: the pass rate of each choice and its tokens, and agreement less majority and random."""
+    problems = check_problems.read(inputs["problems"])
+    choices, timings = asyncio.run(_choose_all(settings, inputs, problems, seed))
+    names = ("agreement", "majority", "random", "any_passes")
+    figures: dict[str, Any] = {
+        name: mean_with_interval([getattr(c, name) for c in choices], seed) for name in names
+    }
+    for other in ("majority", "random"):
+        figures[f"agreement_less_{other}"] = mean_with_interval(
+            [c.agreement - getattr(c, other) for c in choices], seed
+        )
+    spent, more = sum(c.tokens for c in choices), sum(c.more_tokens for c in choices)
+    figures |= {"problems": len(problems), "agreement_tokens": spent, "majority_tokens": more}
+    return StageResult({**figures, "generated_tokens": spent + more}, timings)
+
+
+async def _choose_all(
+    settings: Settings, inputs: Mapping[str, epath.Path], problems: Sequence[Problem], seed: int
+) -> tuple[list[Choice], dict[str, float]]:
+    async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
+
+        async def write(problem: Problem) -> Written:
+            return await write_cases(workers.engine, workers.tokenizer, problem, None, settings.write, seed)
+
+        written = await run_in_order(write, problems, settings.concurrency)
+    async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:
+
+        async def choose(item: tuple[Problem, Written]) -> Choice:
+            return await _choose(workers, settings, *item, seed)
+
+        pairs = list(zip(problems, written, strict=True))
+        return await run_in_order(choose, pairs, settings.concurrency), workers.timings()
+
+
+async def _choose(
+    workers: Workers, settings: Settings, problem: Problem, written: Written, seed: int
+) -> Choice:
+    sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
+    tests = final_tests(problem)
+    few = await sample_paths(sampler, problem, tests, seed)
+    tokens = sum(len(rollout.token_ids) for rollout in few) + written.generated_tokens
+    many = await sample_tokens(sampler, problem, tests, seed, tokens=tokens)
+    return Choice(
+        agreement=await _by_agreement(sampler, problem, few, written),
+        majority=await _by_majority(sampler, problem, many),
+        random=sum(rollout.reward for rollout in many) / len(many),
+        any_passes=float(any(rollout.reward for rollout in few)),
+        tokens=tokens,
+        more_tokens=sum(len(rollout.token_ids) for rollout in many),
+    )
+
+
+async def _by_agreement(
+    sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout], written: Written
+) -> float:
+    """The reward of the program that the cases choose; degenerate cases do not choose."""
+    right = [rollout for rollout in rollouts if rollout.verdict is not None]
+    programs = [program_of_rollout(sampler, rollout) for rollout in right]
+    cases = distinct((c for c in written.cases if not is_degenerate(problem, c)), problem.form)
+    if not programs:
+        return 0.0
+    killed_N_C = await killed(sampler.judge, problem, programs, cases, sampler.settings.limits)
+    return right[selection.by_agreement([[not k for k in row] for row in killed_N_C])].reward
+
+
+async def _by_majority(sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout]) -> float:
+    """The reward of a program of the largest group with equal outputs on the visible tests' inputs."""
+    right = [rollout for rollout in rollouts if rollout.verdict is not None]
+    programs = [program_of_rollout(sampler, rollout) for rollout in right]
+    inputs = [test.input for test in search_tests(problem)]
+    if not programs:
+        return 0.0
+    outputs_N_C = await outputs_matrix(sampler.judge, problem, programs, inputs, sampler.settings.limits)
+    return right[selection.by_majority(outputs_N_C)].reward

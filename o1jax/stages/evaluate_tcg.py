@@ -1,0 +1,178 @@
+"""What a test-case generator is worth, on held-out problems: its cases before and after the gate.
+
+Inputs: tcg, problems (check_problems, held out), and optionally wrong (an evaluate stage on the same
+problems, whose failing programs are the policy's own wrong ones). Before the gate: parse rate,
+validity, degenerate share, distinct inputs, for the prompt that shows the reference program and the one
+that does not. After it: false accepts and false rejects, beside those of the problems' own tests and
+of random inputs of the ladder. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from o1jax.parallel.seeds import fold_seed
+from o1jax.problems import ladder
+from o1jax.prompts import chat, pseudocode
+from o1jax.records import Problem, Rollout, TestCase
+from o1jax.rewards.generated_tests import killed
+from o1jax.search.bounded import run_in_order
+from o1jax.search.store import read_records
+from o1jax.search.test_writing import WriteSettings, write_cases
+from o1jax.stages import check_problems
+from o1jax.stages.estimators import mean_with_interval, ratio_with_interval
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import open_policy
+from o1jax.stages.tcg_written import GateSettings, Tally, WrittenTests, fates, tally, write_and_gate
+from o1jax.stages.workers import EngineSettings, Workers, open_workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`question_only`: the prompt without a program is measured too. `random_tests` (ladder only): as
+    many tests as passed the gate, drawn by the ladder's generator, stand beside them."""
+
+    write: WriteSettings = WriteSettings()
+    gate: GateSettings = GateSettings(mutants=20)
+    question_only: bool = True
+    random_tests: bool = False
+    max_wrong: int = 8  # of the policy's wrong programs a problem
+    engine: EngineSettings = EngineSettings()
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: before {program, question}, after {generated, own, random}, fates, generated_tokens."""
+    problems = check_problems.read(inputs["problems"])
+    figures, timings = asyncio.run(_evaluate(settings, inputs, problems, seed))
+    return StageResult({"problems": len(problems), **figures}, timings)
+
+
+async def _evaluate(
+    settings: Settings, inputs: Mapping[str, epath.Path], problems: Sequence[Problem], seed: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    async with open_workers(open_policy(inputs["tcg"]), settings.engine) as workers:
+        tests = await write_and_gate(workers, problems, settings.write, settings.gate, seed)
+        before = {"program": before_figures([await _tally(workers, settings, t) for t in tests], seed)}
+        spent = sum(test.written.generated_tokens for test in tests)
+        if settings.question_only:
+            tallies, tokens = await _question_only(workers, settings, problems, seed)
+            before["question"], spent = before_figures(tallies, seed), spent + tokens
+        wrong = (
+            policy_wrong(inputs["wrong"], workers.tokenizer, settings.max_wrong) if "wrong" in inputs else {}
+        )
+        after = await _after(workers, settings, tests, wrong, seed)
+        return {
+            "before": before,
+            "after": after,
+            "with_tests": sum(bool(test.gated.kept) for test in tests),
+            "fates": fates(tests),
+            "generated_tokens": spent,
+        }, workers.timings()
+
+
+async def _tally(workers: Workers, settings: Settings, test: WrittenTests) -> Tally:
+    return await tally(workers.judge, test.problem, test.written, settings.gate.limits)
+
+
+async def _question_only(
+    workers: Workers, settings: Settings, problems: Sequence[Problem], seed: int
+) -> tuple[list[Tally], int]:
+    async def one(problem: Problem) -> tuple[Tally, int]:
+        written = await write_cases(
+            workers.engine, workers.tokenizer, problem, None, settings.write, fold_seed(seed, "question")
+        )
+        counts = await tally(workers.judge, problem, written, settings.gate.limits)
+        return counts, written.generated_tokens
+
+    pairs = await run_in_order(one, problems, settings.gate.concurrency)
+    return [counts for counts, _ in pairs], sum(tokens for _, tokens in pairs)
+
+
+def before_figures(tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
+    """Shares over all cases, with 95 % intervals over problems. validity: true / parsed, the paper's
+    figure; useful: true and not degenerate / asked, what is left to judge by before the gate."""
+
+    def share(of: Callable[[Tally], int], among: Callable[[Tally], int]) -> dict[str, Any]:
+        return ratio_with_interval([of(t) for t in tallies], [among(t) for t in tallies], seed)
+
+    return {
+        "asked": sum(t.asked for t in tallies),
+        "parse_rate": share(lambda t: t.parsed, lambda t: t.asked),
+        "validity": share(lambda t: t.true, lambda t: t.parsed),
+        "validity_not_degenerate": share(lambda t: t.true_not_degenerate, lambda t: t.parsed - t.degenerate),
+        "degenerate_share": share(lambda t: t.degenerate, lambda t: t.parsed),
+        "distinct_inputs": share(lambda t: t.distinct_inputs, lambda t: t.parsed),
+        "useful": share(lambda t: t.true_not_degenerate, lambda t: t.asked),
+    }
+
+
+def policy_wrong(stage: epath.Path, tokenizer: chat.Tokenizer, most: int) -> dict[str, list[str]]:
+    """Problem id -> at most `most` different programs of an evaluation that fail its final tests."""
+    wrong: dict[str, dict[str, None]] = {}
+    for rollout in read_records(stage / "rollouts" / "pseudocode.parquet", Rollout):
+        if rollout.verdict is not None and not rollout.verdict.passed:
+            ids = [token for token in rollout.token_ids if token != tokenizer.eos_token_id]
+            program = pseudocode.program_of(pseudocode.parse_path(chat.decode(tokenizer, ids))[-1])
+            wrong.setdefault(rollout.problem_id, {})[program] = None
+    return {problem_id: list(programs)[:most] for problem_id, programs in wrong.items()}
+
+
+async def _after(
+    workers: Workers,
+    settings: Settings,
+    tests: Sequence[WrittenTests],
+    wrong: Mapping[str, Sequence[str]],
+    seed: int,
+) -> dict[str, Any]:
+    """The same measures for three sets of tests, each on the problems for which some case passed."""
+    kept = [test for test in tests if test.gated.kept]
+    if not kept:
+        return {}
+    sets = {
+        "generated": [test.gated.kept for test in kept],
+        "own": [test.problem.tests for test in kept],
+    }
+    if settings.random_tests:
+        sets["random"] = [
+            tuple(
+                ladder.generate_tests(
+                    t.problem.id, len(t.gated.kept), fold_seed(seed, "random", t.problem.id)
+                )
+            )
+            for t in kept
+        ]
+    return {name: await _accepts(workers, settings, kept, cases, wrong, seed) for name, cases in sets.items()}
+
+
+async def _accepts(
+    workers: Workers,
+    settings: Settings,
+    tests: Sequence[WrittenTests],
+    cases_P_C: Sequence[Sequence[TestCase]],
+    wrong: Mapping[str, Sequence[str]],
+    seed: int,
+) -> dict[str, Any]:
+    """cases a problem; the share of wrong programs that pass every case, of right ones that fail one."""
+
+    async def failing(item: tuple[WrittenTests, Sequence[TestCase], Sequence[str]]) -> list[bool]:
+        test, cases, programs = item
+        rows = await killed(workers.judge, test.problem, programs, cases, settings.gate.limits)
+        return [any(row) for row in rows]
+
+    async def share(programs_of: Callable[[WrittenTests], Sequence[str]], passing: bool) -> dict[str, Any]:
+        items = [(t, cases, programs_of(t)) for t, cases in zip(tests, cases_P_C, strict=True)]
+        failing_P_R = await run_in_order(failing, items, settings.gate.concurrency)
+        hits = [sum(failed != passing for failed in row) for row in failing_P_R]
+        return ratio_with_interval(hits, [len(row) for row in failing_P_R], seed)
+
+    return {
+        "cases_a_problem": mean_with_interval([len(cases) for cases in cases_P_C], seed),
+        "false_accept_mutants": await share(lambda t: t.mutants, True),
+        "false_accept_policy": await share(lambda t: wrong.get(t.problem.id, ()), True),
+        "false_reject": await share(lambda t: t.problem.solutions[1:], False),
+    }

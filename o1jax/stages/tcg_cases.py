@@ -1,0 +1,144 @@
+"""What a test-case generator learns from: true cases of problems, in sets of three under one prompt.
+
+Cases are a problem's tests, run on its own reference programs in the sandbox (true ones only, with
+the trace of that program). Trains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts import chat, test_cases
+from o1jax.prompts.task import Style
+from o1jax.prompts.test_cases import CASES, Case
+from o1jax.records import Problem
+from o1jax.rewards.generated_tests import is_degenerate
+from o1jax.rewards.traces import traced_cases
+from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.sandbox.interface import Judge, Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseSettings:
+    """`sets`: sets of three cases a problem, each under one of its programs, or with the share
+    `question_only` under none. `traced`: the form in which the trace is written too.
+    `keep_degenerate` keeps cases whose output is empty, zero or the like."""
+
+    sets: int = 8
+    max_solutions: int = 30
+    question_only: float = 0.0
+    traced: bool = False
+    keep_degenerate: bool = False
+    style: Style = "full"
+    judge_slots: int = 2
+    limits: Limits = Limits()
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """A reference program and its cases: true, different inputs, and such that can be rendered."""
+
+    source: str
+    cases: tuple[Case, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseSet:
+    """Three cases to learn under one prompt; `shown` says whether the prompt shows the program."""
+
+    id: str
+    problem: Problem
+    source: str
+    shown: bool
+    cases: tuple[Case, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """All sets, and how many solutions and problems had fewer than three cases."""
+
+    sets: tuple[CaseSet, ...]
+    problems: int
+    dropped: dict[str, int]
+
+
+def make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
+    """Sets of the problems that have a program with three cases, in their order."""
+    return asyncio.run(_make_sets(problems, settings, seed))
+
+
+async def _make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
+    async with ForkJudge(slots=settings.judge_slots) as judge:
+        found = await asyncio.gather(*(_solutions(judge, problem, settings) for problem in problems))
+    sets, dropped = [], collections.Counter()
+    for problem, (solutions, lost) in zip(problems, found, strict=True):
+        dropped += lost
+        dropped["problems_without"] += not solutions
+        if solutions:
+            sets += _draw(problem, solutions, settings, seed)
+    return Sets(tuple(sets), len({s.problem.id for s in sets}), dict(dropped))
+
+
+async def _solutions(
+    judge: Judge, problem: Problem, settings: CaseSettings
+) -> tuple[list[Solution], collections.Counter]:
+    """The programs with at least three cases to learn, and why cases were lost."""
+    solutions, lost = [], collections.Counter()
+    for source in problem.solutions[: settings.max_solutions]:
+        inputs = list(dict.fromkeys(test.input for test in problem.tests))
+        stated = {test.input: test.output for test in problem.tests}
+        cases = await traced_cases(judge, problem, source, inputs, settings.limits)
+        kept = []
+        for case in cases:
+            why = _fault(problem, case, stated, settings)
+            if why is None:
+                kept.append(case)
+            else:
+                lost[why] += 1
+        if len(kept) >= CASES:
+            solutions.append(Solution(source, tuple(kept)))
+    return solutions, lost
+
+
+def _fault(problem: Problem, case: Case | None, stated: dict[str, str], settings: CaseSettings) -> str | None:
+    """Why a case is not learned from, or None."""
+    if case is None:
+        return "no_output"
+    if case.test.output.split() != stated[case.test.input].split():
+        return "false"
+    if not settings.keep_degenerate and is_degenerate(problem, case.test):
+        return "degenerate"
+    return None if test_cases.is_renderable(case) else "not_renderable"
+
+
+def _draw(
+    problem: Problem, solutions: Sequence[Solution], settings: CaseSettings, seed: int
+) -> Iterator[CaseSet]:
+    for i in range(settings.sets):
+        rng = random.Random(fold_seed(seed, "case_set", problem.id, i))
+        solution = rng.choice(solutions)
+        yield CaseSet(
+            id=f"{problem.id}#{i}",
+            problem=problem,
+            source=solution.source,
+            shown=rng.random() >= settings.question_only,
+            cases=tuple(rng.sample(solution.cases, CASES)),
+        )
+
+
+def prompt_ids(case_set: CaseSet, tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
+    """The prompt under which a set is learned."""
+    source = case_set.source if case_set.shown else None
+    asked = test_cases.messages(case_set.problem, source, traced=settings.traced, style=settings.style)
+    return chat.render(tokenizer, asked)
+
+
+def answer_ids(cases: Sequence[Case], tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
+    """The answer that gives these cases, ending with the end-of-sequence token."""
+    text = test_cases.render_answer(cases, traced=settings.traced)
+    return (*chat.encode(tokenizer, text), tokenizer.eos_token_id)

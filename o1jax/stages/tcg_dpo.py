@@ -1,0 +1,130 @@
+"""Step 1, second half: DPO of a test-case generator on true cases against false ones (O1-CODER, 3.1).
+
+Inputs: tcg (of tcg_sft, also the reference model), problems (check_problems, as tcg_sft's). What is
+rejected is made in tcg_rejected.py; the reference's log-probs are computed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from o1jax.batches.encode import encode_pair, keep_short
+from o1jax.batches.stream import Batches
+from o1jax.parallel.mesh import make_mesh
+from o1jax.prompts import chat
+from o1jax.prompts.test_cases import Case
+from o1jax.records import InputError, PreferencePair
+from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.stages import check_problems, tcg_cases
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import check_model, open_policy
+from o1jax.stages.policy_sft import steps_for
+from o1jax.stages.tcg_cases import CaseSet, CaseSettings
+from o1jax.stages.tcg_rejected import Rejected, rejected_cases
+from o1jax.train import objectives
+from o1jax.train.checkpoint import save_policy
+from o1jax.train.loop import FitSettings, fit
+from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.reference import with_reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`train_tokens` counts both sides of a pair. `nll_weight` adds the chosen answer's likelihood to
+    the loss (0: DPO as published, under which it may fall)."""
+
+    train_tokens: int
+    rejected: Rejected = "shuffled"
+    beta: float = 0.1
+    nll_weight: float = 0.0
+    cases: CaseSettings = CaseSettings()
+    row_length: int = 512
+    rows_per_batch: int = 8
+    learning_rate: float = 2e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 10
+    weight_decay: float = 0.0
+    model: str = ""
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: problems, sets, pairs (sets whose rejected cases are really false), dropped_long, steps,
+    trained_tokens."""
+    policy = open_policy(inputs["tcg"])
+    check_model("tcg_dpo", settings.model, policy)
+    if settings.rejected not in ("shuffled", "near_miss"):
+        raise InputError(f"tcg_dpo.rejected: saw {settings.rejected!r}, wanted 'shuffled' or 'near_miss'")
+    made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
+    pairs = _pairs(made.sets, settings, policy.tokenizer, seed)
+    if not pairs:
+        raise InputError(
+            f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
+        )
+    mesh = make_mesh()
+    examples, long = keep_short([encode_pair(pair) for pair in pairs], settings.row_length)
+    shape = {"row_length": settings.row_length, "rows_per_batch": settings.rows_per_batch}
+    examples = with_reference(examples, policy.graphdef, policy.params, mesh=mesh, **shape)
+    batches = Batches(examples, **shape, seed=seed)
+    steps = steps_for(batches, settings.train_tokens)
+    optimizer = OptimizerSettings(
+        learning_rate=settings.learning_rate,
+        total_steps=steps,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+    )
+    fitted = fit(
+        out / "fit",
+        policy.graphdef,
+        policy.params,
+        objectives.dpo(settings.beta, settings.nll_weight),
+        batches,
+        optimizer,
+        FitSettings(steps),
+        mesh=mesh,
+        title="tcg_dpo",
+    )
+    save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
+    return StageResult(
+        figures={
+            "problems": made.problems,
+            "sets": len(made.sets),
+            "pairs": len(pairs),
+            "dropped_long": long,
+            "steps": steps,
+            "trained_tokens": fitted.progress.tokens,
+        },
+        timings={"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)},
+    )
+
+
+def _pairs(
+    sets: Sequence[CaseSet], settings: Settings, tokenizer: chat.Tokenizer, seed: int
+) -> list[PreferencePair]:
+    rejected = asyncio.run(_rejected(sets, settings, seed))
+    return [
+        _pair(case_set, cases, settings.cases, tokenizer)
+        for case_set, cases in zip(sets, rejected, strict=True)
+        if cases is not None
+    ]
+
+
+async def _rejected(sets: Sequence[CaseSet], settings: Settings, seed: int) -> list[tuple[Case, ...] | None]:
+    async with ForkJudge(slots=settings.cases.judge_slots) as judge:
+        return await rejected_cases(judge, sets, settings.rejected, settings.cases.limits, seed)
+
+
+def _pair(
+    case_set: CaseSet, rejected: Sequence[Case], settings: CaseSettings, tokenizer: chat.Tokenizer
+) -> PreferencePair:
+    return PreferencePair(
+        id=case_set.id,
+        problem_id=case_set.problem.id,
+        prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, settings),
+        chosen_ids=tcg_cases.answer_ids(case_set.cases, tokenizer, settings),
+        rejected_ids=tcg_cases.answer_ids(rejected, tokenizer, settings),
+    )

@@ -1,0 +1,117 @@
+"""Test cases written for problems by a generator, and gated: what write_tests and evaluate_tcg share.
+
+Needs problems with a reference program. Keeps nothing on disk.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+from o1jax.parallel.seeds import fold_seed
+from o1jax.problems.mutants import mutants
+from o1jax.records import InputError, Problem, TestCase
+from o1jax.rewards.generated_tests import Gated, gate, is_degenerate, true_cases, wrong_mutants
+from o1jax.sandbox.interface import Judge, Limits
+from o1jax.search.bounded import run_in_order
+from o1jax.search.test_writing import WriteSettings, Written, write_cases
+from o1jax.stages.workers import Workers
+
+
+@dataclasses.dataclass(frozen=True)
+class GateSettings:
+    """`mutants`: how many of the reference program are made; those that the problem's tests tell from it
+    count. `concurrency`: problems at once."""
+
+    mutants: int = 12
+    concurrency: int = 64
+    limits: Limits = Limits()
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenTests:
+    """One problem: what was written under its first reference program, what of it may judge, and the
+    wrong mutants that it was measured by."""
+
+    problem: Problem
+    written: Written
+    gated: Gated
+    mutants: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenCase:
+    """A generated case as it is kept: `fate` is "kept" or why it may not judge."""
+
+    problem_id: str
+    input: str
+    output: str
+    fate: str
+
+
+async def write_and_gate(
+    workers: Workers, problems: Sequence[Problem], write: WriteSettings, gating: GateSettings, seed: int
+) -> list[WrittenTests]:
+    """Cases for every problem, in their order. InputError, before anything is sampled, for a problem
+    without a reference program or without tests to know a mutant by."""
+    for problem in problems:
+        if not problem.solutions or not own_tests(problem):
+            raise InputError(
+                f"problem {problem.id}: needs a reference program and tests to gate generated ones by; "
+                "leave it out"
+            )
+
+    async def one(problem: Problem) -> WrittenTests:
+        written = await write_cases(
+            workers.engine, workers.tokenizer, problem, problem.solutions[0], write, seed
+        )
+        wrong = await known_wrong(workers.judge, problem, gating, seed)
+        gated = await gate(workers.judge, problem, problem.solutions[0], wrong, written.cases, gating.limits)
+        return WrittenTests(problem, written, gated, tuple(wrong))
+
+    return await run_in_order(one, problems, gating.concurrency)
+
+
+async def known_wrong(judge: Judge, problem: Problem, gating: GateSettings, seed: int) -> list[str]:
+    """Mutants of the first reference program that the problem's tests tell from it."""
+    made = mutants(problem.solutions[0], gating.mutants, fold_seed(seed, "mutants", problem.id))
+    return await wrong_mutants(judge, problem, made, own_tests(problem), gating.limits)
+
+
+def own_tests(problem: Problem) -> tuple[TestCase, ...]:
+    """The tests that know a wrong program best: the hidden ones where there are any."""
+    return problem.hidden_tests or problem.tests
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """One problem's cases before any gate."""
+
+    asked: int
+    parsed: int
+    true: int
+    degenerate: int
+    true_not_degenerate: int
+    distinct_inputs: int
+
+
+async def tally(judge: Judge, problem: Problem, written: Written, limits: Limits) -> Tally:
+    """Counts of what was written, true by the first reference program."""
+    true_C = await true_cases(judge, problem, problem.solutions[0], written.cases, limits)
+    degenerate_C = [is_degenerate(problem, case) for case in written.cases]
+    return Tally(
+        asked=written.asked,
+        parsed=len(written.cases),
+        true=sum(true_C),
+        degenerate=sum(degenerate_C),
+        true_not_degenerate=sum(t and not d for t, d in zip(true_C, degenerate_C, strict=True)),
+        distinct_inputs=len({case.input.strip() for case in written.cases}),
+    )
+
+
+def fates(tests: Sequence[WrittenTests]) -> dict[str, int]:
+    """How many cases met which fate, dropped ones (not well formed) among them."""
+    counts = collections.Counter(fate for test in tests for fate in test.gated.fates)
+    counts["dropped"] = sum(len(test.written.dropped) for test in tests)
+    return dict(sorted(counts.items()))

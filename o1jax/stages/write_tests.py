@@ -1,0 +1,83 @@
+"""A generator's tests for problems, gated on their reference programs (D6), to judge search and RL by.
+
+Inputs: tcg (a test-case generator), problems (check_problems). Writes problems.jsonl, which search and
+later stages read in place of the problems, and cases.parquet with every case and its fate. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from etils import epath
+
+from o1jax.problems import jsonl
+from o1jax.records import InputError, Problem
+from o1jax.search.store import write_records
+from o1jax.search.test_writing import WriteSettings
+from o1jax.stages import check_problems
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.policies import open_policy
+from o1jax.stages.tcg_written import GateSettings, WrittenCase, WrittenTests, fates, write_and_gate
+from o1jax.stages.workers import EngineSettings, open_workers
+
+RewardTests = Literal["own", "generated", "both"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`reward_tests`: which tests the written problems have. A problem for which no case passed the gate
+    keeps its own ones under "both" and is left out under "generated"."""
+
+    write: WriteSettings = WriteSettings()
+    gate: GateSettings = GateSettings()
+    reward_tests: RewardTests = "both"
+    engine: EngineSettings = EngineSettings()
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: problems, with_tests, skipped (no case passed the gate), tests, fates, generated_tokens."""
+    if settings.reward_tests not in ("own", "generated", "both"):
+        raise InputError(
+            f"write_tests.reward_tests: saw {settings.reward_tests!r}, wanted 'own', 'generated' or 'both'"
+        )
+    problems = check_problems.read(inputs["problems"])
+    tests, timings = asyncio.run(_write(settings, inputs["tcg"], problems, seed))
+    write_records(out / "cases.parquet", WrittenCase, [case for test in tests for case in _cases(test)])
+    kept = [
+        problem for problem in (_with_tests(test, settings.reward_tests) for test in tests) if problem.tests
+    ]
+    jsonl.save(out / "problems.jsonl", kept)
+    gated = [len(test.gated.kept) for test in tests]
+    return StageResult(
+        figures={
+            "problems": len(kept),
+            "with_tests": sum(map(bool, gated)),
+            "skipped": sum(not n for n in gated),
+            "tests": sum(gated),
+            "fates": fates(tests),
+            "generated_tokens": sum(test.written.generated_tokens for test in tests),
+        },
+        timings=timings,
+    )
+
+
+async def _write(
+    settings: Settings, tcg: epath.Path, problems: Sequence[Problem], seed: int
+) -> tuple[list[WrittenTests], dict[str, float]]:
+    async with open_workers(open_policy(tcg), settings.engine) as workers:
+        tests = await write_and_gate(workers, problems, settings.write, settings.gate, seed)
+        return tests, workers.timings()
+
+
+def _cases(test: WrittenTests) -> list[WrittenCase]:
+    pairs = zip(test.written.cases, test.gated.fates, strict=True)
+    return [WrittenCase(test.problem.id, case.input, case.output, fate) for case, fate in pairs]
+
+
+def _with_tests(test: WrittenTests, which: RewardTests) -> Problem:
+    own = test.problem.tests if which != "generated" else ()
+    generated = test.gated.kept if which != "own" else ()
+    return dataclasses.replace(test.problem, tests=tuple(dict.fromkeys((*own, *generated))))
