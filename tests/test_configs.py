@@ -17,6 +17,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 VARIANTS = {
     "self_play": ("demo", "ladder"),
     "search": ("nano",),
+    "prm": ("ladder", "qwen2_5_coder_7b"),
     "policy_sft": (
         "nano",
         "qwen2.5-coder-0.5b",
@@ -25,7 +26,7 @@ VARIANTS = {
         "qwen2.5-coder-7b",
     ),
 }
-NOT_A_STAGE = {"seed", "inputs", "rounds", "arms", "problems", "policy"}
+NOT_A_STAGE = {"seed", "inputs", "rounds", "arms", "problems", "policy", "pool_trees", "held_out_trees"}
 STAGE_OF_PAGE = {name: "check_problems" for name in ("references", "validation", "pool", "held_out")} | {
     "search_evaluate": "evaluate"
 }
@@ -66,9 +67,9 @@ def test_every_model_builds_in_shapes_alone(name):
         assert parameter_count(params) == pytest.approx(published[name], rel=2e-3)
 
 
-@pytest.mark.parametrize("variant", VARIANTS["policy_sft"])
-def test_the_model_of_a_page_is_a_preset(variant):
-    assert load("policy_sft", variant)["policy_sft"]["model"] in PRESETS
+@pytest.mark.parametrize("stage, variant", [(s, v) for s in ("policy_sft", "prm") for v in VARIANTS[s]])
+def test_the_model_of_a_page_is_a_preset(stage, variant):
+    assert load(stage, variant)[stage]["model"] in PRESETS
 
 
 @pytest.mark.parametrize("name, variant", [(n, "no_such_variant") for n in VARIANTS])

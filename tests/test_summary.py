@@ -44,3 +44,17 @@ def test_an_unfinished_run_has_what_there_is(tmp_path):
     write(workdir, "problems/pool", {"problems": 3})
     got = summary.write(workdir)
     assert got["held_out_pass_at_1"] == {} and got["totals"]["seconds"] == 2.0
+
+
+def test_process_reward_models_stand_beside_their_baseline(tmp_path):
+    workdir = epath.Path(tmp_path)
+    own = {"auc": MEAN, "within_problem_auc": None, "pair_accuracy": 0.75, "log_loss": 0.5}
+    held_out = {"prm": own, "baseline": {**own, "pair_accuracy": 0.5}, "auc_difference": MEAN}
+    write(workdir, "prm/soft", {"held_out": held_out, "trained_tokens": 5})
+    arms = {"search": {"pass_rate": MEAN}, "search_prm": {"pass_rate": MEAN}}
+    write(workdir, "prm/evaluate", {"search": arms, "search_differences": {"search_prm - search": MEAN}})
+    got = summary.write(workdir)["prm"]
+    assert got["soft"]["pair_accuracy"] == 0.75 and got["soft"]["baseline"]["pair_accuracy"] == 0.5
+    assert got["soft"]["auc_difference"] == MEAN and "log_loss" not in got["soft"]
+    assert got["search"] == {"search": MEAN, "search_prm": MEAN}
+    assert got["search_differences"] == {"search_prm - search": MEAN}

@@ -3,8 +3,10 @@
 Keys: `held_out_pass_at_1`, `held_out_pass_at_8` (pseudocode prompt) and `direct_pass_at_1` hold
 {warm_up, round_0, ..., final}, each {mean, low, high, n} with a 95 % bootstrap interval over
 problems; `by_rung` holds {warm_up, round_0, ...} -> rung -> {pass_at_1, pass_at_8}; `compare` holds
-the same for each other arm; `stages` holds place -> {seconds, generated_tokens, trained_tokens}
-(where the stage has them); `totals` sums them. Makes no page (later files of this room do).
+the same for each other arm; `prm` holds {soft, hard, pair} -> the held-out AUC and pair accuracy of a
+process reward model and of its baseline, and the pass rates of search with one; `stages` holds place ->
+{seconds, generated_tokens, trained_tokens} (where the stage has them); `totals` sums them. Makes no
+page (later files of this room do).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ def write(workdir: epath.Path) -> dict[str, Any]:
     summary = {
         **_curve(manifests, ""),
         "compare": {arm: _curve(manifests, f"compare/{arm}/") for arm in _arms(manifests)},
+        "prm": _prm(manifests),
         "stages": {place: _cost(manifest) for place, manifest in manifests.items()},
     }
     summary["totals"] = {
@@ -73,6 +76,28 @@ def _curve(manifests: dict[str, dict], prefix: str) -> dict[str, Any]:
         "held_out_pass_at_8": {name: f["pseudocode"]["pass_at_8"] for name, f in figures.items()},
         "direct_pass_at_1": {name: f["direct"]["pass_at_1"] for name, f in figures.items() if "direct" in f},
         "by_rung": {name: f["pseudocode"]["by_rung"] for name, f in figures.items()},
+    }
+
+
+def _prm(manifests: dict[str, dict]) -> dict[str, Any]:
+    """The process reward models of prm/<objective>, and prm/evaluate."""
+    section: dict[str, Any] = {}
+    for place, manifest in manifests.items():
+        if place.startswith("prm/") and "held_out" in manifest["figures"]:
+            section[place.removeprefix("prm/")] = _prm_figures(manifest["figures"]["held_out"])
+    if "prm/evaluate" in manifests:
+        figures = manifests["prm/evaluate"]["figures"]
+        section["search"] = {name: arm["pass_rate"] for name, arm in figures["search"].items()}
+        section["search_differences"] = figures["search_differences"]
+    return section
+
+
+def _prm_figures(held_out: dict[str, Any]) -> dict[str, Any]:
+    kept = ("auc", "within_problem_auc", "pair_accuracy")
+    return {
+        **{name: held_out["prm"][name] for name in kept},
+        "auc_difference": held_out["auc_difference"],
+        "baseline": {name: held_out["baseline"][name] for name in kept},
     }
 
 

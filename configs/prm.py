@@ -1,0 +1,125 @@
+"""Process reward models (PRM): trained on searched trees three ways, tested on held-out trees and in search.
+
+    python launch/prm.py --config=configs/prm.py:ladder --config.seed=0 --workdir=runs/prm/seed_0
+    python launch/prm.py --config=configs/prm.py:qwen2_5_coder_7b --workdir=runs/prm_7b
+
+ladder: 2 CPU cores, 4 GiB; nano policy, warmed up first unless --config.policy names a stage that trained
+one. Expected time and figures: configs/LOG.md.
+
+qwen2_5_coder_7b: accelerators that hold the weights, their gradients and AdamW's moments; published
+safetensors in weights/qwen2.5-coder-7b, and two files of problems with tests. The paper's settings, but
+for its LoRA (rank 8, alpha 32, on q and v): this page trains all weights.
+"""
+
+import ml_collections
+
+
+def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
+    """`ladder`, or `qwen2_5_coder_7b`."""
+    pages = {"ladder": ladder, "qwen2_5_coder_7b": qwen2_5_coder_7b}
+    if variant not in pages:
+        raise ValueError(f"variant {variant!r}: there are {' and '.join(pages)}")
+    return ml_collections.ConfigDict({"seed": 0, "pool_trees": "", "held_out_trees": "", **pages[variant]()})
+
+
+def ladder() -> dict:
+    """Nano models and the built-in problems."""
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
+    engine = {"name": "jax", "slots": 64, "context": 256, "judge_slots": 2}
+    search = {
+        **sampling,
+        "rollouts": 12,
+        "max_depth": 3,
+        "samples": 3,
+        "c": 2.0,
+        "max_step_tokens": 100,
+        "max_path_tokens": 176,
+        "compile_weight": 0.1,
+    }
+    return {
+        "policy": "",
+        "references": ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
+        "validation": ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
+        "pool": ladder_problems("pool", {2: 300, 3: 400, 4: 300}),
+        "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
+        "warm_up": {
+            "preset": "nano",
+            "vocab_size": 640,
+            "variants": 1,
+            "row_length": 256,
+            "rows_per_batch": 16,
+            "max_steps": 600,
+            "learning_rate": 5e-3,
+            "warmup_steps": 50,
+            "weight_decay": 0.1,
+            "evaluate_every": 150,
+            "patience": 2,
+            "sample": {**sampling, "n": 4, "max_tokens": 176},
+            "engine": {**engine},
+        },
+        "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
+        "prm": {
+            "train_tokens": 1_500_000,
+            "row_length": 512,  # a pair is two paths in one row
+            "rows_per_batch": 8,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup_steps": 10,
+            "weight_decay": 0.01,
+            "max_pairs_per_parent": 4,
+            "max_paths_per_problem": 8,
+            "model": "nano",
+        },
+        "evaluate": {
+            "sample": {**sampling, "n": 8, "max_tokens": 176},
+            "prompts": (),
+            "with_search": True,
+            "search": {**search},
+            "engine": {**engine},
+            "concurrency": 64,
+        },
+    }
+
+
+def qwen2_5_coder_7b() -> dict:
+    """Qwen2.5-Coder-7B and problems from files: three epochs of about 17 M tokens of labelled paths."""
+    sampling = {"temperature": 0.8, "top_p": 0.95, "top_k": 40}
+    search = {
+        **sampling,
+        "rollouts": 12,
+        "max_depth": 8,
+        "samples": 3,
+        "c": 2.0,
+        "max_step_tokens": 512,
+        "max_path_tokens": 2048,
+    }
+    engine = {"slots": 64, "context": 4096}
+    return {
+        "policy": "weights/qwen2.5-coder-7b",
+        "pool": {"source": "problems/pool.jsonl", "keep": "consistent"},
+        "held_out": {"source": "problems/held_out.jsonl", "keep": "consistent"},
+        "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
+        "prm": {
+            "train_tokens": 50_000_000,
+            "row_length": 8192,
+            "rows_per_batch": 32,
+            "learning_rate": 1e-4,
+            "schedule": "cosine",
+            "warmup_steps": 10,
+            "weight_decay": 0.01,
+            "model": "qwen2.5-coder-7b",
+        },
+        "evaluate": {
+            "sample": {**sampling, "n": 8},
+            "prompts": (),
+            "with_search": True,
+            "search": {**search},
+            "engine": {**engine},
+            "concurrency": 64,
+        },
+    }
+
+
+def ladder_problems(split: str, counts: dict[int, int]) -> dict:
+    """The settings of check_problems for a split of the ladder."""
+    return {"source": f"ladder:{split}", "counts": {f"rung_{rung}": n for rung, n in counts.items()}}
