@@ -187,7 +187,7 @@ class StepScorer:
                 self._changed.wait()
             if self._closed:
                 return False
-            fitting = [job for job in self._waiting if job.bucket <= self._waiting[0].bucket]
+            fitting = [job for job in self._waiting if job.bucket == self._waiting[0].bucket]
             self._running = sorted(fitting, key=lambda job: -job.bucket)[: self.slots]
             taken = set(self._running)
             self._waiting = [job for job in self._waiting if job not in taken]
