@@ -12,7 +12,7 @@ SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
 
 
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
-    """`demo`: three short rounds. `ladder`: four, and the arms that stand beside the loop."""
+    """`demo`: three short rounds. `ladder`: three longer ones, and the arms that stand beside the loop."""
     if variant not in ("demo", "ladder"):
         raise ValueError(f"variant {variant!r}: there are demo and ladder")
     demo = variant == "demo"
@@ -30,11 +30,13 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "rounds": 3 if demo else 4,
+            "rounds": 3,
             "arms": ("search",) if demo else ("search", "sampling", "more_warm_up", "pool_references"),
-            "references": ladder("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
+            "references": ladder(
+                "warm_up", {1: 60, 2: 120, 3: 120, 4: 100} if demo else {1: 60, 2: 170, 3: 200, 4: 170}
+            ),
             "validation": ladder("pool", {2: 40, 3: 40, 4: 40}),
-            "pool": ladder("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 300, 3: 400, 4: 300}),
+            "pool": ladder("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 400, 3: 700, 4: 400}),
             "held_out": ladder("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
             "warm_up": {
                 "preset": "nano",
@@ -42,11 +44,11 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
                 "variants": 1,
                 "row_length": 256,
                 "rows_per_batch": 16,
-                "max_steps": 600,
+                "max_steps": 600 if demo else 700,
                 "learning_rate": 5e-3,
                 "warmup_steps": 50,
                 "weight_decay": 0.1,
-                "evaluate_every": 150,
+                "evaluate_every": 150 if demo else 175,
                 "patience": 2,
                 "sample": {**sample, "n": 4},
                 "engine": {**engine},
@@ -58,7 +60,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             },
             "sample": {"sample": {**sample, "n": 1}, "engine": {**engine}, "concurrency": 64},
             "policy_sft": {
-                "train_tokens": 300_000 if demo else 400_000,
+                "train_tokens": 300_000 if demo else 600_000,
                 "row_length": 256,
                 "rows_per_batch": 16,
                 "learning_rate": 2e-3,

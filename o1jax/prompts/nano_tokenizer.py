@@ -26,6 +26,10 @@ SMALLEST_VOCAB = 256 + len(CONTROL_TOKENS) + len(TEXT_TOKENS)
 # or without; words and runs of signs keep one space before them; line ends are pieces of their own.
 _PIECES = r"### Step |: <Action [123]>\n| ?\d| ?\p{L}+| ?[^\s\p{L}\d]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+# Letters of a value (before a closing quote, or to the end of a line) stand alone as well, so that a small
+# model can copy and change them one by one.
+_SPELLED = r"\p{L}(?=\p{L}*(?:['\n]|$))|" + _PIECES
+
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|im_end|>"
@@ -35,14 +39,19 @@ _CHAT_TEMPLATE = (
 )
 
 
-def train(texts: Iterable[str], vocab_size: int) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `vocab_size` tokens, reserved ones included (ids 0 to 7)."""
+def train(
+    texts: Iterable[str], vocab_size: int, spelled: bool = False
+) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE of at most `vocab_size` tokens, reserved ones included (ids 0 to 7).
+
+    `spelled`: for a test-case generator, whose texts as values are one token a letter.
+    """
     if vocab_size < SMALLEST_VOCAB:
         raise InputError(f"nano tokenizer: vocab_size {vocab_size}, wanted at least {SMALLEST_VOCAB}")
     model = tokenizers.Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(_SPELLED if spelled else _PIECES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -131,11 +131,21 @@ def _draw(
         )
 
 
+def texts(sets: Sequence[CaseSet], settings: CaseSettings) -> Iterator[str]:
+    """What a tokenizer for these sets is trained on."""
+    for case_set in sets:
+        yield _messages(case_set, settings)[0]["content"]
+        yield test_cases.render_answer(case_set.cases, traced=settings.traced)
+
+
 def prompt_ids(case_set: CaseSet, tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
     """The prompt under which a set is learned."""
+    return chat.render(tokenizer, _messages(case_set, settings))
+
+
+def _messages(case_set: CaseSet, settings: CaseSettings) -> tuple[chat.Message, ...]:
     source = case_set.source if case_set.shown else None
-    asked = test_cases.messages(case_set.problem, source, traced=settings.traced, style=settings.style)
-    return chat.render(tokenizer, asked)
+    return test_cases.messages(case_set.problem, source, traced=settings.traced, style=settings.style)
 
 
 def answer_ids(cases: Sequence[Case], tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:

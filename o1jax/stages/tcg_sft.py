@@ -1,19 +1,24 @@
 """Step 1, first half: SFT of a test-case generator on true cases (O1-CODER, section 3.1).
 
-Inputs: policy (what it starts from; a TCG is a policy directory like any), problems (check_problems,
-whose tests are learned from). DPO follows in tcg_dpo.py.
+Inputs: problems (check_problems, whose tests are learned from), policy (what it starts from; a TCG is a
+policy directory like any). Without a policy a nano model starts from nothing, with a tokenizer of its
+own that spells values. DPO follows in tcg_dpo.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.batches.stream import Batches
+from o1jax.model.init import init_params
+from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, tcg_cases
 from o1jax.stages.manifest import StageResult
@@ -21,7 +26,7 @@ from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.policy_sft import steps_for
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
 from o1jax.train import objectives
-from o1jax.train.checkpoint import save_policy
+from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, fit
 from o1jax.train.optimizer import OptimizerSettings
 
@@ -29,9 +34,11 @@ from o1jax.train.optimizer import OptimizerSettings
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`train_tokens`: tokens to train on, padding not counted. `model`: the preset that the policy must
-    have the shape of, where it is given."""
+    have the shape of, where it is given. `preset` and `vocab_size` are those of a model from nothing."""
 
     train_tokens: int
+    preset: str = "nano"
+    vocab_size: int = 512
     cases: CaseSettings = CaseSettings()
     row_length: int = 256
     rows_per_batch: int = 16
@@ -44,14 +51,14 @@ class Settings:
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, sets, dropped (reasons), dropped_long, steps, trained_tokens, loss."""
-    policy = open_policy(inputs["policy"])
-    check_model("tcg_sft", settings.model, policy)
     made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
     if not made.sets:
         raise InputError(
             f"{inputs['problems']}: no problem has a reference program and three tests to learn from; "
             f"lost: {made.dropped}"
         )
+    policy = open_policy(inputs["policy"]) if "policy" in inputs else _from_nothing(made.sets, settings, seed)
+    check_model("tcg_sft", settings.model, policy)
     samples = [_sample(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
     examples, long = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
     batches = Batches(
@@ -88,6 +95,14 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         },
         timings={"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)},
     )
+
+
+def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Policy:
+    texts = tcg_cases.texts(sets, settings.cases)
+    tokenizer = nano_tokenizer.train(texts, settings.vocab_size, spelled=True)
+    config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
+    graphdef, params = init_params(config, fold_seed(seed, "init"), make_mesh())
+    return Policy(config, graphdef, params, tokenizer)
 
 
 def _sample(case_set: CaseSet, tokenizer, settings: CaseSettings) -> SftSample:
