@@ -2,8 +2,8 @@
 
     python launch/tcg.py --config=configs/tcg.py:ladder --workdir=runs/tcg/seed_0
 
-ladder: 2 CPU cores, 4 GiB; expected time and figures: configs/LOG.md. Without --config.policy a nano
-policy is warmed up first; --config.policy=<stage> starts from that stage's.
+ladder: 2 CPU cores, 4 GiB; expected time and figures: configs/LOG.md. The generator starts from nothing.
+Without --config.policy (a stage), the policy that it is measured by is warmed up first.
 deepseek-coder-1.3b: published safetensors in weights/, TACO by name, accelerators. Steps, length and batch
 are the paper's; it trains all weights, so its learning rate is not that of the paper's QLoRA (5e-4).
 """
@@ -30,6 +30,7 @@ def _ladder() -> dict:
     return {
         "seed": 0,
         "policy": "",
+        "tcg_from": "",
         "references": _ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
         "validation": _ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
         "warm_up": {
@@ -87,7 +88,8 @@ def _deepseek() -> dict:
     engine = {"name": "jax", "slots": 64, "context": 4096, "judge_slots": 8}
     return {
         "seed": 0,
-        "policy": "weights/deepseek-coder-1.3b-instruct",
+        "policy": "weights/qwen2.5-coder-7b-instruct",
+        "tcg_from": "weights/deepseek-coder-1.3b-instruct",
         "tcg_problems": {"source": "taco:train", "max_problems": 10_000, "max_solutions": 30},
         "held_out": {"source": "taco:test", "max_problems": 314, "max_solutions": 30},
         "forms": {"plain": ("shuffled",)},

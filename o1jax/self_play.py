@@ -127,16 +127,17 @@ def test_generator(recipe: Recipe) -> dict[str, Any]:
     with each of the form's kinds of rejected answers, all measured on held-out problems; the last one
     chooses among a policy's programs. Returns the summary.
 
-    Without a policy in the config, a nano policy is warmed up on the ladder first.
+    The generator starts from the weights config["tcg_from"], or from nothing. Without a policy in the
+    config, a nano policy is warmed up on the ladder first.
     """
     problems = recipe.stage("check_problems", "problems/tcg", "tcg_problems")
     held_out = recipe.stage("check_problems", "problems/held_out", "held_out")
     policy = recipe.config["policy"] or _warmed_up(recipe)
     wrong = recipe.stage("evaluate", "tcg/policy", policy=policy, problems=held_out)
-    tcg = policy
+    start = {"policy": recipe.config["tcg_from"]} if recipe.config["tcg_from"] else {}
     for form, kinds in recipe.config["forms"].items():
         formed = _in_form(recipe, form)
-        sft = formed.stage("tcg_sft", f"tcg/{form}/sft", policy=policy, problems=problems)
+        sft = formed.stage("tcg_sft", f"tcg/{form}/sft", problems=problems, **start)
         formed.stage("evaluate_tcg", f"tcg/{form}/sft_evaluate", tcg=sft, problems=held_out, wrong=wrong)
         for kind in kinds:
             page = {**formed.config["tcg_dpo"], "rejected": kind}

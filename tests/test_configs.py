@@ -17,6 +17,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 VARIANTS = {
     "self_play": ("demo", "ladder"),
     "search": ("nano",),
+    "tcg": ("ladder", "deepseek-coder-1.3b"),
     "prm": ("ladder", "qwen2_5_coder_7b"),
     "policy_sft": (
         "nano",
@@ -27,9 +28,9 @@ VARIANTS = {
     ),
 }
 NOT_A_STAGE = {"seed", "inputs", "rounds", "arms", "problems", "policy", "pool_trees", "held_out_trees"}
-STAGE_OF_PAGE = {name: "check_problems" for name in ("references", "validation", "pool", "held_out")} | {
-    "search_evaluate": "evaluate"
-}
+NOT_A_STAGE |= {"forms", "tcg_from"}
+PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems")
+STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {"search_evaluate": "evaluate"}
 PAGES = [(path.stem, v) for path in sorted(CONFIGS.glob("*.py")) for v in VARIANTS.get(path.stem, (None,))]
 
 

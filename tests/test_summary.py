@@ -58,3 +58,22 @@ def test_process_reward_models_stand_beside_their_baseline(tmp_path):
     assert got["soft"]["auc_difference"] == MEAN and "log_loss" not in got["soft"]
     assert got["search"] == {"search": MEAN, "search_prm": MEAN}
     assert got["search_differences"] == {"search_prm - search": MEAN}
+
+
+def test_generators_are_listed_by_form_and_kind(tmp_path):
+    workdir = epath.Path(tmp_path)
+    names = ("validity", "validity_not_degenerate", "degenerate_share", "useful")
+    after = {
+        "false_accept_mutants": MEAN,
+        "false_accept_policy": {**MEAN, "mean": None},
+        "false_reject": MEAN,
+    }
+    figures = {"before": {"program": dict.fromkeys(names, MEAN)}, "after": {"generated": after}}
+    write(workdir, "tcg/plain/sft", {"trained_tokens": 5})
+    write(workdir, "tcg/plain/sft_evaluate", figures)
+    write(workdir, "tcg/traced/shuffled_evaluate", {**figures, "after": {}})
+    write(workdir, "tcg/selection", {"agreement": MEAN})
+    got = summary.write(workdir)["tcg"]
+    assert list(got) == ["plain/sft", "traced/shuffled", "selection"] and got["plain/sft"] == figures
+    _, plain, traced = summary.tcg_table(got).splitlines()
+    assert plain.split() == ["plain/sft", *["0.250"] * 5, "-", "0.250"] and traced.split()[-3:] == ["-"] * 3

@@ -4,9 +4,10 @@ Keys: `held_out_pass_at_1`, `held_out_pass_at_8` (pseudocode prompt) and `direct
 {warm_up, round_0, ..., final}, each {mean, low, high, n} with a 95 % bootstrap interval over
 problems; `by_rung` holds {warm_up, round_0, ...} -> rung -> {pass_at_1, pass_at_8}; `compare` holds
 the same for each other arm; `prm` holds {soft, hard, pair} -> the held-out AUC and pair accuracy of a
-process reward model and of its baseline, and the pass rates of search with one; `stages` holds place ->
-{seconds, generated_tokens, trained_tokens} (where the stage has them); `totals` sums them. Makes no
-page (later files of this room do).
+process reward model and of its baseline, and the pass rates of search with one; `tcg` holds
+<form>/<stage> -> what a test-case generator's cases are worth before and after the gate, and `selection`;
+`stages` holds place -> {seconds, generated_tokens, trained_tokens} (where the stage has them); `totals`
+sums them. Makes no page (later files of this room do).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def write(workdir: epath.Path) -> dict[str, Any]:
         **_curve(manifests, ""),
         "compare": {arm: _curve(manifests, f"compare/{arm}/") for arm in _arms(manifests)},
         "prm": _prm(manifests),
+        "tcg": _tcg(manifests),
         "stages": {place: _cost(manifest) for place, manifest in manifests.items()},
     }
     summary["totals"] = {
@@ -49,6 +51,27 @@ def table(summary: dict[str, Any]) -> str:
                 at_8 = curve["held_out_pass_at_8"][name]["mean"]
                 lines.append(f"{arm:16} {name:8} {figure['mean']:7.3f} {interval:>16} {at_8:7.3f}")
     return "\n".join(lines)
+
+
+def tcg_table(figures: dict[str, Any]) -> str:
+    """The generators as text: before the gate over cases, after it over wrong and right programs."""
+    names = ("validity", "not empty", "degenerate", "useful", "accepts mutant", "accepts wrong", "rejects")
+    lines = [f"{'test-case generator':24} " + " ".join(f"{name:>14}" for name in names)]
+    for arm, found in figures.items():
+        if arm != "selection":
+            before, after = found["before"]["program"], found["after"].get("generated", {})
+            cells = [
+                before[key] for key in ("validity", "validity_not_degenerate", "degenerate_share", "useful")
+            ]
+            cells += [
+                after.get(key) for key in ("false_accept_mutants", "false_accept_policy", "false_reject")
+            ]
+            lines.append(f"{arm:24} " + " ".join(f"{_mean(cell):>14}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _mean(figure: dict[str, Any] | None) -> str:
+    return "-" if figure is None or figure["mean"] is None else f"{figure['mean']:.3f}"
 
 
 def _manifests(workdir: epath.Path) -> dict[str, dict]:
@@ -104,3 +127,15 @@ def _prm_figures(held_out: dict[str, Any]) -> dict[str, Any]:
 def _cost(manifest: dict) -> dict[str, float]:
     cost = {key: manifest["figures"][key] for key in COUNTED if key in manifest["figures"]}
     return {"seconds": manifest["timings"]["seconds"], **cost}
+
+
+def _tcg(manifests: dict[str, dict]) -> dict[str, Any]:
+    """plain/sft, traced/shuffled, ... -> the figures of its evaluation; selection -> those of the choice."""
+    found = {
+        place.removeprefix("tcg/").removesuffix("_evaluate"): manifest["figures"]
+        for place, manifest in manifests.items()
+        if place.startswith("tcg/") and place.endswith("_evaluate")
+    }
+    if "tcg/selection" in manifests:
+        found["selection"] = manifests["tcg/selection"]["figures"]
+    return found

@@ -1,4 +1,4 @@
-"""The test-case generator's template: what is rendered is parsed back, and what is not well formed is named."""
+"""The test-case generator's template: what is rendered is parsed back, what is malformed is named."""
 
 import pytest
 
