@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 from flax import nnx
 
-from o1jax.batches.encode import encode_sft
+from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.batches.stream import Batches
 from o1jax.model.init import init_params, parameter_count
 from o1jax.model.presets import preset
@@ -54,15 +54,16 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, parameters, steps, best_step, validation_pass_at_1, trained_tokens."""
+    """figures: problems, dropped_long, parameters, steps, best_step, validation_pass_at_1, trained_tokens."""
     problems = check_problems.read(inputs["references"])
     tokenizer = nano_tokenizer.train(references.texts(problems, settings.variants), settings.vocab_size)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
     samples = references.samples(problems, tokenizer, settings.variants, style="nano")
+    examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
     batches = Batches(
-        [encode_sft(sample) for sample in samples],
+        examples,
         row_length=settings.row_length,
         rows_per_batch=settings.rows_per_batch,
         seed=seed,
@@ -90,6 +91,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     return StageResult(
         figures={
             "problems": len(problems),
+            "dropped_long": dropped,
             "parameters": parameter_count(params),
             "vocab_size": len(tokenizer),
             "steps": progress.step,
