@@ -36,7 +36,7 @@ Input:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A test and its trace: the values, as Python writes them, that the program goes through."""
+    """A test and its trace: the values, as print shows them, that the program goes through."""
 
     test: TestCase
     trace: tuple[str, ...] = ()

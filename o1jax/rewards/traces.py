@@ -2,7 +2,8 @@
 
 The program is rewritten to note, after every statement of its own level (the module's, or the body of
 the function that is called), the value that the statement changed; it runs in the sandbox, as any.
-What comes back is the program's own word. Does not judge.
+A value is noted as print shows it, a list's items side by side, in one line. What comes back is the
+program's own word. Does not judge.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ import ast, io, json, sys
 
 CODE, ENTRY = compile({source!r}, "program", "exec"), {entry!r}
 
+def show(value):
+    text = " ".join(map(str, value)) if type(value) in (list, tuple) else str(value)
+    return text if text.isprintable() and text.strip() else repr(value)
+
 def run(text):
     notes = []
     def note(value):
         try:
-            shown = repr(value())
+            shown = show(value())
         except NameError:
             return
         if len(shown) <= {longest} and shown not in notes[-1:]:
