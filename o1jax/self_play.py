@@ -134,16 +134,17 @@ def test_generator(recipe: Recipe) -> dict[str, Any]:
     held_out = recipe.stage("check_problems", "problems/held_out", "held_out")
     policy = recipe.config["policy"] or _warmed_up(recipe)
     wrong = recipe.stage("evaluate", "tcg/policy", policy=policy, problems=held_out)
+    measured = {"problems": held_out, "policy": policy, "wrong": wrong}
     start = {"policy": recipe.config["tcg_from"]} if recipe.config["tcg_from"] else {}
     for form, kinds in recipe.config["forms"].items():
         formed = _in_form(recipe, form)
         sft = formed.stage("tcg_sft", f"tcg/{form}/sft", problems=problems, **start)
-        formed.stage("evaluate_tcg", f"tcg/{form}/sft_evaluate", tcg=sft, problems=held_out, wrong=wrong)
+        formed.stage("evaluate_tcg", f"tcg/{form}/sft_evaluate", tcg=sft, **measured)
         for kind in kinds:
             page = {**formed.config["tcg_dpo"], "rejected": kind}
             arm = dataclasses.replace(formed, config={**formed.config, "tcg_dpo": page})
             tcg = arm.stage("tcg_dpo", f"tcg/{form}/{kind}", tcg=sft, problems=problems)
-            arm.stage("evaluate_tcg", f"tcg/{form}/{kind}_evaluate", tcg=tcg, problems=held_out, wrong=wrong)
+            arm.stage("evaluate_tcg", f"tcg/{form}/{kind}_evaluate", tcg=tcg, **measured)
     formed.stage("evaluate_selection", "tcg/selection", policy=policy, tcg=tcg, problems=held_out)
     return summary.write(recipe.workdir)
 

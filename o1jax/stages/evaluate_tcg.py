@@ -1,7 +1,7 @@
 """What a test-case generator is worth, on held-out problems: its cases before and after the gate.
 
 Inputs: tcg, problems (check_problems, held out), and optionally wrong (an evaluate stage on the same
-problems, whose failing programs are the policy's own wrong ones). Before the gate: parse rate,
+problems, whose failing programs are the policy's own wrong ones) with its policy. Before the gate: parse rate,
 validity, degenerate share, distinct inputs, for the prompt that shows the reference program and the one
 that does not. After it: false accepts and false rejects, beside those of the problems' own tests and
 of random inputs of the ladder. Trains nothing.
@@ -62,9 +62,7 @@ async def _evaluate(
         if settings.question_only:
             tallies, tokens = await _question_only(workers, settings, problems, seed)
             before["question"], spent = before_figures(tallies, seed), spent + tokens
-        wrong = (
-            policy_wrong(inputs["wrong"], workers.tokenizer, settings.max_wrong) if "wrong" in inputs else {}
-        )
+        wrong = policy_wrong(inputs, settings.max_wrong) if "wrong" in inputs else {}
         after = await _after(workers, settings, tests, wrong, seed)
         return {
             "before": before,
@@ -111,10 +109,12 @@ def before_figures(tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
     }
 
 
-def policy_wrong(stage: epath.Path, tokenizer: chat.Tokenizer, most: int) -> dict[str, list[str]]:
+def policy_wrong(inputs: Mapping[str, epath.Path], most: int) -> dict[str, list[str]]:
     """Problem id -> at most `most` different programs of an evaluation that fail its final tests."""
+    tokenizer = open_policy(inputs["policy"]).tokenizer
+    rollouts = read_records(inputs["wrong"] / "rollouts" / "pseudocode.parquet", Rollout)
     wrong: dict[str, dict[str, None]] = {}
-    for rollout in read_records(stage / "rollouts" / "pseudocode.parquet", Rollout):
+    for rollout in rollouts:
         if rollout.verdict is not None and not rollout.verdict.passed:
             ids = [token for token in rollout.token_ids if token != tokenizer.eos_token_id]
             program = pseudocode.program_of(pseudocode.parse_path(chat.decode(tokenizer, ids))[-1])
