@@ -23,7 +23,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 
 
 def _ladder() -> dict:
-    cases = {"sets": 12, "question_only": 0.25, "style": "nano"}
+    cases = {"sets": 12, "max_solutions": 1, "question_only": 0.2, "style": "nano"}
     write = {**SAMPLING, "answers": 4, "max_tokens": 220}
     engine = {"name": "jax", "slots": 64, "context": 512, "judge_slots": 2}
     sample = {**SAMPLING, "n": 8, "max_tokens": 176}
@@ -85,6 +85,7 @@ def _ladder() -> dict:
 def _deepseek() -> dict:
     cases = {"sets": 10, "max_solutions": 30, "style": "full"}
     train = {"row_length": 4096, "rows_per_batch": 8, "schedule": "cosine", "model": "deepseek-coder-1.3b"}
+    write = {"answers": 4, "max_tokens": 1024}
     engine = {"name": "jax", "slots": 64, "context": 4096, "judge_slots": 8}
     return {
         "seed": 0,
@@ -109,8 +110,8 @@ def _deepseek() -> dict:
             "beta": 0.1,
         },
         "evaluate": {"prompts": ("pseudocode",), "engine": {**engine}},
-        "evaluate_tcg": {"engine": {**engine}},
-        "evaluate_selection": {"engine": {**engine}, "tcg_engine": {**engine}},
+        "evaluate_tcg": {"write": {**write}, "engine": {**engine}},
+        "evaluate_selection": {"write": {**write}, "engine": {**engine}, "tcg_engine": {**engine}},
     }
 
 

@@ -1,8 +1,8 @@
 """The test-case generator's prompt and answer: O1-CODER's template, rendered and strictly parsed.
 
 An answer is CASES cases, each a section `Input:` and a section `Output:`, the traced form with a
-section `Trace:` between them: the value after each line of the program, one a line, which leads to
-the output and is dropped before anything is judged. Does not know whether a case is true.
+section `Trace:` between them: lines of the program with the value after each (`x = x * 2 -> 14`), which
+lead to the output and are dropped before anything is judged. Does not know whether a case is true.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Input:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A test and its trace: the values, as print shows them, that the program goes through."""
+    """A test and its trace: the lines of the program, each with the value that it leads to."""
 
     test: TestCase
     trace: tuple[str, ...] = ()
@@ -70,7 +70,9 @@ def _format(form: Form, traced: bool) -> str:
     return _FORMAT.format(
         cases=CASES,
         input="the list of arguments, as a Python literal" if call else "the text on standard input",
-        trace=f"{TRACE}\nthe value after each line of the program, one a line\n" if traced else "",
+        trace=f"{TRACE}\neach line of the program that changes a value, then -> and the value\n"
+        if traced
+        else "",
         output="the returned value, as a Python literal" if call else "the text on standard output",
     )
 

@@ -1,9 +1,9 @@
-"""What a program goes through: the value after each of its lines, and what it says at the end.
+"""What a program goes through: its lines with the value after each, and what it says at the end.
 
 The program is rewritten to note, after every statement of its own level (the module's, or the body of
-the function that is called), the value that the statement changed; it runs in the sandbox, as any.
-A value is noted as print shows it, a list's items side by side, in one line. What comes back is the
-program's own word. Does not judge.
+the function that is called), the value that the statement changed: `x = x * 2 -> 14`, so that what is
+done stands beside what it is done to. A value is shown as print shows it, a list's items side by side.
+The program runs in the sandbox, as any, and what comes back is its own word. Does not judge.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def show(value):
     return text if text.isprintable() and text.strip() else repr(value)
 
 def run(text):
-    notes = []
-    def note(value):
+    notes, last = [], [None]
+    def note(line, value):
         try:
             shown = show(value())
         except NameError:
             return
-        if len(shown) <= {longest} and shown not in notes[-1:]:
-            notes.append(shown)
+        if len(shown) <= {longest} and shown != last[0]:
+            last[0] = shown
+            notes.append(line + " -> " + shown)
     names = {{"__name__": "__main__", "_note": note}}
     own = sys.stdin, sys.stdout
     sys.stdin = io.TextIOWrapper(io.BytesIO(text.encode()))
@@ -105,7 +106,8 @@ def _noted(statements: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
         yield statement
         name = _changed(statement)
         if name is not None:
-            yield ast.parse(f"_note(lambda: {name})").body[0]  # deferred: it may not be bound
+            line = ast.unparse(statement).split("\n")[0]
+            yield ast.parse(f"_note({line!r}, lambda: {name})").body[0]  # deferred: it may not be bound
 
 
 def _changed(statement: ast.stmt) -> str | None:

@@ -30,13 +30,14 @@ def trace():
 def test_the_value_after_every_line_that_changes_one(trace):
     source = "x = int(input())\ny = 0\nfor i in range(x):\n    y += i\nx = y\nprint(x + 1)\n"
     (case,) = trace(STDIN, source, "4\n")
-    assert case.trace == ("4", "6") and case.test.output == "7\n"  # x = y repeats, y = 0 says nothing
+    assert case.trace == ("x = int(input()) -> 4", "for i in range(x): -> 6")
+    assert case.test.output == "7\n"  # x = y repeats, y = 0 says nothing
 
 
 def test_a_call_is_traced_inside_the_function(trace):
     source = "def f(x, k):\n    y = []\n    for v in x:\n        y.append(v * k)\n    return sum(y)\n"
     cases = trace(CALL, source, "[[1, 2], 3]", "[[], 3]")
-    assert [case.trace for case in cases] == [("3 6",), ("[]",)]
+    assert [case.trace for case in cases] == [("for v in x: -> 3 6",), ("for v in x: -> []",)]
     assert [case.test.output for case in cases] == ["9", "0"]
 
 
@@ -69,7 +70,10 @@ def test_a_program_that_does_not_end_or_answers_for_the_driver_gives_nothing(tra
 def test_exit_0_is_an_end_and_a_name_that_is_not_bound_is_no_value(trace):
     source = "x = input()\nif x == 'b':\n    y = 1\nprint(x)\nraise SystemExit(0)\n"
     cases = trace(STDIN, source, "a\n", "b\n")
-    assert [(case.trace, case.test.output) for case in cases] == [(("a",), "a\n"), (("b", "1"), "b\n")]
+    assert [(case.trace, case.test.output) for case in cases] == [
+        (("x = input() -> a",), "a\n"),
+        (("x = input() -> b", "if x == 'b': -> 1"), "b\n"),
+    ]
 
 
 def test_what_cannot_be_traced_is_named(trace):
