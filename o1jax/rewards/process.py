@@ -85,8 +85,8 @@ def make_program(graphdef: nnx.GraphDef, good_id: int, bad_id: int) -> Callable[
 class StepScorer:
     """Scores steps on one local device, for any number of coroutines at once.
 
-    A score does not depend on what is scored beside it, up to rounding: a path alone may be padded
-    to another length. `params` are copied, so that a trainer may donate its own. `context` is the
+    A score does not depend, to the bit, on what is scored beside it: a pass has one shape for each class
+    of lengths, and takes paths of one class only. `params` are copied, so that a trainer may donate its own. `context` is the
     longest path in tokens, `slots` how many paths a forward pass takes.
     """
 
@@ -180,15 +180,15 @@ class StepScorer:
     def _take(self) -> bool:
         """Makes up to `slots` waiting jobs the running ones; False when the scorer closes.
 
-        The oldest is among them and sets the length; the longest that fit come with it.
+        They are the oldest one and those of its class of lengths that came after it.
         """
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return False
-            fitting = [job for job in self._waiting if job.bucket == self._waiting[0].bucket]
-            self._running = sorted(fitting, key=lambda job: -job.bucket)[: self.slots]
+            bucket = self._waiting[0].bucket
+            self._running = [job for job in self._waiting if job.bucket == bucket][: self.slots]
             taken = set(self._running)
             self._waiting = [job for job in self._waiting if job not in taken]
         return True
@@ -196,7 +196,7 @@ class StepScorer:
     def _pass(self) -> None:
         """One forward pass over the running jobs; their callers get the scores."""
         began = time.monotonic()
-        tokens_BT = np.zeros((self.slots, max(job.bucket for job in self._running)), np.int32)
+        tokens_BT = np.zeros((self.slots, self._running[0].bucket), np.int32)
         lengths_B = np.zeros(self.slots, np.int32)
         for row, job in enumerate(self._running):
             lengths_B[row] = len(job.path.token_ids)

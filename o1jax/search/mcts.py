@@ -40,10 +40,6 @@ from o1jax.search.steps import SampledStep, cut
 from o1jax.search.store import ShardWriter, read_trees
 from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
 
-# A score's last bits (1e-7 in float32) depend on the length that its forward pass was padded to, and so
-# on what was scored beside it. Rounding hides that, but for the rare score on the edge of two roundings.
-SCORE_DIGITS = 4
-
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
@@ -245,7 +241,7 @@ class _Search:
         prefixes = [self.prompt_ids + path_ids(self.tree.nodes, step) for step in steps]
         scores = await self.scorer.score([(ids, (len(ids) - 1,)) for ids in prefixes]) if steps else []
         for step, (score,) in zip(steps, scores, strict=True):
-            self.tree.set_score(step, round(score, SCORE_DIGITS))
+            self.tree.set_score(step, score)
 
     async def _simulate(self, starts: Sequence[int]) -> None:
         await self._graft(await self._generate(starts, [self._simulation(start) for start in starts]))

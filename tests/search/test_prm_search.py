@@ -17,7 +17,7 @@ from o1jax.search.samples import label_nodes
 A, B = (step(1, 1, name) for name in "ab")
 C, D = (step(2, 2, name) for name in "cd")
 GOOD, HALF, BAD = (step(3, 3, name) for name in ("good", "half", "bad"))
-SCORES = {A: 0.25, B: 0.75, path(B, C): 0.5, path(B, D): 0.12345678, path(A, C): 0.0}
+SCORES = {A: 0.25, B: 0.75, path(B, C): 0.5, path(B, D): 0.125, path(A, C): 0.0}
 # What the model says after a prefix, sample by sample.
 SCRIPT = {
     "": [A, B],
@@ -85,18 +85,18 @@ def test_first_rollout_scores_the_new_steps_at_once_and_simulates_nothing():
 
 
 def test_four_rollouts_grow_the_tree_checked_by_hand():
-    # After rollout 1 uct(a) = .666, uct(b) = 1.166. Rollout 2 expands b: .5 and .1235 (rounded) go to c, d,
-    # b and the root. uct(a) = .25 + .5 sqrt(ln 4) = .839, uct(b) = 1.3735/3 + .5 sqrt(ln 4 / 3) = .798:
+    # After rollout 1 uct(a) = .666, uct(b) = 1.166. Rollout 2 expands b: .5 and .125 go to c, d,
+    # b and the root. uct(a) = .25 + .5 sqrt(ln 4) = .839, uct(b) = 1.375/3 + .5 sqrt(ln 4 / 3) = .798:
     # rollout 3 expands a, to a step of score 0 and a dead one. uct(a) = .25/3 + .5 sqrt(ln 6 / 3) = .470,
     # uct(b) = .844: rollout 4 takes b, there c (1.024 before .648), whose two programs are judged, not
     # scored.
     tree, engine, scorer = golden(4)
     assert shape(tree) == [
-        (-1, 0, 8, pytest.approx(3.1235), None, None),
+        (-1, 0, 8, pytest.approx(3.125), None, None),
         (0, 1, 3, 0.25, None, 0.25),
-        (0, 1, 5, pytest.approx(2.8735), None, 0.75),
+        (0, 1, 5, pytest.approx(2.875), None, 0.75),
         (2, 2, 3, 2.0, None, 0.5),
-        (2, 2, 1, 0.1235, None, 0.1235),
+        (2, 2, 1, 0.125, None, 0.125),
         (1, 2, 1, 0.0, None, 0.0),
         (1, 0, 1, 0.0, 0.0, None),
         (3, 3, 1, 1.0, 1.0, None),
