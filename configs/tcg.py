@@ -24,8 +24,8 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 
 def _ladder() -> dict:
     cases = {"sets": 12, "max_solutions": 1, "question_only": 0.2, "style": "nano"}
-    write = {**SAMPLING, "answers": 4, "max_tokens": 220}
-    engine = {"name": "jax", "slots": 64, "context": 512, "judge_slots": 2}
+    write = {**SAMPLING, "answers": 4, "max_tokens": 320}
+    engine = {"name": "jax", "slots": 64, "context": 640, "judge_slots": 2}
     sample = {**SAMPLING, "n": 8, "max_tokens": 176}
     return {
         "seed": 0,
@@ -44,7 +44,7 @@ def _ladder() -> dict:
             "small_tests": 20,
         },
         "held_out": _ladder_problems("held_out", {2: 70, 3: 70, 4: 70}),
-        "forms": {"plain": ("shuffled",), "traced": ("shuffled", "near_miss")},
+        "forms": {"plain": ("shuffled",), "traced": ("shuffled", "near_miss", "sampled")},
         "tcg_sft": {
             "train_tokens": 3_000_000,
             "cases": {**cases},
@@ -60,6 +60,8 @@ def _ladder() -> dict:
             "rows_per_batch": 8,
             "learning_rate": 2e-4,
             "beta": 0.1,
+            "write": {**SAMPLING, "max_tokens": 320},
+            "engine": {**engine},
         },
         "evaluate": {
             "sample": {**sample},

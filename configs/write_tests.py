@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "inputs": {"tcg": "runs/tcg/tcg/traced/near_miss", "problems": "runs/demo/problems/pool"},
+            "inputs": {"tcg": "runs/tcg/tcg/traced/sampled", "problems": "runs/demo/problems/pool"},
             "write_tests": {
                 "reward_tests": "both",
                 "write": {
@@ -22,11 +22,11 @@ def get_config() -> ml_collections.ConfigDict:
                     "temperature": 1.0,
                     "top_p": 1.0,
                     "top_k": 0,
-                    "max_tokens": 220,
+                    "max_tokens": 320,
                     "style": "nano",
                 },
                 "gate": {"mutants": 12},
-                "engine": {"slots": 64, "context": 512},
+                "engine": {"slots": 64, "context": 640},
             },
         }
     )

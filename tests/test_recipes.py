@@ -54,7 +54,7 @@ def test_a_generator_in_each_form_is_trained_and_measured_in_that_form(played):
             assert inputs["tcg"] == f"{root}/{place.removesuffix('_evaluate')}"
             assert inputs["problems"] == f"{root}/problems/held_out"
     assert stages["tcg/plain/sft"][2].keys() == {"problems"}  # from nothing
-    assert stages["tcg/selection"][2]["tcg"] == f"{root}/tcg/traced/near_miss"
+    assert stages["tcg/selection"][2]["tcg"] == f"{root}/tcg/traced/sampled"
     stages, _ = played(self_play.test_generator, "tcg", "deepseek-coder-1.3b")
     assert stages["tcg/plain/sft"][2]["policy"] == "weights/deepseek-coder-1.3b-instruct"
 

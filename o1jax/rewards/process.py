@@ -86,8 +86,8 @@ class StepScorer:
     """Scores steps on one local device, for any number of coroutines at once.
 
     A score does not depend, to the bit, on what is scored beside it: a pass has one shape for each class
-    of lengths, and takes paths of one class only. `params` are copied, so that a trainer may donate its own. `context` is the
-    longest path in tokens, `slots` how many paths a forward pass takes.
+    of lengths, and takes paths of one class only. `params` are copied, so that a trainer may donate its
+    own. `context` is the longest path in tokens, `slots` how many paths a forward pass takes.
     """
 
     def __init__(

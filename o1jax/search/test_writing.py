@@ -9,10 +9,11 @@ import dataclasses
 
 from transformers import PreTrainedTokenizerBase
 
-from o1jax.engine.interface import Engine, Request
+from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, test_cases
 from o1jax.prompts.task import Style
+from o1jax.prompts.test_cases import Case
 from o1jax.records import Problem, TestCase
 
 
@@ -40,14 +41,23 @@ class Written:
     generated_tokens: int
 
 
-async def write_cases(
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answer: its well-formed cases with their traces, why others were dropped, its tokens."""
+
+    cases: tuple[Case, ...]
+    dropped: tuple[str, ...]
+    tokens: int
+
+
+async def write_answers(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
     problem: Problem,
     source: str | None,
     settings: WriteSettings,
     seed: int,
-) -> Written:
+) -> list[Answer]:
     """settings.answers answers about `problem`, under the program `source` or (None) the question only.
 
     A case that the token limit cuts short is dropped. InputError if the prompt does not fit.
@@ -64,18 +74,30 @@ async def write_cases(
         reuse_prefix=False,
     )
     (completions,) = await engine.generate([request])
-    cases: list[TestCase] = []
-    dropped: list[str] = []
-    for completion in completions:
-        parsed = test_cases.parse_answer(completion.text, problem.form)
-        kept = parsed.cases
-        if completion.finish_reason == "length":
-            kept, dropped = kept[:-1], [*dropped, "cut short"]
-        cases += [case.test for case in kept]
-        dropped += parsed.dropped
+    return [_answer(problem, completion) for completion in completions]
+
+
+def _answer(problem: Problem, completion: Completion) -> Answer:
+    parsed = test_cases.parse_answer(completion.text, problem.form)
+    cases, dropped = parsed.cases, parsed.dropped
+    if completion.finish_reason == "length":
+        cases, dropped = cases[:-1], (*dropped, "cut short")
+    return Answer(cases, dropped, len(completion.token_ids))
+
+
+async def write_cases(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    source: str | None,
+    settings: WriteSettings,
+    seed: int,
+) -> Written:
+    """The cases of `write_answers` without their traces."""
+    answers = await write_answers(engine, tokenizer, problem, source, settings, seed)
     return Written(
-        tuple(cases),
-        tuple(dropped),
-        test_cases.CASES * settings.answers,
-        sum(len(completion.token_ids) for completion in completions),
+        cases=tuple(case.test for answer in answers for case in answer.cases),
+        dropped=tuple(why for answer in answers for why in answer.dropped),
+        asked=test_cases.CASES * settings.answers,
+        generated_tokens=sum(answer.tokens for answer in answers),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from etils import epath
 
@@ -16,17 +17,18 @@ from o1jax.batches.encode import encode_pair, keep_short
 from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import chat
-from o1jax.prompts.test_cases import Case
 from o1jax.records import InputError, PreferencePair
 from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems, tcg_cases
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.policy_sft import steps_for
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
-from o1jax.stages.tcg_rejected import Rejected, rejected_cases
+from o1jax.stages.tcg_rejected import Cases, Rejected, chosen_and_rejected, chosen_and_sampled
+from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train import objectives
-from o1jax.train.checkpoint import save_policy
+from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, fit
 from o1jax.train.optimizer import OptimizerSettings
 from o1jax.train.reference import with_reference
@@ -35,7 +37,7 @@ from o1jax.train.reference import with_reference
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`train_tokens` counts both sides of a pair. `nll_weight` adds the chosen answer's likelihood to
-    the loss (0: DPO as published, under which it may fall)."""
+    the loss (0: DPO as published, under which it may fall). `write` and `engine` serve "sampled"."""
 
     train_tokens: int
     rejected: Rejected = "shuffled"
@@ -49,6 +51,8 @@ class Settings:
     warmup_steps: int = 10
     weight_decay: float = 0.0
     model: str = ""
+    write: WriteSettings = WriteSettings(answers=1, temperature=1.0, top_p=1.0, top_k=0)
+    engine: EngineSettings = EngineSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -56,10 +60,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     trained_tokens."""
     policy = open_policy(inputs["tcg"])
     check_model("tcg_dpo", settings.model, policy)
-    if settings.rejected not in ("shuffled", "near_miss"):
-        raise InputError(f"tcg_dpo.rejected: saw {settings.rejected!r}, wanted 'shuffled' or 'near_miss'")
+    if settings.rejected not in (kinds := get_args(Rejected)):
+        raise InputError(f"tcg_dpo.rejected: saw {settings.rejected!r}, wanted one of {', '.join(kinds)}")
     made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
-    pairs = _pairs(made.sets, settings, policy.tokenizer, seed)
+    pairs = _pairs(made.sets, settings, policy, seed)
     if not pairs:
         raise InputError(
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
@@ -102,29 +106,38 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     )
 
 
-def _pairs(
-    sets: Sequence[CaseSet], settings: Settings, tokenizer: chat.Tokenizer, seed: int
-) -> list[PreferencePair]:
-    rejected = asyncio.run(_rejected(sets, settings, seed))
+def _pairs(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: int) -> list[PreferencePair]:
+    found = asyncio.run(_found(sets, settings, policy, seed))
     return [
-        _pair(case_set, cases, settings.cases, tokenizer)
-        for case_set, cases in zip(sets, rejected, strict=True)
-        if cases is not None
+        _pair(case_set, *both, settings.cases, policy.tokenizer)
+        for case_set, both in zip(sets, found, strict=True)
+        if both is not None
     ]
 
 
-async def _rejected(sets: Sequence[CaseSet], settings: Settings, seed: int) -> list[tuple[Case, ...] | None]:
-    async with ForkJudge(slots=settings.cases.judge_slots) as judge:
-        return await rejected_cases(judge, sets, settings.rejected, settings.cases.limits, seed)
+async def _found(
+    sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: int
+) -> list[tuple[Cases, Cases] | None]:
+    limits = settings.cases.limits
+    if settings.rejected != "sampled":
+        async with ForkJudge(slots=settings.cases.judge_slots) as judge:
+            return await chosen_and_rejected(judge, sets, settings.rejected, limits, seed)
+    write = dataclasses.replace(
+        settings.write, answers=1, traced=settings.cases.traced, style=settings.cases.style
+    )
+    async with open_workers(policy, settings.engine) as workers:
+        return await chosen_and_sampled(
+            workers.engine, workers.judge, policy.tokenizer, sets, write, limits, seed
+        )
 
 
 def _pair(
-    case_set: CaseSet, rejected: Sequence[Case], settings: CaseSettings, tokenizer: chat.Tokenizer
+    case_set: CaseSet, chosen: Cases, rejected: Cases, settings: CaseSettings, tokenizer: chat.Tokenizer
 ) -> PreferencePair:
     return PreferencePair(
         id=case_set.id,
         problem_id=case_set.problem.id,
         prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, settings),
-        chosen_ids=tcg_cases.answer_ids(case_set.cases, tokenizer, settings),
+        chosen_ids=tcg_cases.answer_ids(chosen, tokenizer, settings),
         rejected_ids=tcg_cases.answer_ids(rejected, tokenizer, settings),
     )

@@ -1,9 +1,9 @@
-"""The rejected side of the generator's DPO: the chosen cases' inputs with outputs that are false.
+"""The pairs of the generator's DPO: three true cases, and three with the same inputs that are false.
 
-shuffled: the three outputs in another order, none in its place (O1-CODER, section 3.1; traces stay
-where they are). near_miss: the outputs, and traces, of one mutant of the program. A set is kept only
-if what is rejected is really false on the reference program: all three cases of a shuffle, at least
-one of a near miss. Chooses no chosen cases.
+shuffled: the chosen outputs in another order, none in its place (O1-CODER, section 3.1; traces stay
+where they are). near_miss: the outputs, and traces, of one mutant of the program. sampled: an answer of
+the generator itself; what is chosen are the true cases of its inputs. A pair is kept only if what is
+rejected is really false on the reference program: all three cases of a shuffle, at least one of the others.
 """
 
 from __future__ import annotations
@@ -13,31 +13,71 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+from o1jax.engine.interface import Engine
 from o1jax.parallel.seeds import fold_seed
 from o1jax.problems.mutants import mutants
+from o1jax.prompts import chat
 from o1jax.prompts.test_cases import CASES, Case, is_renderable
-from o1jax.rewards.generated_tests import true_cases
+from o1jax.rewards.generated_tests import distinct, is_degenerate, true_cases
 from o1jax.rewards.traces import traced_cases
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
+from o1jax.search.test_writing import WriteSettings, write_answers
 from o1jax.stages.tcg_cases import CaseSet
 
-Rejected = Literal["shuffled", "near_miss"]
+Rejected = Literal["shuffled", "near_miss", "sampled"]
+Cases = tuple[Case, ...]
 CONCURRENCY = 64
 MUTANTS = 6  # tried, in random order, until one gives a near miss
 
 
-async def rejected_cases(
-    judge: Judge, sets: Sequence[CaseSet], kind: Rejected, limits: Limits, seed: int
-) -> list[tuple[Case, ...] | None]:
-    """For each set, in order, its rejected cases; None where there are none that are really false."""
+async def chosen_and_rejected(
+    judge: Judge, sets: Sequence[CaseSet], kind: Literal["shuffled", "near_miss"], limits: Limits, seed: int
+) -> list[tuple[Cases, Cases] | None]:
+    """For each set, in order, its cases and rejected ones; None where there are none really false."""
     one = {"shuffled": _shuffled, "near_miss": _near_miss}[kind]
 
-    async def work(case_set: CaseSet) -> tuple[Case, ...] | None:
+    async def work(case_set: CaseSet) -> tuple[Cases, Cases] | None:
         rng = random.Random(fold_seed(seed, "rejected", case_set.id))
-        return await one(judge, case_set, limits, rng)
+        rejected = await one(judge, case_set, limits, rng)
+        return None if rejected is None else (case_set.cases, rejected)
 
     return await run_in_order(work, sets, CONCURRENCY)
+
+
+async def chosen_and_sampled(
+    engine: Engine,
+    judge: Judge,
+    tokenizer: chat.Tokenizer,
+    sets: Sequence[CaseSet],
+    write: WriteSettings,
+    limits: Limits,
+    seed: int,
+) -> list[tuple[Cases, Cases] | None]:
+    """For each set's prompt, the true cases of an answer's inputs and that answer's cases; None where
+    they are all true, not three of different inputs, or a true one is degenerate or has no trace."""
+
+    async def work(case_set: CaseSet) -> tuple[Cases, Cases] | None:
+        source = case_set.source if case_set.shown else None
+        (answer,) = await write_answers(
+            engine, tokenizer, case_set.problem, source, write, fold_seed(seed, case_set.id)
+        )
+        return await _corrected(judge, case_set, answer.cases, limits)
+
+    return await run_in_order(work, sets, CONCURRENCY)
+
+
+async def _corrected(
+    judge: Judge, case_set: CaseSet, sampled: Cases, limits: Limits
+) -> tuple[Cases, Cases] | None:
+    problem = case_set.problem
+    if len(distinct([case.test for case in sampled], problem.form)) < CASES:
+        return None
+    inputs = [case.test.input for case in sampled]
+    true = await traced_cases(judge, problem, case_set.source, inputs, limits)
+    if any(case is None or is_degenerate(problem, case.test) or not is_renderable(case) for case in true):
+        return None
+    return None if all(await _true(judge, case_set, sampled, limits)) else (tuple(true), sampled)
 
 
 async def _shuffled(

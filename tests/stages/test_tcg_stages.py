@@ -84,16 +84,42 @@ def test_what_is_rejected_is_really_false_on_the_reference(kind):
 
     async def ask():
         async with ForkJudge(slots=2) as judge:
-            rejected = await tcg_rejected.rejected_cases(judge, sets, kind, SHORT, 5)
-            again = await tcg_rejected.rejected_cases(judge, sets, kind, SHORT, 5)
-            return rejected, again
+            pairs = await tcg_rejected.chosen_and_rejected(judge, sets, kind, SHORT, 5)
+            again = await tcg_rejected.chosen_and_rejected(judge, sets, kind, SHORT, 5)
+            return pairs, again
 
-    rejected, again = asyncio.run(ask())
-    assert rejected == again and sum(cases is not None for cases in rejected) >= len(sets) / 2
-    for case_set, cases in zip(sets, rejected, strict=True):
-        truth = {test.input: test.output for test in case_set.problem.tests}
-        false = [case.test.output != truth[case.test.input] for case in cases or ()]
-        assert cases is None or all(false) or kind == "near_miss" and any(false)
+    pairs, again = asyncio.run(ask())
+    assert pairs == again and sum(pair is not None for pair in pairs) >= len(sets) / 2
+    for case_set, pair in zip(sets, pairs, strict=True):
+        if pair is not None:
+            chosen, rejected = pair
+            assert chosen == case_set.cases
+            false = [a.test.output != b.test.output for a, b in zip(chosen, rejected, strict=True)]
+            assert [case.test.input for case in rejected] == [case.test.input for case in chosen]
+            assert all(false) or kind == "near_miss" and any(false)
+
+
+def test_an_own_answer_is_rejected_for_the_true_cases_of_its_inputs():
+    mixed = answer(("1 2\n", "4\n"), ("2 2\n", "4\n"), ("3 3\n", "7\n"))
+    all_true = answer(("1 2\n", "3\n"), ("2 2\n", "4\n"), ("3 3\n", "6\n"))
+    no_input = answer(("1 2\n", "4\n"), ("x\n", "4\n"), ("3 3\n", "7\n"))
+    to_zero = answer(("1 2\n", "4\n"), ("2 -2\n", "4\n"), ("3 3\n", "7\n"))
+    tokenizer = nano_tokenizer.train([ADD.question], 300)
+    sets = make_sets([ADD], CaseSettings(sets=1, keep_degenerate=True), seed=0).sets
+    write = WriteSettings(answers=1, style="nano")
+
+    async def ask(text):
+        async with ForkJudge(slots=2) as judge:
+            (pair,) = await tcg_rejected.chosen_and_sampled(
+                ScriptedGenerator(text), judge, tokenizer, sets, write, SHORT, 0
+            )
+            return pair
+
+    chosen, rejected = asyncio.run(ask(mixed))
+    assert [case.test.output for case in chosen] == ["3\n", "4\n", "6\n"] and chosen[0].trace
+    assert [case.test.output for case in rejected] == ["4\n", "4\n", "7\n"]
+    for text in (all_true, no_input, to_zero, mixed.replace("2 2", "1 2"), "nothing"):
+        assert asyncio.run(ask(text)) is None
 
 
 class ScriptedGenerator:
