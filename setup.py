@@ -17,6 +17,7 @@ REQUIRED = [
     "orbax-checkpoint>=0.11.33",
     "pyarrow>=20",
     "safetensors>=0.6",
+    "scipy>=1.13",
     "tensorboardX>=2.6",
     "tokenizers>=0.22",
     "transformers>=5.0",

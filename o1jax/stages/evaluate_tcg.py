@@ -4,7 +4,7 @@ Inputs: tcg, problems (check_problems, held out), and optionally wrong (an evalu
 problems, whose failing programs are the policy's own wrong ones) with its policy. Before the gate: parse
 rate, validity, degenerate share, distinct inputs, for the prompt that shows the reference program and
 the one that does not. After it: false accepts and false rejects, beside those of the problems' own
-tests and of random inputs of the ladder. Trains nothing.
+tests and of random inputs of the ladder. tallies.parquet has the counts by problem. Trains nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from o1jax.prompts import chat, pseudocode
 from o1jax.records import Problem, Rollout, TestCase
 from o1jax.rewards.generated_tests import killed
 from o1jax.search.bounded import run_in_order
-from o1jax.search.store import read_records
+from o1jax.search.store import read_records, write_records
 from o1jax.search.test_writing import WriteSettings, write_cases
 from o1jax.stages import check_problems
 from o1jax.stages.estimators import mean_with_interval, ratio_with_interval
@@ -48,33 +48,35 @@ class Settings:
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: before {program, question}, after {generated, own, random}, fates, generated_tokens."""
     problems = check_problems.read(inputs["problems"])
-    figures, timings = asyncio.run(_evaluate(settings, inputs, problems, seed))
+    figures, timings, tallies = asyncio.run(_evaluate(settings, inputs, problems, seed))
+    write_records(out / "tallies.parquet", Tally, tallies)
     return StageResult({"problems": len(problems), **figures}, timings)
 
 
 async def _evaluate(
     settings: Settings, inputs: Mapping[str, epath.Path], problems: Sequence[Problem], seed: int
-) -> tuple[dict[str, Any], dict[str, float]]:
+) -> tuple[dict[str, Any], dict[str, float], list[Tally]]:
     async with open_workers(open_policy(inputs["tcg"]), settings.engine) as workers:
         tests = await write_and_gate(workers, problems, settings.write, settings.gate, seed)
-        before = {"program": before_figures([await _tally(workers, settings, t) for t in tests], seed)}
+        tallies = {"program": [await _tally(workers, settings, test) for test in tests]}
         spent = sum(test.written.generated_tokens for test in tests)
         if settings.question_only:
-            tallies, tokens = await _question_only(workers, settings, problems, seed)
-            before["question"], spent = before_figures(tallies, seed), spent + tokens
+            tallies["question"], tokens = await _question_only(workers, settings, problems, seed)
+            spent += tokens
         wrong = policy_wrong(inputs, settings.max_wrong) if "wrong" in inputs else {}
         after = await _after(workers, settings, tests, wrong, seed)
-        return {
-            "before": before,
+        figures = {
+            "before": {prompt: before_figures(of_prompt, seed) for prompt, of_prompt in tallies.items()},
             "after": after,
             "with_tests": sum(bool(test.gated.kept) for test in tests),
             "fates": fates(tests),
             "generated_tokens": spent,
-        }, workers.timings()
+        }
+        return figures, workers.timings(), [one for of_prompt in tallies.values() for one in of_prompt]
 
 
 async def _tally(workers: Workers, settings: Settings, test: WrittenTests) -> Tally:
-    return await tally(workers.judge, test.problem, test.written, settings.gate.limits)
+    return await tally(workers.judge, test.problem, "program", test.written, settings.gate.limits)
 
 
 async def _question_only(
@@ -84,7 +86,7 @@ async def _question_only(
         written = await write_cases(
             workers.engine, workers.tokenizer, problem, None, settings.write, fold_seed(seed, "question")
         )
-        counts = await tally(workers.judge, problem, written, settings.gate.limits)
+        counts = await tally(workers.judge, problem, "question", written, settings.gate.limits)
         return counts, written.generated_tokens
 
     pairs = await run_in_order(one, problems, settings.gate.concurrency)

@@ -86,8 +86,10 @@ def own_tests(problem: Problem) -> tuple[TestCase, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """One problem's cases before any gate."""
+    """One problem's cases before any gate; `prompt` is "program" or "question" (only)."""
 
+    problem_id: str
+    prompt: str
     asked: int
     parsed: int
     true: int
@@ -96,11 +98,13 @@ class Tally:
     distinct_inputs: int
 
 
-async def tally(judge: Judge, problem: Problem, written: Written, limits: Limits) -> Tally:
+async def tally(judge: Judge, problem: Problem, prompt: str, written: Written, limits: Limits) -> Tally:
     """Counts of what was written, true by the first reference program."""
     true_C = await true_cases(judge, problem, problem.solutions[0], written.cases, limits)
     degenerate_C = [is_degenerate(problem, case) for case in written.cases]
     return Tally(
+        problem_id=problem.id,
+        prompt=prompt,
         asked=written.asked,
         parsed=len(written.cases),
         true=sum(true_C),

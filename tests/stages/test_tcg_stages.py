@@ -154,14 +154,16 @@ def written(engine, problem=ADD):
         async with ForkJudge(slots=2) as judge:
             workers = Workers(engine, judge, tokenizer, time.monotonic())
             (tests,) = await write_and_gate(workers, [problem], settings, GateSettings(limits=SHORT), 0)
-            return tests, await tally(judge, problem, tests.written, SHORT)
+            return tests, await tally(judge, problem, "program", tests.written, SHORT)
 
     return asyncio.run(ask())
 
 
 def test_cases_are_counted_before_the_gate_and_pass_it_only_if_true_and_new():
     tests, counts = written(ScriptedGenerator(*ANSWERS))
-    assert counts == Tally(asked=6, parsed=5, true=4, degenerate=1, true_not_degenerate=3, distinct_inputs=4)
+    assert counts == Tally(
+        "add", "program", asked=6, parsed=5, true=4, degenerate=1, true_not_degenerate=3, distinct_inputs=4
+    )
     assert tests.gated.fates == ("kept", "false", "kept", "duplicate", "kept")
     assert [case.input for case in tests.gated.kept] == ["1 2\n", "7 -7\n", "9 1\n"]
     assert tests.mutants and tests.written.generated_tokens == 4
