@@ -12,17 +12,14 @@ from collections.abc import Mapping
 from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
-from o1jax.batches.stream import Batches
-from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, found, references
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
+from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy, save_policy
-from o1jax.train.loop import FitSettings, fit
-from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.checkpoint import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,42 +52,18 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     if not examples:
         raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
     examples, dropped = keep_short(examples, settings.row_length)
-    batches = Batches(
-        examples, row_length=settings.row_length, rows_per_batch=settings.rows_per_batch, seed=seed
-    )
-    steps = steps_for(batches, settings.train_tokens)
-    fitted = fit(
-        out / "fit",
-        policy.graphdef,
-        policy.params,
-        objectives.sft,
-        batches,
-        _optimizer(settings, steps),
-        FitSettings(steps),
-        mesh=make_mesh(),
-        title="policy_sft",
-    )
-    save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
+    fitted = train_tokens(out, "policy_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
         figures={
             "found": len(found_samples),
             "found_problems": len({sample.problem_id for sample in found_samples}),
             "references": len(reference_samples),
             "dropped_long": dropped,
-            "steps": steps,
+            "steps": fitted.progress.step,
             "trained_tokens": fitted.progress.tokens,
         },
-        timings={"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)},
+        timings=tokens_per_second(fitted),
     )
-
-
-def steps_for(batches: Batches, tokens: int) -> int:
-    """The fewest steps that train on at least `tokens`."""
-    steps = spent = 0
-    while spent < tokens:
-        spent += batches.tokens_at(steps)
-        steps += 1
-    return steps
 
 
 def _found(
@@ -104,13 +77,3 @@ def _references(settings: Settings, inputs: Mapping[str, epath.Path], policy: Po
     names = [name for name in ("references", "pool_references") if name in inputs]
     problems = [problem for name in names for problem in check_problems.read(inputs[name])]
     return references.samples(problems, policy.tokenizer, settings.variants, settings.style)
-
-
-def _optimizer(settings: Settings, steps: int) -> OptimizerSettings:
-    return OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=steps,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-    )

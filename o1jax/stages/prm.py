@@ -17,8 +17,6 @@ import numpy as np
 from etils import epath
 
 from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
-from o1jax.batches.stream import Batches
-from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError, StepLabel, Tree
 from o1jax.rewards.process import score_ids
@@ -26,14 +24,12 @@ from o1jax.search.samples import step_labels, step_pairs
 from o1jax.search.store import read_trees
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
-from o1jax.stages.policy_sft import steps_for
 from o1jax.stages.prm_figures import held_out_figures
 from o1jax.stages.prm_nodes import nodes_of, score_nodes
 from o1jax.stages.scorers import scorer_of
+from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy, save_policy
-from o1jax.train.loop import FitSettings, Fitted, fit
-from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.checkpoint import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +72,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{out}: nothing to train on: no {what} in {len(trees)} trees ({dropped} were longer than "
             f"row_length {settings.row_length}); search more, or with more samples a step"
         )
-    fitted = _fit(out, settings, policy, examples, seed)
-    save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
+    make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
+    objective = make_objective(*score_ids(policy.tokenizer))
+    fitted = train_tokens(out, f"prm {settings.objective}", policy, objective, examples, settings, seed)
     prm = dataclasses.replace(policy, params=fitted.params)
     return StageResult(
         figures={
@@ -89,7 +86,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             "trained_tokens": fitted.progress.tokens,
             "held_out": _held_out(settings, prm, trees, held_out, seed),
         },
-        timings={"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)},
+        timings=tokens_per_second(fitted),
     )
 
 
@@ -130,34 +127,6 @@ def examples_of(trees: Sequence[Tree], settings: Settings, eos_id: int, seed: in
         for _, labels in sorted(by_problem.items())
         for label in labels[:most]
     ]
-
-
-def _fit(
-    out: epath.Path, settings: Settings, policy: Policy, examples: Sequence[Example], seed: int
-) -> Fitted:
-    make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
-    batches = Batches(
-        examples, row_length=settings.row_length, rows_per_batch=settings.rows_per_batch, seed=seed
-    )
-    steps = steps_for(batches, settings.train_tokens)
-    optimizer = OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=steps,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-    )
-    return fit(
-        out / "fit",
-        policy.graphdef,
-        policy.params,
-        make_objective(*score_ids(policy.tokenizer)),
-        batches,
-        optimizer,
-        FitSettings(steps),
-        mesh=make_mesh(),
-        title=f"prm {settings.objective}",
-    )
 
 
 def _held_out(

@@ -14,7 +14,6 @@ from typing import get_args
 from etils import epath
 
 from o1jax.batches.encode import encode_pair, keep_short
-from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import chat
 from o1jax.records import InputError, PreferencePair
@@ -23,14 +22,12 @@ from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems, tcg_cases
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
-from o1jax.stages.policy_sft import steps_for
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
 from o1jax.stages.tcg_rejected import Cases, Rejected, chosen_and_rejected, chosen_and_sampled
+from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy, save_policy
-from o1jax.train.loop import FitSettings, fit
-from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.checkpoint import Policy
 from o1jax.train.reference import with_reference
 
 
@@ -68,41 +65,21 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         raise InputError(
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
-    mesh = make_mesh()
     examples, long = keep_short([encode_pair(pair) for pair in pairs], settings.row_length)
     shape = {"row_length": settings.row_length, "rows_per_batch": settings.rows_per_batch}
-    examples = with_reference(examples, policy.graphdef, policy.params, mesh=mesh, **shape)
-    batches = Batches(examples, **shape, seed=seed)
-    steps = steps_for(batches, settings.train_tokens)
-    optimizer = OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=steps,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-    )
-    fitted = fit(
-        out / "fit",
-        policy.graphdef,
-        policy.params,
-        objectives.dpo(settings.beta, settings.nll_weight),
-        batches,
-        optimizer,
-        FitSettings(steps),
-        mesh=mesh,
-        title="tcg_dpo",
-    )
-    save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
+    examples = with_reference(examples, policy.graphdef, policy.params, mesh=make_mesh(), **shape)
+    objective = objectives.dpo(settings.beta, settings.nll_weight)
+    fitted = train_tokens(out, "tcg_dpo", policy, objective, examples, settings, seed)
     return StageResult(
         figures={
             "problems": made.problems,
             "sets": len(made.sets),
             "pairs": len(pairs),
             "dropped_long": long,
-            "steps": steps,
+            "steps": fitted.progress.step,
             "trained_tokens": fitted.progress.tokens,
         },
-        timings={"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)},
+        timings=tokens_per_second(fitted),
     )
 
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
-from o1jax.batches.stream import Batches
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
@@ -23,12 +22,10 @@ from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, tcg_cases
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
-from o1jax.stages.policy_sft import steps_for
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
+from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy, save_policy
-from o1jax.train.loop import FitSettings, fit
-from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.checkpoint import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,39 +58,17 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     check_model("tcg_sft", settings.model, policy)
     samples = [_sample(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
     examples, long = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
-    batches = Batches(
-        examples, row_length=settings.row_length, rows_per_batch=settings.rows_per_batch, seed=seed
-    )
-    steps = steps_for(batches, settings.train_tokens)
-    optimizer = OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=steps,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-    )
-    fitted = fit(
-        out / "fit",
-        policy.graphdef,
-        policy.params,
-        objectives.sft,
-        batches,
-        optimizer,
-        FitSettings(steps),
-        mesh=make_mesh(),
-        title="tcg_sft",
-    )
-    save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
+    fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
         figures={
             "problems": made.problems,
             "sets": len(made.sets),
             "dropped": made.dropped,
             "dropped_long": long,
-            "steps": steps,
+            "steps": fitted.progress.step,
             "trained_tokens": fitted.progress.tokens,
         },
-        timings={"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)},
+        timings=tokens_per_second(fitted),
     )
 
 
