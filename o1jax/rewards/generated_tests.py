@@ -99,21 +99,6 @@ def is_degenerate(problem: Problem, case: TestCase) -> bool:
     return problem.form != "assertion" and case.output.strip() in EMPTY_OUTPUTS
 
 
-def false_accept_rate(killed_R_C: Sequence[Sequence[bool]]) -> float:
-    """The share of R wrong programs that no case kills, in [0, 1]. Raises ValueError for R = 0."""
-    return 1.0 - false_reject_rate(killed_R_C)
-
-
-def false_reject_rate(killed_R_C: Sequence[Sequence[bool]]) -> float:
-    """The share of R right programs (others than the reference) that some case kills, in [0, 1].
-
-    Raises ValueError for R = 0.
-    """
-    if not killed_R_C:
-        raise ValueError("a rate over no programs; pass at least one row")
-    return sum(map(any, killed_R_C)) / len(killed_R_C)
-
-
 def _fates(form: Form, cases: Sequence[TestCase], true_C: Sequence[bool]) -> tuple[str, ...]:
     """Truth is asked first: a false case must not make a true one of the same input a duplicate."""
     firsts = {id(case) for case in distinct((c for c, true in zip(cases, true_C, strict=True) if true), form)}

@@ -1,4 +1,4 @@
-"""Picking one of N programs, and the cases to trust, without a reference program.
+"""Picking one of N programs without a reference program.
 
 Pure functions of what passed and what was printed; they run nothing. Ties go to the first program.
 """
@@ -16,17 +16,6 @@ def by_agreement(passes_N_C: Sequence[Sequence[bool]]) -> int:
     """
     groups = _groups([tuple(map(bool, row)) for row in passes_N_C])
     return max(groups.items(), key=lambda group: len(group[1]) * sum(group[0]))[1][0]
-
-
-def agreed_cases(passes_N_C: Sequence[Sequence[bool]], share: float) -> list[int]:
-    """The indices of the cases that at least `share`, in (0, 1], of the N programs pass.
-
-    Raises ValueError for N = 0, rows of different lengths and a share outside (0, 1].
-    """
-    if not passes_N_C or not 0.0 < share <= 1.0:
-        raise ValueError(f"{len(passes_N_C)} programs, share {share}; wanted at least 1, a share in (0, 1]")
-    least = share * len(passes_N_C) - 1e-9
-    return [c for c, column in enumerate(zip(*passes_N_C, strict=True)) if sum(map(bool, column)) >= least]
 
 
 def by_majority(outputs_N_C: Sequence[Sequence[str | None]]) -> int:

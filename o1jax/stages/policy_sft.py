@@ -43,7 +43,7 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: found (answers and the problems they are of), references, steps, trained_tokens, loss."""
+    """figures: found (answers), found_problems, references, dropped_long, steps, trained_tokens."""
     policy = open_policy(inputs["policy"])
     check_model("policy_sft", settings.model, policy)
     found_samples = _found(settings, inputs, policy, seed)

@@ -47,7 +47,7 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, sets, dropped (reasons), dropped_long, steps, trained_tokens, loss."""
+    """figures: problems, sets, dropped (reasons), dropped_long, steps, trained_tokens."""
     made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
     if not made.sets:
         raise InputError(

@@ -10,8 +10,6 @@ from o1jax.records import InputError, Problem, TestCase
 from o1jax.rewards.generated_tests import (
     Gated,
     distinct,
-    false_accept_rate,
-    false_reject_rate,
     gate,
     is_degenerate,
     killed,
@@ -135,15 +133,6 @@ def test_degenerate_outputs_are_seen():
     for output in ("10", "[0]", "'0'", "False", "-1"):
         assert not is_degenerate(CALL, TestCase("[1]", output))
     assert not is_degenerate(Problem("a", "q", "assertion"), TestCase("assert f(1) == 0"))
-
-
-def test_rates_are_shares_of_programs():
-    killed_R_C = [[True, False], [False, False], [True, True], [False, True]]
-    assert false_accept_rate(killed_R_C) == 0.25 and false_reject_rate(killed_R_C) == 0.75
-    assert false_accept_rate([[], []]) == 1.0
-    for rate in (false_accept_rate, false_reject_rate):
-        with pytest.raises(ValueError, match="no programs"):
-            rate([])
 
 
 def test_infrastructure_failure_is_never_a_result(runner):

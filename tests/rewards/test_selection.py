@@ -2,7 +2,7 @@
 
 import pytest
 
-from o1jax.rewards.selection import agreed_cases, by_agreement, by_majority, by_score
+from o1jax.rewards.selection import by_agreement, by_majority, by_score
 
 T, F = True, False
 
@@ -35,26 +35,17 @@ def test_inputs_that_no_program_survives_do_not_count():
     assert by_majority([[None, "1"], [None, "2"], [None, "2"]]) == 1
 
 
-def test_agreed_cases_are_passed_by_the_share():
-    passes_N_C = [[T, T, F], [T, F, F], [T, T, F], [T, F, F]]
-    assert agreed_cases(passes_N_C, 0.5) == [0, 1]
-    assert agreed_cases(passes_N_C, 0.51) == [0]
-    assert agreed_cases([[T, F]] * 3, 1.0) == [0]
-    with pytest.raises(ValueError, match="share"):
-        agreed_cases(passes_N_C, 0.0)
-
-
 def test_the_highest_score_wins_and_the_first_of_equals():
     assert by_score([0.1, 0.9, 0.9]) == 1
 
 
-@pytest.mark.parametrize("select", [by_agreement, by_majority, by_score, lambda n: agreed_cases(n, 0.5)])
+@pytest.mark.parametrize("select", [by_agreement, by_majority, by_score])
 def test_no_programs_is_an_error(select):
     with pytest.raises(ValueError, match="program"):
         select([])
 
 
-@pytest.mark.parametrize("select", [by_majority, lambda rows: agreed_cases(rows, 0.5)])
+@pytest.mark.parametrize("select", [by_majority])
 def test_ragged_rows_are_an_error(select):
     with pytest.raises(ValueError):
         select([["1", "2"], ["1"]])
