@@ -2,15 +2,17 @@
 
 `assert f(args) == literal` becomes the expression `f(args)`, whose value comes back encoded, and the
 expected literal, which never enters the child. What cannot be rewritten (a check function, another
-comparison) runs as it is inside the candidate's interpreter and is believed: that is weaker, since
-a candidate there can lie about equality or patch what the assertion uses.
+comparison) is run by a checker, in a process of its own where the candidate's names are stubs.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses
 import functools
+import symtable
+from collections.abc import Iterator
 from typing import Any
 
 from o1jax.records import InputError
@@ -19,12 +21,13 @@ from o1jax.sandbox import literals
 
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
-    """`steps` go to the child: {"value": expression}, {"truth": expression} or {"block": source}.
-    `expected` is aligned with them and stays here: ("equal" or "identical", literal) or ("truth",
-    bool), where a block that ran to its end counts as True."""
+    """`steps` go to the child: {"value": expression} or {"truth": expression}; none where the test is
+    a `block` for the checker. `expected` is aligned with them and stays here: ("equal" or "identical",
+    literal) or ("truth", bool), where a block that ran to its end counts as True."""
 
     steps: tuple[dict[str, str], ...]
     expected: tuple[tuple[str, Any], ...]
+    block: str = ""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -40,7 +43,28 @@ def rewrite(text: str) -> Rewritten:
         raise InputError(f"an assertion test holds no statement: {text[:80]!r}; fix the problem file")
     if all(found):
         return Rewritten(tuple(step for step, _ in found), tuple(want for _, want in found))
-    return Rewritten(({"block": text},), (("truth", True),))
+    return Rewritten((), (("truth", True),), text)
+
+
+@functools.lru_cache(maxsize=4096)
+def free_names(text: str) -> tuple[str, ...]:
+    """The global names that Python `text` uses and neither binds itself nor finds among the built-ins."""
+    top = symtable.symtable(text, "<test>", "exec")
+    used = {name for table in _tables(top) for name in _globals_used(table)}
+    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    return tuple(sorted(used - bound - set(vars(builtins))))
+
+
+def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for child in table.get_children():
+        yield from _tables(child)
+
+
+def _globals_used(table: symtable.SymbolTable) -> Iterator[str]:
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() and (symbol.is_global() or table.get_type() == "module"):
+            yield symbol.get_name()
 
 
 def _rewritten(statement: ast.stmt) -> tuple[dict[str, str], tuple[str, Any]] | None:

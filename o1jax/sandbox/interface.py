@@ -26,7 +26,8 @@ class Limits:
 class Job:
     """One program and its tests. `stop_at_failure`: tests after the first failure are not run and
     carry the status NORESULT with detail "not run". `keep_output` (form stdin): results carry what the
-    program printed, of programs that ended well."""
+    program printed, of programs that ended well. `grader`: "" is this sandbox's own strict comparison;
+    the others (graders.py) are for problems that need one, or for parity with a data set's own grader."""
 
     source: str
     tests: tuple[TestCase, ...]
@@ -37,6 +38,7 @@ class Job:
     limits: Limits = Limits()
     stop_at_failure: bool = False
     keep_output: bool = False
+    grader: str = ""
 
 
 def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Limits) -> Job:

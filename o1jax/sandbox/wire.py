@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from o1jax.records import InputError, TestCase
-from o1jax.sandbox import assertions
+from o1jax.sandbox import assertions, graders
 from o1jax.sandbox.interface import Job
 from o1jax.sandbox.literals import parsed
 
@@ -33,15 +33,18 @@ class Record(NamedTuple):
 
 
 def check(job: Job) -> None:
-    """Raises InputError where a test is malformed, before anything is run."""
+    """Raises InputError where the job is malformed, before anything is run."""
+    graders.check(job.form, job.grader)
     for test in job.tests:
         _input(job, test)
         if job.form == "call":
             parsed(test.output)
+    if _blocks(job, job.tests):
+        assertions.free_names(job.setup)
 
 
 def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> bytes:
-    """What the child may know: everything but the expected outputs."""
+    """What the child may know: everything but the expected outputs, and the tests that hold them."""
     return json.dumps(
         {
             "source": job.source,
@@ -49,6 +52,7 @@ def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads:
             "entry_point": job.entry_point,
             "setup": job.setup,
             "inputs": [_input(job, test) for test in tests],
+            "checked": bool(_blocks(job, tests)),
             "cpu_s": job.limits.cpu_s,
             "wall_s": job.limits.wall_s,
             "memory_bytes": job.limits.memory_mb << 20,
@@ -59,9 +63,31 @@ def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads:
     ).encode()
 
 
+def checks(job: Job, tests: tuple[TestCase, ...]) -> bytes:
+    """What a checker may know beside that: the tests that cannot be rewritten, and the names in each that
+    are the candidate's. The setup goes along unless it needs the candidate; then its names are stubs."""
+    blocks = _blocks(job, tests)
+    if not blocks:
+        return b""
+    setup = "" if assertions.free_names(job.setup) else job.setup
+    found = {
+        str(index): {"text": text, "names": assertions.free_names(text)} for index, text in blocks.items()
+    }
+    return json.dumps({"setup": setup, "blocks": found}).encode()
+
+
+def _blocks(job: Job, tests: tuple[TestCase, ...]) -> dict[int, str]:
+    if job.form != "assertion" or job.grader in graders.BELIEVED:
+        return {}
+    found = ((index, assertions.rewrite(test.input).block) for index, test in enumerate(tests))
+    return {index: text for index, text in found if text}
+
+
 def _input(job: Job, test: TestCase) -> str:
     if job.form == "assertion":
-        return json.dumps(assertions.rewrite(test.input).steps)
+        believed = job.grader in graders.BELIEVED
+        rewritten = assertions.rewrite(test.input)
+        return json.dumps([{"block": test.input}] if believed else rewritten.steps)
     if job.form == "call" and not isinstance(parsed(test.input), list | tuple):
         raise InputError(f"a call-form input must be a list of arguments, got {test.input[:80]!r}")
     return test.input

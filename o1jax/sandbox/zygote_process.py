@@ -4,7 +4,10 @@ Nothing here blocks the event loop and no thread is started. The warm parent die
 started it (the kernel's rule), so that is the event loop's. What a record means is verdicts.py's.
 """
 
+from __future__ import annotations
+
 import asyncio
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,10 +17,12 @@ import struct
 import subprocess
 import sys
 
+from o1jax.sandbox.cgroup import Cgroup
 from o1jax.sandbox.interface import SandboxError
 
 SCRIPT = pathlib.Path(__file__).parent / "jail" / "zygote.py"
-START_S = 60.0  # generous: a loaded machine is no failure
+START_S = 300.0  # generous: a loaded machine is no failure
+FIRST_UID = 0x70000000  # and the process's number: users that own nothing, one a living slot
 STATUS = struct.Struct("<i")
 
 
@@ -25,23 +30,36 @@ class ZygoteDied(SandboxError):
     """The warm parent, or the process of the program, is gone or stuck: an infrastructure failure."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Isolation:
+    """How a slot is to be jailed: `highest` is the tier to try for ("T0", "T1" or "T2"), `packages` are
+    imported beforehand from this interpreter's own path, and can be imported inside."""
+
+    highest: str = "T2"
+    packages: tuple[str, ...] = ()
+
+
 class Zygote:
-    """One warm parent process. Start it with `await Zygote.start()`."""
+    """One warm parent process. Start it with `await Zygote.start(...)`."""
 
     def __init__(self, process: subprocess.Popen, control: socket.socket, log: int):
         self._process, self._control, self._log = process, control, log
         self._busy = self._dead = False
-        self.isolation, self.sealed, self.missing = "", False, {}
+        self.isolation, self.sealed = "", False
+        self.names: list[str] = []
+        self.missing: dict[str, str] = {}
+        self.executions = 0
 
     @classmethod
-    async def start(cls) -> "Zygote":
-        """A jailed, warm interpreter that has said hello. Raises ZygoteDied where it cannot start."""
+    async def start(cls, wanted: Isolation, cgroup: Cgroup | str = "") -> Zygote:
+        """A jailed, warm interpreter that has said hello. `cgroup` is its own, or why it has none. Raises
+        ZygoteDied where it cannot start."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         # Not -I, which would ignore PYTHONHASHSEED: -s and -P are the rest of it, and the
         # environment holds nothing else (the loader's path is needed where Python is a shared library).
         command = [sys.executable, "-s", "-P", "-S", "-B", "-W", "ignore", "-X", "utf8", str(SCRIPT)]
-        environment = {"PYTHONHASHSEED": "0"}
+        environment = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}  # only one thread may fork
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         log = os.memfd_create("log", os.MFD_CLOEXEC)
@@ -58,11 +76,28 @@ class Zygote:
             )
         zygote = cls(process, ours, log)
         try:
+            zygote._tell(wanted, cgroup)
             await zygote._greet()
         except BaseException:
             await zygote.kill()
             raise
         return zygote
+
+    def _tell(self, wanted: Isolation, cgroup: Cgroup | str) -> None:
+        joined = isinstance(cgroup, Cgroup)
+        try:
+            if joined:
+                cgroup.join(self._process.pid)
+            told = {
+                "highest": wanted.highest,
+                "packages": wanted.packages,
+                "path": [path for path in sys.path if path] if wanted.packages else [],
+                "uid": FIRST_UID + self._process.pid if wanted.highest == "T2" and os.geteuid() == 0 else 0,
+                "cgroup": "joined" if joined else cgroup,
+            }
+            self._control.send(json.dumps(told).encode())
+        except OSError as error:
+            raise ZygoteDied(f"a sandbox process could not be told how to start: {error!r}") from error
 
     async def _greet(self) -> None:
         loop = asyncio.get_running_loop()
@@ -73,28 +108,28 @@ class Zygote:
         if not data:
             raise ZygoteDied(f"a sandbox process died at its start: {self._complaint()}")
         said = json.loads(data)
-        self.isolation, self.sealed, self.missing = said["isolation"], said["sealed"], said["missing"]
+        self.sealed, self.missing, self.names = said["sealed"], said["missing"], said["names"]
+        self.isolation = f"{said['tier']} ({' '.join(self.names)})"
 
-    async def run(self, payload: bytes, deadline_s: float) -> tuple[int, bytes]:
-        """Runs one job: (wait status of the program's process, its records). Raises ZygoteDied."""
+    async def run(self, payload: bytes, checks: bytes, deadline_s: float) -> tuple[int, bytes]:
+        """Runs one job: (wait status of the program's process, its records). `checks` is for its checker
+        alone. Raises ZygoteDied."""
         loop = asyncio.get_running_loop()
         self._busy = True
-        job = os.memfd_create("job", os.MFD_CLOEXEC)
+        job, result, asked = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("job", "result", "checks"))
         try:
-            result = os.memfd_create("result", os.MFD_CLOEXEC)
-            try:
-                _write_all(job, payload)
-                socket.send_fds(self._control, [b"J"], [job, result])
-                data = await asyncio.wait_for(loop.sock_recv(self._control, 16), deadline_s)
-                if not data:
-                    raise ZygoteDied(f"the warm parent died {self._complaint()}")
-                return STATUS.unpack(data)[0], os.pread(result, os.fstat(result).st_size, 0)
-            except (OSError, TimeoutError) as error:
-                raise ZygoteDied(repr(error)) from error
-            finally:
-                os.close(result)
+            _write_all(job, payload)
+            _write_all(asked, checks)
+            socket.send_fds(self._control, [b"J"], [job, result, asked])
+            data = await asyncio.wait_for(loop.sock_recv(self._control, 16), deadline_s)
+            if not data:
+                raise ZygoteDied(f"the warm parent died {self._complaint()}")
+            return STATUS.unpack(data)[0], os.pread(result, os.fstat(result).st_size, 0)
+        except (OSError, TimeoutError) as error:
+            raise ZygoteDied(repr(error)) from error
         finally:
-            os.close(job)
+            for file in (job, result, asked):
+                os.close(file)
             self._busy = False
             if self._dead:
                 self._control.close()

@@ -8,7 +8,7 @@ from o1jax.records import TestCase
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Job, Limits
 
-SHORT = Limits(cpu_s=0.5, wall_s=4.0, memory_mb=256)
+SHORT = Limits(cpu_s=0.5, wall_s=60.0, memory_mb=256)
 
 
 @pytest.fixture(scope="session")
@@ -18,11 +18,24 @@ def runner():
 
 
 @pytest.fixture(scope="session")
-def judge(runner):
-    judge = ForkJudge(slots=2, memo=0)
-    runner.run(judge.__aenter__())
-    yield judge
-    runner.run(judge.close())
+def judges(runner):
+    """A judge of each tier that is asked for, started once."""
+    started = {}
+
+    def of(tier):
+        if tier not in started:
+            started[tier] = ForkJudge(slots=2, memo=0, highest=tier)
+            runner.run(started[tier].__aenter__())
+        return started[tier]
+
+    yield of
+    for judge in started.values():
+        runner.run(judge.close())
+
+
+@pytest.fixture(scope="session")
+def judge(judges):
+    return judges("T2")
 
 
 @pytest.fixture(scope="session")

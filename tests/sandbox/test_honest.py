@@ -3,7 +3,7 @@
 import pytest
 
 from o1jax.records import Status, TestCase
-from o1jax.sandbox.interface import Job
+from o1jax.sandbox.interface import Job, Limits
 
 HONEST = {  # each prints the sum of the numbers on standard input
     "sys.exit(0) after output": "print(total()); sys.exit(0)",
@@ -14,6 +14,8 @@ HONEST = {  # each prints the sum of the numbers on standard input
     "descriptor 0": "print(sum(map(int, open(0).read().split())))",
     "output at exit": "import atexit; out = io.StringIO(); print(total(), file=out)\n"
     "atexit.register(lambda: sys.stdout.write(out.getvalue()))",
+    "output by an object that dies": "class Out(io.IOBase):\n  def __init__(s): s.me, s.text = s, ''\n"
+    "  def flush(s): os.write(1, s.text.encode()); s.text = ''\nout = Out()\nout.text = f'{total()}\\n'",
     "another stdout": "text = io.StringIO(); sys.stdout = text; print(total())\n"
     "os.write(1, text.getvalue().encode())",
     "an unjoined thread": "threading.Timer(0.05, lambda: print(total())).start()",
@@ -34,10 +36,11 @@ def deep(n): return n and 1 + deep(n - 1)
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_honest_program_passes(stdin_case, judge, name):
-    if name == "writing to devnull" and "landlock" not in judge.isolation:
-        pytest.skip("needs Landlock")
-    case = stdin_case(PRELUDE + HONEST[name], "1 2\n", "3\n")
+@pytest.mark.parametrize("tier", ["T2", pytest.param("T0", marks=pytest.mark.hostile)])
+def test_honest_program_passes(runner, judges, tier, name):
+    limits = Limits(cpu_s=5.0, wall_s=120.0)
+    job = Job(PRELUDE + HONEST[name], (TestCase("1 2\n", "3\n"),), "stdin", limits=limits)
+    case = runner.run(judges(tier).judge(job)).cases[0]
     assert case.passed, case
 
 

@@ -1,6 +1,6 @@
 """The few kernel calls that a slot needs and Python lacks: prctl, unshare, capset, a bare fork.
 
-Linux only. Says nothing about when they are called (zygote.py and leaf.py do), and holds no
+Linux only. Says nothing about when they are called (isolation.py and leaf.py do), and holds no
 system-call filter (seccomp.py does).
 """
 
@@ -9,7 +9,9 @@ import os
 import signal
 
 LIBC = ctypes.PyDLL(None, use_errno=True)
-NAMESPACES = {"pid": 0x20000000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
+NAMESPACES = {
+    "pid": 0x20000000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000, "mount": 0x00020000
+}  # fmt: skip
 NEW_USER = 0x10000000
 SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, SET_NO_NEW_PRIVS, SET_SUBREAPER = 1, 4, 22, 38, 36
 
@@ -24,7 +26,7 @@ def fork():
 
 
 def prctl(option, value, pointer=None):
-    if LIBC.prctl(option, ctypes.c_ulong(value), pointer or ctypes.c_ulong(0), 0, 0) < 0:
+    if LIBC.prctl(option, value, pointer, None, None) < 0:  # ints of 32 bits and pointers: cheap to pass
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
@@ -48,6 +50,13 @@ def enter_user_namespace():
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+
+
+def become_user(uid):
+    """This process belongs to `uid` alone, a member of no group, from here on. Raises OSError."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def drop_capabilities():

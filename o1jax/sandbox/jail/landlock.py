@@ -1,4 +1,4 @@
-"""Landlock: the slot may read the standard library and a few system files, and write /dev/null.
+"""Landlock: the slot may read the paths it is given, and write /dev/null.
 
 Everything else on disk (data sets, /proc, the project itself) cannot be opened. Holds no other
 restriction: the network and processes are seccomp.py's.
@@ -7,32 +7,24 @@ restriction: the network and processes are seccomp.py's.
 import ctypes
 import os
 import struct
-import sys
-import sysconfig
 
 import kernel
 
 CREATE, ADD_RULE, RESTRICT = 444, 445, 446  # the same on x86_64 and aarch64
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 2, 4, 8, 1 << 14
 LEAST_ABI = 3  # before it, truncation was not refused
-READABLE = (
-    sysconfig.get_path("stdlib"),
-    sysconfig.get_path("platstdlib"),
-    os.path.join(sys.base_prefix, "lib"),
-    "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache",
-    "/etc/localtime", "/usr/share/zoneinfo", "/dev/urandom", "/dev/random", "/dev/zero",
-)  # fmt: skip
 
 
-def restrict():
-    """Binds this process and all it will fork. Raises OSError where the kernel lacks Landlock."""
+def restrict(readable):
+    """Binds this process and all it will fork to reading the paths `readable`. Raises OSError where the
+    kernel lacks Landlock."""
     abi = _call(CREATE, None, 0, 1)
     if abi < LEAST_ABI:
         raise OSError(95, f"Landlock ABI {abi}")
     handled = (1 << (16 if abi >= 5 else 15)) - 1
     ruleset = _call(CREATE, struct.pack("<Q", handled), 8, 0)
     try:
-        for path in READABLE:
+        for path in readable:
             _allow(ruleset, path, READ_FILE | (READ_DIR | EXECUTE if os.path.isdir(path) else 0))
         _allow(ruleset, "/dev/null", READ_FILE | WRITE_FILE | TRUNCATE)
         _call(RESTRICT, ctypes.c_int(ruleset), 0)

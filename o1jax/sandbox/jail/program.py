@@ -1,5 +1,5 @@
 """One program's process: compiles the source, then forks one execution a test (stdin form) or one
-for all tests (call and assertion form), and measures them.
+for all tests (call and assertion form), with a checker beside it where tests need one, and measures them.
 
 Runs no candidate code itself. Records go to a file in memory that no execution can reach.
 """
@@ -13,23 +13,31 @@ import signal
 import struct
 import time
 
+import calls
+import checker
 import kernel
 import leaf
 
 # kind, first test, wait status, over wall, cpu seconds, length of output, length of errors
 RECORD = struct.Struct("<ciiidII")
 KEPT_ERROR_BYTES = 4096
+GONE_S = 0.2  # from hanging up to being dead, for a candidate that ends by itself
 
 
-def judge(job_file, result_file):
-    """Reads the job, writes records: b"B" before compiling, b"C" compiled or b"E" not, b"T" an execution."""
+def judge(job_file, result_file, checks_file):
+    """Reads the job, writes records: b"B" before compiling, b"C" compiled or b"E" not, b"T" an execution.
+    `checks_file`, what a checker needs, is not read here: this memory is the candidate's too."""
     job = json.loads(os.pread(job_file, os.fstat(job_file).st_size, 0))
     os.close(job_file)
     write_record(result_file, b"B")
     code, failure = compiled(job)
     write_record(result_file, b"C" if code else b"E", errors=failure.encode("utf-8", "replace"))
-    if code is not None:
-        (run_each if job["form"] == "stdin" else run_together)(job, code, result_file)
+    if code is None:
+        return
+    if job["form"] == "stdin":
+        run_each(job, code, result_file)
+    else:
+        run_together(job, code, result_file, checks_file)
 
 
 def compiled(job):
@@ -54,41 +62,27 @@ def write_record(file, kind, first=0, status=0, wall=0, cpu_s=0.0, output=b"", e
 
 
 def run_each(job, code, result_file):
-    own = os.getpid()
+    cpu_s, most = job["cpu_s"], job["output_bytes"] + 1
+    output, errors = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr"))
     for index, text in enumerate(job["inputs"]):
-        output, errors = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr"))
-        pid = kernel.fork()
-        if pid == 0:
-            leaf.become(job, own, (text, output, errors), job["cpu_s"], job["output_bytes"] + 1)
-            leaf.run_stdin(code)
-        status, wall, cpu_s = watch(pid, job["cpu_s"], job["wall_s"])
-        write_record(
-            result_file,
-            b"T",
-            index,
-            status,
-            wall,
-            cpu_s,
-            contents(output),
-            contents(errors)[-KEPT_ERROR_BYTES:],
-        )
-        os.close(output)
-        os.close(errors)
+        for file in (output, errors):  # nothing of the last execution is left to write to them
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+        pid = execution(job, text, (output, errors), cpu_s, most, leaf.run_stdin, code)
+        ended = watch(pid, cpu_s, job["wall_s"])
+        said = contents(output), contents(errors)[-KEPT_ERROR_BYTES:]
+        write_record(result_file, b"T", index, *ended, *said)
 
 
-def run_together(job, code, result_file):
+def run_together(job, code, result_file, checks_file):
     """All tests in one execution; after a crash the next ones go on in a fresh one, on what is left
     of the time."""
-    own, first, spent, end = os.getpid(), 0, 0.0, time.monotonic() + job["wall_s"]
-    wall = 0
+    execute = checked if job["checked"] else called
+    first, spent, wall, end = 0, 0.0, 0, time.monotonic() + job["wall_s"]
     while first < len(job["inputs"]) and not wall and spent < job["cpu_s"]:
         found = os.memfd_create("values", os.MFD_CLOEXEC)
-        cpu_left = job["cpu_s"] - spent
-        pid = kernel.fork()
-        if pid == 0:
-            leaf.become(job, own, ("", 1, 1, found), cpu_left, job["output_bytes"] * len(job["inputs"]))
-            leaf.run_calls(job, code, first)
-        status, wall, cpu_s = watch(pid, cpu_left, end - time.monotonic())
+        left = job["cpu_s"] - spent, end - time.monotonic()
+        status, wall, cpu_s = execute(job, code, first, found, checks_file, *left)
         output = contents(found)
         os.close(found)
         write_record(result_file, b"T", first, status, wall, cpu_s, output)
@@ -96,22 +90,76 @@ def run_together(job, code, result_file):
         spent += cpu_s
 
 
-def watch(pid, cpu_s, wall_s):
-    """Waits for an execution, killing it past its time. Returns (wait status, over wall, CPU seconds)."""
+def called(job, code, first, found, checks_file, cpu_s, wall_s):
+    """The candidate answers for itself."""
+    pid = execution(job, "", (1, 1, found), cpu_s, most(job), calls.run, job, code, first)
+    return watch(pid, cpu_s, wall_s)
+
+
+def checked(job, code, first, found, checks_file, cpu_s, wall_s):
+    """The candidate and, in another process, its checker: the checker's answers count, and the
+    candidate's end where it ended by itself before the last of them."""
+    asked, questions = os.pipe()
+    answers, answered = os.pipe()
+    pid = execution(job, "", (1, 1, answered, asked), cpu_s, most(job), calls.serve, job, code)
+    files = (1, 1, found, answers, checks_file, questions)
+    judge = execution(job, "", files, cpu_s, most(job), checker.run, job, first)
+    for file in (asked, questions, answers, answered):
+        os.close(file)
+    status, wall, used = watch(judge, cpu_s, wall_s, beside=pid)
+    answered_all = first + contents(found).count(b"\n") == len(job["inputs"])
+    alone = not answered_all and not os.WIFSIGNALED(status) and has_ended(pid, GONE_S)
+    used += kernel.cpu_seconds(pid)
+    if not alone:
+        os.kill(pid, signal.SIGKILL)
+    its_status = os.waitpid(pid, 0)[1]
+    return its_status if alone else status, wall, used
+
+
+def most(job):
+    """Bytes that one execution may answer all tests with."""
+    return job["output_bytes"] * len(job["inputs"])
+
+
+def execution(job, text, files, cpu_s, file_bytes, run, *arguments):
+    """Forks a jailed process with `text` to read and the descriptors `files` from 1 on, in which
+    `run(*arguments)` never returns. Returns its number."""
+    own, stdin = os.getpid(), leaf.sealed_file(text)
+    pid = kernel.fork()
+    if pid == 0:
+        leaf.become(job, own, (stdin, *files), cpu_s, file_bytes)
+        run(*arguments)
+    os.close(stdin)
+    return pid
+
+
+def has_ended(pid, seconds):
+    """Whether a process ends within so many seconds."""
+    handle = os.pidfd_open(pid)
+    try:
+        return bool(select.select([handle], [], [], seconds)[0])
+    finally:
+        os.close(handle)
+
+
+def watch(pid, cpu_s, wall_s, beside=None):
+    """Waits for an execution, killing it past its time; what runs `beside` it uses the same time. Returns
+    (wait status, over wall, its own CPU seconds)."""
     handle = os.pidfd_open(pid)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
     end = time.monotonic() + wall_s
-    used, over_wall = 0.0, 0
+    own, used, over_wall = 0.0, 0.0, 0
     while not poller.poll(1 + 1000 * max(0.0, min(cpu_s - used, end - time.monotonic()))):
-        used = kernel.cpu_seconds(pid)
+        own = kernel.cpu_seconds(pid)
+        used = own + (kernel.cpu_seconds(beside) if beside else 0.0)
         over_wall = int(time.monotonic() >= end and used < cpu_s)
         if over_wall or used >= cpu_s:
             os.kill(pid, signal.SIGKILL)
             break
     os.close(handle)
     _, status, usage = os.wait4(pid, 0)
-    return status, over_wall, max(used, usage.ru_utime + usage.ru_stime)  # rusage rounds down
+    return status, over_wall, max(own, usage.ru_utime + usage.ru_stime)  # rusage rounds down
 
 
 def contents(file):

@@ -1,9 +1,8 @@
-"""Two system-call filters: one for the whole slot, a smaller one added to every execution.
+"""Two system-call filters: an allow-list for the whole slot, a smaller one added to every execution.
 
-The slot's filter refuses the network, files opened for writing or changed, other processes'
-memory, exec, namespaces, mounts and the kernel's programmable interfaces. The execution's filter
-refuses new processes (threads are fine), signals to others, SIGKILL to itself, and undoing the
-harness. They are lists of what is refused; reading files is not refused.
+The slot's filter lets through what syscalls.py lists and refuses all else. The execution's filter takes
+away new processes (threads are fine), signals to others, SIGKILL to itself, and undoing the harness.
+Both are search trees over the call's number, for the kernel runs a new filter once on every number.
 """
 
 import ctypes
@@ -13,99 +12,92 @@ import os
 import struct
 
 import kernel
+from syscalls import ALLOWED, HARNESS_ONLY, LIMITED
 
-# name: (x86_64, aarch64); None where the machine has no such call
-DENIED = {
-    "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200),
-    "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242), "sendto": (44, 206),
-    "execve": (59, 221), "execveat": (322, 281), "ptrace": (101, 117),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    "truncate": (76, 45), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276),
-    "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "creat": (85, None),
-    "link": (86, None), "linkat": (265, 37), "unlink": (87, None), "unlinkat": (263, 35),
-    "symlink": (88, None), "symlinkat": (266, 36), "chmod": (90, None), "fchmod": (91, 52),
-    "fchmodat": (268, 53), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None),
-    "fchownat": (260, 54), "mknod": (133, None), "mknodat": (259, 33), "utime": (132, None),
-    "utimes": (235, None), "utimensat": (280, 88), "futimesat": (261, None),
-    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
-    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
-    "personality": (135, 92), "chroot": (161, 51), "pivot_root": (155, 41), "mount": (165, 40),
-    "umount2": (166, 39), "unshare": (272, 97), "setns": (308, 268), "quotactl": (179, 60),
-    "sethostname": (170, 161), "reboot": (169, 142), "swapon": (167, 224), "init_module": (175, 105),
-    "finit_module": (313, 273), "kexec_load": (246, 104), "keyctl": (250, 219), "add_key": (248, 217),
-    "request_key": (249, 218), "bpf": (321, 280), "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282), "open_by_handle_at": (304, 265), "io_setup": (206, 0),
-    "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "openat2": (437, 437),
-    "pidfd_getfd": (438, 438), "mount_setattr": (442, 442), "memfd_secret": (447, 447),
-}  # fmt: skip
-DENIED_TO_EXECUTION = {
-    "fork": (57, None), "vfork": (58, None), "memfd_create": (319, 279), "pidfd_open": (434, 434),
-    "sendmsg": (46, 211), "recvmsg": (47, 212), "timer_create": (222, 107), "setsid": (112, 157),
-    "setpgid": (109, 154), "sched_setaffinity": (203, 122), "seccomp": (317, 277),
-}  # fmt: skip
-OPEN, OPENAT, CLONE, CLONE3 = (2, None), (257, 56), (56, 220), (435, 435)
-KILL, TKILL, TGKILL, PRCTL = (62, 129), (200, 130), (234, 131), (157, 167)
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-CLONE_THREAD = 0x10000
 SELF = 0x5E1F5E1F  # stands for a process number, and is none
-ALLOW, ERRNO, KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-LOAD, EQUAL, ANY_BIT, AT_LEAST, RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
+NEWER = 435  # from here on a C library tries a call first and does without: "no such call" is its cue
+CLONE_THREAD = 0x10000
+CLONE_APART = 0x7E02A000  # new namespaces, a tracer's child, a sibling
+TERMINAL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it one, its size, bytes to read
+# Duplicates, flags, locks, seals: not F_SETOWN and F_SETSIG, which send signals to anybody.
+FILE_COMMANDS = (*range(8), 1030, 1033, 1034)
+SET_NAME, GET_NAME = 15, 16
+LOAD, EQUAL, ANY_BIT, AT_LEAST, JUMP, RETURN = 0x20, 0x15, 0x45, 0x35, 0x05, 0x06
 
 
 def _op(code, value, if_true=0, if_false=0):
     return struct.pack("<HBBI", code, if_true, if_false, value)
 
 
+def _refuse(number=errno.EPERM):
+    return _op(RETURN, 0x00050000 | number)
+
+
+ALLOW, REFUSE, KILL = _op(RETURN, 0x7FFF0000), _refuse(), _op(RETURN, 0x80000000)
+
+
 def _argument(index):
     return _op(LOAD, 16 + 8 * index)  # the low word: both machines are little-endian
 
 
-def _refuse(number=errno.EPERM):
-    return _op(RETURN, ERRNO | number)
+def _if_any(index, code, operands, then, otherwise):
+    """`then` where argument `index` meets one of the operands, else `otherwise`; both must return."""
+    program = _argument(index)
+    for left, operand in zip(range(len(operands) - 1, -1, -1), operands, strict=True):
+        program += _op(code, operand, left, len(then) // 8 * (not left))
+    return program + then + otherwise
 
 
-def _when(call, body, machine):
-    """Runs `body` (which must return) for one system call; nothing where the machine has no such call."""
-    if call[machine] is None:
-        return b""
-    return _op(EQUAL, call[machine], 0, len(body) // 8) + body
+def _search(segments):
+    """Jumps to the body of the segment that the call's number lies in; `segments` are (start, body)."""
+    if len(segments) == 1:
+        return segments[0][1]
+    middle = len(segments) // 2
+    left, right = _search(segments[:middle]), _search(segments[middle:])
+    far = len(left) // 8
+    if far < 256:  # a conditional jump reaches no further
+        return _op(AT_LEAST, segments[middle][0], far, 0) + left + right
+    return _op(AT_LEAST, segments[middle][0], 0, 1) + _op(JUMP, far) + left + right
 
 
-def _unless(index, value, otherwise):
-    """Refuses unless argument `index` equals `value`, then goes on with `otherwise`."""
-    return _argument(index) + _op(EQUAL, value, 1, 0) + _refuse() + otherwise
+def _filter(rules, otherwise, from_newer):
+    """The program of {call's number: body}; `otherwise` and, from NEWER on, `from_newer` are the rest's."""
+    segments = [(0, None)]
+    for number in sorted({0, NEWER, *rules, *(number + 1 for number in rules)}):
+        body = rules.get(number, from_newer if number >= NEWER else otherwise)
+        if body != segments[-1][1]:
+            segments.append((number, body))
+    return _search(segments[1:])
 
 
-def _if_bits(index, bits, then, otherwise):
-    return _argument(index) + _op(ANY_BIT, bits, 0, len(then) // 8) + then + otherwise
+def _rules(table, body):
+    machine = ARCHITECTURES[os.uname().machine][0]
+    return {numbers[machine]: body for numbers in table.values() if numbers[machine] is not None}
 
 
-def _if_equal(index, value, then, otherwise):
-    return _argument(index) + _op(EQUAL, value, 0, len(then) // 8) + then + otherwise
+def _limited(bodies):
+    machine = ARCHITECTURES[os.uname().machine][0]
+    return {LIMITED[name][machine]: body for name, body in bodies.items()}
 
 
-def _start(machine, architecture):
-    program = _op(LOAD, 4) + _op(EQUAL, architecture, 1, 0) + _op(RETURN, KILL_PROCESS) + _op(LOAD, 0)
-    if machine == 0:  # the x32 numbers would go round the list
-        program += _op(AT_LEAST, 0x40000000, 0, 1) + _refuse()
-    return program
-
-
-def slot_filter(refuse_writing):
-    """The filter that a slot and everything in it lives under. `refuse_writing`: no file is opened for
-    writing, /dev/null included (Landlock, where there is one, draws that line better)."""
-    machine, architecture = ARCHITECTURES[os.uname().machine]
-    allow = _op(RETURN, ALLOW)
-    program = _start(machine, architecture)
-    if refuse_writing:
-        program += _when(OPENAT, _if_bits(2, WRITING, _refuse(errno.EACCES), allow), machine)
-        program += _when(OPEN, _if_bits(1, WRITING, _refuse(errno.EACCES), allow), machine)
-    for call in DENIED.values():
-        program += _when(call, _refuse(), machine)
-    return program + allow
+def slot_filter():
+    """The filter that a slot and everything in it lives under."""
+    architecture = ARCHITECTURES[os.uname().machine][1]
+    rules = {**_rules(ALLOWED, ALLOW), **_rules(HARNESS_ONLY, ALLOW)}
+    rules |= _limited(
+        {
+            "kill": ALLOW,
+            "tgkill": ALLOW,
+            "prctl": ALLOW,
+            "clone": _if_any(0, ANY_BIT, [CLONE_APART], REFUSE, ALLOW),
+            "prlimit64": _if_any(0, EQUAL, [0], ALLOW, REFUSE),
+            "ioctl": _if_any(1, EQUAL, TERMINAL_REQUESTS, ALLOW, REFUSE),
+            "fcntl": _if_any(1, EQUAL, FILE_COMMANDS, ALLOW, REFUSE),
+        }
+    )
+    known = _op(LOAD, 4) + _op(EQUAL, architecture, 1, 0) + KILL + _op(LOAD, 0)
+    return known + _filter(rules, REFUSE, _refuse(errno.ENOSYS))
 
 
 def execution_filter(pid):
@@ -113,25 +105,51 @@ def execution_filter(pid):
     return _execution_template().replace(struct.pack("<I", SELF), struct.pack("<I", pid))
 
 
+def install_execution_filter(pid):
+    """Installs execution_filter(pid), from a buffer in which only the number is missing."""
+    code, header, places = _prepared_execution()
+    for place in places:
+        struct.pack_into("<I", code, place, pid)
+    kernel.prctl(kernel.SET_SECCOMP, 2, header)
+
+
+@functools.cache
+def _prepared_execution():
+    template, number = _execution_template(), struct.pack("<I", SELF)
+    places = tuple(at for at in range(0, len(template), 4) if template.startswith(number, at))
+    return *_buffer(template), places
+
+
 @functools.cache
 def _execution_template():
-    """The filter with SELF in the place of the process's number: built once, before the forks."""
-    machine, architecture = ARCHITECTURES[os.uname().machine]
-    allow, refuse = _op(RETURN, ALLOW), _refuse()
-    program = _start(machine, architecture)
-    program += _when(CLONE, _if_bits(0, CLONE_THREAD, allow, refuse), machine)
-    program += _when(CLONE3, _refuse(errno.ENOSYS), machine)  # glibc falls back to clone
-    program += _when(KILL, _unless(0, SELF, _if_equal(1, 9, refuse, allow)), machine)
-    program += _when(TGKILL, _unless(0, SELF, _if_equal(2, 9, refuse, allow)), machine)
-    program += _when(TKILL, refuse, machine)
-    program += _when(PRCTL, _if_equal(0, kernel.SET_PDEATHSIG, refuse, allow), machine)
-    for call in DENIED_TO_EXECUTION.values():
-        program += _when(call, refuse, machine)
-    return program + allow
+    """The filter with SELF in the place of the process's number."""
+    to_itself = _if_any(0, EQUAL, [SELF], _if_any(1, EQUAL, [9], REFUSE, ALLOW), REFUSE)
+    to_thread = _if_any(0, EQUAL, [SELF], _if_any(2, EQUAL, [9], REFUSE, ALLOW), REFUSE)
+    rules = _rules(HARNESS_ONLY, REFUSE) | _limited(
+        {
+            "clone": _if_any(0, ANY_BIT, [CLONE_THREAD], ALLOW, REFUSE),
+            "kill": to_itself,
+            "tgkill": to_thread,
+            "prctl": _if_any(0, EQUAL, [SET_NAME, GET_NAME], ALLOW, REFUSE),
+        }
+    )
+    return _op(LOAD, 0) + _filter(rules, ALLOW, ALLOW)
 
 
 def install(program):
     """Adds a filter to this thread (no_new_privs must be set). Raises OSError where seccomp is missing."""
+    code, header = _buffer(program)
+    kernel.prctl(kernel.SET_SECCOMP, 2, header)
+    del code  # not before the call: the header refers to it
+
+
+def _buffer(program):
+    """(the program where the kernel can read it, its header, which refers to it)."""
     code = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    kernel.prctl(kernel.SET_SECCOMP, 2, ctypes.c_char_p(header))
+    return code, ctypes.c_char_p(struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
+
+
+def warm_up():
+    """Builds what every execution needs, before the forks."""
+    if os.uname().machine in ARCHITECTURES:
+        _prepared_execution()

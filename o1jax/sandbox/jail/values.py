@@ -1,4 +1,4 @@
-"""The strict encoder of call-form values: exact built-in types to tagged JSON.
+"""The strict encoder of values that leave a candidate: exact built-in types to tagged JSON, and back.
 
 Loaded both inside the child and by the supervisor. It calls no method of a value: what is not of
 an exact built-in type (a subclass, a generator, an array) raises BadValue. It compares nothing.
@@ -7,12 +7,14 @@ an exact built-in type (a subclass, a generator, an array) raises BadValue. It c
 import collections
 
 MAX_DEPTH = 150
-MAX_NODES = 500_000
+MAX_NODES = 1 << 22  # the CPU and memory limits come first, but for values that other limits allow
 SMALL_INT = 1 << 60
-PLAIN = (type(None), bool, str, float)
+# Types are told by identity: a candidate's metaclass may say that it equals any other.
+PLAIN = frozenset(map(id, (type(None), bool, str, float)))
 # Exact standard-library dictionaries count as the dict they compare equal to.
-DICTS = (dict, collections.Counter, collections.defaultdict, collections.OrderedDict)
-TAGS = {tuple: "t", set: "s", frozenset: "f"}
+DICTS = frozenset(map(id, (dict, collections.Counter, collections.defaultdict, collections.OrderedDict)))
+KINDS = {"t": tuple, "s": set, "f": frozenset}
+TAGS = {id(kind): tag for tag, kind in KINDS.items()}
 
 
 class BadValue(TypeError):
@@ -22,7 +24,7 @@ class BadValue(TypeError):
 def encode(value):
     """`value` as JSON-able data: lists stay lists, {"t"|"s"|"f": items}, {"d": pairs}, {"i": hex},
     {"b": hex} and {"c": [re, im]} stand for tuple, set, frozenset, dict, large int, bytes and
-    complex. Raises BadValue beyond the caps on depth (150) and count (500,000)."""
+    complex. Raises BadValue beyond the caps on depth (150) and count (4,194,304)."""
     return _encode(value, 0, [MAX_NODES])
 
 
@@ -31,15 +33,15 @@ def _encode(value, depth, left):
     if depth > MAX_DEPTH or left[0] < 0:
         raise BadValue("value too deep or self-referential" if depth > MAX_DEPTH else "value too large")
     kind = type(value)
-    if kind in PLAIN:
+    if id(kind) in PLAIN:
         return value
     if kind is int:
         return value if -SMALL_INT < value < SMALL_INT else {"i": hex(value)}
     if kind is list:
         return [_encode(item, depth + 1, left) for item in value]
-    if kind in TAGS:
-        return {TAGS[kind]: [_encode(item, depth + 1, left) for item in value]}
-    if kind in DICTS:
+    if id(kind) in TAGS:
+        return {TAGS[id(kind)]: [_encode(item, depth + 1, left) for item in value]}
+    if id(kind) in DICTS:
         pairs = dict.items(value)
         return {"d": [[_encode(k, depth + 1, left), _encode(v, depth + 1, left)] for k, v in pairs]}
     if kind is bytes or kind is bytearray:
@@ -47,3 +49,31 @@ def _encode(value, depth, left):
     if kind is complex:
         return {"c": [value.real, value.imag]}
     raise BadValue(f"value of type {type.__getattribute__(kind, '__name__')!r}"[:200])
+
+
+def decode(data):
+    """The value that `encode` made `data` of. Raises BadValue where it made it of none: the data is
+    another process's word."""
+    try:
+        return _decode(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadValue(f"unreadable value: {error}"[:200]) from error
+
+
+def _decode(data):
+    if id(type(data)) in PLAIN or type(data) is int:
+        return data
+    if type(data) is list:
+        return [_decode(item) for item in data]
+    ((tag, content),) = data.items() if type(data) is dict else {"": 0}.items()
+    if tag == "d":
+        return {_decode(key): _decode(value) for key, value in content}
+    if tag == "i":
+        return int(content, 16)
+    if tag == "b":
+        return bytes.fromhex(content)
+    if tag == "c":
+        return complex(*content)
+    if tag not in KINDS:
+        raise BadValue("unreadable value")
+    return KINDS[tag](_decode(item) for item in content)

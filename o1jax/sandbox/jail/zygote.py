@@ -1,61 +1,50 @@
 """The warm parent of a slot: jails itself once, then forks one process a job.
 
 Started as `python -s -P -S -B` on this file with a control socket; holds no source, no input, no
-output and no expected answer: those travel by file descriptor to the process it forks. Speaks
-first: one JSON hello with the tier in force and what is missing.
+output and no expected answer: those travel by file descriptor to the process it forks. It is told
+how to be jailed, and answers with one JSON hello: the tier in force and what is missing.
 """
 
 import gc
 import json
 import os
 import pathlib
-import resource
 import signal
 import socket
 import struct
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import isolation
 import kernel
-import landlock
 import program
 import seccomp
 
 sys.path.pop(0)
-WARM = "bisect collections copy datetime functools heapq io itertools math operator re string typing".split()
+WARM = (
+    "bisect collections copy datetime functools heapq io itertools math operator random re string typing"
+).split()
 STATUS = struct.Struct("<i")
 
 
 def main(control, supervisor):
-    """Jails this process, says hello and serves until the supervisor hangs up."""
+    """Jails this process as it is told, says hello and serves until the supervisor hangs up."""
     kernel.die_with_parent(supervisor)
-    missing = {}
-    names = unshare_all(missing)
-    if "pid" in names:
+    told = json.loads(control.recv(1 << 16) or "null") or os._exit(0)
+    jail = isolation.Isolation(told["highest"])
+    jail.unshare()
+    if "pid" in jail.names:
         stand_in_for_child()
-    warm_up()
-    children = None if "pid" in names else open_children()
-    jail(names, missing)
-    os.write(control.fileno(), json.dumps(hello(names, missing)).encode())
+    directories = warm_up(told["packages"], told["path"])
+    children = None if "pid" in jail.names else open_children()
+    if told["cgroup"] == "joined":
+        jail.names.append("cgroup")
+    elif told["cgroup"]:
+        jail.missing["cgroup"] = told["cgroup"]
+    jail.seal(told["uid"], directories)
+    hello = {"tier": jail.tier, "sealed": jail.sealed, "names": jail.names, "missing": jail.missing}
+    os.write(control.fileno(), json.dumps(hello).encode())
     serve(control, children)
-
-
-def unshare_all(missing):
-    """Enters what namespaces the kernel allows; returns their names and notes what it refused."""
-    names = []
-    if os.geteuid() != 0:
-        attempt("user", kernel.enter_user_namespace, names, missing)
-    for name, flag in kernel.NAMESPACES.items():
-        attempt(name, lambda flag=flag: kernel.unshare(flag), names, missing)
-    return names
-
-
-def attempt(name, action, names, missing):
-    try:
-        action()
-        names.append(name)
-    except OSError as error:
-        missing[name] = os.strerror(error.errno)
 
 
 def stand_in_for_child():
@@ -68,46 +57,27 @@ def stand_in_for_child():
     kernel.die_with_parent()
 
 
-def warm_up():
-    """Imports what programs import most, so that a fork finds it ready."""
-    for name in WARM:
+def warm_up(packages, path):
+    """Imports what programs import most, so that a fork finds it ready, and `packages` from `path`.
+    Returns the directories of the packages."""
+    sys.path += path
+    for name in (*WARM, *packages):
         __import__(name)
     compile("pass", "<warm>", "exec")
-    if os.uname().machine in seccomp.ARCHITECTURES:
-        seccomp.execution_filter(os.getpid())
+    seccomp.warm_up()
     os.environ.clear()
     sys.set_int_max_str_digits(0)
+    sys.modules["random"].seed(0)  # every execution starts from here
     gc.collect()
     gc.freeze()
-
-
-def jail(names, missing):
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.chdir("/")
-    kernel.prctl(kernel.SET_SUBREAPER, 1)
-    kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
-    kernel.prctl(kernel.SET_DUMPABLE, 0)
-    kernel.drop_capabilities()
-    attempt("landlock", landlock.restrict, names, missing)
-    if os.uname().machine not in seccomp.ARCHITECTURES:
-        missing["seccomp"] = f"no table for {os.uname().machine}"
-        return
-    program = seccomp.slot_filter(refuse_writing="landlock" not in names)
-    attempt("seccomp", lambda: seccomp.install(program), names, missing)
-
-
-def hello(names, missing):
-    # Without Landlock, an unprivileged child in this user namespace could read its owner's memory.
-    apart = os.geteuid() == 0 or "user" in names or "landlock" in names
-    sealed = "seccomp" in names and apart
-    tier = "T1" if sealed and {"pid", "net"} <= set(names) else "T0" if sealed else "insecure"
-    return {"isolation": f"{tier} ({' '.join(names)})", "sealed": sealed, "missing": missing}
+    homes = [os.path.dirname(sys.modules[name].__file__) for name in packages]
+    return [*homes, *(f"{home}.libs" for home in homes)]  # wheels keep shared libraries beside them
 
 
 def serve(control, children):
     own = os.getpid()
     while True:
-        data, files, _, _ = socket.recv_fds(control, 16, 2)
+        data, files, _, _ = socket.recv_fds(control, 16, 3)
         if not data:
             os._exit(0)
         pid = kernel.fork()

@@ -1,0 +1,115 @@
+"""Other comparisons than this sandbox's own, by name: per problem, or for parity measurements only.
+
+`exact`, `fold_case` and `unordered` (lines in any order) are for problems that say so. The rest rebuild the
+graders that data sets came with, generous as they are: a reward should never be decided by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from o1jax.records import Form, InputError, Status
+from o1jax.sandbox.compare import compare_stdout
+
+Outcome = tuple[Status, str]
+BELIEVED = frozenset({"humaneval", "mbpp"})  # assert statements run beside the candidate, and are believed
+
+
+def check(form: Form, grader: str) -> None:
+    """Raises InputError where there is no such grader for this form."""
+    known = {"stdin": STDOUT.keys(), "assertion": {"", *BELIEVED}}.get(form, {""})
+    if grader not in known:
+        raise InputError(f"grader: saw {grader!r} in form {form}, wanted one of {sorted(known)}")
+
+
+def grade_stdout(grader: str, expected: str, output: bytes) -> Outcome:
+    """Status and first difference of standard output. Raises KeyError for a name `check` would refuse."""
+    return STDOUT[grader](expected, output)
+
+
+def fold_case(expected: str, output: bytes) -> Outcome:
+    return compare_stdout(expected.lower(), _text(output).lower().encode("utf-8", "surrogateescape"))
+
+
+def unordered(expected: str, output: bytes) -> Outcome:
+    """The strict comparison of the lines in sorted order."""
+    lines = sorted(_text(output).split("\n"))
+    return compare_stdout(
+        "\n".join(sorted(expected.split("\n"))).strip(),
+        "\n".join(lines).strip().encode("utf-8", "surrogateescape"),
+    )
+
+
+def exact(expected: str, output: bytes) -> Outcome:
+    """The same tokens, letter by letter."""
+    return _outcome(expected.split() == _text(output).split())
+
+
+def codecontests(expected: str, output: bytes) -> Outcome:
+    """CodeContests: tokens without regard to case, any number within 1e-5."""
+    want, got = expected.lower().split(), _text(output).lower().split()
+    same = len(want) == len(got) and all(a == b or _close(a, b, 1e-5) for a, b in zip(want, got, strict=True))
+    return _outcome(same)
+
+
+def apps(expected: str, output: bytes) -> Outcome:
+    """APPS and TACO: lines without blanks around them; or numbers within 1e-5 relative or 1e-8 absolute,
+    line by line; or the same set of sets of tokens, as they are or as numbers rounded to 3 places."""
+    want, got = _lines(expected), _lines(_text(output))
+    if want == got:
+        return _outcome(True)
+    if len(want) == len(got) and all(_close(a, b, 1e-5, 1e-8) for a, b in zip(want, got, strict=True)):
+        return _outcome(True)
+    if _sets(want, str) == _sets(got, str):
+        return _outcome(True)
+    rounded = _sets(want, _rounded)
+    return _outcome(rounded is not None and rounded == _sets(got, _rounded))
+
+
+STDOUT: dict[str, Callable[[str, bytes], Outcome]] = {
+    "": compare_stdout,
+    "fold_case": fold_case,
+    "unordered": unordered,
+    "exact": exact,
+    "codecontests": codecontests,
+    "apps": apps,
+    "taco": apps,
+}
+
+
+def _outcome(same: bool) -> Outcome:
+    return (Status.AC, "") if same else (Status.WA, "another grader says no")
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "surrogateescape")
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _close(a: str, b: str, relative: float, absolute: float | None = None) -> bool:
+    x, y = _number(a), _number(b)
+    if x is None or y is None:
+        return False
+    return math.isclose(x, y, rel_tol=relative, abs_tol=relative if absolute is None else absolute)
+
+
+def _rounded(token: str) -> float:
+    return round(float(token), 3)
+
+
+def _sets(lines: list[str], read: Callable[[str], object]) -> set[frozenset] | None:
+    try:
+        return {frozenset(map(read, line.split())) for line in lines}
+    except (ValueError, OverflowError):
+        return None
