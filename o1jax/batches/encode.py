@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from o1jax.records import InputError, PreferencePair, SftSample, StepLabel, StepPair
+from o1jax.records import InputError, PreferencePair, Rollout, SftSample, StepLabel, StepPair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,25 +53,64 @@ def encode_pair(pair: PreferencePair) -> Example:
 
 def encode_step_labels(label: StepLabel, kind: Literal["soft", "hard"]) -> Example:
     """A path with the columns `label` and `label_weight`, both 0 but at the last token of a step: there
-    its label of this kind, and weight 1 where the label stands on at least one leaf."""
+    its label of this kind, and weight 1 where the label stands on at least one leaf. The column
+    `program_tokens` is the number of the last step's tokens at its end, else 0."""
     values = {"soft": label.soft, "hard": label.hard}[kind]
     check_steps(label, values)
     token_ids = (*label.prompt_ids, *label.answer_ids)
-    labels, weights = [0.0] * len(token_ids), [0.0] * len(token_ids)
+    labels, weights, lengths = ([0.0] * len(token_ids) for _ in range(3))
     for end, value, n_leaves in zip(label.step_ends, values, label.n_leaves, strict=True):
         at = len(label.prompt_ids) + end
         labels[at], weights[at] = value, float(n_leaves > 0)
-    columns = {"label": tuple(labels), "label_weight": tuple(weights)}
+    lengths[at] = float(label.step_ends[-1] - (-1, *label.step_ends)[-2])
+    columns = {"label": tuple(labels), "label_weight": tuple(weights), "program_tokens": tuple(lengths)}
     return Example(label.id, token_ids, (0.0,) * len(token_ids), columns)
 
 
 def encode_step_pair(pair: StepPair) -> Example:
-    """Two parts, prefix and chosen step, then prefix and rejected one, with the column `label_weight`: 1
-    at the last token of each part, else 0."""
+    """Two parts, prefix and chosen step, then prefix and rejected one, with the columns `label_weight` and
+    `program_tokens`: at the last token of each part 1 and, of a program, the number of the step's tokens;
+    else 0."""
     check_answers(f"step pair {pair.id!r}", pair.prefix_ids, pair.chosen_ids, pair.rejected_ids)
     example = two_parts(pair.id, pair.prefix_ids, pair.chosen_ids, pair.rejected_ids, answer_weight=0.0)
-    at_end = [(0.0,) * (length - 1) + (1.0,) for length in example.parts]
-    return with_column(example, "label_weight", at_end[0] + at_end[1])
+    programs = (
+        len(pair.chosen_ids) * pair.chosen_is_program,
+        len(pair.rejected_ids) * pair.rejected_is_program,
+    )
+    for name, values in (("label_weight", (1, 1)), ("program_tokens", programs)):
+        ends = [(0.0,) * (n - 1) + (float(v),) for n, v in zip(example.parts, values, strict=True)]
+        example = with_column(example, name, ends[0] + ends[1])
+    return example
+
+
+def encode_rollout(
+    rollout: Rollout, advantages: Sequence[float], *, columns: Mapping[str, Sequence[float]] = {}
+) -> Example:
+    """A rollout with weight 1 on the tokens that the policy sampled, else 0, and with the columns
+    `advantage`, `behaviour` (the rollout's log-probs) and those of `columns`.
+
+    All of them come with one value an answer token, and each value is put where its token is predicted:
+    one position before the token. What the policy did not sample may have any value.
+    """
+    record = f"rollout {rollout.id!r}"
+    check_answers(record, rollout.prompt_ids, rollout.token_ids)
+    check_aligned(record, "is_policy_token", rollout.is_policy_token, rollout.token_ids)
+    if not any(rollout.is_policy_token):
+        raise InputError(f"{record}: none of its tokens is the policy's, so nothing can be learned from it")
+    named = {"advantage": advantages, "behaviour": rollout.log_probs}
+    for name, values in columns.items():
+        if name in named:
+            raise InputError(f"{record}: the column {name!r} is the rollout's own; give yours another name")
+        named[name] = values
+    for name, values in named.items():
+        check_aligned(record, name, values, rollout.token_ids)
+    before = (0.0,) * (len(rollout.prompt_ids) - 1)
+    return Example(
+        id=rollout.id,
+        token_ids=(*rollout.prompt_ids, *rollout.token_ids),
+        weights=(0.0,) * len(rollout.prompt_ids) + tuple(map(float, rollout.is_policy_token)),
+        columns={name: (*before, *map(float, values), 0.0) for name, values in named.items()},
+    )
 
 
 def two_parts(
@@ -108,6 +147,15 @@ def check_answers(record: str, prompt_ids: Sequence[int], *answers: Sequence[int
         lengths = [len(answer) for answer in answers]
         raise InputError(
             f"{record}: a prompt of {len(prompt_ids)} and answers of {lengths} tokens; none may be empty"
+        )
+
+
+def check_aligned(record: str, name: str, values: Sequence[float], answer_ids: Sequence[int]) -> None:
+    """InputError unless there is one value an answer token."""
+    if len(values) != len(answer_ids):
+        raise InputError(
+            f"{record}: {len(values)} values of {name!r} for {len(answer_ids)} answer tokens; there must be "
+            "one a token"
         )
 
 

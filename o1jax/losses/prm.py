@@ -1,7 +1,9 @@
 """The process reward model's score of a step, and its losses: point-wise, or on pairs of siblings.
 
 A score is sigmoid(h . (W[:, good] - W[:, bad])) of the hidden state at a step's last token: the
-probability of the good token against the bad one. Does not know where steps end.
+probability of the good token against the bad one. To the logit of a step that is a program its own
+log-likelihood may be added, with a weight: a program is determined by the pseudocode above it, and its
+unlikely tokens are mostly its mistakes. Does not know where steps end.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from o1jax.losses.logprobs import token_log_probs
 from o1jax.records import InputError
 
 
@@ -20,6 +23,35 @@ def step_logits(hidden_BTD: jax.Array, head_DV: jax.Array, good_id: int, bad_id:
     return jnp.einsum(
         "BTD,D->BT", hidden_BTD.astype(jnp.float32), direction_D, precision=jax.lax.Precision.HIGHEST
     )
+
+
+def scored_logits(
+    hidden_BTD: jax.Array,
+    head_DV: jax.Array,
+    targets_BT: jax.Array,
+    program_tokens_BT: jax.Array,
+    good_id: int,
+    bad_id: int,
+    likelihood: float,
+) -> jax.Array:
+    """logits_BT: step_logits, and `likelihood` times the log-likelihood of the program that ends there, by
+    the same model in the same pass (0: step_logits alone). targets_BT are the next tokens, program_tokens_BT
+    the number of a program's tokens at its last one, else 0."""
+    logits_BT = step_logits(hidden_BTD, head_DV, good_id, bad_id)
+    if not likelihood:
+        return logits_BT
+    log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT)
+    return logits_BT + likelihood * log_likelihoods(log_probs_BT, program_tokens_BT)
+
+
+def log_likelihoods(log_probs_BT: jax.Array, program_tokens_BT: jax.Array) -> jax.Array:
+    """sums_BT, float32: at every position, the log-probs of the last program_tokens_BT tokens up to it, its
+    own included; 0 where that is 0. log_probs_BT[t] is token t + 1's, read at t (logprobs.py)."""
+    assert log_probs_BT.shape == program_tokens_BT.shape
+    own_BT = jnp.pad(log_probs_BT.astype(jnp.float32)[:, :-1], ((0, 0), (1, 0)))
+    sums_BT = jnp.cumsum(own_BT, axis=1)
+    before_BT = jnp.arange(sums_BT.shape[1]) - program_tokens_BT.astype(jnp.int32)
+    return sums_BT - jnp.take_along_axis(sums_BT, jnp.maximum(before_BT, 0), axis=1)
 
 
 def pointwise_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 from o1jax.engine.weights import placed
-from o1jax.losses.prm import step_logits
+from o1jax.losses.prm import scored_logits
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import merge
 from o1jax.parallel.mesh import make_mesh, param_shardings
@@ -36,10 +36,12 @@ GOOD, BAD = " +", " -"
 
 
 class Path(NamedTuple):
-    """A prompt with its answer, and the index in token_ids of every step's last token."""
+    """A prompt with its answer; for every step the index in token_ids of its last token, and the number of
+    its tokens if it is a program, else 0."""
 
     token_ids: tuple[int, ...]
     step_ends: tuple[int, ...]
+    program_tokens: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,16 +70,29 @@ def buckets_of(context: int) -> tuple[int, ...]:
     return (*(length for length in powers if length < context), context)
 
 
-def make_program(graphdef: nnx.GraphDef, good_id: int, bad_id: int) -> Callable[..., jax.Array]:
-    """(params, tokens_BT, lengths_B) -> scores_BT, float32 in (0, 1); compiled once a shape."""
+def make_program(
+    config: ModelConfig, graphdef: nnx.GraphDef, good_id: int, bad_id: int
+) -> Callable[..., jax.Array]:
+    """(params, tokens_BT, lengths_B, program_tokens_BT) -> scores_BT in (0, 1); compiled once a shape.
+
+    program_tokens_BT: at a program's last token, how many it has (a model with score_likelihood reads it)."""
 
     @jax.jit
-    def scores(params: nnx.State, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-        model = merge(graphdef, params)
+    def scores(
+        params: nnx.State, tokens_BT: jax.Array, lengths_B: jax.Array, program_tokens_BT: jax.Array
+    ) -> jax.Array:
+        model, likelihood = merge(graphdef, params), config.score_likelihood
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         segment_ids_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
-        hidden_BTD = model(tokens_BT, positions_BT, segment_ids_BT)
-        return jax.nn.sigmoid(step_logits(hidden_BTD, model.head_DV(), good_id, bad_id))
+        hidden_BTD, targets_BT = (
+            model(tokens_BT, positions_BT, segment_ids_BT),
+            jnp.roll(tokens_BT, -1, axis=1),
+        )
+        return jax.nn.sigmoid(
+            scored_logits(
+                hidden_BTD, model.head_DV(), targets_BT, program_tokens_BT, good_id, bad_id, likelihood
+            )
+        )
 
     return scores
 
@@ -109,7 +124,7 @@ class StepScorer:
         self.context, self.slots, self._vocab_size = context, slots, config.vocab_size
         shardings = param_shardings(params, make_mesh(devices=[device or jax.local_devices()[0]]))
         self._params = placed(params, jax.tree.map(struct, params, shardings))
-        self._program = make_program(graphdef, good_id, bad_id)
+        self._program = make_program(config, graphdef, good_id, bad_id)
         self._buckets = buckets_of(context)
         self._counters: collections.Counter[str] = collections.Counter()
         self._waiting: list[Job] = []
@@ -155,6 +170,13 @@ class StepScorer:
             raise InputError(f"path {index} has {length} tokens, the scorer takes 1 to {self.context}")
         if not all(0 <= end < length for end in path.step_ends):
             raise InputError(f"path {index}: step ends {path.step_ends} outside its {length} tokens")
+        if len(path.program_tokens) != len(path.step_ends) or not all(
+            0 <= tokens <= end for tokens, end in zip(path.program_tokens, path.step_ends, strict=True)
+        ):
+            raise InputError(
+                f"path {index}: programs of {path.program_tokens} tokens at the steps that end at "
+                f"{path.step_ends}; wanted one number a step, and a prompt before them"
+            )
         if not 0 <= min(path.token_ids) <= max(path.token_ids) < self._vocab_size:
             raise InputError(f"path {index}: token ids outside the vocabulary of {self._vocab_size}")
 
@@ -197,11 +219,13 @@ class StepScorer:
         """One forward pass over the running jobs; their callers get the scores."""
         began = time.monotonic()
         tokens_BT = np.zeros((self.slots, self._running[0].bucket), np.int32)
+        program_tokens_BT = np.zeros_like(tokens_BT)
         lengths_B = np.zeros(self.slots, np.int32)
         for row, job in enumerate(self._running):
             lengths_B[row] = len(job.path.token_ids)
             tokens_BT[row, : lengths_B[row]] = job.path.token_ids
-        scores_BT = np.asarray(self._program(self._params, tokens_BT, lengths_B))
+            program_tokens_BT[row, list(job.path.step_ends)] = job.path.program_tokens
+        scores_BT = np.asarray(self._program(self._params, tokens_BT, lengths_B, program_tokens_BT))
         scores = [tuple(scores_BT[b, list(j.path.step_ends)].tolist()) for b, j in enumerate(self._running)]
         self._counters.update(paths=len(self._running), tokens=int(lengths_B.sum()), passes=1)
         self._counters["busy_s"] += time.monotonic() - began

@@ -32,12 +32,17 @@ def test_step_labels_lie_at_their_steps_last_tokens(kind, labels):
     assert example.token_ids == (1, 2, 3, 4, 5, 6) and example.weights == (0,) * 6
     assert example.columns["label"] == (0, 0, 0, *labels)
     assert example.columns["label_weight"] == (0, 0, 0, 1, 1, 0), "a step without leaves has no weight"
+    assert example.columns["program_tokens"] == (0, 0, 0, 0, 0, 1), "the last step is the program"
 
 
 def test_a_step_pair_has_weight_at_the_last_token_of_each_part():
     example = encode_step_pair(STEP_PAIR)
     assert example.parts == (4, 3) and example.token_ids == (1, 2, 3, 4, 1, 2, 5)
-    assert example.columns == {"label_weight": (0, 0, 0, 1, 0, 0, 1)} and example.weights == (0,) * 7
+    assert example.weights == (0,) * 7
+    assert example.columns["label_weight"] == (0, 0, 0, 1, 0, 0, 1)
+    assert example.columns["program_tokens"] == (0,) * 7
+    program = dataclasses.replace(STEP_PAIR, chosen_is_program=True)
+    assert encode_step_pair(program).columns["program_tokens"] == (0, 0, 0, 2, 0, 0, 0)
     batch = Batches([example], row_length=8, rows_per_batch=1, seed=0).at(0)
     assert batch["label_weight_BT"].tolist() == [[0, 0, 0, 1, 0, 0, 1, 0]]
 

@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from o1jax.losses.prm import pairwise_loss, pointwise_loss, soft_label_floor, step_logits
+from o1jax.losses.prm import (
+    log_likelihoods,
+    pairwise_loss,
+    pointwise_loss,
+    scored_logits,
+    soft_label_floor,
+    step_logits,
+)
 from o1jax.records import InputError
 
 
@@ -24,6 +31,26 @@ def test_step_logits_are_float32_and_reach_two_columns_of_the_head():
     assert step_logits(hidden_BTD, head_DV, 7, 31).dtype == jnp.float32
     gradient_DV = jax.grad(lambda head: step_logits(hidden_BTD, head, 7, 31).sum())(head_DV)
     assert set(np.nonzero(np.any(np.asarray(gradient_DV), axis=0))[0]) == {7, 31}
+
+
+def test_a_programs_likelihood_is_the_sum_over_its_own_tokens():
+    log_probs_BT = -jnp.array([[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]])  # of tokens 1, 2, 3, 4, 5, and of none
+    program_tokens_BT = jnp.array([[0.0, 0.0, 2.0, 0.0, 0.0, 3.0]])
+    assert log_likelihoods(log_probs_BT, program_tokens_BT).tolist() == [[0, 0, -3, 0, 0, -28]]
+
+
+def test_a_score_counts_the_likelihood_by_its_weight_and_both_learn():
+    hidden_BTD, head_DV = draw(0, 1, 4, 16), draw(1, 16, 40)
+    targets_BT, program_tokens_BT = jnp.array([[3, 9, 27, 0]]), jnp.array([[0, 0, 0, 2]])
+    rest = (targets_BT, program_tokens_BT, 7, 31)
+    alone = step_logits(hidden_BTD, head_DV, 7, 31)
+    np.testing.assert_array_equal(scored_logits(hidden_BTD, head_DV, *rest, 0.0), alone)
+    log_probs_TV = jax.nn.log_softmax(hidden_BTD[0] @ head_DV)
+    own = log_probs_TV[1, 9] + log_probs_TV[2, 27]  # tokens 2 and 3, read at 1 and 2
+    score = jax.jit(jax.value_and_grad(lambda h: scored_logits(h, head_DV, *rest, 0.5)[0, 3]))
+    found, pull = score(hidden_BTD)
+    np.testing.assert_allclose(found, alone[0, 3] + 0.5 * own, atol=1e-5)
+    assert np.any(np.asarray(pull)[0, 1:], axis=1).all() and not np.any(pull[0, 0])
 
 
 @pytest.mark.parametrize("hidden", [16, 4096])

@@ -1,6 +1,7 @@
 """The step scorer: right scores, whoever is scored beside; many callers, one device; failures are told."""
 
 import asyncio
+import dataclasses
 import functools
 import threading
 import time
@@ -46,13 +47,13 @@ def paths(n: int, seed: int = 0) -> list[Path]:
     random = np.random.RandomState(seed)
     lengths = random.randint(4, CONTEXT + 1, size=n)
     return [
-        Path(tuple(random.randint(0, 64, size=length).tolist()), (1, int(length) // 2, int(length) - 1))
-        for length in lengths
+        Path(tuple(random.randint(0, 64, size=length).tolist()), (1, length // 2, length - 1), (0, 0, 2))
+        for length in map(int, lengths)
     ]
 
 
-def scorer(**options) -> StepScorer:
-    return StepScorer(CONFIG, *model(), GOOD, BAD, **{"slots": 4, "context": CONTEXT} | options)
+def scorer(config=CONFIG, **options) -> StepScorer:
+    return StepScorer(config, *model(), GOOD, BAD, **{"slots": 4, "context": CONTEXT} | options)
 
 
 def run(use, **options):
@@ -99,6 +100,22 @@ def test_every_step_is_scored_at_its_last_token_as_full_logits_say():
     wanted = 1 / (1 + np.exp(logits_TV[:, BAD] - logits_TV[:, GOOD]))
     np.testing.assert_allclose(found, wanted[list(path.step_ends)], atol=1e-5)
     assert np.ptp(wanted) > 0.2
+
+
+def test_a_programs_own_log_likelihood_is_added_by_its_weight():
+    path, config = (
+        paths(1)[0]._replace(program_tokens=(0, 1, 2)),
+        dataclasses.replace(CONFIG, score_likelihood=0.1),
+    )
+    (found,) = run(lambda scorer: scorer.score([path]), config=config)
+    (alone,) = run(lambda scorer: scorer.score([path]))
+    log_probs_TV = np.asarray(jax.nn.log_softmax(full_logits(path.token_ids)))
+    own = [0.0, *(log_probs_TV[t - 1, path.token_ids[t]] for t in range(1, len(path.token_ids)))]
+    ends = zip(path.step_ends, path.program_tokens, strict=True)
+    wanted = [0.1 * sum(own[end - n + 1 : end + 1]) for end, n in ends]
+    added = np.log(np.divide(found, np.subtract(1, found))) - np.log(np.divide(alone, np.subtract(1, alone)))
+    np.testing.assert_allclose(added, wanted, atol=1e-4)
+    assert np.ptp(added) > 0.2
 
 
 def test_together_or_one_by_one_in_any_order_the_scores_are_the_same():
@@ -162,11 +179,13 @@ def test_buckets_are_powers_of_two_up_to_the_context():
 @pytest.mark.parametrize(
     "path, message",
     [
-        (Path((1,) * 49, (0,)), "path 1 has 49 tokens, the scorer takes 1 to 48"),
-        (Path((), ()), "path 1 has 0 tokens"),
-        (Path((1, 2, 3), (1, 3)), r"path 1: step ends \(1, 3\) outside its 3 tokens"),
-        (Path((1, 2, 3), (-1,)), r"step ends \(-1,\) outside"),
-        (Path((1, 64), (1,)), "outside the vocabulary of 64"),
+        (Path((1,) * 49, (1,), (1,)), "path 1 has 49 tokens, the scorer takes 1 to 48"),
+        (Path((), (), ()), "path 1 has 0 tokens"),
+        (Path((1, 2, 3), (1, 3), (1, 2)), r"path 1: step ends \(1, 3\) outside its 3 tokens"),
+        (Path((1, 2, 3), (-1,), (1,)), r"step ends \(-1,\) outside"),
+        (Path((1, 64), (1,), (1,)), "outside the vocabulary of 64"),
+        (Path((1, 2, 3), (1, 2), (1,)), r"programs of \(1,\) tokens at the steps that end at \(1, 2\)"),
+        (Path((1, 2, 3), (2,), (3,)), "wanted one number a step, and a prompt before them"),
     ],
 )
 def test_a_malformed_path_is_refused_before_anything_runs(path, message):
@@ -180,7 +199,7 @@ def test_a_malformed_path_is_refused_before_anything_runs(path, message):
 
 def test_a_path_without_steps_has_no_scores_and_no_paths_give_none():
     async def use(scorer):
-        return await scorer.score([((1, 2, 3), ())]), await scorer.score([])
+        return await scorer.score([((1, 2, 3), (), ())]), await scorer.score([])
 
     assert run(use) == ([()], [])
 
