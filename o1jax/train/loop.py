@@ -21,13 +21,12 @@ from jax.sharding import Mesh
 
 from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import place_batch
-from o1jax.records import InputError
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.preemption import Preempted, preempted, sigterm_noted
-from o1jax.train.progress import FitSettings, Progress, changed, check, identity_of, judged
+from o1jax.train.progress import FitSettings, Progress, check, identity_of, judged, refuse_other
 from o1jax.train.state import TrainState, abstract_state, init_state, struct
 from o1jax.train.step import local_rows, make_train_step
 
@@ -112,11 +111,7 @@ class Run:
         if not steps:
             return init_state(params, transformation, self.mesh), Progress()
         meta = self.checkpoints.meta(steps[-1])
-        if meta["identity"] != self.identity:
-            raise InputError(
-                f"{self.checkpoints.directory} holds a run of other settings or data "
-                f"({changed(meta['identity'], self.identity)}); use another directory, or delete that one"
-            )
+        refuse_other(self.checkpoints.directory, meta["identity"], self.identity)
         items = self.checkpoints.restore(steps[-1], items_of(self.like))
         return TrainState(items["params"], *items["optimizer"]), Progress(**meta["progress"])
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from o1jax.losses.dpo import dpo_loss
 from o1jax.losses.logprobs import token_log_probs
-from o1jax.losses.prm import pairwise_loss, pointwise_loss, step_logits
+from o1jax.losses.prm import pairwise_loss, pointwise_loss, scored_logits
+from o1jax.losses.segments import part_sums
 from o1jax.losses.sft import sft_loss
 from o1jax.model.transformer import Transformer
 
@@ -80,16 +81,28 @@ def prm_pairwise(good_id: int, bad_id: int) -> Objective:
     return objective
 
 
-def batch_log_probs(model: Transformer, batch: Batch) -> jax.Array:
-    """log_probs_BT of the targets, each at the position that predicts it."""
-    hidden_BTD = model(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
-    return token_log_probs(hidden_BTD, model.head_DV(), batch["targets_BT"])
+def batch_log_probs(model: Transformer, batch: Batch, temperature: float = 1.0) -> jax.Array:
+    """log_probs_BT of the targets at a temperature, each at the position that predicts it."""
+    hidden_BTD = batch_hidden(model, batch)
+    return token_log_probs(hidden_BTD, model.head_DV(), batch["targets_BT"], temperature=temperature)
 
 
 def batch_step_logits(model: Transformer, batch: Batch, good_id: int, bad_id: int) -> jax.Array:
     """The step scorer's logits_BT, of which those at steps' last tokens mean something."""
-    hidden_BTD = model(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
-    return step_logits(hidden_BTD, model.head_DV(), good_id, bad_id)
+    return scored_logits(
+        batch_hidden(model, batch),
+        model.head_DV(),
+        batch["targets_BT"],
+        batch["program_tokens_BT"],
+        good_id,
+        bad_id,
+        model.config.score_likelihood,
+    )
+
+
+def batch_hidden(model: Transformer, batch: Batch) -> jax.Array:
+    """hidden_BTD of a packed batch."""
+    return model(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
 
 
 def weighted(values_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
@@ -109,13 +122,6 @@ def pair_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> PairSums:
     sums_BS = part_sums(values_BT, segment_ids_BT)
     parts = values_BT.shape[1] // 2 * 2
     return PairSums(sums_BS[:, 1 : parts + 1 : 2], sums_BS[:, 2 : parts + 1 : 2])
-
-
-def part_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
-    """sums_BS over the positions of every segment, S = T + 1; segment 0 is padding."""
-    assert values_BT.shape == segment_ids_BT.shape
-    segments = values_BT.shape[1] + 1
-    return jax.vmap(lambda x_T, s_T: jax.ops.segment_sum(x_T, s_T, segments))(values_BT, segment_ids_BT)
 
 
 def paired(segment_ids_BT: jax.Array) -> jax.Array:

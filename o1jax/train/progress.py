@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from o1jax.batches.stream import Batches
 from o1jax.records import InputError
 from o1jax.train.optimizer import OptimizerSettings
@@ -64,6 +66,15 @@ def identity_of(batches: Batches, optimizer: OptimizerSettings, settings: FitSet
         "data": batches.digest(),
         **{name: getattr(settings, name) for name in names},
     }
+
+
+def refuse_other(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """InputError unless a directory's checkpoint, of identity `old`, is of this run."""
+    if old != new:
+        raise InputError(
+            f"{directory} holds a run of other settings or data ({changed(old, new)}); "
+            "use another directory, or delete that one"
+        )
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

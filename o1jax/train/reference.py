@@ -1,11 +1,11 @@
-"""A fixed model's log-probs of every example, computed once: what a policy is compared with.
+"""What a fixed model says of every token of some examples: log-probs, to compare a policy with, or scores.
 
 One pass over the data instead of a second model beside the trained one. Does not train.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,13 @@ from jax.sharding import Mesh
 
 from o1jax.batches.encode import Example, with_column
 from o1jax.batches.stream import Batches
+from o1jax.losses.prm import step_logits
 from o1jax.model.init import merge
 from o1jax.parallel.mesh import place_batch, replicated
-from o1jax.train.objectives import Batch, batch_log_probs
+from o1jax.train.objectives import Batch, batch_hidden, batch_log_probs
 from o1jax.train.step import local_rows
+
+Program = Callable[[nnx.State, Batch], jax.Array]  # a jitted one: (params, batch) -> values_BT
 
 
 def with_reference(
@@ -43,27 +46,44 @@ def token_log_probs_of(
     graphdef: nnx.GraphDef, params: nnx.State, batches: Batches, mesh: Mesh
 ) -> list[np.ndarray]:
     """Every example's log-probs, in order, float32, one a token: at position t that of token t + 1,
-    and 0 at the last position of each part.
+    and 0 at the last position of each part."""
+    return token_values(log_probs_program(graphdef, mesh), params, batches, mesh)
+
+
+def token_values(program: Program, params: nnx.State, batches: Batches, mesh: Mesh) -> list[np.ndarray]:
+    """What the program says of every example, in order, float32, one value a token.
 
     One epoch. Each process computes its rows, and all get all values.
     """
-    program = jax.jit(
-        lambda params, batch: target_log_probs(graphdef, params, batch), out_shardings=replicated(mesh)
-    )
     rows = local_rows(batches.rows_per_batch, mesh)
     found: dict[int, np.ndarray] = {}
     for batch in batches.epoch():
         local = {name: values[rows] for name, values in batch.items()}
-        log_probs_BT, examples_BT = (
+        values_BT, examples_BT = (
             np.asarray(program(params, place_batch(local, mesh))),
             batch["example_id_BT"],
         )
-        found |= {int(i): log_probs_BT[examples_BT == i] for i in np.unique(examples_BT) if i >= 0}
+        found |= {int(i): values_BT[examples_BT == i] for i in np.unique(examples_BT) if i >= 0}
     return [found[i] for i in range(len(batches.ids))]
 
 
-def target_log_probs(graphdef: nnx.GraphDef, params: nnx.State, batch: Batch) -> jax.Array:
-    """log_probs_BT of the targets, 0 where a part ends."""
-    segments_BT = batch["segment_ids_BT"]
-    goes_on_BT = segments_BT == jnp.pad(segments_BT[:, 1:], ((0, 0), (0, 1)))
-    return jnp.where(goes_on_BT, batch_log_probs(merge(graphdef, params), batch), 0.0)
+def log_probs_program(graphdef: nnx.GraphDef, mesh: Mesh, temperature: float = 1.0) -> Program:
+    """(params, batch) -> log_probs_BT of the targets, 0 where a part ends; compiled once a shape."""
+
+    def log_probs(params: nnx.State, batch: Batch) -> jax.Array:
+        segments_BT = batch["segment_ids_BT"]
+        goes_on_BT = segments_BT == jnp.pad(segments_BT[:, 1:], ((0, 0), (0, 1)))
+        return jnp.where(goes_on_BT, batch_log_probs(merge(graphdef, params), batch, temperature), 0.0)
+
+    return jax.jit(log_probs, out_shardings=replicated(mesh))
+
+
+def scores_program(graphdef: nnx.GraphDef, mesh: Mesh, good_id: int, bad_id: int) -> Program:
+    """(params, batch) -> scores_BT in (0, 1), by the model's own score head, of what is read up to each
+    position; compiled once a shape."""
+
+    def scores(params: nnx.State, batch: Batch) -> jax.Array:
+        model = merge(graphdef, params)
+        return jax.nn.sigmoid(step_logits(batch_hidden(model, batch), model.head_DV(), good_id, bad_id))
+
+    return jax.jit(scores, out_shardings=replicated(mesh))

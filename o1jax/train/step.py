@@ -24,6 +24,7 @@ from o1jax.train.state import TrainState
 
 DeviceBatch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Total = tuple[Sums, nnx.State]  # an objective's sums over rows, and the gradient of the loss sum
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
 
 
@@ -48,17 +49,9 @@ def make_train_step(
     batch_sharding = NamedSharding(mesh, batch_spec())
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Metrics]:
-        (loss_sum, weight_sum, sums), gradients = accumulate(
-            graphdef, objective, state.params, batch, micro_batches
-        )
-        divisor = jnp.where(weight_sum == 0, 1.0, weight_sum)
-        gradients = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
-        norm, rate = optax.tree.norm(gradients), schedule(state.step)
-        metrics = means | {"grad_norm": norm, "learning_rate": rate, "weight": weight_sum} | occupancy(batch)
-        return TrainState(params, opt_state, state.step + 1), metrics
+        total = accumulate(graphdef, objective, state.params, batch, micro_batches)
+        state, metrics = stepped(optimizer, schedule, state, total)
+        return state, metrics | occupancy(batch)
 
     return jax.jit(
         step,
@@ -68,18 +61,41 @@ def make_train_step(
     )
 
 
-def accumulate(
-    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch, micro_batches: int
-) -> tuple[Sums, nnx.State]:
-    """The objective's sums and the gradient of its loss sum, over all micro-batches."""
+def stepped(
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule, state: TrainState, total: Total
+) -> tuple[TrainState, Metrics]:
+    """The state after one optimizer step with the mean gradient, and the metrics but for occupancy's."""
+    (loss_sum, weight_sum, sums), gradients = total
+    divisor = jnp.where(weight_sum == 0, 1.0, weight_sum)
+    gradients = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
+    norm, rate = optax.tree.norm(gradients), schedule(state.step)
+    metrics = means | {"grad_norm": norm, "learning_rate": rate, "weight": weight_sum}
+    return TrainState(params, opt_state, state.step + 1), metrics
 
-    def loss_sum(params: nnx.State, batch: DeviceBatch):
+
+def sums_and_gradient(
+    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch
+) -> Total:
+    """The objective's sums on a batch, and the gradient of its loss sum."""
+
+    def loss_sum(params: nnx.State):
         sums = objective(merge(graphdef, params), batch)
         return sums[0], sums
 
-    def gradient(batch: DeviceBatch) -> tuple[Sums, nnx.State]:
-        (_, sums), gradients = jax.value_and_grad(loss_sum, has_aux=True)(params, batch)
-        return sums, gradients
+    (_, sums), gradients = jax.value_and_grad(loss_sum, has_aux=True)(params)
+    return sums, gradients
+
+
+def accumulate(
+    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch, micro_batches: int
+) -> Total:
+    """The objective's sums and the gradient of its loss sum, over all micro-batches."""
+
+    def gradient(batch: DeviceBatch) -> Total:
+        return sums_and_gradient(graphdef, objective, params, batch)
 
     if micro_batches == 1:
         return gradient(batch)

@@ -115,8 +115,8 @@ def test_validation_is_logged_and_evaluates_after_the_last_step(tmp_path):
 
 def test_a_loss_that_is_not_finite_names_step_and_examples_and_is_never_saved(tmp_path):
     bad = Example("the bad one", tuple(range(60)), (float("inf"),) * 60)
-    good = tiny_run.examples(8)
-    data = tiny_run.Batches([*good, bad], row_length=64, rows_per_batch=2, seed=0)
+    good = [Example(f"e{i}", tuple(range(60)), (1.0,) * 60) for i in range(20)]
+    data = tiny_run.Batches([*good, bad], row_length=64, rows_per_batch=8, seed=0)
     at = next(step for step in range(8) if "the bad one" in data.ids_at(step))
     with pytest.raises(loop.NonFiniteLoss, match=f"step {at + 1}: .*the bad one"):
         tiny_run.run(tmp_path, data=data, checkpoint_every=1)

@@ -19,18 +19,23 @@ def trainer(**options):
     return *tiny_run.trainer(*tiny_run.model(), mesh, **options), mesh
 
 
-def sums(batches: Batches):
-    """Loss, weight and gradient, summed over an epoch."""
-    graphdef, params = tiny_run.model()
-    gradient = jax.jit(lambda params, batch: accumulate(graphdef, objectives.sft, params, batch, 1))
-    parts = [gradient(params, batch) for batch in batches.epoch()]
-    return jax.tree.map(lambda *leaves: sum(leaves), *parts)
-
-
 def test_a_packed_batch_and_the_same_sequences_alone_give_the_same_loss_and_gradient():
-    packed = tiny_run.batches(12)
-    alone = Batches(tiny_run.examples(12), row_length=30, rows_per_batch=1, seed=0)
-    ((loss, weight, _), gradient), ((loss_1, weight_1, _), gradient_1) = sums(packed), sums(alone)
+    graphdef, params = tiny_run.model()
+    program = jax.jit(
+        lambda params, batch: accumulate(graphdef, objectives.sft, params, batch, 1),
+        compiler_options=tiny_run.UNOPTIMIZED,
+    )
+
+    def sums(examples):
+        """Loss, weight and gradient, summed over all batches."""
+        batches = Batches(examples, row_length=64, rows_per_batch=4, seed=0)
+        parts = [program(params, batch) for batch in batches.epoch()]
+        return jax.tree.map(lambda *leaves: sum(leaves), *parts)
+
+    examples = tiny_run.examples(12)
+    (loss, weight, _), gradient = sums(examples)
+    parts = [sums([example]) for example in examples]
+    (loss_1, weight_1, _), gradient_1 = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     assert weight == weight_1
     np.testing.assert_allclose(loss, loss_1, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, gradient_1)

@@ -18,7 +18,7 @@ CONFIG = ModelConfig(
     family="qwen2",
     vocab_size=64,
     d_model=32,
-    n_layers=2,
+    n_layers=1,
     n_heads=4,
     n_kv_heads=2,
     head_dim=8,
@@ -29,6 +29,7 @@ CONFIG = ModelConfig(
 )
 OPTIMIZER = OptimizerSettings(3e-3, total_steps=120, warmup_steps=10, weight_decay=0.1)
 STEPS = 120
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}  # compiler options of a program that is run a few times
 
 
 def examples(n: int, seed: int = 0) -> list[Example]:

@@ -1,0 +1,194 @@
+"""The objective of policy-gradient RL: rollouts (encode_rollout) with their advantages.
+
+Beside objectives.py for its size. The terms are in losses/policy_gradient.py; here they are put together,
+weighted for staleness, and normalised. Makes no advantages, and decides no update.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from o1jax.losses import policy_gradient as losses
+from o1jax.losses.logprobs import token_log_probs
+from o1jax.losses.prm import step_logits
+from o1jax.losses.segments import part_sums, spread
+from o1jax.model.transformer import Transformer
+from o1jax.records import InputError
+from o1jax.train.objectives import Batch, Objective, Sums, batch_hidden, weighted
+
+RATIOS = ("none", "clip", "cispo", "sequence")
+NORMALIZE = ("token", "sequence", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient:
+    """`ratio` to the proximal policy: "none" REINFORCE, "clip" PPO, "cispo", "sequence" GSPO, the last three
+    bounded by 1 - clip_low and 1 + clip_high. `importance_cap` bounds the importance weights of the proximal
+    policy to the sampler (0: no such weights). `normalize`: the mean over tokens, over sequences of their
+    means over tokens, or over sequences of their sums / `constant` tokens (Dr. GRPO). `temperature`: that of
+    sampling, inside the log-prob. `good_id` and `bad_id`: the score tokens, read as a value in [0, 1].
+
+    KL and value terms are normalised as the policy's are: a value that stands at every 30th token counts a
+    30th of `value_weight`.
+    """
+
+    ratio: Literal["none", "clip", "cispo", "sequence"] = "clip"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    importance_cap: float = 2.0
+    kl_weight: float = 0.0
+    value_weight: float = 0.0
+    normalize: Literal["token", "sequence", "constant"] = "token"
+    constant: int = 0
+    temperature: float = 1.0
+    good_id: int = 0
+    bad_id: int = 0
+
+
+def policy_gradient(settings: PolicyGradient) -> Objective:
+    """The objective by these settings. InputError for settings outside their ranges, and, where a batch is
+    read, for a column that is not there.
+
+    Columns: advantage and behaviour (the sampler's log-probs); old, the proximal policy's log-probs, else
+    that policy is the current one, which fits one update a batch of rollouts; reference, for kl_weight;
+    value_target and value_weight, for that. All log-probs are at `temperature`. Tokens whose weight is not 0
+    are actions, all alike. A value is read where its token is predicted: what stands at a step's first
+    token is the value before that step.
+
+    Metrics, each the mean over action tokens, by "sequence" and "constant" within each sequence first:
+    importance, clip_share, ratio (to the proximal policy), sampler_difference (|log_prob - behaviour|),
+    entropy (-log_prob, its estimate), kl (k3) and value_error (its square, over the positions with a
+    value). All sums are plain sums over tokens or sequences: micro-batches and packing change nothing.
+    """
+    check(settings)
+
+    def objective(model: Transformer, batch: Batch) -> Sums:
+        check_columns(settings, batch)
+        mask_BT, segments_BT = batch["weights_BT"] != 0, batch["segment_ids_BT"]
+        hidden_BTD, head_DV = batch_hidden(model, batch), model.head_DV()
+        log_probs_BT = token_log_probs(
+            hidden_BTD, head_DV, batch["targets_BT"], temperature=settings.temperature
+        )
+        shares = shares_of(settings, mask_BT, segments_BT)
+        loss_BT, metrics = policy_loss(settings, log_probs_BT, batch, mask_BT)
+        if settings.kl_weight:
+            metrics["kl"] = losses.kl_k3(log_probs_BT, batch["reference_BT"], mask_BT)
+            loss_BT += settings.kl_weight * metrics["kl"]
+        if settings.value_weight:
+            logits_BT = step_logits(hidden_BTD, head_DV, settings.good_id, settings.bad_id)
+            value_BT = batch_value_loss(jax.nn.sigmoid(logits_BT), batch)
+            loss_BT += settings.value_weight * value_BT
+            metrics["value_error"] = 2 * value_BT * tokens_a_value(batch, mask_BT)
+        sums = {name: jnp.sum(shares.metric_BT * values_BT) for name, values_BT in metrics.items()}
+        return jnp.sum(shares.loss_BT * loss_BT), shares.weight_sum, sums
+
+    return objective
+
+
+def policy_loss(
+    settings: PolicyGradient, log_probs_BT: jax.Array, batch: Batch, mask_BT: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(losses of the action tokens, by importance; their metrics), each [B, T] and 0 outside the mask."""
+    fixed_BT, behaviour_BT = jax.lax.stop_gradient(log_probs_BT), batch["behaviour_BT"]
+    old_BT = batch["old_BT"] if "old_BT" in batch else fixed_BT
+    importance_BT = mask_BT.astype(jnp.float32)
+    if settings.importance_cap:
+        importance_BT = losses.truncated_weights(old_BT, behaviour_BT, mask_BT, settings.importance_cap)
+    terms_BT, clipped_BT = policy_terms(settings, log_probs_BT, old_BT, batch, mask_BT)
+    metrics = {
+        "importance": importance_BT,
+        "clip_share": clipped_BT.astype(jnp.float32),
+        "ratio": losses.only(mask_BT, jnp.exp(losses.log_ratio(fixed_BT, old_BT, mask_BT))),
+        "sampler_difference": jnp.abs(losses.log_ratio(fixed_BT, behaviour_BT, mask_BT)),
+        "entropy": -losses.only(mask_BT, fixed_BT),
+    }
+    return importance_BT * terms_BT, metrics
+
+
+def policy_terms(
+    settings: PolicyGradient, log_probs_BT: jax.Array, old_BT: jax.Array, batch: Batch, mask_BT: jax.Array
+) -> losses.Terms:
+    """The terms of the algorithm that `ratio` names."""
+    advantages_BT, bounds = batch["advantage_BT"], (settings.clip_low, settings.clip_high)
+    if settings.ratio == "none":
+        return losses.reinforce(log_probs_BT, advantages_BT, mask_BT)
+    if settings.ratio == "clip":
+        return losses.clipped(log_probs_BT, old_BT, advantages_BT, mask_BT, *bounds)
+    if settings.ratio == "cispo":
+        return losses.cispo(log_probs_BT, old_BT, advantages_BT, mask_BT, *bounds)
+    segments_BT = batch["segment_ids_BT"]
+    return losses.sequence_clipped(log_probs_BT, old_BT, advantages_BT, mask_BT, segments_BT, *bounds)
+
+
+def batch_value_loss(values_BT: jax.Array, batch: Batch) -> jax.Array:
+    """The value loss by value_weight, which is 0 where no value is asked."""
+    weights_BT = batch["value_weight_BT"]
+    return weighted(losses.value_loss(values_BT, batch["value_target_BT"], weights_BT != 0), weights_BT)
+
+
+def tokens_a_value(batch: Batch, mask_BT: jax.Array) -> jax.Array:
+    """At every position its segment's action tokens / value weights: it makes of a mean over tokens one
+    over values."""
+    segments_BT = batch["segment_ids_BT"]
+    values_BS = part_sums(batch["value_weight_BT"], segments_BT)
+    tokens_BS = part_sums(mask_BT.astype(jnp.float32), segments_BT)
+    return spread(tokens_BS / jnp.where(values_BS == 0, 1.0, values_BS), segments_BT)
+
+
+class Shares(NamedTuple):
+    """What a position's loss and its metrics count, and what their sums are divided by."""
+
+    loss_BT: jax.Array
+    metric_BT: jax.Array
+    weight_sum: jax.Array
+
+
+def shares_of(settings: PolicyGradient, mask_BT: jax.Array, segments_BT: jax.Array) -> Shares:
+    """The shares by `normalize`; sequences are the segments that have an action token."""
+    tokens_BS = part_sums(mask_BT.astype(jnp.float32), segments_BT)
+    one_BT = jnp.ones(mask_BT.shape, jnp.float32)
+    if settings.normalize == "token":
+        return Shares(one_BT, one_BT, tokens_BS.sum())
+    of_sequence_BT = spread(jnp.where(tokens_BS == 0, 0.0, 1 / jnp.maximum(tokens_BS, 1.0)), segments_BT)
+    loss_BT = of_sequence_BT if settings.normalize == "sequence" else one_BT / settings.constant
+    return Shares(loss_BT, of_sequence_BT, jnp.sum(tokens_BS > 0, dtype=jnp.float32))
+
+
+def check(settings: PolicyGradient) -> None:
+    """InputError unless every setting is in its range."""
+    s = settings
+    wanted = {
+        f"ratio {s.ratio!r}; wanted one of {', '.join(RATIOS)}": s.ratio in RATIOS,
+        f"normalize {s.normalize!r}; wanted one of {', '.join(NORMALIZE)}": s.normalize in NORMALIZE,
+        f"clip_low {s.clip_low}; wanted 0 to 1": 0 <= s.clip_low <= 1,
+        f"clip_high {s.clip_high}; wanted 0 or more": s.clip_high >= 0,
+        f"importance_cap {s.importance_cap}; wanted 0 (no weights) or more": s.importance_cap >= 0,
+        f"kl_weight {s.kl_weight}; wanted 0 or more": s.kl_weight >= 0,
+        f"value_weight {s.value_weight}; wanted 0 or more": s.value_weight >= 0,
+        f"temperature {s.temperature}; wanted more than 0": s.temperature > 0,
+        f"constant {s.constant}; normalize='constant' needs a number of tokens": (
+            s.normalize != "constant" or s.constant > 0
+        ),
+        f"good_id and bad_id are both {s.good_id}; value_weight needs the two score tokens": (
+            s.value_weight == 0 or s.good_id != s.bad_id
+        ),
+    }
+    for message, holds in wanted.items():
+        if not holds:
+            raise InputError(f"policy gradient: {message}")
+
+
+def check_columns(settings: PolicyGradient, batch: Batch) -> None:
+    """InputError that names a column which the settings need and the batch has not."""
+    needed = ["advantage", "behaviour"]
+    needed += ["reference"] * (settings.kl_weight > 0)
+    needed += ["value_target", "value_weight"] * (settings.value_weight > 0)
+    missing = [name for name in needed if f"{name}_BT" not in batch]
+    if missing:
+        raise InputError(
+            f"policy gradient: the batch has no column {', '.join(missing)}; give encode_rollout its values"
+        )

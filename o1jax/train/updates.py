@@ -1,0 +1,85 @@
+"""One optimizer step on all of some batches, however many they are: what policy_rl trains with.
+
+Two programs of fixed shapes instead of one: `add` a micro-batch's sums and gradient to those so far, and
+`apply` their quotient. Gives the step that make_train_step takes on all the rows at once. Does not choose
+what is trained on and saves nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from o1jax.batches.stream import Batches
+from o1jax.parallel.mesh import batch_spec, place_batch, replicated
+from o1jax.train.loop import NonFiniteLoss, describe_non_finite
+from o1jax.train.objectives import Objective
+from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
+from o1jax.train.state import TrainState
+from o1jax.train.step import DeviceBatch, Metrics, Total, local_rows, stepped, sums_and_gradient
+
+
+class Updater:
+    """Compiled once for batches of one shape. `like` is a state, or an abstract one, with the shardings to
+    keep."""
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        objective: Objective,
+        optimizer: OptimizerSettings,
+        like: TrainState,
+        mesh: Mesh,
+    ):
+        self.mesh = mesh
+        transformation, schedule = make_optimizer(optimizer), make_schedule(optimizer)
+        gradient = functools.partial(sums_and_gradient, graphdef, objective)
+
+        def zero(params: nnx.State, batch: DeviceBatch) -> Total:
+            shapes = jax.eval_shape(gradient, params, batch)
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        def add(total: Total, params: nnx.State, batch: DeviceBatch) -> Total:
+            return jax.tree.map(jnp.add, total, gradient(params, batch))
+
+        def apply(state: TrainState, total: Total) -> tuple[TrainState, Metrics]:
+            return stepped(transformation, schedule, state, total)
+
+        states = jax.tree.map(lambda leaf: leaf.sharding, like)
+        rows = NamedSharding(mesh, batch_spec())
+        totals = (replicated(mesh), states.params)  # a gradient lies like its parameter
+        self._zero = jax.jit(zero, in_shardings=(states.params, rows), out_shardings=totals)
+        self._add = jax.jit(
+            add, donate_argnums=0, in_shardings=(totals, states.params, rows), out_shardings=totals
+        )
+        self._apply = jax.jit(
+            apply,
+            donate_argnums=0,
+            in_shardings=(states, totals),
+            out_shardings=(states, replicated(mesh)),
+        )
+
+    def update(
+        self, state: TrainState, batches: Batches, epoch: int = 0
+    ) -> tuple[TrainState, dict[str, float]]:
+        """(state, figures) after one step on every row of the epoch; the old state is donated.
+
+        The gradient is that of sum of losses / sum of weights over all rows. figures: loss, grad_norm,
+        learning_rate, weight (sum), and the objective's own means. Waits for the device. Raises
+        NonFiniteLoss, which names the examples.
+        """
+        total, rows = None, local_rows(batches.rows_per_batch, self.mesh)
+        for batch in batches.epoch(epoch, rows):
+            placed = place_batch(batch, self.mesh)
+            total = self._zero(state.params, placed) if total is None else total
+            total = self._add(total, state.params, placed)
+        state, metrics = self._apply(state, total)
+        figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(figures["loss"]) or not math.isfinite(figures["grad_norm"]):
+            raise NonFiniteLoss(describe_non_finite(int(state.step), figures, list(batches.ids)))
+        return state, figures
