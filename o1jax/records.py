@@ -223,6 +223,8 @@ class StepPair:
     rejected_ids: tuple[int, ...]
     chosen_value: float
     rejected_value: float
+    chosen_is_program: bool = False
+    rejected_is_program: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ class ModelConfig:
 
     `param_dtype` is what parameters are kept in, `compute_dtype` what matrix products run in.
     `remat` recomputes each layer in the backward pass instead of keeping its activations.
+    `score_likelihood`: of a process reward model, the weight of a program's log-likelihood in its score.
     """
 
     family: Family
@@ -39,6 +40,7 @@ class ModelConfig:
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     remat: bool = False
+    score_likelihood: float = 0.0
 
     def __post_init__(self):
         if self.n_heads % self.n_kv_heads:

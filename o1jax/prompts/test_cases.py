@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import itertools
 import re
+import warnings
 from collections.abc import Sequence
 
 from o1jax.prompts.chat import Message
@@ -151,6 +152,7 @@ def _literal(text: str):
     if len(text) > LONGEST_LITERAL:
         return NotALiteral()
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of what a model wrote
+            return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return NotALiteral()

@@ -32,7 +32,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, Problem, Tree, Verdict
-from o1jax.rewards.process import StepScorer
+from o1jax.rewards.process import Path, StepScorer
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
 from o1jax.search.judging import judge_program, search_tests
@@ -239,7 +239,8 @@ class _Search:
     async def _score(self, steps: Sequence[int]) -> None:
         """One visit of its score for each of these inner nodes and those above it, in order."""
         prefixes = [self.prompt_ids + path_ids(self.tree.nodes, step) for step in steps]
-        scores = await self.scorer.score([(ids, (len(ids) - 1,)) for ids in prefixes]) if steps else []
+        paths = [Path(ids, (len(ids) - 1,), (0,)) for ids in prefixes]
+        scores = await self.scorer.score(paths) if paths else []
         for step, (score,) in zip(steps, scores, strict=True):
             self.tree.set_score(step, score)
 

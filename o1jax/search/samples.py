@@ -17,12 +17,13 @@ from typing import Literal
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import pseudocode
-from o1jax.records import Node, PreferencePair, SftSample, StepLabel, StepPair, Tree
+from o1jax.records import ACTIONS, Node, PreferencePair, SftSample, StepLabel, StepPair, Tree
 from o1jax.search.steps import without_eos
 from o1jax.search.tree import children_of, passing_leaves, path_ids, path_to
 
 Selection = Literal["shortest", "random", "diverse"]
 NGRAM = 3
+PROGRAM = ACTIONS[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,8 @@ def step_pairs(
             rejected_ids=without_eos(tree.nodes[worse].token_ids, eos_id),
             chosen_value=labels[better].soft,
             rejected_value=labels[worse].soft,
+            chosen_is_program=tree.nodes[better].action == PROGRAM,
+            rejected_is_program=tree.nodes[worse].action == PROGRAM,
         )
         for better, worse in _sibling_pairs(tree, labels, margin, max_per_parent, include_dead)
     ]

@@ -178,9 +178,11 @@ def program_of_rollout(sampler: Sampler, rollout: Rollout) -> str:
     return _program(sampler, _completion(rollout), 1)
 
 
-def steps_of_rollout(sampler: Sampler, rollout: Rollout) -> list[SampledStep]:
-    """The steps of a whole answer to the pseudocode prompt."""
-    return cut(sampler.tokenizer, _completion(rollout), 1, sampler.settings.max_tokens)
+def steps_of_rollout(
+    tokenizer: PreTrainedTokenizerBase, rollout: Rollout, max_tokens: int
+) -> list[SampledStep]:
+    """The steps of a whole answer of at most `max_tokens` to the pseudocode prompt."""
+    return cut(tokenizer, _completion(rollout), 1, max_tokens)
 
 
 def _completion(rollout: Rollout) -> Completion:

@@ -1,6 +1,7 @@
 """Problems from a source, their reference programs run against their tests, the inconsistent listed.
 
-Writes problems.jsonl (what later stages read) and inconsistent.json. Does not judge the policy.
+Inputs: problems (a finished check_problems or write_tests stage) where there is no source. Writes
+problems.jsonl (what later stages read) and inconsistent.json. Does not judge the policy.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
+from o1jax.parallel.seeds import fold_seed
 from o1jax.problems import jsonl, ladder
 from o1jax.problems.load import load_problems
 from o1jax.records import InputError, Problem, Verdict
@@ -23,16 +25,19 @@ LADDER = "ladder:"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, a file, or a public data set's name.
+    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, a file, or a public data set's name; ""
+    for the problems of the input.
 
-    `small_tests` (ladder only): at most so many tests with small inputs, in place of a problem's own; what
-    a test-case generator learns from. `keep`: "consistent" drops problems of whose references none passes
-    every test; "all" drops none.
+    Ladder only, in place of a problem's own tests: at most `small_tests` with small inputs, what a test-case
+    generator learns from; or `drawn_tests` new ones, what rewards are audited by.
+
+    `keep`: "consistent" drops problems of whose references none passes every test; "all" drops none.
     """
 
-    source: str
+    source: str = ""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     small_tests: int = 0
+    drawn_tests: int = 0
     max_problems: int = 0  # 0: all
     max_solutions: int = 10
     keep: str = "consistent"
@@ -45,27 +50,37 @@ def read(out: epath.Path) -> list[Problem]:
     return jsonl.load(out / "problems.jsonl")
 
 
-def load(settings: Settings, seed: int) -> list[Problem]:
+def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> list[Problem]:
     """The source's problems, before any check."""
-    if settings.source.startswith(LADDER):
+    if bool(settings.source) == ("problems" in inputs):
+        raise InputError(
+            f"check_problems: saw source {settings.source!r}, inputs {sorted(inputs)}; wanted one of the two"
+        )
+    if not settings.source:
+        problems = read(inputs["problems"])
+    elif settings.source.startswith(LADDER):
         counts = {int(rung.removeprefix("rung_")): n for rung, n in settings.counts.items()}
         problems = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
-        if settings.small_tests:
-            problems = [_with_small_tests(problem, settings.small_tests, seed) for problem in problems]
     else:
         problems = load_problems(settings.source)
-    return problems[: settings.max_problems or None]
+    return [_with_tests(problem, settings, seed) for problem in problems[: settings.max_problems or None]]
 
 
-def _with_small_tests(problem: Problem, most: int, seed: int) -> Problem:
-    return dataclasses.replace(problem, tests=tuple(ladder.small_tests(problem.id, most, seed)))
+def _with_tests(problem: Problem, settings: Settings, seed: int) -> Problem:
+    if settings.small_tests:
+        tests = ladder.small_tests(problem.id, settings.small_tests, seed)
+    elif settings.drawn_tests:
+        tests = ladder.generate_tests(problem.id, settings.drawn_tests, fold_seed(seed, problem.id))
+    else:
+        return problem
+    return dataclasses.replace(problem, tests=tuple(tests))
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, kept, references, references_passed, inconsistent (ids)."""
     if settings.keep not in ("consistent", "all"):
         raise InputError(f"check_problems.keep: saw {settings.keep!r}, wanted 'consistent' or 'all'")
-    problems = load(settings, seed)
+    problems = load(settings, inputs, seed)
     verdicts_P_R = asyncio.run(_judge_all(problems, settings))
     report = [_line(problem, verdicts) for problem, verdicts in zip(problems, verdicts_P_R, strict=True)]
     bad = {line["id"] for line in report if line["references"] and not line["references_passed"]}

@@ -93,15 +93,13 @@ class PrmComparison:
     async def _choose(self, problem: Problem, group: Sequence[Rollout]) -> dict[str, float]:
         """What each of CHOOSERS takes of a problem's samples passes; 0 where none is well-formed."""
         sampler = self.comparison.sampler("pseudocode", n=1)
-        answers = [steps_of_rollout(sampler, rollout) for rollout in group if rollout.verdict is not None]
+        tokenizer, room = sampler.tokenizer, sampler.settings.max_tokens
+        answers = [steps_of_rollout(tokenizer, r, room) for r in group if r.verdict is not None]
         if not answers:
             return dict.fromkeys(CHOOSERS, 0.0)
         programs = [steps[-1].program for steps in answers]
         passed_G = await asyncio.gather(*(self.comparison.passes(problem, program) for program in programs))
-        eos_id = sampler.tokenizer.eos_token_id
-        paths = [
-            path_of(group[0].prompt_ids, [step.token_ids for step in steps], eos_id) for steps in answers
-        ]
+        paths = [path_of(group[0].prompt_ids, steps, tokenizer.eos_token_id) for steps in answers]
         scores_G = await self.scorer.score(paths)
         return {
             "best_of_n_prm": passed_G[by_score([scores[-1] for scores in scores_G])],

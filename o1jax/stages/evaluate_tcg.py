@@ -18,10 +18,10 @@ from etils import epath
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.problems import ladder
-from o1jax.prompts import chat, pseudocode
 from o1jax.records import Problem, Rollout, TestCase
 from o1jax.rewards.generated_tests import killed
 from o1jax.search.bounded import run_in_order
+from o1jax.search.sampling import steps_of_rollout
 from o1jax.search.store import read_records, write_records
 from o1jax.search.test_writing import WriteSettings, write_cases
 from o1jax.stages import check_problems
@@ -118,9 +118,9 @@ def policy_wrong(inputs: Mapping[str, epath.Path], most: int) -> dict[str, list[
     wrong: dict[str, dict[str, None]] = {}
     for rollout in rollouts:
         if rollout.verdict is not None and not rollout.verdict.passed:
-            ids = [token for token in rollout.token_ids if token != tokenizer.eos_token_id]
-            program = pseudocode.program_of(pseudocode.parse_path(chat.decode(tokenizer, ids))[-1])
-            wrong.setdefault(rollout.problem_id, {})[program] = None
+            program = steps_of_rollout(tokenizer, rollout, len(rollout.token_ids))[-1].program
+            if program:  # else the answer is malformed
+                wrong.setdefault(rollout.problem_id, {})[program] = None
     return {problem_id: list(programs)[:most] for problem_id, programs in wrong.items()}
 
 

@@ -1,4 +1,5 @@
-"""What earlier stages found: the paths that passed, as SFT samples (D+), over all rounds.
+"""What earlier stages found, over all rounds: their trees, the paths that passed, as SFT samples (D+), and
+the programs that failed.
 
 Reads trees/ of search stages and rollouts/ of sample stages. Trains nothing.
 """
@@ -7,14 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
+from o1jax.engine.interface import Completion
 from o1jax.parallel.seeds import fold_seed
-from o1jax.records import Rollout, SftSample
-from o1jax.search.samples import passing_samples
+from o1jax.prompts import direct, fence
+from o1jax.prompts.chat import Tokenizer
+from o1jax.records import InputError, Rollout, SftSample, Tree, Verdict
+from o1jax.search.samples import passing_samples, program_of
+from o1jax.search.steps import cut, text_of
 from o1jax.search.store import read_shards, read_trees
+
+
+def places_of(inputs: Mapping[str, epath.Path]) -> list[epath.Path]:
+    """The inputs found_<k>, in the order by whose numbers the ids of samples begin."""
+    return [place for name, place in sorted(inputs.items()) if name.startswith("found_")]
 
 
 def passing_paths(
@@ -35,6 +45,33 @@ def passing_paths(
         random.Random(fold_seed(seed, "passing_paths", problem_id)).shuffle(samples)
         chosen += samples[:max_per_problem]
     return chosen
+
+
+def trees_of(place: epath.Path) -> list[Tree]:
+    """The trees of a search stage; InputError if it has none."""
+    trees = read_trees(place / "trees")
+    if not trees:
+        raise InputError(f"{place}: no trees there; wanted a search stage, which keeps them in trees/")
+    return trees
+
+
+def wrong_programs(
+    places: Sequence[epath.Path], max_per_problem: int, seed: int, tokenizer: Tokenizer | None = None
+) -> dict[str, list[str]]:
+    """Problem id -> at most `max_per_problem` different programs that compiled and failed a test, drawn by
+    seed from all `places`: search stages, or, with the `tokenizer` of their policy, sample stages.
+
+    InputError for a place that is neither, and for rollouts without a tokenizer or with another one.
+    """
+    by_problem: dict[str, set[str]] = {}
+    for place in places:
+        for problem_id, program in _wrong_of_stage(place, tokenizer):
+            by_problem.setdefault(problem_id, set()).add(program)
+    drawn = {}
+    for problem_id, programs in sorted(by_problem.items()):
+        rng = random.Random(fold_seed(seed, "wrong_programs", problem_id))
+        drawn[problem_id] = rng.sample(sorted(programs), min(max_per_problem, len(programs)))
+    return drawn
 
 
 def _of_stage(place: epath.Path, eos_id: int) -> list[SftSample]:
@@ -62,3 +99,36 @@ def _sft_sample(rollout: Rollout) -> SftSample:
 
 def _renamed(sample: SftSample, number: int) -> SftSample:
     return dataclasses.replace(sample, id=f"{number}/{sample.id}")
+
+
+def _wrong_of_stage(place: epath.Path, tokenizer: Tokenizer | None) -> Iterator[tuple[str, str]]:
+    """(problem id, program), equal ones too."""
+    if (place / "trees").exists():
+        for tree in read_trees(place / "trees"):
+            yield from ((tree.problem_id, program_of(n)) for n in tree.nodes if _is_wrong(n.verdict))
+    elif not (place / "rollouts").exists():
+        raise InputError(f"{place}: no trees/ and no rollouts/ there; wanted a search or a sample stage")
+    elif tokenizer is None:
+        raise InputError(f"{place}: rollouts hold token ids; give the policy that sampled them as well")
+    else:
+        for rollout in read_shards(place / "rollouts", Rollout):
+            if _is_wrong(rollout.verdict):
+                yield rollout.problem_id, _program_of_rollout(place, rollout, tokenizer)
+
+
+def _is_wrong(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.compiled and not verdict.passed
+
+
+def _program_of_rollout(place: epath.Path, rollout: Rollout, tokenizer: Tokenizer) -> str:
+    """Of an answer to the pseudocode or the direct prompt; it was judged, so it has one."""
+    completion = Completion(
+        rollout.token_ids, rollout.log_probs, "", rollout.finish_reason, rollout.policy_version
+    )
+    program = cut(tokenizer, completion, 1, len(rollout.token_ids))[-1].program
+    try:
+        return program or direct.program_of(text_of(tokenizer, rollout.token_ids))
+    except fence.FenceError as error:
+        raise InputError(
+            f"{place}: rollout {rollout.id} has no program ({error}); give the policy that sampled it"
+        ) from error

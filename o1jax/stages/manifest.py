@@ -1,7 +1,8 @@
 """The stage protocol: a stage reads directories and writes one new directory, its manifest.json last.
 
 A directory with a manifest is complete; one with a spec.json alone was begun and is resumed or
-redone by the stage; one made from another spec is refused. Does not run stages (run.py does).
+redone by the stage; one made from another spec is refused. Both files say by `places` where the inputs
+were, which makes no other spec: what an input is, its hash says. Does not run stages (run.py does).
 """
 
 from __future__ import annotations
@@ -61,10 +62,11 @@ def begin(out: epath.Path, spec: StageSpec) -> dict[str, Any] | None:
         _refuse_other(out, {key: manifest[key] for key in wanted}, wanted)
         return manifest
     if (out / "spec.json").exists():
-        _refuse_other(out, _read_json(out / "spec.json"), wanted)
+        spec_json = read_spec(out)
+        _refuse_other(out, {key: spec_json[key] for key in wanted}, wanted)
     else:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "spec.json", wanted)
+        write_json(out / "spec.json", {**wanted, "places": _places(spec)})
     return None
 
 
@@ -72,6 +74,7 @@ def finish(out: epath.Path, spec: StageSpec, result: StageResult) -> dict[str, A
     """Writes manifest.json, the mark of completeness, and returns it."""
     manifest = {
         **_identity(spec),
+        "places": _places(spec),
         "figures": result.figures,
         "timings": result.timings,
         "versions": versions(),
@@ -85,6 +88,13 @@ def read_manifest(out: epath.Path) -> dict[str, Any]:
     if not (out / "manifest.json").exists():
         raise InputError(f"{out}: no manifest.json, so this stage is not complete; run it again to finish it")
     return _read_json(out / "manifest.json")
+
+
+def read_spec(out: epath.Path) -> dict[str, Any]:
+    """What begin() wrote. Raises InputError when the stage was never begun or its spec is damaged."""
+    if not (out / "spec.json").exists():
+        raise InputError(f"{out}: no manifest.json and no spec.json; wanted the directory of a stage")
+    return _read_json(out / "spec.json")
 
 
 def manifest_hash(out: epath.Path) -> str:
@@ -124,6 +134,10 @@ def _identity(spec: StageSpec) -> dict[str, Any]:
         "seed": spec.seed,
         "inputs": hashes,
     }
+
+
+def _places(spec: StageSpec) -> dict[str, str]:
+    return {name: str(epath.Path(path).resolve()) for name, path in spec.inputs.items()}
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

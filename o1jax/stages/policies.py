@@ -11,7 +11,7 @@ from o1jax.model import hf
 from o1jax.model.init import abstract_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.prompts.chat import load_tokenizer
+from o1jax.prompts.chat import Tokenizer, load_tokenizer
 from o1jax.records import InputError
 from o1jax.train.checkpoint import Policy, load_policy
 
@@ -27,7 +27,21 @@ def open_policy(place: epath.Path) -> Policy:
         config, params = hf.load(place, mesh)
         graphdef, _ = abstract_params(config, mesh)
         return Policy(config, graphdef, params, load_tokenizer(str(place)))
-    raise InputError(
+    raise _none_there(place)
+
+
+def open_tokenizer(place: epath.Path) -> Tokenizer:
+    """The tokenizer of open_policy's policy, without its parameters."""
+    for directory in (place / "policy" / "tokenizer", place / "tokenizer"):
+        if directory.exists():
+            return load_tokenizer(str(directory))
+    if (place / "config.json").exists():
+        return load_tokenizer(str(place))
+    raise _none_there(place)
+
+
+def _none_there(place: epath.Path) -> InputError:
+    return InputError(
         f"{place}: no policy there; wanted a stage that trained one, a policy directory, or published "
         "weights (config.json and safetensors)"
     )

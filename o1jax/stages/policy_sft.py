@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
+from o1jax.prompts.chat import Tokenizer
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, found, references
@@ -19,7 +20,6 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: found (answers), found_problems, references, dropped_long, steps, trained_tokens."""
     policy = open_policy(inputs["policy"])
     check_model("policy_sft", settings.model, policy)
-    found_samples = _found(settings, inputs, policy, seed)
-    reference_samples = _references(settings, inputs, policy)
+    found_samples, reference_samples = samples_of(settings, inputs, policy.tokenizer, seed)
     examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
     if not examples:
         raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
@@ -66,14 +65,12 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     )
 
 
-def _found(
-    settings: Settings, inputs: Mapping[str, epath.Path], policy: Policy, seed: int
-) -> list[SftSample]:
-    places = [place for name, place in sorted(inputs.items()) if name.startswith("found_")]
-    return found.passing_paths(places, policy.tokenizer.eos_token_id, settings.max_per_problem, seed)
-
-
-def _references(settings: Settings, inputs: Mapping[str, epath.Path], policy: Policy) -> list[SftSample]:
+def samples_of(
+    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
+) -> tuple[list[SftSample], list[SftSample]]:
+    """The answers that were found, and those of the references."""
+    eos_id, most = tokenizer.eos_token_id, settings.max_per_problem
+    found_samples = found.passing_paths(found.places_of(inputs), eos_id, most, seed)
     names = [name for name in ("references", "pool_references") if name in inputs]
     problems = [problem for name in names for problem in check_problems.read(inputs[name])]
-    return references.samples(problems, policy.tokenizer, settings.variants, settings.style)
+    return found_samples, references.samples(problems, tokenizer, settings.variants, settings.style)

@@ -1,8 +1,8 @@
 """The process reward model (PRM): a policy trained to say of each step whether it leads to a pass (D9).
 
 Inputs: policy, which it starts from, or prm, an earlier PRM to go on with; found_<k>: search stages whose
-trees give the labels; held_out: a search stage whose trees, of other problems, give the figures. A PRM
-is a policy directory like any other. Searches nothing, and labels no tree itself (search/samples.py).
+trees give the labels; perhaps held_out: a search stage whose trees, of other problems, give the figures.
+A PRM is a policy directory like any other. Searches nothing, and labels no tree itself (search/samples.py).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import numpy as np
 from etils import epath
 
 from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
+from o1jax.model.init import abstract_params
+from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
-from o1jax.records import InputError, StepLabel, Tree
+from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.rewards.process import score_ids
 from o1jax.search.samples import step_labels, step_pairs
-from o1jax.search.store import read_trees
+from o1jax.stages.found import places_of, trees_of
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.prm_figures import held_out_figures
@@ -38,6 +40,7 @@ class Settings:
     siblings whose soft labels differ by more than `pair_margin`, at most `max_pairs_per_parent` of each
     parent's (0: all); the scores of the last compare siblings and nothing else. `max_paths_per_problem`
     labelled paths are drawn by seed (0: all). `train_tokens`: tokens to train on, padding not counted.
+    `likelihood`: the weight of a step's log-likelihood, by the same model, in its score (0: none).
     `model`: the preset that the policy must have the shape of, where it is given. `scorer_slots`: paths
     a forward pass of the held-out figures."""
 
@@ -49,6 +52,7 @@ class Settings:
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.01
+    likelihood: float = 0.0
     pair_margin: float = 0.0
     max_pairs_per_parent: int = 0
     max_paths_per_problem: int = 0
@@ -60,12 +64,13 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (prm_figures)."""
     policy = open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
     check_model("prm", settings.model, policy)
-    trees = [tree for name in sorted(inputs) if name.startswith("found_") for tree in trees_of(inputs[name])]
-    held_out = trees_of(inputs["held_out"])
+    policy = _scoring(policy, settings.likelihood)
+    rounds = [trees_of(place) for place in places_of(inputs)]
+    trees = [tree for found in rounds for tree in found]
+    held_out = trees_of(inputs["held_out"]) if "held_out" in inputs else []
     refuse_leakage(trees, held_out)
-    examples, dropped = keep_short(
-        examples_of(trees, settings, policy.tokenizer.eos_token_id, seed), settings.row_length
-    )
+    samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
+    examples, dropped = keep_short([encode(sample, settings) for sample in samples], settings.row_length)
     if not examples:
         what = "pair of siblings" if settings.objective == "pair" else "labelled path"
         raise InputError(
@@ -84,18 +89,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             "dropped_long": dropped,
             "steps": fitted.progress.step,
             "trained_tokens": fitted.progress.tokens,
-            "held_out": _held_out(settings, prm, trees, held_out, seed),
+            "held_out": _held_out(settings, prm, trees, held_out, seed) if held_out else None,
         },
         timings=tokens_per_second(fitted),
     )
-
-
-def trees_of(place: epath.Path) -> list[Tree]:
-    """The trees of a search stage; InputError if it has none."""
-    trees = read_trees(place / "trees")
-    if not trees:
-        raise InputError(f"{place}: no trees there; wanted a search stage, which keeps them in trees/")
-    return trees
 
 
 def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
@@ -109,24 +106,43 @@ def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
             )
 
 
-def examples_of(trees: Sequence[Tree], settings: Settings, eos_id: int, seed: int) -> list[Example]:
-    """The labelled paths, or the pairs, of all trees."""
+def samples_of(
+    rounds: Sequence[Sequence[Tree]], settings: Settings, eos_id: int, seed: int
+) -> list[StepLabel] | list[StepPair]:
+    """The labelled paths, or the pairs, of all trees, named by round; `rounds` are the trees of every search
+    stage."""
+    numbered = [(number, tree) for number, trees in enumerate(rounds) for tree in trees]
     if settings.objective == "pair":
         limits = {"margin": settings.pair_margin, "max_per_parent": settings.max_pairs_per_parent}
         return [
-            encode_step_pair(pair) for tree in trees for pair in step_pairs(tree, eos_id=eos_id, **limits)
+            dataclasses.replace(pair, id=f"{number}/{pair.id}")
+            for number, tree in numbered
+            for pair in step_pairs(tree, eos_id=eos_id, **limits)
         ]
     by_problem: dict[str, list[StepLabel]] = {}
-    for tree in trees:
-        by_problem.setdefault(tree.problem_id, []).extend(step_labels(tree, eos_id=eos_id))
+    for number, tree in numbered:
+        by_problem.setdefault(tree.problem_id, []).extend(
+            dataclasses.replace(label, id=f"{number}/{label.id}")
+            for label in step_labels(tree, eos_id=eos_id)
+        )
     for problem_id, labels in by_problem.items():
         random.Random(fold_seed(seed, "prm_paths", problem_id)).shuffle(labels)
     most = settings.max_paths_per_problem or None
-    return [
-        encode_step_labels(label, settings.objective)
-        for _, labels in sorted(by_problem.items())
-        for label in labels[:most]
-    ]
+    return [label for _, labels in sorted(by_problem.items()) for label in labels[:most]]
+
+
+def encode(sample: StepLabel | StepPair, settings: Settings) -> Example:
+    """As the objective reads it."""
+    if isinstance(sample, StepPair):
+        return encode_step_pair(sample)
+    return encode_step_labels(sample, settings.objective)
+
+
+def _scoring(policy: Policy, likelihood: float) -> Policy:
+    """The policy's parameters in a model whose scores count likelihood so."""
+    config = dataclasses.replace(policy.config, score_likelihood=likelihood)
+    graphdef, _ = abstract_params(config, make_mesh())
+    return dataclasses.replace(policy, config=config, graphdef=graphdef)
 
 
 def _held_out(

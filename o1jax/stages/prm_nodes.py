@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from o1jax.records import InputError, Tree
+from o1jax.records import InputError, Node, Tree
 from o1jax.rewards.process import Path, StepScorer
 from o1jax.search.bounded import run_in_order
-from o1jax.search.samples import Label, label_nodes
-from o1jax.search.steps import without_eos
+from o1jax.search.samples import PROGRAM, Label, label_nodes
+from o1jax.search.steps import SampledStep, without_eos
 from o1jax.search.tree import path_to
 
 TREES_AT_ONCE = 64
@@ -104,11 +104,12 @@ def _tips(tree: Tree) -> Iterator[int]:
 
 
 def _path(tree: Tree, tip: int, eos_id: int) -> Path:
-    return path_of(tree.prompt_ids, [node.token_ids for node in path_to(tree.nodes, tip)], eos_id)
+    return path_of(tree.prompt_ids, path_to(tree.nodes, tip), eos_id)
 
 
-def path_of(prompt_ids: tuple[int, ...], steps: Sequence[tuple[int, ...]], eos_id: int) -> Path:
+def path_of(prompt_ids: tuple[int, ...], steps: Sequence[Node | SampledStep], eos_id: int) -> Path:
     """What a scorer reads: the prompt and the steps' tokens; a final eos is not part of a step."""
-    steps = [without_eos(token_ids, eos_id) for token_ids in steps]
-    ends = itertools.accumulate(map(len, steps), initial=len(prompt_ids) - 1)
-    return Path(tuple(itertools.chain(prompt_ids, *steps)), tuple(ends)[1:])
+    tokens = [without_eos(step.token_ids, eos_id) for step in steps]
+    ends = itertools.accumulate(map(len, tokens), initial=len(prompt_ids) - 1)
+    programs = (len(ids) if step.action == PROGRAM else 0 for ids, step in zip(tokens, steps, strict=True))
+    return Path(tuple(itertools.chain(prompt_ids, *tokens)), tuple(ends)[1:], tuple(programs))

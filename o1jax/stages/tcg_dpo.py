@@ -13,8 +13,6 @@ from typing import get_args
 
 from etils import epath
 
-from o1jax.batches.encode import encode_pair, keep_short
-from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import chat
 from o1jax.records import InputError, PreferencePair
 from o1jax.sandbox.fork_judge import ForkJudge
@@ -24,11 +22,9 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
 from o1jax.stages.tcg_rejected import Cases, Rejected, chosen_and_rejected, chosen_and_sampled
-from o1jax.stages.training import tokens_per_second, train_tokens
+from o1jax.stages.training import tokens_per_second, train_preferences
 from o1jax.stages.workers import EngineSettings, open_workers
-from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy
-from o1jax.train.reference import with_reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +56,12 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     if settings.rejected not in (kinds := get_args(Rejected)):
         raise InputError(f"tcg_dpo.rejected: saw {settings.rejected!r}, wanted one of {', '.join(kinds)}")
     made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
-    pairs = _pairs(made.sets, settings, policy, seed)
+    pairs = pairs_of(made.sets, settings, policy, seed)
     if not pairs:
         raise InputError(
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
-    examples, long = keep_short([encode_pair(pair) for pair in pairs], settings.row_length)
-    shape = {"row_length": settings.row_length, "rows_per_batch": settings.rows_per_batch}
-    examples = with_reference(examples, policy.graphdef, policy.params, mesh=make_mesh(), **shape)
-    objective = objectives.dpo(settings.beta, settings.nll_weight)
-    fitted = train_tokens(out, "tcg_dpo", policy, objective, examples, settings, seed)
+    fitted, long = train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
     return StageResult(
         figures={
             "problems": made.problems,
@@ -83,7 +75,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     )
 
 
-def _pairs(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: int) -> list[PreferencePair]:
+def pairs_of(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: int) -> list[PreferencePair]:
+    """The sets that have a false counterpart, each with one; "sampled" ones are the policy's."""
     found = asyncio.run(_found(sets, settings, policy, seed))
     return [
         _pair(case_set, *both, settings.cases, policy.tokenizer)

@@ -18,6 +18,7 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
+from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, tcg_cases
 from o1jax.stages.manifest import StageResult
@@ -56,7 +57,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
     policy = open_policy(inputs["policy"]) if "policy" in inputs else _from_nothing(made.sets, settings, seed)
     check_model("tcg_sft", settings.model, policy)
-    samples = [_sample(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
+    samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
     examples, long = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
     fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
@@ -80,7 +81,8 @@ def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Pol
     return Policy(config, graphdef, params, tokenizer)
 
 
-def _sample(case_set: CaseSet, tokenizer, settings: CaseSettings) -> SftSample:
+def sample_of(case_set: CaseSet, tokenizer: Tokenizer, settings: CaseSettings) -> SftSample:
+    """A set as a prompt and an answer."""
     answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings)
     return SftSample(
         id=case_set.id,

@@ -1,6 +1,6 @@
-"""Training for a number of tokens: what policy_sft, tcg_sft, tcg_dpo and prm do once they have examples.
+"""Training for a number of tokens: what SFT, DPO and PRM stages do once they have examples.
 
-Makes no examples and chooses no objective.
+Makes no examples or pairs.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from typing import Protocol
 
 from etils import epath
 
-from o1jax.batches.encode import Example
+from o1jax.batches.encode import Example, encode_pair, keep_short
 from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh
+from o1jax.records import InputError, PreferencePair
 from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, Fitted, fit
-from o1jax.train.objectives import Objective
+from o1jax.train.objectives import Objective, dpo
 from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.reference import with_reference
 
 
 class TokenBudget(Protocol):
@@ -66,6 +68,35 @@ def train_tokens(
     )
     save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
     return fitted
+
+
+class PreferenceBudget(TokenBudget, Protocol):
+    """Such a stage's settings for DPO; `train_tokens` counts both sides of a pair."""
+
+    beta: float
+    nll_weight: float
+
+
+def train_preferences(
+    out: epath.Path,
+    title: str,
+    policy: Policy,
+    pairs: Sequence[PreferencePair],
+    settings: PreferenceBudget,
+    seed: int,
+) -> tuple[Fitted, int]:
+    """DPO of the policy, which is the reference too, as train_tokens; and how many pairs were left out for
+    being longer than a row. InputError if that is all of them."""
+    examples, long = keep_short([encode_pair(pair) for pair in pairs], settings.row_length)
+    if not examples:
+        raise InputError(
+            f"{out}: nothing to train on: {long} pairs were longer than row_length {settings.row_length}; "
+            "raise it: both sides of a pair share a row"
+        )
+    shape = {"row_length": settings.row_length, "rows_per_batch": settings.rows_per_batch}
+    examples = with_reference(examples, policy.graphdef, policy.params, mesh=make_mesh(), **shape)
+    objective = dpo(settings.beta, settings.nll_weight)
+    return train_tokens(out, title, policy, objective, examples, settings, seed), long
 
 
 def steps_for(batches: Batches, tokens: int) -> int:

@@ -20,7 +20,8 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
-from o1jax.records import Problem
+from o1jax.prompts.chat import Tokenizer
+from o1jax.records import Problem, SftSample
 from o1jax.search.mcts import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 from o1jax.stages import check_problems, references
@@ -60,7 +61,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
-    samples = references.samples(problems, tokenizer, settings.variants, style="nano")
+    samples = samples_of(problems, tokenizer, settings)
     examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
     batches = Batches(
         examples,
@@ -102,6 +103,11 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         },
         timings={},
     )
+
+
+def samples_of(problems: Sequence[Problem], tokenizer: Tokenizer, settings: Settings) -> list[SftSample]:
+    """What is trained on."""
+    return references.samples(problems, tokenizer, settings.variants, style="nano")
 
 
 def _optimizer(settings: Settings) -> OptimizerSettings:

@@ -6,14 +6,11 @@ Bit-for-bit promises that only the JAX engine makes are in test_same_bits.py.
 import asyncio
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_engine as tiny
 
 from o1jax.engine.interface import Engine, Request
-from o1jax.losses.logprobs import token_log_probs
-from o1jax.model.init import merge
 from o1jax.records import InputError
 
 ENGINES = {"jax": tiny.engine}
@@ -44,15 +41,6 @@ def generate(started, *requests):
     return started(use)
 
 
-def trainer_log_probs(prompt_ids, token_ids, temperature):
-    """The log-probs of the answer by a full forward pass, as the losses compute them."""
-    ids = jnp.asarray([*prompt_ids, *token_ids])[None]
-    model = merge(*tiny.graphdef_and_params())
-    hidden_BTD = model(ids[:, :-1], jnp.arange(ids.shape[1] - 1)[None], jnp.ones((1, ids.shape[1] - 1), int))
-    log_probs_BT = token_log_probs(hidden_BTD, model.head_DV(), ids[:, 1:], temperature=temperature)
-    return np.asarray(log_probs_BT[0, len(prompt_ids) - 1 :])
-
-
 def test_every_request_gets_its_samples_in_order(started):
     requests = [
         Request(PROMPT[:length], n=n, max_tokens=6, seed=length) for length, n in ((1, 1), (9, 7), (13, 2))
@@ -66,18 +54,15 @@ def test_every_request_gets_its_samples_in_order(started):
 def test_log_probs_equal_the_trainers(started, temperature):
     (samples,) = generate(started, Request(PROMPT, n=3, max_tokens=20, temperature=temperature, seed=5))
     for sample in samples:
-        wanted = trainer_log_probs(PROMPT, sample.token_ids, temperature)
+        _, wanted = tiny.full_forward(PROMPT, sample.token_ids, temperature)
         np.testing.assert_allclose(sample.log_probs, wanted, atol=1e-4)
 
 
 def test_greedy_takes_the_likeliest_token_with_its_log_prob_at_temperature_1(started):
     ((sample,),) = generate(started, Request(PROMPT, max_tokens=20, temperature=0.0))
-    np.testing.assert_allclose(sample.log_probs, trainer_log_probs(PROMPT, sample.token_ids, 1.0), atol=1e-4)
-    model = merge(*tiny.graphdef_and_params())
-    ids = jnp.asarray([*PROMPT, *sample.token_ids])[None]
-    hidden_BTD = model(ids, jnp.arange(ids.shape[1])[None], jnp.ones(ids.shape, int))
-    best_T = np.asarray(jnp.argmax(model.logits(hidden_BTD), axis=-1))[0, len(PROMPT) - 1 : -1]
-    assert tuple(best_T) == sample.token_ids
+    logits_TV, log_probs_T = tiny.full_forward(PROMPT, sample.token_ids)
+    np.testing.assert_allclose(sample.log_probs, log_probs_T, atol=1e-4)
+    assert tuple(logits_TV.argmax(axis=-1)) == sample.token_ids
 
 
 def test_top_k_and_top_p_renormalise_the_log_probs(started):
@@ -87,10 +72,8 @@ def test_top_k_and_top_p_renormalise_the_log_probs(started):
         Request(PROMPT, max_tokens=8, top_p=0.5, top_k=20, seed=1),
     )
     assert one.log_probs == (0.0,) * len(one.token_ids)
-    model = merge(*tiny.graphdef_and_params())
-    ids = jnp.asarray([*PROMPT, *few.token_ids])[None]
-    hidden_BTD = model(ids, jnp.arange(ids.shape[1])[None], jnp.ones(ids.shape, int))
-    probs_TV = np.asarray(jax.nn.softmax(model.logits(hidden_BTD)[0, len(PROMPT) - 1 : -1]))
+    logits_TV, _ = tiny.full_forward(PROMPT, few.token_ids)
+    probs_TV = np.exp(logits_TV) / np.exp(logits_TV).sum(axis=-1, keepdims=True)
     for probs_V, token, log_prob in zip(probs_TV, few.token_ids, few.log_probs, strict=True):
         order = np.argsort(-probs_V)[:20]
         top_V = probs_V[order] / probs_V[order].sum()
@@ -132,7 +115,7 @@ def test_max_tokens_is_cut_to_what_the_context_holds(started):
     prompt = tuple(range(10, 10 + tiny.CONTEXT - 3))
     ((sample,),) = generate(started, Request(prompt, max_tokens=1000, temperature=0.0))
     assert len(sample.token_ids) == 3 and sample.finish_reason == "length"
-    np.testing.assert_allclose(sample.log_probs, trainer_log_probs(prompt, sample.token_ids, 1.0), atol=1e-4)
+    np.testing.assert_allclose(sample.log_probs, tiny.full_forward(prompt, sample.token_ids)[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(

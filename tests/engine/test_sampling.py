@@ -38,13 +38,14 @@ def test_two_seeds_streams_are_not_shifts_of_one_another():
 def test_samples_follow_the_softmax_with_temperature(V):
     logits_V = jax.random.normal(jax.random.key(V), (V,)) * 2
     n = 40_000
-    tokens_B, log_probs_B = jax.jit(sample)(
-        jnp.tile(logits_V, (n, 1)),
-        uniform(jnp.zeros(n, jnp.uint32), jnp.arange(n, dtype=jnp.uint32)),
-        jnp.full(n, 0.7),
-        jnp.ones(n),
-        jnp.zeros(n, jnp.int32),
-    )
+
+    @jax.jit
+    def drawn(logits_V):
+        u_B = uniform(jnp.zeros(n, jnp.uint32), jnp.arange(n, dtype=jnp.uint32))
+        logits_BV = jnp.tile(logits_V, (n, 1))
+        return sample(logits_BV, u_B, jnp.full(n, 0.7), jnp.ones(n), jnp.zeros(n, jnp.int32))
+
+    tokens_B, log_probs_B = drawn(logits_V)
     probs_V = np.asarray(jax.nn.softmax(logits_V / 0.7))
     seen_V = np.bincount(tokens_B, minlength=V) / n
     np.testing.assert_allclose(seen_V, probs_V, atol=5 * np.sqrt(probs_V.max() / n))
@@ -55,7 +56,7 @@ def test_inverse_cdf_hits_every_boundary_and_never_a_zero():
     weights_V = np.zeros(70, np.float32)
     weights_V[[3, 40, 65]] = 1, 2, 1
     u = jnp.asarray([0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-24], jnp.float32)
-    tokens = inverse_cdf(jnp.tile(jnp.asarray(weights_V), (6, 1)), u)
+    tokens = jax.jit(inverse_cdf)(jnp.tile(jnp.asarray(weights_V), (6, 1)), u)
     assert tokens.tolist() == [3, 3, 40, 40, 65, 65]
 
 
@@ -63,7 +64,8 @@ def test_filters_keep_exactly_the_top_tokens():
     logits_BV = jax.random.normal(jax.random.key(0), (6, 50))
     top_k_B = jnp.asarray([0, 1, 5, 50, 99, 10])
     top_p_B = jnp.asarray([0.5, 1.0, 1.0, 0.9, 1.0, 0.3])
-    kept_BV = np.asarray(logits_BV >= filter_threshold(logits_BV, top_p_B, top_k_B)[:, None])
+    thresholds_B = np.asarray(jax.jit(filter_threshold)(logits_BV, top_p_B, top_k_B))
+    kept_BV = np.asarray(logits_BV) >= thresholds_B[:, None]
     for logits_V, k, p, kept_V in zip(np.asarray(logits_BV), top_k_B, top_p_B, kept_BV, strict=True):
         order = np.argsort(-logits_V)[: int(k) or 50]
         top = np.exp(logits_V[order]) / np.exp(logits_V[order]).sum()

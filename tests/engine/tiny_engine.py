@@ -3,13 +3,16 @@
 import functools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from o1jax.engine.jax_engine import JaxEngine
+from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import init_params
+from o1jax.model.init import init_params, merge
 from o1jax.parallel.mesh import make_mesh
 
 CONTEXT = 64
@@ -52,6 +55,25 @@ def graphdef_and_params(seed: int = 0):
     """Weights four times those of an initialisation, so that the distributions are not flat."""
     graphdef, params = init_params(config(), seed, make_mesh(devices=jax.devices()[:1]))
     return graphdef, jax.tree.map(lambda leaf: leaf * 4, params)
+
+
+def full_forward(prompt_ids, token_ids, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """(logits_TV, log_probs_T) at an answer's tokens, by one forward pass, as the losses compute them."""
+    ids = [*prompt_ids, *token_ids]
+    tokens_BS = np.zeros((1, CONTEXT), np.int32)
+    tokens_BS[0, : len(ids)] = ids
+    answer = slice(len(prompt_ids) - 1, len(ids) - 1)
+    logits_SV, log_probs_S = _full_forward(tokens_BS, len(ids), temperature)
+    return np.asarray(logits_SV)[answer], np.asarray(log_probs_S)[answer]
+
+
+@functools.partial(jax.jit, static_argnames="temperature")
+def _full_forward(tokens_BS: jax.Array, length: jax.Array, temperature: float):
+    model, positions_S = merge(*graphdef_and_params()), jnp.arange(CONTEXT)
+    hidden_BSD = model(tokens_BS, positions_S[None], (positions_S < length)[None].astype(int))
+    next_BS = jnp.roll(tokens_BS, -1, axis=1)
+    log_probs_BS = token_log_probs(hidden_BSD, model.head_DV(), next_BS, temperature=temperature)
+    return model.logits(hidden_BSD)[0], log_probs_BS[0]
 
 
 def engine(**options) -> JaxEngine:

@@ -1,5 +1,7 @@
 """The test-case generator's template: what is rendered is parsed back, what is malformed is named."""
 
+import warnings
+
 import pytest
 
 from o1jax.problems import ladder
@@ -84,3 +86,11 @@ def test_the_two_nano_forms_are_told_apart_by_their_marker():
     plain, traced = (test_cases.messages(problem, None, traced=t, style="nano") for t in (False, True))
     assert plain[0]["content"] == f"{problem.question}\nWrite tests."
     assert traced[0]["content"] == f"{problem.question}\nTrace tests."
+
+
+def test_a_literal_that_python_warns_of_is_dropped_in_silence():
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        parsed = parse_answer("Input:\n[1if 2]\nOutput:\n1", "call")
+    assert not parsed.cases and "wanted the literal" in parsed.dropped[0]
+    assert not found

@@ -54,7 +54,7 @@ class StepwiseScorer(ScriptedScorer):
 
     async def score(self, paths):
         self.calls.append(paths)
-        return [tuple(likes(self.answer(ids[: end + 1])) for end in ends) for ids, ends in paths]
+        return [tuple(likes(self.answer(ids[: end + 1])) for end in ends) for ids, ends, _ in paths]
 
 
 def comparison(n_problems=6, seed=0):

@@ -41,9 +41,9 @@ class ScriptedScorer:
     async def score(self, paths):
         await asyncio.sleep(random.random() * self.jitter_s)
         self.calls.append(paths)
-        for token_ids, step_ends in paths:
-            assert step_ends == (len(token_ids) - 1,)
-        return [(self._score(self.answer(token_ids)),) for token_ids, _ in paths]
+        for token_ids, step_ends, program_tokens in paths:
+            assert step_ends == (len(token_ids) - 1,) and program_tokens == (0,)
+        return [(self._score(self.answer(token_ids)),) for token_ids, _, _ in paths]
 
     def answer(self, token_ids):
         return self.tokenizer.decode(token_ids).split(scripted.ASSISTANT)[1]

@@ -77,9 +77,10 @@ def inputs(tmp_path_factory):
     return {"policy": root / "policy", "found_0": root / "found", "held_out": root / "held_out"}
 
 
-@pytest.mark.parametrize("objective", ["soft", "pair"])
-def test_a_rule_of_one_token_is_learned_in_seconds(objective, inputs, tmp_path):
-    out, settings = epath.Path(tmp_path), dataclasses.replace(SETTINGS, objective=objective)
+@pytest.mark.parametrize("objective, likelihood", [("soft", 0.0), ("soft", 0.02), ("pair", 0.02)])
+def test_a_rule_of_one_token_is_learned_in_seconds(objective, likelihood, inputs, tmp_path):
+    out = epath.Path(tmp_path)
+    settings = dataclasses.replace(SETTINGS, objective=objective, likelihood=likelihood)
     figures = prm.run(out, settings, inputs, 0).figures
     held_out = figures["held_out"]
     assert held_out["n_nodes"] == 25 * 12 and held_out["n_problems"] == 25
@@ -89,7 +90,8 @@ def test_a_rule_of_one_token_is_learned_in_seconds(objective, inputs, tmp_path):
     assert held_out["auc_difference"]["low"] > 0.1
     if objective == "soft":
         assert 0 < held_out["log_loss_floor"] < held_out["prm"]["log_loss"] < 0.5
-    assert open_policy(out).config.vocab_size == 300
+    config = open_policy(out).config
+    assert config.vocab_size == 300 and config.score_likelihood == likelihood
 
 
 def test_training_goes_on_from_an_earlier_prm(inputs, tmp_path):
@@ -130,9 +132,10 @@ def test_a_stage_without_trees_is_refused(inputs, tmp_path):
 
 def test_a_cap_draws_paths_by_seed():
     trees, capped = trees_of(range(6)), dataclasses.replace(SETTINGS, max_paths_per_problem=3)
-    draws = [[e.id for e in prm.examples_of(trees, capped, EOS, seed)] for seed in (0, 0, 1)]
+    draws = [[s.id for s in prm.samples_of([trees], capped, EOS, seed)] for seed in (0, 0, 1)]
     assert [len(draw) for draw in draws] == [18] * 3 and draws[0] == draws[1] != draws[2]
-    assert len(prm.examples_of(trees, SETTINGS, EOS, 0)) == 6 * 8
+    twice = prm.samples_of([trees, trees], SETTINGS, EOS, 0)
+    assert len({sample.id for sample in twice}) == 2 * len(prm.samples_of([trees], SETTINGS, EOS, 0)) == 96
 
 
 class LengthScorer:
@@ -143,7 +146,7 @@ class LengthScorer:
 
     async def score(self, paths):
         self.paths += len(paths)
-        return [tuple(end + 1 for end in step_ends) for _, step_ends in paths]
+        return [tuple(end + 1 for end in step_ends) for _, step_ends, _ in paths]
 
 
 def test_every_step_is_scored_once_and_malformed_ones_are_not():
