@@ -18,6 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
             "check_problems": {
                 "source": "ladder:pool",
                 "counts": {"rung_2": 50, "rung_3": 50, "rung_4": 50},
+                "small_tests": 0,
+                "drawn_tests": 0,
                 "max_problems": 0,
                 "max_solutions": 10,
                 "keep": "consistent",

@@ -17,7 +17,11 @@ def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "inputs": {"policy": "runs/demo/round_02/policy_sft", "problems": "runs/demo/problems/held_out"},
+            "inputs": {
+                "policy": "runs/demo/round_02/policy_sft",
+                "problems": "runs/demo/problems/held_out",
+                "prm": "",
+            },
             "evaluate": {
                 "sample": {**SAMPLING, "n": 8, "max_tokens": 176},
                 "prompts": ("pseudocode", "direct"),

@@ -19,7 +19,9 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
     pages = {"ladder": ladder, "qwen2_5_coder_7b": qwen2_5_coder_7b}
     if variant not in pages:
         raise ValueError(f"variant {variant!r}: there are {' and '.join(pages)}")
-    return ml_collections.ConfigDict({"seed": 0, "pool_trees": "", "held_out_trees": "", **pages[variant]()})
+    return ml_collections.ConfigDict(
+        {"seed": 0, "pool_trees": "", "more_trees": "", "held_out_trees": "", **pages[variant]()}
+    )
 
 
 def ladder() -> dict:
@@ -59,15 +61,15 @@ def ladder() -> dict:
         },
         "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
         "prm": {
-            "train_tokens": 1_500_000,
+            "train_tokens": 3_000_000,
+            "likelihood": 0.3,  # at nano size the hidden state alone misses mistakes in programs
             "row_length": 512,  # a pair is two paths in one row
             "rows_per_batch": 8,
-            "learning_rate": 1e-3,
+            "learning_rate": 7e-4,
             "schedule": "cosine",
             "warmup_steps": 10,
             "weight_decay": 0.01,
             "max_pairs_per_parent": 4,
-            "max_paths_per_problem": 8,
             "model": "nano",
         },
         "evaluate": {

@@ -1,7 +1,7 @@
-"""Self-play on the ladder: a nano policy, no weights, no network, no accelerator.
+"""Self-play on the ladder: nano models, no weights, no network, no accelerator.
 
     python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
-    python launch/self_play.py --config=configs/self_play.py:ladder --workdir=runs/ladder/seed_0
+    python launch/self_play.py --config=configs/self_play.py:search --workdir=runs/ladder/seed_0
 
 Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
 """
@@ -9,87 +9,179 @@ Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
+ENGINE = {"name": "jax", "slots": 64, "context": 256, "judge_slots": 2}
+ANSWER = {**SAMPLING, "max_tokens": 176}
+SEARCH = {
+    **SAMPLING,
+    "max_depth": 3,
+    "samples": 3,
+    "c": 2.0,
+    "max_step_tokens": 100,
+    "max_path_tokens": 176,
+    "compile_weight": 0.1,
+}
 
 
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
-    """`demo`: three short rounds. `ladder`: three longer ones, and the arms that stand beside the loop."""
-    if variant not in ("demo", "ladder"):
-        raise ValueError(f"variant {variant!r}: there are demo and ladder")
+    """`demo`: all six steps, two short rounds. `ladder`: three longer ones. `search`: search and SFT only,
+    and the arms that stand beside them at equal tokens. --config.steps adds policy_dpo or tcg_adversarial."""
+    if variant not in ("demo", "ladder", "search"):
+        raise ValueError(f"variant {variant!r}: there are demo, ladder and search")
     demo = variant == "demo"
-    engine = {"name": "jax", "slots": 64, "context": 256, "judge_slots": 2}
-    sample = {**SAMPLING, "max_tokens": 176}
-    search = {
-        **SAMPLING,
-        "max_depth": 3,
-        "samples": 3,
-        "c": 2.0,
-        "max_step_tokens": 100,
-        "max_path_tokens": 176,
-        "compile_weight": 0.1,
+    page = {
+        "seed": 0,
+        "rounds": 2 if demo else 3,
+        "arms": ("self_play",),
+        "generated_tests": True,
+        "steps": ("policy_sft", "prm", "policy_rl"),
+        "prm_start": "continue",
+        "references": problems(
+            "warm_up", {1: 60, 2: 120, 3: 120, 4: 100} if demo else {1: 60, 2: 170, 3: 200, 4: 170}
+        ),
+        "validation": problems("pool", {2: 40, 3: 40, 4: 40}),
+        "pool": problems("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 400, 3: 700, 4: 400}),
+        "held_out": problems("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
+        "warm_up": {
+            "preset": "nano",
+            "vocab_size": 640,
+            "variants": 1,
+            "row_length": 256,
+            "rows_per_batch": 16,
+            "max_steps": 600 if demo else 700,
+            "learning_rate": 5e-3,
+            "warmup_steps": 50,
+            "weight_decay": 0.1,
+            "evaluate_every": 150 if demo else 175,
+            "patience": 2,
+            "sample": {**ANSWER, "n": 4},
+            "engine": {**ENGINE},
+        },
+        "search": {
+            "search": {**SEARCH, "rollouts": 6, "stop_after_passes": 1},
+            "engine": {**ENGINE},
+            "concurrency": 64,
+        },
+        "sample": {"sample": {**ANSWER, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
+        "policy_sft": {
+            "train_tokens": 300_000 if demo else 600_000,
+            "row_length": 256,
+            "rows_per_batch": 16,
+            "learning_rate": 2e-3,
+            "warmup_steps": 10,
+            "weight_decay": 0.1,
+            "max_per_problem": 2,
+            "variants": 1,
+            "style": "nano",
+        },
+        "evaluate": {
+            "sample": {**ANSWER, "n": 8},
+            "prompts": ("pseudocode",),
+            "ks": (1, 8),
+            "engine": {**ENGINE},
+            "concurrency": 64,
+        },
+        "search_evaluate": {
+            "sample": {**ANSWER, "n": 8},
+            "prompts": (),
+            "with_search": True,
+            "search_problems": 60 if demo else 150,
+            "search": {**SEARCH, "rollouts": 12},
+            "engine": {**ENGINE},
+            "concurrency": 64,
+        },
     }
-    return ml_collections.ConfigDict(
-        {
-            "seed": 0,
-            "rounds": 3,
-            "arms": ("search",) if demo else ("search", "sampling", "more_warm_up", "pool_references"),
-            "references": ladder(
-                "warm_up", {1: 60, 2: 120, 3: 120, 4: 100} if demo else {1: 60, 2: 170, 3: 200, 4: 170}
-            ),
-            "validation": ladder("pool", {2: 40, 3: 40, 4: 40}),
-            "pool": ladder("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 400, 3: 700, 4: 400}),
-            "held_out": ladder("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
-            "warm_up": {
-                "preset": "nano",
-                "vocab_size": 640,
-                "variants": 1,
-                "row_length": 256,
-                "rows_per_batch": 16,
-                "max_steps": 600 if demo else 700,
-                "learning_rate": 5e-3,
-                "warmup_steps": 50,
-                "weight_decay": 0.1,
-                "evaluate_every": 150 if demo else 175,
-                "patience": 2,
-                "sample": {**sample, "n": 4},
-                "engine": {**engine},
-            },
-            "search": {
-                "search": {**search, "rollouts": 6, "stop_after_passes": 1},
-                "engine": {**engine},
-                "concurrency": 64,
-            },
-            "sample": {"sample": {**sample, "n": 1}, "engine": {**engine}, "concurrency": 64},
-            "policy_sft": {
-                "train_tokens": 300_000 if demo else 600_000,
-                "row_length": 256,
-                "rows_per_batch": 16,
-                "learning_rate": 2e-3,
-                "warmup_steps": 10,
-                "weight_decay": 0.1,
-                "max_per_problem": 2,
-                "variants": 1,
-                "style": "nano",
-            },
-            "evaluate": {
-                "sample": {**sample, "n": 8},
-                "prompts": ("pseudocode", "direct") if demo else ("pseudocode",),
-                "ks": (1, 8),
-                "engine": {**engine},
-                "concurrency": 64,
-            },
-            "search_evaluate": {
-                "sample": {**sample, "n": 8},
-                "prompts": (),
-                "with_search": True,
-                "search_problems": 60 if demo else 150,
-                "search": {**search, "rollouts": 12},
-                "engine": {**engine},
-                "concurrency": 64,
-            },
-        }
-    )
+    page |= _search_alone() if variant == "search" else _generator(demo) | _rewards(demo)
+    return ml_collections.ConfigDict(page)
 
 
-def ladder(split: str, counts: dict[int, int]) -> dict:
+def _search_alone() -> dict:
+    """The loop of steps 2, 3 and 6, and what it is compared with."""
+    return {
+        "arms": ("self_play", "sampling", "more_warm_up", "pool_references"),
+        "generated_tests": False,
+        "steps": ("policy_sft",),
+    }
+
+
+def _generator(demo: bool) -> dict:
+    """Step 1. The demo's is plain and trained for a minute: few of its cases are true."""
+    traced = not demo
+    cases = {"max_solutions": 1, "question_only": 0.1, "style": "nano", "traced": traced}
+    train = {"row_length": 1024 if traced else 512, "rows_per_batch": 6}
+    write = {**SAMPLING, "traced": traced, "temperature": 0.5, "answers": 4}
+    write["max_tokens"] = 400 if traced else 100
+    engine = {**ENGINE, "context": 640 if traced else 384}
+    return {
+        "tcg_problems": {
+            **problems("warm_up", {1: 300, 2: 100} if demo else {1: 600, 2: 220, 3: 500, 4: 400}),
+            "small_tests": 20 if demo else 40,
+        },
+        "audit": {"drawn_tests": 20},
+        "tcg_sft": {
+            **train,
+            "row_length": 512,
+            "train_tokens": 600_000 if demo else 16_000_000,
+            "cases": {**cases, "sets": 8 if demo else 24},
+            "learning_rate": 3e-3,
+            "warmup_steps": 20,
+        },
+        "tcg_dpo": {
+            **train,
+            "train_tokens": 60_000 if demo else 600_000,
+            "cases": {**cases, "sets": 1},
+            "learning_rate": 2e-4,
+            "rejected": "near_miss",
+            "beta": 0.1,
+            "nll_weight": 5.0,
+        },
+        "tcg_adversarial": {  # if config["steps"] names it
+            **train,
+            "train_tokens": 60_000 if demo else 300_000,
+            "validity_weight": 0.25,
+            "nll_weight": 5.0,
+            "write": {**write, "temperature": 1.0, "answers": 8},
+            "engine": {**engine},
+        },
+        "write_tests": {"write": {**write}, "engine": {**engine}},
+        "evaluate_tcg": {"write": {**write}, "random_tests": True, "engine": {**engine}},
+    }
+
+
+def _rewards(demo: bool) -> dict:
+    """Steps 4 and 5."""
+    return {
+        "prm": {
+            "train_tokens": 300_000 if demo else 1_500_000,
+            "objective": "hard",
+            "likelihood": 0.3,
+            "row_length": 512,
+            "rows_per_batch": 8,
+            "learning_rate": 7e-4,
+        },
+        "policy_dpo": {  # if config["steps"] names it
+            "train_tokens": 300_000 if demo else 600_000,
+            "pairs": "both",
+            "beta": 0.1,
+            "nll_weight": 0.1,
+            "row_length": 512,
+            "rows_per_batch": 8,
+            "learning_rate": 2e-4,
+        },
+        "policy_rl": {
+            "updates": 24 if demo else 100,
+            "problems_per_update": 16 if demo else 32,
+            "draw": "by_difficulty",
+            "sample": {**ANSWER, "n": 8},
+            "engine": {**ENGINE},
+            "reward": {"alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}},
+            "advantage": "group_mean",
+            "row_length": 256,
+            "rows_per_micro_batch": 16,
+            "learning_rate": 3e-4,
+        },
+    }
+
+
+def problems(split: str, counts: dict[int, int]) -> dict:
     """The settings of check_problems for a split of the ladder."""
     return {"source": f"ladder:{split}", "counts": {f"rung_{rung}": n for rung, n in counts.items()}}

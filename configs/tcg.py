@@ -23,9 +23,10 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 
 
 def _ladder() -> dict:
-    cases = {"sets": 12, "max_solutions": 1, "question_only": 0.2, "style": "nano"}
-    write = {**SAMPLING, "answers": 4, "max_tokens": 320}
+    cases = {"sets": 24, "max_solutions": 1, "question_only": 0.1, "style": "nano"}
+    write = {**SAMPLING, "temperature": 0.5, "answers": 4, "max_tokens": 400}
     engine = {"name": "jax", "slots": 64, "context": 640, "judge_slots": 2}
+    shuffled = {"rejected": "shuffled"}  # DPO as published: no likelihood of the chosen side in the loss
     sample = {**SAMPLING, "n": 8, "max_tokens": 176}
     return {
         "seed": 0,
@@ -40,27 +41,35 @@ def _ladder() -> dict:
             "engine": {**engine, "context": 256},
         },
         "tcg_problems": {
-            **_ladder_problems("warm_up", {1: 300, 2: 220, 3: 500, 4: 400}),
-            "small_tests": 20,
+            **_ladder_problems("warm_up", {1: 600, 2: 220, 3: 500, 4: 400}),
+            "small_tests": 40,
         },
         "held_out": _ladder_problems("held_out", {2: 70, 3: 70, 4: 70}),
-        "forms": {"plain": ("shuffled",), "traced": ("shuffled", "near_miss", "sampled")},
+        "forms": {  # tokens for the same number of sets: a trace makes one three times as long
+            "plain": {"train_tokens": 5_000_000, "dpo": {"shuffled": {**shuffled}}},
+            "traced": {
+                "train_tokens": 16_000_000,
+                "dpo": {
+                    "shuffled": {**shuffled},
+                    "near_miss": {"rejected": "near_miss", "nll_weight": 5.0},
+                },
+            },
+        },
         "tcg_sft": {
-            "train_tokens": 3_000_000,
             "cases": {**cases},
-            "row_length": 384,
-            "rows_per_batch": 12,
+            "row_length": 512,
+            "rows_per_batch": 6,
             "learning_rate": 3e-3,
             "warmup_steps": 20,
         },
         "tcg_dpo": {
             "train_tokens": 600_000,
-            "cases": {**cases, "sets": 3},
-            "row_length": 768,
-            "rows_per_batch": 8,
+            "cases": {**cases, "sets": 1},
+            "row_length": 1024,
+            "rows_per_batch": 6,
             "learning_rate": 2e-4,
             "beta": 0.1,
-            "write": {**SAMPLING, "max_tokens": 320},
+            "write": {**SAMPLING, "max_tokens": 400},
             "engine": {**engine},
         },
         "evaluate": {
@@ -95,10 +104,9 @@ def _deepseek() -> dict:
         "tcg_from": "weights/deepseek-coder-1.3b-instruct",
         "tcg_problems": {"source": "taco:train", "max_problems": 10_000, "max_solutions": 30},
         "held_out": {"source": "taco:test", "max_problems": 314, "max_solutions": 30},
-        "forms": {"plain": ("shuffled",)},
+        "forms": {"plain": {"train_tokens": 5_000 * 8 * 4096, "dpo": {"shuffled": {"rejected": "shuffled"}}}},
         "tcg_sft": {
             **train,
-            "train_tokens": 5_000 * 8 * 4096,
             "cases": {**cases},
             "learning_rate": 1e-5,
             "warmup_steps": 100,

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "inputs": {"tcg": "runs/tcg/tcg/traced/sampled", "problems": "runs/demo/problems/pool"},
+            "inputs": {"tcg": "runs/tcg/tcg/traced/near_miss", "problems": "runs/demo/problems/pool"},
             "write_tests": {
                 "reward_tests": "both",
                 "write": {

@@ -31,18 +31,27 @@ def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None])
 
     Exit code 2 and one line on stderr when flags, config or input are wrong.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     page_file = pathlib.Path(__file__).parents[1] / "configs" / f"{page}.py"
     with one_line_errors():
         config = config_flags.DEFINE_config_file("config", str(page_file), "The experiment's page.")
 
-    def run(argv: list[str]) -> None:
-        absl_logging.set_verbosity(absl_logging.WARNING)
+    def run_page(argv: list[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: write --config.key=value and --workdir=directory")
+        main(epath.Path(WORKDIR.value or f"runs/{page}"), config.value)
+
+    run(run_page)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and calls `main` with the arguments that are none; errors as `start`."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+    def run_main(argv: list[str]) -> None:
+        absl_logging.set_verbosity(absl_logging.WARNING)
         try:
-            main(epath.Path(WORKDIR.value or f"runs/{page}"), config.value)
+            main(argv)
         except (InputError, OSError) as error:
             fail(str(error))
 
@@ -50,7 +59,7 @@ def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None])
         with one_line_errors():
             return flags.FLAGS(argv)
 
-    app.run(run, flags_parser=parse)
+    app.run(run_main, flags_parser=parse)
 
 
 @contextlib.contextmanager

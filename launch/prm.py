@@ -2,23 +2,24 @@
 
     python launch/prm.py --config=configs/prm.py:ladder --workdir=runs/prm
 
-Without --config.policy, a nano policy is warmed up on the ladder first; --config.pool_trees and
---config.held_out_trees name finished search stages. The same command again goes on where it stopped.
+Without --config.policy, a nano policy is warmed up on the ladder first; --config.pool_trees,
+--config.more_trees (beside those, with commas between them) and --config.held_out_trees name finished
+search stages. The same command again goes on where it stopped.
 """
-
-import json
 
 import entry
 from etils import epath
 
-from o1jax import self_play
+from o1jax.report import tables
+from o1jax.self_play.parts import process_rewards
+from o1jax.self_play.recipe import Recipe
 
 
 def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
-    figures = self_play.process_rewards(self_play.Recipe(workdir, page, page["seed"]))
-    print(json.dumps(figures["prm"], indent=1))
-    print(f"prm: {figures['totals']['seconds']} s; models in {workdir}/prm/<objective>/policy")
+    figures = process_rewards(Recipe(workdir, page, page["seed"]))
+    print(tables.of_run(figures))
+    print(f"models: {workdir}/prm/<objective>/policy; every figure: {workdir}/summary.json")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ import json
 import entry
 from etils import epath
 
-from o1jax import self_play
+from o1jax.self_play.parts import search
+from o1jax.self_play.recipe import Recipe
 
 
 def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
-    manifest = self_play.search(self_play.Recipe(workdir, page, page["seed"]))
+    manifest = search(Recipe(workdir, page, page["seed"]))
     print(json.dumps(manifest["figures"], indent=1))
     print(f"search: {manifest['timings']['seconds']} s; trees in {workdir}/search")
 

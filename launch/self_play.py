@@ -8,14 +8,15 @@ The same command again goes on where an interrupted run stopped.
 import entry
 from etils import epath
 
-from o1jax import self_play
-from o1jax.report import summary
+from o1jax.report import tables
+from o1jax.self_play.play import play
+from o1jax.self_play.recipe import Recipe
 
 
 def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
-    figures = self_play.play(self_play.Recipe(workdir, page, page["seed"]))
-    print(summary.table(figures))
+    figures = play(Recipe(workdir, page, page["seed"]))
+    print(tables.of_run(figures))
     totals = figures["totals"]
     print(
         f"{totals['seconds'] / 60:.1f} min, {totals['generated_tokens']:,.0f} generated and "

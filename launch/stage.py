@@ -1,6 +1,7 @@
 """One stage from flags: what launch/evaluate.py and its like call.
 
-A page has `seed`, `inputs` (name -> directory) and the stage's settings under the stage's name.
+A page has `seed`, `inputs` (name -> directory, "" for one that is not given) and the stage's settings
+under the stage's name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def launch(name: str) -> None:
 
     def main(workdir: epath.Path, config) -> None:
         page = entry.plain(config)
-        manifest = run.run(workdir, StageSpec(name, page[name], page["seed"], page["inputs"]))
+        inputs = {name: place for name, place in page["inputs"].items() if place}
+        manifest = run.run(workdir, StageSpec(name, page[name], page["seed"], inputs))
         print(json.dumps(manifest["figures"], indent=1))
         print(f"{name}: {manifest['timings']['seconds']} s, written to {workdir}")
 

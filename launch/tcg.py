@@ -8,14 +8,15 @@ The same command again goes on where it stopped.
 import entry
 from etils import epath
 
-from o1jax import self_play
-from o1jax.report import summary
+from o1jax.report import tables
+from o1jax.self_play.parts import test_generator
+from o1jax.self_play.recipe import Recipe
 
 
 def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
-    found = self_play.test_generator(self_play.Recipe(workdir, page, page["seed"]))
-    print(summary.tcg_table(found["tcg"]))
+    found = test_generator(Recipe(workdir, page, page["seed"]))
+    print(tables.of_run(found))
     print(f"every figure: {workdir}/summary.json and the manifest.json of each stage in {workdir}/tcg")
 
 

@@ -15,10 +15,13 @@ from o1jax.stages import run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 VARIANTS = {
-    "self_play": ("demo", "ladder"),
+    "self_play": ("demo", "ladder", "search"),
     "search": ("nano",),
     "tcg": ("ladder", "deepseek-coder-1.3b"),
     "prm": ("ladder", "qwen2_5_coder_7b"),
+    "policy_rl": ("nano", "qwen2.5-coder-7b"),
+    "policy_dpo": ("nano", "qwen2.5-coder-7b"),
+    "rl": ("ladder",),
     "policy_sft": (
         "nano",
         "qwen2.5-coder-0.5b",
@@ -27,9 +30,19 @@ VARIANTS = {
         "qwen2.5-coder-7b",
     ),
 }
-NOT_A_STAGE = {"seed", "inputs", "rounds", "arms", "problems", "policy", "pool_trees", "held_out_trees"}
-NOT_A_STAGE |= {"forms", "tcg_from"}
-PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems")
+NOT_A_STAGE = {
+    "seed",
+    "inputs",
+    "rounds",
+    "arms",
+    "problems",
+    "policy",
+    "pool_trees",
+    "held_out_trees",
+    "more_trees",
+}
+NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "generated_tests", "steps", "prm_start"}
+PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems", "audit")
 STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {"search_evaluate": "evaluate"}
 PAGES = [(path.stem, v) for path in sorted(CONFIGS.glob("*.py")) for v in VARIANTS.get(path.stem, (None,))]
 
@@ -52,6 +65,8 @@ def test_every_page_parses_into_its_stages_settings(name, variant):
             stage = STAGE_OF_PAGE.get(key, key)
             if name == "search" and key == "check_problems":
                 value = {**value, "source": page["problems"]}
+            if key == "tcg_sft" and name == "tcg":
+                value = {**value, "train_tokens": page["forms"]["plain"]["train_tokens"]}
             module = importlib.import_module(run.STAGES[stage])
             settings.parse(module.Settings, value, key)
             parsed += 1
@@ -68,7 +83,9 @@ def test_every_model_builds_in_shapes_alone(name):
         assert parameter_count(params) == pytest.approx(published[name], rel=2e-3)
 
 
-@pytest.mark.parametrize("stage, variant", [(s, v) for s in ("policy_sft", "prm") for v in VARIANTS[s]])
+@pytest.mark.parametrize(
+    "stage, variant", [(s, v) for s in ("policy_sft", "prm", "policy_rl", "policy_dpo") for v in VARIANTS[s]]
+)
 def test_the_model_of_a_page_is_a_preset(stage, variant):
     assert load(stage, variant)[stage]["model"] in PRESETS
 

@@ -8,7 +8,8 @@ import pathlib
 import pytest
 from etils import epath
 
-from o1jax import self_play
+from o1jax.records import InputError
+from o1jax.self_play import parts, play, recipe, reinforcement
 from o1jax.stages import run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -18,7 +19,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 def played(monkeypatch, tmp_path):
     """(recipe, page) -> the stages that it ran: place -> (name, settings, inputs)."""
 
-    def play(recipe, page, variant, **changes):
+    def play(function, page, variant, **changes):
         spec = importlib.util.spec_from_file_location(page, CONFIGS / f"{page}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -30,18 +31,26 @@ def played(monkeypatch, tmp_path):
             parsed = settings.parse(
                 importlib.import_module(run.STAGES[spec.stage]).Settings, spec.config, spec.stage
             )
-            assert place not in stages
-            stages[place] = spec.stage, parsed, dict(spec.inputs)
+            made = spec.stage, parsed, dict(spec.inputs)
+            assert stages.setdefault(place, made) == made  # or it is done already
+            out.mkdir(parents=True, exist_ok=True)
+            figures = {
+                "generated_tokens": 1000 + len(stages),
+                "trained_tokens": 500,
+                "next_update": len(stages),
+            }
+            (out / "manifest.json").write_text(json.dumps({"figures": figures}))
 
-        monkeypatch.setattr(self_play, "run_in_child", note)
-        recipe(self_play.Recipe(epath.Path(tmp_path), config, 0))
+        monkeypatch.setattr(recipe, "run_in_child", note)
+        monkeypatch.setattr(recipe.summary, "write", lambda workdir: {})  # of made-up figures
+        function(recipe.Recipe(epath.Path(tmp_path), config, 0))
         return stages, str(tmp_path)
 
     return play
 
 
 def test_a_generator_in_each_form_is_trained_and_measured_in_that_form(played):
-    stages, root = played(self_play.test_generator, "tcg", "ladder", policy="given")
+    stages, root = played(parts.test_generator, "tcg", "ladder", policy="given")
     assert "warm_up" not in stages
     for place, (name, parsed, inputs) in stages.items():
         if name in ("tcg_sft", "tcg_dpo"):
@@ -54,13 +63,13 @@ def test_a_generator_in_each_form_is_trained_and_measured_in_that_form(played):
             assert inputs["tcg"] == f"{root}/{place.removesuffix('_evaluate')}"
             assert inputs["problems"] == f"{root}/problems/held_out"
     assert stages["tcg/plain/sft"][2].keys() == {"problems"}  # from nothing
-    assert stages["tcg/selection"][2]["tcg"] == f"{root}/tcg/traced/sampled"
-    stages, _ = played(self_play.test_generator, "tcg", "deepseek-coder-1.3b")
+    assert stages["tcg/selection"][2]["tcg"] == f"{root}/tcg/traced/near_miss"
+    stages, _ = played(parts.test_generator, "tcg", "deepseek-coder-1.3b")
     assert stages["tcg/plain/sft"][2]["policy"] == "weights/deepseek-coder-1.3b-instruct"
 
 
 def test_a_reward_model_of_each_kind_learns_from_the_pool_and_is_tested_on_the_held_out(played):
-    stages, root = played(self_play.process_rewards, "prm", "ladder")
+    stages, root = played(parts.process_rewards, "prm", "ladder")
     for objective in ("soft", "hard", "pair"):
         name, parsed, inputs = stages[f"prm/{objective}"]
         assert name == "prm" and parsed.objective == objective
@@ -69,8 +78,100 @@ def test_a_reward_model_of_each_kind_learns_from_the_pool_and_is_tested_on_the_h
             "found_0": f"{root}/pool_trees",
             "held_out": f"{root}/held_out_trees",
         }
-    assert stages["prm/evaluate"][2]["prm"] == f"{root}/prm/soft"
+    assert stages["prm/evaluate"][2]["prm"] == f"{root}/prm/hard"
     stages, _ = played(
-        self_play.process_rewards, "prm", "ladder", policy="p", pool_trees="a", held_out_trees="b"
+        parts.process_rewards,
+        "prm",
+        "ladder",
+        policy="p",
+        pool_trees="a",
+        more_trees="b",
+        held_out_trees="c",
     )
     assert set(stages) == {"problems/held_out", "prm/soft", "prm/hard", "prm/pair", "prm/evaluate"}
+    assert stages["prm/soft"][2] == {"policy": "p", "found_0": "a", "found_1": "b", "held_out": "c"}
+
+
+def test_a_round_of_self_play_takes_all_steps_from_what_the_one_before_left(played):
+    steps = ("policy_sft", "prm", "policy_rl", "policy_dpo", "tcg_adversarial")
+    stages, root = played(play.play, "self_play", "demo", steps=steps)
+    assert stages["tcg/dpo"][2] == {"tcg": f"{root}/tcg/sft", "problems": f"{root}/problems/tcg"}
+    assert stages["tcg/tests"][2] == {"tcg": f"{root}/tcg/dpo", "problems": f"{root}/problems/pool"}
+    assert stages["problems/audit"][2] == {"problems": f"{root}/tcg/tests"}
+    at, before = f"{root}/round_01", f"{root}/round_00"
+    both = {"found_0": f"{before}/search", "found_1": f"{at}/search"}
+    inputs = {place.removeprefix("round_01/"): stages[place][2] for place in stages if "round_01" in place}
+    tests = f"{before}/tests"  # of the generator's turn
+    assert stages["round_00/search"][2] == {"policy": f"{root}/warm_up", "problems": f"{root}/tcg/tests"}
+    assert inputs["search"] == {"policy": f"{before}/policy_dpo", "problems": tests}
+    references = f"{root}/problems/references"
+    assert inputs["policy_sft"] == {"policy": f"{before}/policy_dpo", "references": references, **both}
+    assert inputs["prm"] == {"policy": f"{at}/policy_sft", "prm": f"{before}/prm", **both}
+    audit = {"prm": f"{at}/prm", "audit": f"{root}/problems/audit"}
+    assert inputs["policy_rl"] == {"policy": f"{at}/policy_sft", "problems": tests, **audit}
+    assert stages["round_01/policy_rl"][1].first_update > stages["round_00/policy_rl"][1].first_update == 0
+    assert inputs["policy_dpo"] == {"policy": f"{at}/policy_rl", "found_0": f"{at}/search"}
+    newest = {"found_0": f"{at}/search", "problems": f"{root}/problems/pool"}
+    assert inputs["tcg_adversarial"] == {"tcg": f"{before}/tcg_adversarial", **newest}
+    assert inputs["evaluate"]["policy"] == f"{at}/policy_dpo"
+
+
+def test_self_play_restarts_the_reward_model_when_told_and_refuses_what_it_cannot_do(played):
+    stages, root = played(play.play, "self_play", "demo", prm_start="restart")
+    assert "prm" not in stages["round_01/prm"][2]
+    with pytest.raises(InputError, match="prm_start: saw 'anew', wanted 'continue' or 'restart'"):
+        played(play.play, "self_play", "demo", prm_start="anew")
+    with pytest.raises(InputError, match="needs a generator"):
+        played(play.play, "self_play", "search", steps=("tcg_adversarial",))
+    with pytest.raises(InputError, match="steps: saw 'sft', wanted policy_dpo, "):
+        played(play.play, "self_play", "search", steps=("sft",))
+
+
+def test_search_alone_and_the_arms_beside_it(played):
+    stages, root = played(play.play, "self_play", "search")
+    assert not any(name in ("prm", "policy_rl", "tcg_sft") for name, _, _ in stages.values())
+    sample = stages["compare/sampling/round_01/sample"][2]
+    assert sample["match"] == f"{root}/round_01/search"
+    assert sample["policy"] == f"{root}/compare/sampling/round_00/policy_sft"
+    assert stages["compare/more_warm_up/round_00/policy_sft"][2].keys() == {"policy", "references"}
+    assert (
+        stages["compare/pool_references/round_00/policy_sft"][2]["pool_references"] == f"{root}/problems/pool"
+    )
+
+
+def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(played):
+    stages, root = played(
+        reinforcement.reinforcement, "rl", "ladder", policy="p", pool_trees="a", more_trees="b"
+    )
+    assert stages["prm/start"][2] == {"policy": "p", "found_0": "a", "found_1": "b"}
+    arms = {place.split("/")[1] for place in stages if place.startswith("compare/")}
+    assert {"search", "sampling", "dpo", "rl_outcome", "rl_process", "rl_linear", "loop"} <= arms
+    for k, previous in ((0, None), (1, "compare/{arm}/round_00/{last}")):
+        searched = figures_of(root, f"compare/search/round_0{k}/search")["generated_tokens"]
+        for arm in arms:
+            at, last = f"compare/{arm}/round_0{k}", LAST.get(arm, "policy_rl")
+            name, parsed, inputs = stages[f"{at}/{last}"]
+            assert name == last
+            start = f"{root}/{previous.format(arm=arm, last=last)}" if previous else "p"
+            first = {"loop": f"{at}/search", "search": f"{at}/search", "dpo": f"{at}/search"}.get(arm)
+            first = f"compare/sampling/round_0{k}/sample" if arm == "sampling" else first
+            assert stages[first][2]["policy"] == start if first else inputs["policy"] == start
+            assert stages[f"{at}/evaluate"][2]["policy"] == f"{root}/{at}/{last}"
+            if arm.startswith("rl_"):
+                assert (parsed.generated_tokens, parsed.trained_tokens) == (searched, 500)
+                assert inputs["prm"] == f"{root}/prm/start"
+            if arm == "sampling":
+                assert stages[first][2]["match"] == f"{root}/compare/search/round_0{k}/search"
+    loop = stages["compare/loop/round_01/policy_rl"][1]
+    used = figures_of(root, "compare/loop/round_01/search")["generated_tokens"]
+    assert loop.generated_tokens == max(1, searched - used) and loop.trained_tokens == 250
+    assert loop.first_update == figures_of(root, "compare/loop/round_00/policy_rl")["next_update"]
+    assert stages["compare/loop/round_01/prm"][2]["prm"] == f"{root}/compare/loop/round_00/prm"
+    assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 250
+
+
+LAST = {"search": "policy_sft", "sampling": "policy_sft", "dpo": "policy_dpo"}
+
+
+def figures_of(root, place):
+    return json.loads((pathlib.Path(root) / place / "manifest.json").read_text())["figures"]

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -11,23 +12,30 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+KILLS = 20
+STAGE_START_S = 4.0  # of a process, before its stage's clock runs
 TINY = [
     "--config=configs/self_play.py:demo",
     "--config.rounds=1",
-    "--config.arms=('search','sampling','more_warm_up')",
+    "--config.arms=('self_play','sampling')",
+    "--config.steps=('policy_sft','prm','policy_rl','policy_dpo')",
     "--config.references.counts.rung_1=8",
     "--config.references.counts.rung_2=8",
     "--config.references.counts.rung_3=0",
     "--config.references.counts.rung_4=0",
-    *(
-        f"--config.{page}.counts.rung_{rung}={n}"
-        for page in ("validation", "pool")
-        for rung, n in ((2, 3), (3, 3), (4, 0))
-    ),
+    *(f"--config.validation.counts.rung_{rung}={n}" for rung, n in ((2, 3), (3, 3), (4, 0))),
     *(f"--config.held_out.counts.rung_{rung}={n}" for rung, n in ((2, 4), (3, 4), (4, 0))),
-    "--config.warm_up.max_steps=6",
-    "--config.warm_up.evaluate_every=3",
+    "--config.tcg_problems.counts.rung_1=10",
+    "--config.tcg_problems.counts.rung_2=0",
+    "--config.warm_up.rows_per_batch=4",
+    "--config.warm_up.warmup_steps=5",
+    "--config.warm_up.max_steps=120",
+    "--config.warm_up.evaluate_every=60",
     "--config.policy_sft.train_tokens=8000",
+    *(f"--config.{page}.train_tokens=4000" for page in ("tcg_sft", "tcg_dpo", "prm", "policy_dpo")),
+    "--config.policy_rl.updates=3",
+    "--config.policy_rl.problems_per_update=2",
+    "--config.policy_rl.sample.n=4",
     "--config.search.search.rollouts=3",
     "--config.search_evaluate.search_problems=2",
     "--config.search_evaluate.search.rollouts=2",
@@ -35,7 +43,8 @@ TINY = [
 
 
 def start(workdir, *more):
-    command = [sys.executable, "launch/self_play.py", *TINY, f"--workdir={workdir}", *more]
+    pool = f"--config.pool.source={workdir}/problems/references/problems.jsonl"  # which it can solve
+    command = [sys.executable, "launch/self_play.py", *TINY, pool, f"--workdir={workdir}", *more]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -53,6 +62,13 @@ def figures(workdir):
     }
 
 
+def in_order(workdir):
+    """place -> the seconds that its stage took, in the order in which they finished."""
+    paths = sorted(workdir.glob("**/manifest.json"), key=lambda path: path.stat().st_mtime)
+    timings = [json.loads(path.read_text())["timings"]["seconds"] for path in paths]
+    return {str(path.parent.relative_to(workdir)): s for path, s in zip(paths, timings, strict=True)}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
@@ -67,7 +83,8 @@ def test_a_run_writes_the_summary_and_prints_the_table(finished):
     assert list(summary["held_out_pass_at_1"]) == ["warm_up", "round_0", "final"]
     assert set(summary["held_out_pass_at_1"]["final"]) == {"mean", "low", "high", "n"}
     assert summary["totals"]["generated_tokens"] > 0 and summary["totals"]["trained_tokens"] > 0
-    assert set(summary["compare"]) == {"more_warm_up", "sampling"}
+    assert set(summary["compare"]) == {"sampling"}
+    assert set(summary["tcg"]) == {"dpo"}
     assert "pass@1" in output and "summary.json" in output
 
 
@@ -101,15 +118,22 @@ def test_an_unknown_key_is_refused_in_one_line(tmp_path):
     assert output.strip().splitlines()[-1].startswith("error:") and "rolouts" in output
 
 
-def test_a_run_killed_in_the_middle_ends_as_the_undisturbed_one(finished, tmp_path):
-    undisturbed, _ = finished
-    for place in ("warm_up/fit", "round_00/search/spec.json", "round_00/policy_sft/fit"):
+@pytest.mark.hostile
+def test_a_run_killed_at_twenty_moments_ends_as_the_undisturbed_one(finished, tmp_path):
+    """Every stage is killed at least once, at a random moment of the time that it took undisturbed."""
+    undisturbed, rng, kills = finished[0], random.Random(0), 0
+    seconds = in_order(undisturbed)
+    places = list(seconds)
+    for place in places + rng.choices(places, k=max(0, KILLS - len(places))):
         process = start(tmp_path)
-        while process.poll() is None and not (tmp_path / place).exists():
-            time.sleep(0.05)
-        time.sleep(1.0)
-        os.killpg(process.pid, signal.SIGKILL)
+        while process.poll() is None and not (tmp_path / place / "spec.json").exists():
+            time.sleep(0.02)
+        time.sleep(rng.random() * (STAGE_START_S + seconds[place]))
+        if process.poll() is None:  # not reaped yet, so its group is still there
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
         process.communicate()
+    assert kills >= KILLS
     code, output = finish(start(tmp_path))
     assert code == 0, output
     assert figures(tmp_path) == figures(undisturbed)

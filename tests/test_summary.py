@@ -4,17 +4,17 @@ import json
 
 from etils import epath
 
-from o1jax.report import summary
+from o1jax.report import summary, tables
 
 MEAN = {"mean": 0.25, "low": 0.2, "high": 0.3, "n": 10}
 
 
 def write(workdir, place, figures, seconds=2.0):
+    """A stage's manifest; the stage is named by the last part of its place."""
     directory = workdir / place
     directory.mkdir(parents=True)
-    (directory / "manifest.json").write_text(
-        json.dumps({"figures": figures, "timings": {"seconds": seconds}})
-    )
+    manifest = {"stage": directory.name, "figures": figures, "timings": {"seconds": seconds}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
 def evaluation(mean):
@@ -36,7 +36,7 @@ def test_curves_costs_and_arms(tmp_path):
     assert means == {"warm_up": 0.1, "round_0": 0.2, "round_1": 0.3, "final": 0.3}
     assert got["compare"]["sampling"]["held_out_pass_at_1"]["final"]["mean"] == 0.15
     assert got["totals"] == {"seconds": 10.0, "generated_tokens": 400, "trained_tokens": 7}
-    assert len(summary.table(got).splitlines()) == 6
+    assert len(tables.curves(got).splitlines()) == 6
 
 
 def test_an_unfinished_run_has_what_there_is(tmp_path):
@@ -58,6 +58,9 @@ def test_process_reward_models_stand_beside_their_baseline(tmp_path):
     assert got["soft"]["auc_difference"] == MEAN and "log_loss" not in got["soft"]
     assert got["search"] == {"search": MEAN, "search_prm": MEAN}
     assert got["search_differences"] == {"search_prm - search": MEAN}
+    *models, rates = tables.reward_models({"prm": got}).splitlines()
+    assert models and all(line.startswith("prm ") and "AUC 0.250" in line for line in models)
+    assert rates.startswith("pass rate: ") and "search_prm 0.250" in rates
 
 
 def test_generators_are_listed_by_form_and_kind(tmp_path):
@@ -75,5 +78,51 @@ def test_generators_are_listed_by_form_and_kind(tmp_path):
     write(workdir, "tcg/selection", {"agreement": MEAN})
     got = summary.write(workdir)["tcg"]
     assert list(got) == ["plain/sft", "traced/shuffled", "selection"] and got["plain/sft"] == figures
-    _, plain, traced = summary.tcg_table(got).splitlines()
+    _, plain, traced = tables.generators({"tcg": got}).splitlines()
     assert plain.split() == ["plain/sft", *["0.250"] * 5, "-", "0.250"] and traced.split()[-3:] == ["-"] * 3
+
+
+RL = {
+    "updates": 40,
+    "updates_without_signal": 1,
+    "first_outcome": 0.25,
+    "last_outcome": 0.5,
+    "first_process": None,
+    "last_process": None,
+    "groups_kept": 60,
+    "groups_dropped": 20,
+    "watch": {
+        "entropy": {"first": 0.5, "last": 0.0625},
+        "sampler_difference": {"first": 1e-6, "last": 2e-6},
+        "false_accept": {"first": 0.0, "last": 0.125},
+    },
+    "flags": {"reward_hacking": False, "entropy_collapse": True, "sampler_mismatch": False},
+}
+
+
+def test_policy_gradient_and_dpo_are_listed_by_place_with_their_watchers(tmp_path):
+    workdir = epath.Path(tmp_path)
+    write(workdir, "round_00/policy_rl", {**RL, "generated_tokens": 9, "next_update": 40})
+    write(workdir, "compare/dpo/round_00/policy_dpo", {"pairs": 3, "problems": 2, "steps": 5, "margin": 1.0})
+    write(workdir, "round_00/policy_sft", {"updates": 3})
+    got = summary.write(workdir)["rl"]
+    assert got == {
+        "compare/dpo/round_00/policy_dpo": {"pairs": 3, "problems": 2, "steps": 5},
+        "round_00/policy_rl": RL,
+    }
+
+
+def test_a_line_of_rl_says_what_was_watched_and_which_flags_are_raised():
+    scored = {**RL, "first_process": 0.5, "last_process": 0.75, "flags": dict.fromkeys(RL["flags"], False)}
+    dpo = {"pairs": 3, "problems": 2, "steps": 5}
+    hacked = {**scored, "flags": dict.fromkeys(RL["flags"], True), "watch": {}}
+    lines = tables.reinforcement({"rl": {"a": RL, "b": scored, "c": dpo, "d": hacked}}).splitlines()
+    watched = "entropy 0.5 > 0.0625, sampler difference 1e-06 > 2e-06, false accept 0 > 0.125"
+    start = "40 updates, 60 of 80 groups, outcome 0.25 > 0.5"
+    assert [line.split(maxsplit=1) for line in lines] == [
+        ["a", f"{start}, {watched}, ENTROPY COLLAPSE"],
+        ["b", f"{start}, process 0.5 > 0.75, {watched}"],
+        ["c", "5 steps, 3 pairs of 2 problems"],
+        ["d", f"{start}, process 0.5 > 0.75, REWARD HACKING, ENTROPY COLLAPSE, SAMPLER MISMATCH"],
+    ]
+    assert tables.reinforcement({"rl": {}}) == ""

@@ -1,13 +1,22 @@
 """A run's headline figures, gathered from the manifests of its finished stages into summary.json.
 
 Keys: `held_out_pass_at_1`, `held_out_pass_at_8` (pseudocode prompt) and `direct_pass_at_1` hold
-{warm_up, round_0, ..., final}, each {mean, low, high, n} with a 95 % bootstrap interval over
-problems; `by_rung` holds {warm_up, round_0, ...} -> rung -> {pass_at_1, pass_at_8}; `compare` holds
-the same for each other arm; `prm` holds {soft, hard, pair} -> the held-out AUC and pair accuracy of a
-process reward model and of its baseline, and the pass rates of search with one; `tcg` holds
-<form>/<stage> -> what a test-case generator's cases are worth before and after the gate, and `selection`;
-`stages` holds place -> {seconds, generated_tokens, trained_tokens} (where the stage has them); `totals`
-sums them. Makes no page (later files of this room do).
+{warm_up (or start, the policy that was given), round_0, ..., final}, each {mean, low, high, n} with a
+95 % bootstrap interval over problems; `by_rung` holds {warm_up, round_0, ...} -> rung -> {pass_at_1,
+pass_at_8}; `compare` holds the same for each other arm; `prm` holds {soft, hard, pair} -> the held-out
+AUC and pair accuracy of a process reward model and of its baseline, and the pass rates of search with
+one; `tcg` holds <form>/<stage> -> what a test-case generator's cases are worth before and after the
+gate, and `selection`; `rl` holds the place of every policy_rl and policy_dpo stage -> its headline
+figures (below); `stages` holds place -> {seconds, generated_tokens, trained_tokens} (where the stage has
+them); `totals` sums them. Makes no page (later files of this room do).
+
+Of policy_rl, first and last being means over a tenth of the updates: updates, and those without a signal;
+first_ and last_outcome; first_ and last_process, the reward model's mean score of a step (null without
+one); groups_kept and _dropped; `watch` -> {first, last} of entropy and sampler_difference (log-probs of
+sampler and trainer), both nats a token, of steps an answer, of complete, the share of answers with the
+actions 1 -> 2 -> 3, and of false_accept, the share of passing programs that fail the audit, where there is
+one; `flags` -> whether each is raised (reward_hacking, entropy_collapse, sampler_mismatch). Of policy_dpo:
+pairs, problems and optimizer steps.
 """
 
 from __future__ import annotations
@@ -18,6 +27,21 @@ from typing import Any
 from etils import epath
 
 COUNTED = ("generated_tokens", "trained_tokens")
+RL_FIGURES = {
+    "policy_rl": (
+        "updates",
+        "updates_without_signal",
+        "first_outcome",
+        "last_outcome",
+        "first_process",
+        "last_process",
+        "groups_kept",
+        "groups_dropped",
+        "watch",
+        "flags",
+    ),
+    "policy_dpo": ("pairs", "problems", "steps"),
+}
 DEEPEST = 4  # compare/<arm>/round_<k>/<stage>; epath has no recursive glob
 
 
@@ -29,6 +53,7 @@ def write(workdir: epath.Path) -> dict[str, Any]:
         "compare": {arm: _curve(manifests, f"compare/{arm}/") for arm in _arms(manifests)},
         "prm": _prm(manifests),
         "tcg": _tcg(manifests),
+        "rl": _rl(manifests),
         "stages": {place: _cost(manifest) for place, manifest in manifests.items()},
     }
     summary["totals"] = {
@@ -39,39 +64,6 @@ def write(workdir: epath.Path) -> dict[str, Any]:
     part.write_text(json.dumps(summary, indent=1) + "\n")
     part.replace(workdir / "summary.json")
     return summary
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The curves as text: one line an arm and round."""
-    lines = [f"{'arm':16} {'round':8} {'pass@1':>7} {'95 % interval':>16} {'pass@8':>7}"]
-    for arm, curve in [("self-play", summary), *summary["compare"].items()]:
-        for name, figure in curve["held_out_pass_at_1"].items():
-            if name != "final":
-                interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
-                at_8 = curve["held_out_pass_at_8"][name]["mean"]
-                lines.append(f"{arm:16} {name:8} {figure['mean']:7.3f} {interval:>16} {at_8:7.3f}")
-    return "\n".join(lines)
-
-
-def tcg_table(figures: dict[str, Any]) -> str:
-    """The generators as text: before the gate over cases, after it over wrong and right programs."""
-    names = ("validity", "not empty", "degenerate", "useful", "accepts mutant", "accepts wrong", "rejects")
-    lines = [f"{'test-case generator':24} " + " ".join(f"{name:>14}" for name in names)]
-    for arm, found in figures.items():
-        if arm != "selection":
-            before, after = found["before"]["program"], found["after"].get("generated", {})
-            cells = [
-                before[key] for key in ("validity", "validity_not_degenerate", "degenerate_share", "useful")
-            ]
-            cells += [
-                after.get(key) for key in ("false_accept_mutants", "false_accept_policy", "false_reject")
-            ]
-            lines.append(f"{arm:24} " + " ".join(f"{_mean(cell):>14}" for cell in cells))
-    return "\n".join(lines)
-
-
-def _mean(figure: dict[str, Any] | None) -> str:
-    return "-" if figure is None or figure["mean"] is None else f"{figure['mean']:.3f}"
 
 
 def _manifests(workdir: epath.Path) -> dict[str, dict]:
@@ -87,7 +79,11 @@ def _arms(manifests: dict[str, dict]) -> list[str]:
 
 def _curve(manifests: dict[str, dict], prefix: str) -> dict[str, Any]:
     """The evaluations of one arm by name of round; `final` repeats the last round's."""
-    figures = {"warm_up": manifests["warm_up_evaluate"]["figures"]} if "warm_up_evaluate" in manifests else {}
+    figures = {
+        name: manifests[f"{name}_evaluate"]["figures"]
+        for name in ("warm_up", "start")
+        if f"{name}_evaluate" in manifests
+    }
     for place in sorted(manifests):
         if place.startswith(f"{prefix}round_") and place.endswith("/evaluate"):
             number = int(place.removeprefix(f"{prefix}round_").split("/")[0])
@@ -106,7 +102,7 @@ def _prm(manifests: dict[str, dict]) -> dict[str, Any]:
     """The process reward models of prm/<objective>, and prm/evaluate."""
     section: dict[str, Any] = {}
     for place, manifest in manifests.items():
-        if place.startswith("prm/") and "held_out" in manifest["figures"]:
+        if place.startswith("prm/") and manifest["figures"].get("held_out"):
             section[place.removeprefix("prm/")] = _prm_figures(manifest["figures"]["held_out"])
     if "prm/evaluate" in manifests:
         figures = manifests["prm/evaluate"]["figures"]
@@ -121,6 +117,14 @@ def _prm_figures(held_out: dict[str, Any]) -> dict[str, Any]:
         **{name: held_out["prm"][name] for name in kept},
         "auc_difference": held_out["auc_difference"],
         "baseline": {name: held_out["baseline"][name] for name in kept},
+    }
+
+
+def _rl(manifests: dict[str, dict]) -> dict[str, Any]:
+    return {
+        place: {name: of["figures"][name] for name in RL_FIGURES[of["stage"]] if name in of["figures"]}
+        for place, of in manifests.items()
+        if of["stage"] in RL_FIGURES
     }
 
 

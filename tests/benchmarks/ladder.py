@@ -1,6 +1,6 @@
 """The ladder benchmark's table over seeds: each arm's held-out pass@1 and pass@8 by round.
 
-    for s in 0 1 2; do python launch/self_play.py --config=configs/self_play.py:ladder --config.seed=$s \
+    for s in 0 1 2; do python launch/self_play.py --config=configs/self_play.py:search --config.seed=$s \
         --workdir=runs/ladder/seed_$s; done
     python tests/benchmarks/ladder.py runs/ladder/seed_*
 
@@ -26,7 +26,7 @@ DRAWS = 2000
 
 def evaluations(workdir: epath.Path) -> dict[tuple[str, str], epath.Path]:
     """(arm, round) -> directory of its evaluation."""
-    found = {("warm_up", "warm_up"): workdir / "warm_up_evaluate"}
+    found = {(name, name): workdir / f"{name}_evaluate" for name in ("warm_up", "start")}
     for path in sorted(workdir.glob("round_*/evaluate")):
         found["search", path.parent.name] = path
     for path in sorted(workdir.glob("compare/*/round_*/evaluate")):
@@ -54,7 +54,8 @@ def difference(a_S: list[dict[str, float]], b_S: list[dict[str, float]]) -> dict
     return {"mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
-def main(workdirs: list[epath.Path]) -> None:
+def table(workdirs: list[epath.Path]) -> dict[str, list[dict[str, float]]]:
+    """Prints every arm and round that all seeds have; arm -> its last round's rates, a seed each."""
     found_S = [evaluations(workdir) for workdir in workdirs]
     shared = [key for key in found_S[0] if all(key in found for found in found_S)]
     print(f"{'arm':16} {'round':10} {'pass@1':>7} {'pass@8':>7}   pass@1 (pass@8) by rung")
@@ -65,7 +66,11 @@ def main(workdirs: list[epath.Path]) -> None:
         )
         print(f"{key[0]:16} {key[1]:10} {at(figures_S, 1):7.3f} {at(figures_S, 8):7.3f}   {rungs}")
     last = {arm: max(name for a, name in shared if a == arm) for arm, _ in shared}
-    final = {arm: [rates(found[arm, name]) for found in found_S] for arm, name in last.items()}
+    return {arm: [rates(found[arm, name]) for found in found_S] for arm, name in last.items()}
+
+
+def main(workdirs: list[epath.Path]) -> None:
+    final = table(workdirs)
     against = {f"search - {arm}": difference(final["search"], final[arm]) for arm in final if arm != "search"}
     gain = against["search - warm_up"]["mean"]
     line = {"seeds": len(workdirs), "final": against}

@@ -1,0 +1,64 @@
+"""Policy-gradient RL of a policy on its own answers.
+
+    python launch/policy_rl.py --config=configs/policy_rl.py:nano --workdir=runs/policy_rl
+
+nano: 2 CPU cores, about 5 s an update; rewarded by the outcome alone. For phi give a process reward model
+and an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
+
+qwen2.5-coder-7b: published safetensors in weights/, accelerators that hold the weights, their gradients,
+AdamW's moments and the engine's copy. Group baseline without std, token-normalised, clip-higher, no KL.
+alpha falls from 1 to .5 by .01 an update; the paper's to .1 (--config.policy_rl.reward.alpha.floor=0.1).
+"""
+
+import ml_collections
+
+LOSS = {"ratio": "clip", "clip_low": 0.2, "clip_high": 0.28, "importance_cap": 2.0, "normalize": "token"}
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+
+def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
+    """`nano`, or `qwen2.5-coder-7b`."""
+    if variant not in (pages := {"nano": _nano, "qwen2.5-coder-7b": _coder_7b}):
+        raise ValueError(f"variant {variant!r}: there are {' and '.join(pages)}")
+    inputs, settings = pages[variant]()
+    inputs = {"prm": "", "audit": "", **inputs}
+    settings |= {"loss": {**LOSS}, "advantage": "group_mean", "model": variant}
+    return ml_collections.ConfigDict({"seed": 0, "inputs": inputs, "policy_rl": settings})
+
+
+def _nano() -> tuple[dict, dict]:
+    inputs = {"policy": "runs/demo/round_02/policy_sft", "problems": "runs/demo/problems/pool"}
+    return inputs, {
+        "updates": 40,
+        "problems_per_update": 16,
+        "draw": "by_difficulty",
+        "sample": {**SAMPLING, "n": 8, "max_tokens": 176, "style": "nano"},
+        "engine": {"slots": 64, "context": 256, "judge_slots": 2},
+        "reward": {"alpha": {"kind": "constant", "start": 1.0}},
+        "row_length": 256,
+        "rows_per_micro_batch": 16,
+        "learning_rate": 3e-4,
+    }
+
+
+def _coder_7b() -> tuple[dict, dict]:
+    inputs = {
+        "policy": "runs/coder_7b/policy_sft",
+        "problems": "runs/coder_7b/pool",
+        "prm": "runs/prm_7b/prm/soft",
+    }
+    return inputs, {
+        "updates": 200,
+        "problems_per_update": 64,
+        "sample": {**SAMPLING, "n": 16, "max_tokens": 2048},
+        "engine": {"slots": 256, "context": 4096, "judge_slots": 16},
+        "reward": {
+            "form": "paper",
+            "gamma": 0.9,
+            "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01},
+        },
+        "row_length": 4096,
+        "rows_per_micro_batch": 16,
+        "learning_rate": 1e-6,
+        "warmup_steps": 5,
+    }

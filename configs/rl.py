@@ -1,0 +1,127 @@
+"""Policy-gradient RL beside search, sampling and DPO, from one policy and at equal tokens.
+
+    python launch/rl.py --config=configs/rl.py:ladder --config.policy=runs/ladder/seed_5/round_00/policy_sft \
+        --config.pool_trees=runs/ladder/seed_5/round_00/search --workdir=runs/rl/seed_5
+
+ladder: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up first; --config.prm_from
+names a process reward model. Figures: configs/LOG.md.
+"""
+
+import ml_collections
+
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
+ENGINE = {"name": "jax", "slots": 64, "context": 256, "judge_slots": 2}
+PAPER = {"form": "paper", "gamma": 0.9}
+ARMS = {
+    "search": {},
+    "sampling": {},
+    "dpo": {},
+    "rl_outcome": {"reward": {"alpha": {"kind": "constant", "start": 1.0}}},
+    "rl_process": {"reward": {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}},
+    "rl_constant": {"reward": {**PAPER, "alpha": {"kind": "constant", "start": 0.75}}},
+    "rl_linear": {"reward": {**PAPER, "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}}},
+    "rl_logarithmic": {
+        "reward": {**PAPER, "alpha": {"kind": "logarithmic", "start": 1.0, "floor": 0.5, "rate": 0.1}}
+    },
+}
+
+
+def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
+    """`ladder`: nano models and the built-in problems."""
+    if variant != "ladder":
+        raise ValueError(f"variant {variant!r}: there is ladder")
+    sample = {**SAMPLING, "max_tokens": 176}
+    loop = {
+        "search_pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
+        "sft_share": 0.5,
+        "prm": {"train_tokens": 1_000_000},
+        "reward": ARMS["rl_linear"]["reward"],
+    }
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "policy": "",
+            "prm_from": "",
+            "pool_trees": "",
+            "more_trees": "",
+            "prm_start": "continue",
+            "rounds": 2,
+            "arms": {**{arm: {**page} for arm, page in ARMS.items()}, "loop": loop},
+            "references": ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
+            "validation": ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
+            "warm_up": {
+                "max_steps": 600,
+                "evaluate_every": 300,
+                "sample": {**sample, "n": 4},
+                "engine": {**ENGINE},
+            },
+            "pool": ladder_problems("pool", {2: 400, 3: 700, 4: 400}),
+            "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
+            "search": {
+                "search": {
+                    **SAMPLING,
+                    "rollouts": 6,
+                    "stop_after_passes": 1,
+                    "max_depth": 3,
+                    "samples": 3,
+                    "c": 2.0,
+                    "max_step_tokens": 100,
+                    "max_path_tokens": 176,
+                    "compile_weight": 0.1,
+                },
+                "engine": {**ENGINE},
+                "concurrency": 64,
+            },
+            "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
+            "policy_sft": {
+                "train_tokens": 600_000,
+                "row_length": 256,
+                "rows_per_batch": 16,
+                "learning_rate": 2e-3,
+                "warmup_steps": 10,
+                "weight_decay": 0.1,
+                "max_per_problem": 2,
+                "style": "nano",
+            },
+            "policy_dpo": {
+                "train_tokens": 600_000,
+                "pairs": "both",
+                "beta": 0.1,
+                "nll_weight": 0.1,
+                "row_length": 512,
+                "rows_per_batch": 8,
+                "learning_rate": 2e-4,
+            },
+            "prm": {
+                "train_tokens": 3_000_000,
+                "objective": "hard",
+                "likelihood": 0.3,
+                "row_length": 512,
+                "rows_per_batch": 8,
+                "learning_rate": 7e-4,
+            },
+            "policy_rl": {
+                "updates": 400,
+                "problems_per_update": 32,
+                "draw": "by_difficulty",
+                "sample": {**sample, "n": 8},
+                "engine": {**ENGINE},
+                "advantage": "group_mean",
+                "row_length": 256,
+                "rows_per_micro_batch": 16,
+                "learning_rate": 3e-4,
+            },
+            "evaluate": {
+                "sample": {**sample, "n": 8},
+                "prompts": ("pseudocode",),
+                "ks": (1, 8),
+                "engine": {**ENGINE},
+                "concurrency": 64,
+            },
+        }
+    )
+
+
+def ladder_problems(split: str, counts: dict[int, int]) -> dict:
+    """The settings of check_problems for a split of the ladder."""
+    return {"source": f"ladder:{split}", "counts": {f"rung_{rung}": n for rung, n in counts.items()}}

@@ -1,0 +1,24 @@
+"""Policy-gradient RL beside what else could be done with the same tokens.
+
+    python launch/rl.py --config=configs/rl.py:ladder --workdir=runs/rl
+
+The same command again goes on where an interrupted run stopped.
+"""
+
+import entry
+from etils import epath
+
+from o1jax.report import tables
+from o1jax.self_play.recipe import Recipe
+from o1jax.self_play.reinforcement import reinforcement
+
+
+def main(workdir: epath.Path, config) -> None:
+    page = entry.plain(config)
+    figures = reinforcement(Recipe(workdir, page, page["seed"]))
+    print(tables.of_run(figures))
+    print(f"rl: {figures['totals']['seconds'] / 60:.1f} min. All figures: {workdir}/summary.json")
+
+
+if __name__ == "__main__":
+    entry.start("rl", main)

@@ -1,0 +1,70 @@
+"""A recipe: a run's directory, its config page and its seed; every step of it is a stage.
+
+A stage reads directories and writes one, in a process of its own. Running a recipe again goes on where
+it stopped. Does not read flags (launch/ does).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from o1jax.parallel.seeds import fold_seed
+from o1jax.report import summary
+from o1jax.stages.manifest import StageSpec, read_manifest
+from o1jax.stages.run import run_in_child
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run: its directory, the resolved config page (stage settings by name), and the seed."""
+
+    workdir: epath.Path
+    config: Mapping[str, Any]
+    seed: int
+
+    def stage(self, name: str, place: str, page: str = "", **inputs: str) -> str:
+        """Runs stage `name` with the settings on `page` into workdir/place, and returns that directory.
+
+        `inputs` are directories of finished stages; empty ones are left out. The seed folds in the
+        place: no two stages share one.
+        """
+        out = self.workdir / place
+        spec = StageSpec(
+            stage=name,
+            config=self.config[page or name],
+            seed=fold_seed(self.seed, place),
+            inputs={key: path for key, path in inputs.items() if path},
+        )
+        run_in_child(out, spec)
+        summary.write(self.workdir)
+        return str(out)
+
+    def problems(self, name: str, page: str = "", directory: str = "problems") -> str:
+        """The problems that `page` (`name`, if empty) describes, checked, in workdir/<directory>/<name>."""
+        return self.stage("check_problems", f"{directory}/{name}", page or name)
+
+    def with_page(self, name: str, **changes: Any) -> Recipe:
+        """The recipe with changes on one page."""
+        page = {**self.config.get(name, {}), **changes}
+        return dataclasses.replace(self, config={**self.config, name: page})
+
+
+def warmed_up(recipe: Recipe) -> str:
+    """A nano policy, warmed up on the ladder, for the recipes that may be given one."""
+    references = recipe.problems("references", directory="warm_up_problems")
+    validation = recipe.problems("validation", directory="warm_up_problems")
+    return recipe.stage("warm_up", "warm_up", references=references, validation=validation)
+
+
+def found(places: Sequence[str]) -> dict[str, str]:
+    """Stages that found something, as the inputs found_0, found_1, ..."""
+    return {f"found_{k}": place for k, place in enumerate(places)}
+
+
+def figures(place: str) -> dict[str, Any]:
+    """Of a finished stage."""
+    return read_manifest(epath.Path(place))["figures"]

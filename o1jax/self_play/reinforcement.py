@@ -1,0 +1,100 @@
+"""Step 5 beside what else could be done with the same tokens.
+
+Each arm goes on from one policy and one process reward model, in rounds; the arm "search" comes first:
+what a round of it generates and trains on is what the others get.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from o1jax.report import summary
+from o1jax.self_play import play
+from o1jax.self_play.parts import more_trees
+from o1jax.self_play.play import State
+from o1jax.self_play.recipe import Recipe, figures, found, warmed_up
+
+
+def reinforcement(recipe: Recipe) -> dict[str, Any]:
+    """The arms of config["arms"], measured on held-out problems. Returns the summary.
+
+    Without them in the config, the policy is a nano one, warmed up, and the process reward model is
+    trained as process_rewards does, on pool_trees (searched for if not given) and more_trees.
+    """
+    policy = recipe.config["policy"] or warmed_up(recipe)
+    pool, held_out = recipe.problems("pool"), recipe.problems("held_out")
+    recipe.stage("evaluate", "start_evaluate", policy=policy, problems=held_out)
+    prm = recipe.config["prm_from"]
+    if not prm:
+        trees = recipe.config["pool_trees"]
+        trees = trees or recipe.stage("search", "pool_trees", policy=policy, problems=pool)
+        searches = found([trees, *more_trees(recipe)])
+        prm = recipe.stage("prm", "prm/start", policy=policy, **searches)
+    for arm in recipe.config["arms"]:
+        state, improve = State(policy, pool, prm=prm), ARMS["rl" if arm.startswith("rl_") else arm]
+        for at in _rounds(recipe, arm):
+            state = improve(recipe, at, state)
+            recipe.stage("evaluate", f"{at}/evaluate", policy=state.policy, problems=held_out)
+    return summary.write(recipe.workdir)
+
+
+def search(recipe: Recipe, at: str, state: State) -> State:
+    """Steps 2 and 3 again: search, and SFT on every path that passed."""
+    return play.policy_sft(recipe, at, play.search(recipe, at, state))
+
+
+def sampling(recipe: Recipe, at: str, state: State) -> State:
+    """Expert iteration: plain sampling, and SFT on every answer that passed."""
+    inputs = {"problems": state.pool, "match": f"{_same_round(recipe, at)}/search"}
+    sample = recipe.stage("sample", f"{at}/sample", policy=state.policy, **inputs)
+    return play.policy_sft(recipe, at, dataclasses.replace(state, searches=(*state.searches, sample)))
+
+
+def dpo(recipe: Recipe, at: str, state: State) -> State:
+    """Iterative DPO: search, and preferences in the new trees."""
+    return play.policy_dpo(recipe, at, play.search(recipe, at, state))
+
+
+def rl(recipe: Recipe, at: str, state: State) -> State:
+    """Policy gradient alone, rewarded as config["arms"][arm] says; the reward model stays as it is."""
+    generated, trained = _budget(recipe, at)
+    changes = recipe.config["arms"][at.split("/")[1]]
+    limited = recipe.with_page("policy_rl", **changes, generated_tokens=generated, trained_tokens=trained)
+    return play.policy_rl(limited, at, state)
+
+
+def loop(recipe: Recipe, at: str, state: State) -> State:
+    """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
+    is left of the tokens. config["arms"]["loop"] holds the problems to search, the share of the trained
+    tokens that is SFT's, and the reward."""
+    page, (generated, trained) = recipe.config["arms"]["loop"], _budget(recipe, at)
+    few = recipe.with_page("search_pool", **page["search_pool"])
+    few = few.problems("problems", "search_pool", directory="compare/loop")
+    searched = play.search(recipe, at, dataclasses.replace(state, pool=few))
+    left = max(1, generated - figures(searched.searches[-1])["generated_tokens"])
+    sft_tokens = round(trained * page["sft_share"])
+    recipe = recipe.with_page("policy_sft", train_tokens=sft_tokens).with_page("prm", **page["prm"])
+    limits = {"generated_tokens": left, "trained_tokens": trained - sft_tokens}
+    recipe = recipe.with_page("policy_rl", reward=page["reward"], **limits)
+    state = play.prm(recipe, at, play.policy_sft(recipe, at, dataclasses.replace(searched, pool=state.pool)))
+    return play.policy_rl(recipe, at, state)
+
+
+ARMS = {"search": search, "sampling": sampling, "dpo": dpo, "rl": rl, "loop": loop}
+
+
+def _rounds(recipe: Recipe, arm: str) -> Sequence[str]:
+    return [f"compare/{arm}/round_{k:02d}" for k in range(recipe.config["rounds"])]
+
+
+def _same_round(recipe: Recipe, at: str) -> str:
+    """Where the arm "search" has the round of another arm's `at`."""
+    return str(recipe.workdir / "compare" / "search" / at.split("/")[-1])
+
+
+def _budget(recipe: Recipe, at: str) -> tuple[int, int]:
+    """The tokens that the arm "search" generated and trained on in the same round."""
+    match = _same_round(recipe, at)
+    return figures(f"{match}/search")["generated_tokens"], figures(f"{match}/policy_sft")["trained_tokens"]
