@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := third_party/constraints/cpu.txt
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-hostile lint install clean
 
 demo: $(STAMP)
 	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
@@ -14,6 +14,10 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+# The long tests: hostile programs with and without namespaces, overload, lost processes, a run killed 20 times.
+test-hostile: $(STAMP)
+	$(BIN)/python -m pytest -m hostile
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .
