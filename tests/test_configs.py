@@ -8,7 +8,7 @@ import pathlib
 import jax
 import pytest
 
-from o1jax.model.init import abstract_params, parameter_count
+from o1jax.model.init import abstract_params
 from o1jax.model.presets import PRESETS, preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.stages import run, settings
@@ -78,9 +78,6 @@ def test_every_model_builds_in_shapes_alone(name):
     mesh = make_mesh()
     _, params = abstract_params(preset(name), mesh)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
-    published = {"qwen2.5-0.5b": 494e6, "qwen2.5-1.5b": 1.544e9, "qwen2.5-3b": 3.086e9, "qwen2.5-7b": 7.616e9}
-    if name in published:
-        assert parameter_count(params) == pytest.approx(published[name], rel=2e-3)
 
 
 @pytest.mark.parametrize(

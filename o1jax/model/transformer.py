@@ -1,14 +1,12 @@
 """The decoder: one readable NNX module for the Qwen2, Qwen3 and Llama families.
 
-RMSNorm before attention and feed-forward, rotary positions (the half-rotation form of Hugging
-Face), grouped queries, SwiGLU. Parameters of all layers are stacked on a leading axis L and carry
-logical axis names (`axes`) that parallel/mesh.py maps to the mesh. Does not choose an attention
+RMSNorm before attention and feed-forward, rotary positions (rope.py), grouped queries, SwiGLU.
+Parameters of all layers are stacked on a leading axis L and carry logical axis names (`axes`) that
+parallel/mesh.py maps to the mesh. Does not choose an attention
 kernel (attention.py), read weights (hf.py) or compute losses.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +15,10 @@ from flax import nnx
 from o1jax.model.attention import cached_attention, packed_attention
 from o1jax.model.config import ModelConfig
 from o1jax.model.kv_cache import KVCache, write_layer
+from o1jax.model.rope import Rotation, rotate, rotation
 
 INIT_STD = 0.02
 UNROLLED_LAYERS = 8  # up to here the layer scan is unrolled: 1.2 times the speed of a loop on a CPU
-
-
-class Rotation(NamedTuple):
-    """cos and sin of the rotary angles of every token, shared by all layers; R = H / 2."""
-
-    cos_BTR: jax.Array
-    sin_BTR: jax.Array
-
-
-def rotation(config: ModelConfig, positions_BT: jax.Array) -> Rotation:
-    """Rotary angles position * theta^(-2i/H), float32."""
-    frequencies_R = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2) / config.head_dim)
-    angles_BTR = positions_BT[..., None].astype(jnp.float32) * frequencies_R
-    return Rotation(jnp.cos(angles_BTR), jnp.sin(angles_BTR))
-
-
-def rotate(x_BTNH: jax.Array, angles: Rotation) -> jax.Array:
-    """Rotates the pairs (i, i + H/2) of every head by the token's angles."""
-    first_BTNR, second_BTNR = jnp.split(x_BTNH, 2, axis=-1)
-    cos_BT1R, sin_BT1R = angles.cos_BTR[:, :, None], angles.sin_BTR[:, :, None]
-    turned = (first_BTNR * cos_BT1R - second_BTNR * sin_BT1R, second_BTNR * cos_BT1R + first_BTNR * sin_BT1R)
-    return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
 
 
 def weight(config: ModelConfig, rngs: nnx.Rngs, shape, axes, std: float = INIT_STD) -> nnx.Param:
@@ -179,7 +156,7 @@ class Transformer(nnx.Module):
         """
         assert tokens_BT.shape == positions_BT.shape == segment_ids_BT.shape and tokens_BT.ndim == 2
         graphdef, blocks = nnx.split(self.blocks)
-        angles = rotation(self.config, positions_BT)
+        angles = self.rotation(positions_BT)
 
         def layer(x_BTD, block):
             return nnx.merge(graphdef, block)(x_BTD, angles, segment_ids_BT), None
@@ -200,7 +177,7 @@ class Transformer(nnx.Module):
         """
         assert tokens_BT.shape == positions_BT.shape and tokens_BT.ndim == 2
         graphdef, blocks = nnx.split(self.blocks)
-        angles = rotation(self.config, positions_BT)
+        angles = self.rotation(positions_BT)
         x_BTD, keys, values = self.embed(tokens_BT), [], []
         for index, (k_BKHS, v_BKSH) in enumerate(zip(cache.k_BKHS, cache.v_BKSH, strict=True)):
             block = nnx.merge(graphdef, jax.tree.map(lambda leaf, index=index: leaf[index], blocks))
@@ -208,6 +185,11 @@ class Transformer(nnx.Module):
             keys.append(k_BKHS)
             values.append(v_BKSH)
         return self.norm(x_BTD), KVCache(tuple(keys), tuple(values))
+
+    def rotation(self, positions_BT: jax.Array) -> Rotation:
+        """The rotary angles of these positions."""
+        config = self.config
+        return rotation(config.rope_theta, config.head_dim, config.rope_scaling, positions_BT)
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """The embedded tokens, in the compute dtype."""
