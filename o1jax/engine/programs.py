@@ -93,12 +93,12 @@ def decode(
     slots: Slots,
     patience: jax.Array,
     block: int,
-    n_tokens: int,
+    n_tokens: int | None = None,
 ) -> tuple[KVCache, Decoded]:
     """Decodes up to `block` tokens a live slot; ends early when `patience` slots have finished.
 
     A slot finishes at one of its stop ids or at its limit, and then neither writes nor counts. Ids from
-    `n_tokens` on, the rows of a padded vocabulary, are never sampled and have no share of the distribution.
+    `n_tokens` on, the rows of a padded vocabulary, are never sampled and have no share of the distribution; None: there are none.
     """
     B, S = slots.token_B.shape[0], cache.slots
     model = merge(graphdef, params)

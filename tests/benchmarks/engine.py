@@ -110,9 +110,7 @@ def bare_decode(config, graphdef, params, shape, blocks: int = 12) -> float:
     for turn in range(blocks + 1):
         if turn == 1:
             begin = time.perf_counter()
-        cache, out = programs.decode(
-            graphdef, params, cache, slots, np.int32(shape.slots + 1), shape.block, config.vocab_size
-        )
+        cache, out = programs.decode(graphdef, params, cache, slots, np.int32(shape.slots + 1), shape.block)
         jax.block_until_ready(out)
     return shape.slots * shape.block * blocks / (time.perf_counter() - begin)
 
