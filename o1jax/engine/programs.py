@@ -98,7 +98,8 @@ def decode(
     """Decodes up to `block` tokens a live slot; ends early when `patience` slots have finished.
 
     A slot finishes at one of its stop ids or at its limit, and then neither writes nor counts. Ids from
-    `n_tokens` on, the rows of a padded vocabulary, are never sampled and have no share of the distribution; None: there are none.
+    `n_tokens` on (None: there are none), the rows of a padded vocabulary, are never sampled and have no
+    share of the distribution.
     """
     B, S = slots.token_B.shape[0], cache.slots
     model = merge(graphdef, params)

@@ -55,7 +55,7 @@ def places(entry: Entry) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def merged_kernel(scale: float, dtype, kernel, *ways: jax.Array) -> jax.Array:
-    """A stacked kernel, with scale * down @ up of every layer where there is an adapter; summed in float32."""
+    """A stacked kernel plus every layer's scale * down @ up, where it has an adapter, summed in float32."""
     value = dense(kernel, jnp.float32)
     if ways:
         down_LIR, up_LRO = ways

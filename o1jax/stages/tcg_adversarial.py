@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from o1jax.engine.interface import Completion, Request
+from o1jax.model.lora import LoraSettings
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, test_cases
 from o1jax.prompts.test_cases import CASES
@@ -28,6 +29,7 @@ from o1jax.search.bounded import run_in_order
 from o1jax.search.store import read_records, write_records
 from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems
+from o1jax.stages.adapters import with_adapters
 from o1jax.stages.found import places_of, wrong_programs
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
@@ -61,6 +63,7 @@ class Settings:
     warmup_steps: int = 10
     weight_decay: float = 0.0
     model: str = ""
+    lora: LoraSettings = LoraSettings()
     limits: Limits = Limits()
     concurrency: int = 64
     engine: EngineSettings = EngineSettings()
@@ -117,6 +120,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{out}: nothing to train on: {len(answers)} answers about {len(wrong)} problems, none with a "
             f"reward {settings.margin} below its problem's best; sample more answers or lower the margin"
         )
+    policy = with_adapters(policy, settings.lora, seed)
     fitted, long = train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
     return StageResult(
         figures={

@@ -12,6 +12,7 @@ from etils import epath
 
 from o1jax.batches.encode import encode_sft
 from o1jax.model.init import init_params
+from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.problems import jsonl, ladder
@@ -44,6 +45,7 @@ class Training:
     schedule: str = "cosine"
     warmup_steps: int = 5
     weight_decay: float = 0.0
+    lora: LoraSettings = LoraSettings()
 
 
 def make(root):
