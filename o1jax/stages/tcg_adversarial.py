@@ -46,7 +46,7 @@ class Settings:
     of rewards at least `margin` apart, at most `max_pairs` a problem (0: all). `train_tokens` counts both
     sides of a pair. `nll_weight` adds the chosen answer's likelihood to the loss (0: DPO as published,
     under which it may fall). `concurrency`: problems at once. `model`: the preset that the generator must
-    have the shape of, where given."""
+    have the shape of, where given. `lora`: trains adapters of this rank, not all parameters."""
 
     train_tokens: int
     write: WriteSettings = WriteSettings(answers=8, temperature=1.0, top_p=1.0, top_k=0)

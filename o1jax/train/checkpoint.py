@@ -35,7 +35,7 @@ class Policy:
     graphdef: nnx.GraphDef
     params: nnx.State
     tokenizer: transformers.PreTrainedTokenizerFast
-    frozen: nnx.State = NO_PARAMS
+    frozen: nnx.State = dataclasses.field(default_factory=lambda: NO_PARAMS)
 
     @property
     def all_params(self) -> nnx.State:
