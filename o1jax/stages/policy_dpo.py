@@ -47,6 +47,7 @@ class Settings:
     nll_weight: float = 0.0
     row_length: int = 512
     rows_per_batch: int = 8
+    micro_batches: int = 1
     learning_rate: float = 2e-4
     schedule: str = "cosine"
     warmup_steps: int = 10

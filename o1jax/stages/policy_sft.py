@@ -35,6 +35,7 @@ class Settings:
     train_tokens: int
     row_length: int = 256
     rows_per_batch: int = 16
+    micro_batches: int = 1
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     warmup_steps: int = 10

@@ -51,6 +51,7 @@ class Settings:
     objective: Literal["soft", "hard", "pair"] = "soft"
     row_length: int = 256
     rows_per_batch: int = 16
+    micro_batches: int = 1
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 10

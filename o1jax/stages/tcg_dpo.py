@@ -42,6 +42,7 @@ class Settings:
     cases: CaseSettings = CaseSettings()
     row_length: int = 512
     rows_per_batch: int = 8
+    micro_batches: int = 1
     learning_rate: float = 2e-4
     schedule: str = "cosine"
     warmup_steps: int = 10

@@ -43,6 +43,7 @@ class Settings:
     cases: CaseSettings = CaseSettings()
     row_length: int = 256
     rows_per_batch: int = 16
+    micro_batches: int = 1
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     warmup_steps: int = 10

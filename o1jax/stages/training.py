@@ -26,11 +26,13 @@ from o1jax.train.reference import with_reference
 
 class TokenBudget(Protocol):
     """What such a stage's settings have. `train_tokens`: tokens to train on, padding not counted, in as
-    many epochs as that takes. `lora`: the adapters that the policy was given to train (adapters.py)."""
+    many epochs as that takes. `micro_batches`: the parts of a batch whose gradients
+    are added up. `lora`: the adapters that the policy was given to train (adapters.py)."""
 
     train_tokens: int
     row_length: int
     rows_per_batch: int
+    micro_batches: int
     learning_rate: float
     schedule: str
     warmup_steps: int
@@ -67,7 +69,7 @@ def train_tokens(
         objective,
         batches,
         optimizer,
-        FitSettings(steps),
+        FitSettings(steps, micro_batches=settings.micro_batches),
         mesh=make_mesh(),
         title=title,
         frozen=policy.frozen,

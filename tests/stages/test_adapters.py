@@ -36,6 +36,7 @@ class Budget:
     train_tokens: int = 800
     row_length: int = 32
     rows_per_batch: int = 2
+    micro_batches: int = 2
     learning_rate: float = 2e-2
     schedule: str = "constant"
     warmup_steps: int = 0

@@ -41,6 +41,7 @@ class Training:
     train_tokens: int = 60_000
     row_length: int = CONTEXT
     rows_per_batch: int = 4
+    micro_batches: int = 1
     learning_rate: float = 6e-3
     schedule: str = "cosine"
     warmup_steps: int = 5
