@@ -32,9 +32,9 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
         raise ValueError(f"variant {variant!r}: there is ladder")
     sample = {**SAMPLING, "max_tokens": 176}
     loop = {
-        "search_pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
+        "search_pool": ladder_problems("pool", {2: 100, 3: 175, 4: 100}),
         "sft_share": 0.5,
-        "prm": {"train_tokens": 1_000_000},
+        "prm": {"train_tokens": 500_000},
         "reward": ARMS["rl_linear"]["reward"],
     }
     return ml_collections.ConfigDict(
@@ -55,7 +55,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "sample": {**sample, "n": 4},
                 "engine": {**ENGINE},
             },
-            "pool": ladder_problems("pool", {2: 400, 3: 700, 4: 400}),
+            "pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
             "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
             "search": {
                 "search": {
@@ -74,7 +74,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
             },
             "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
             "policy_sft": {
-                "train_tokens": 600_000,
+                "train_tokens": 300_000,
                 "row_length": 256,
                 "rows_per_batch": 16,
                 "learning_rate": 2e-3,
@@ -84,7 +84,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "style": "nano",
             },
             "policy_dpo": {
-                "train_tokens": 600_000,
+                "train_tokens": 300_000,
                 "pairs": "both",
                 "beta": 0.1,
                 "nll_weight": 0.1,
@@ -93,7 +93,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "learning_rate": 2e-4,
             },
             "prm": {
-                "train_tokens": 3_000_000,
+                "train_tokens": 1_500_000,
                 "objective": "hard",
                 "likelihood": 0.3,
                 "row_length": 512,
@@ -102,14 +102,15 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
             },
             "policy_rl": {
                 "updates": 400,
-                "problems_per_update": 32,
+                "problems_per_update": 16,
                 "draw": "by_difficulty",
                 "sample": {**sample, "n": 8},
                 "engine": {**ENGINE},
                 "advantage": "group_mean",
                 "row_length": 256,
                 "rows_per_micro_batch": 16,
-                "learning_rate": 3e-4,
+                "learning_rate": 1e-4,
+                "warmup_steps": 5,
             },
             "evaluate": {
                 "sample": {**sample, "n": 8},
