@@ -1,6 +1,6 @@
 """Evaluates a policy: pass@k of both prompts, search against best-of-n at equal tokens, ASPR.
 
-    python launch/evaluate.py --config.inputs.policy=runs/demo/round_01/policy_sft \
+    python launch/evaluate.py --config.inputs.policy=runs/demo/round_01/policy_rl \
         --config.inputs.problems=runs/demo/problems/held_out --workdir=runs/evaluate
 
 `inputs.policy` is a stage that trained one, a policy directory (an Orbax checkpoint with its
@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
         {
             "seed": 0,
             "inputs": {
-                "policy": "runs/demo/round_01/policy_sft",
+                "policy": "runs/demo/round_01/policy_rl",
                 "problems": "runs/demo/problems/held_out",
                 "prm": "",
             },
