@@ -1,10 +1,11 @@
 """Policy-gradient RL beside search, sampling and DPO, from one policy and at equal tokens.
 
     python launch/rl.py --config=configs/rl.py:ladder --config.policy=runs/ladder/seed_5/round_00/policy_sft \
+        --config.references_from=runs/ladder/seed_5/problems/references \
         --config.pool_trees=runs/ladder/seed_5/round_00/search --workdir=runs/rl/seed_5
 
 ladder: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up first; --config.prm_from
-names a process reward model. Figures: configs/LOG.md.
+names a process reward model. Not yet run whole; probes: configs/LOG.md.
 """
 
 import ml_collections
@@ -32,15 +33,16 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
         raise ValueError(f"variant {variant!r}: there is ladder")
     sample = {**SAMPLING, "max_tokens": 176}
     loop = {
-        "search_pool": ladder_problems("pool", {2: 100, 3: 175, 4: 100}),
+        "search_pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
         "sft_share": 0.5,
-        "prm": {"train_tokens": 500_000},
+        "prm": {"train_tokens": 1_000_000},
         "reward": ARMS["rl_linear"]["reward"],
     }
     return ml_collections.ConfigDict(
         {
             "seed": 0,
             "policy": "",
+            "references_from": "",
             "prm_from": "",
             "pool_trees": "",
             "more_trees": "",
@@ -55,7 +57,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "sample": {**sample, "n": 4},
                 "engine": {**ENGINE},
             },
-            "pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
+            "pool": ladder_problems("pool", {2: 400, 3: 700, 4: 400}),
             "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
             "search": {
                 "search": {
@@ -74,7 +76,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
             },
             "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
             "policy_sft": {
-                "train_tokens": 300_000,
+                "train_tokens": 600_000,
                 "row_length": 256,
                 "rows_per_batch": 16,
                 "learning_rate": 2e-3,
@@ -84,16 +86,16 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "style": "nano",
             },
             "policy_dpo": {
-                "train_tokens": 300_000,
+                "train_tokens": 600_000,
                 "pairs": "both",
                 "beta": 0.1,
-                "nll_weight": 0.1,
+                "nll_weight": 1.0,
                 "row_length": 512,
                 "rows_per_batch": 8,
-                "learning_rate": 2e-4,
+                "learning_rate": 5e-5,
             },
             "prm": {
-                "train_tokens": 1_500_000,
+                "train_tokens": 3_000_000,
                 "objective": "hard",
                 "likelihood": 0.3,
                 "row_length": 512,

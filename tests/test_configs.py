@@ -41,7 +41,7 @@ NOT_A_STAGE = {
     "held_out_trees",
     "more_trees",
 }
-NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "generated_tests", "steps", "prm_start"}
+NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "references_from", "generated_tests", "steps", "prm_start"}
 PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems", "audit")
 STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {"search_evaluate": "evaluate"}
 PAGES = [(path.stem, v) for path in sorted(CONFIGS.glob("*.py")) for v in VARIANTS.get(path.stem, (None,))]

@@ -140,9 +140,8 @@ def test_search_alone_and_the_arms_beside_it(played):
 
 
 def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(played):
-    stages, root = played(
-        reinforcement.reinforcement, "rl", "ladder", policy="p", pool_trees="a", more_trees="b"
-    )
+    given = {"policy": "p", "references_from": "r", "pool_trees": "a", "more_trees": "b"}
+    stages, root = played(reinforcement.reinforcement, "rl", "ladder", **given)
     assert stages["prm/start"][2] == {"policy": "p", "found_0": "a", "found_1": "b"}
     arms = {place.split("/")[1] for place in stages if place.startswith("compare/")}
     assert {"search", "sampling", "dpo", "rl_outcome", "rl_process", "rl_linear", "loop"} <= arms
@@ -160,6 +159,8 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
             if arm.startswith("rl_"):
                 assert (parsed.generated_tokens, parsed.trained_tokens) == (searched, 500)
                 assert inputs["prm"] == f"{root}/prm/start"
+            if last == "policy_sft":
+                assert inputs["references"] == "r"
             if arm == "sampling":
                 assert stages[first][2]["match"] == f"{root}/compare/search/round_0{k}/search"
     loop = stages["compare/loop/round_01/policy_rl"][1]
@@ -168,6 +169,13 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
     assert loop.first_update == figures_of(root, "compare/loop/round_00/policy_rl")["next_update"]
     assert stages["compare/loop/round_01/prm"][2]["prm"] == f"{root}/compare/loop/round_00/prm"
     assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 250
+
+
+def test_reinforcement_that_warms_up_itself_trains_on_those_references(played):
+    stages, root = played(reinforcement.reinforcement, "rl", "ladder")
+    wanted = f"{root}/warm_up_problems/references"
+    assert stages["warm_up"][2]["references"] == wanted
+    assert stages["compare/search/round_00/policy_sft"][2]["references"] == wanted
 
 
 LAST = {"search": "policy_sft", "sampling": "policy_sft", "dpo": "policy_dpo"}
