@@ -1,0 +1,92 @@
+"""What a run came to, in a sentence: for the top of its page and the end of a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from o1jax.report.learning import SELF_PLAY, Change, Curve, change
+from o1jax.report.run_files import RunFiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """What a run came to, in a word, a sentence and perhaps more of them."""
+
+    state: Literal["better", "unclear", "worse", "none"]
+    word: str
+    text: str
+    more: tuple[str, ...] = ()
+
+
+WORDS = {"better": "It learned", "unclear": "No clear change", "worse": "It got worse"}
+
+
+def headline(files: RunFiles, summary: Mapping[str, Any], arms: list[Curve]) -> Headline:
+    """Of the policy where it was evaluated twice, else of what the run made beside it."""
+    changes = {curve.arm: curve.change for curve in arms if curve.change is not None}
+    if not changes:
+        return _without_change(files, summary)
+    name = SELF_PLAY if SELF_PLAY in changes else max(changes, key=lambda arm: changes[arm].after)
+    first = changes[name]
+    text = f"pass@1 on {first.n} held-out problems: {_percent(first.before)} to {_percent(first.after)}, {points(first)}"
+    others = {curve.arm: change(curve.last, _of(arms, name).last) for curve in arms if curve.arm != name}
+    more = [f"{name} less {arm}: {points(less)}" for arm, less in others.items() if less is not None]
+    return Headline(first.state, WORDS[first.state], f"{name}: {text}" if len(arms) > 1 else text, tuple(more))
+
+
+def _of(arms: list[Curve], name: str) -> Curve:
+    return next(curve for curve in arms if curve.arm == name)
+
+
+def _without_change(files: RunFiles, summary: Mapping[str, Any]) -> Headline:
+    parts = [*_rates(summary), *_models(summary), *_searches(files)]
+    if not parts:
+        return Headline("none", "Nothing measured yet", f"{len(files.manifests)} stages are finished")
+    return Headline("none", "So far", parts[0], tuple(parts[1:]))
+
+
+def _rates(summary: Mapping[str, Any]) -> list[str]:
+    rates = summary["held_out_pass_at_1"].items()
+    return [f"pass@1 of the {name.replace('_', '-')} on held-out problems: {with_interval(rate)}" for name, rate in rates]
+
+
+def _models(summary: Mapping[str, Any]) -> list[str]:
+    """The reward models and generators that were measured on what they were not trained on."""
+    lines = []
+    for objective, found in summary["prm"].items():
+        if isinstance(found.get("auc"), Mapping):
+            less = found["auc_difference"]
+            lines.append(
+                f"reward model ({objective}): held-out AUC {found['auc']['mean']:.3f}, {less['mean']:+.3f} "
+                f"[{less['low']:+.3f}, {less['high']:+.3f}] on a step's number and length alone"
+            )
+    for name, found in summary["tcg"].items():
+        if "before" in found:
+            lines.append(f"test-case generator {name}: {with_interval(found['before']['program']['validity'])} valid")
+    return lines
+
+
+def _searches(files: RunFiles) -> list[str]:
+    return [
+        f"{place}: {manifest['figures'].get('solved')} of {manifest['figures'].get('problems')} problems solved"
+        for place, manifest in files.manifests.items()
+        if manifest["stage"] in ("search", "sample")
+    ]
+
+
+def points(of: Change) -> str:
+    """A difference in percentage points."""
+    return f"{100 * of.mean:+.1f} points [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
+
+
+def with_interval(figure: Mapping[str, Any]) -> str:
+    """A share and its interval in percent; a dash where nothing was measured."""
+    if figure.get("mean") is None:
+        return "–"
+    return f"{_percent(figure['mean'])} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

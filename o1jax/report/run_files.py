@@ -1,0 +1,160 @@
+"""What is read of a run's directory: its stages, and the lines and columns of their files.
+
+What is damaged or missing is named in `faults` and left out; the rest is read. Never raises for what a run
+holds, and makes no figure of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+DEEPEST = 4  # compare/<arm>/round_<k>/<stage>
+MARKS = ("manifest.json", "spec.json")
+DATA = ("trees", "rollouts", "fit", "problems.jsonl")  # what only a stage leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """`place`: relative to the run, "." for a run that is one stage. `manifest`: None where it is not complete
+    or damaged. `spec`: what it was begun with; the manifest holds it too."""
+
+    place: str
+    directory: epath.Path
+    manifest: Mapping[str, Any] | None
+    spec: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Which stage it is, "" where that is not known."""
+        return str(self.spec.get("stage", ""))
+
+    def input(self, name: str) -> str:
+        """The directory that an input was read from, "" without one."""
+        return str(_mapping(self.spec, "places").get(name, ""))
+
+    def setting(self, name: str) -> Any:
+        """A value of the stage's config; None if it is not there."""
+        return _mapping(self.spec, "config").get(name)
+
+
+class RunFiles:
+    """A run as it is on disk. `stages`: by place, in order of place. `faults`: one line each, with the file."""
+
+    def __init__(self, workdir: epath.Path):
+        self.workdir = workdir
+        self.faults: list[str] = []
+        found = sorted(self._directories(workdir, 0))
+        self.stages = {stage.place: stage for stage in map(self._stage, found) if stage is not None}
+
+    @property
+    def manifests(self) -> dict[str, Mapping[str, Any]]:
+        """Place -> manifest of every complete stage."""
+        return {place: stage.manifest for place, stage in self.stages.items() if stage.manifest is not None}
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Places that were begun and have no manifest yet."""
+        return [place for place, stage in self.stages.items() if stage.manifest is None]
+
+    def of_input(self, path: str) -> Stage | None:
+        """The stage that an input's directory is; where it is gone, the one of the same place in this run, which
+        was moved then."""
+        if path and epath.Path(path).exists():
+            return self._stage(epath.Path(path))
+        ends = [place for place in self.stages if f"/{path}".endswith(f"/{place}")]
+        return self.stages[max(ends, key=len)] if ends else None
+
+    def json_lines(self, path: epath.Path) -> list[dict[str, Any]]:
+        """The objects of a JSON-lines file, none without one; a line that is not one is a fault."""
+        lines = self._bytes(path).split(b"\n")
+        return [row for number, line in enumerate(lines, 1) if line.strip() for row in self._line(path, number, line)]
+
+    def tables(self, place: epath.Path, columns: Sequence[str]) -> list[pa.Table]:
+        """Some columns of a Parquet file, or of each of a directory, in order of name; none of what is not there."""
+        inside = place.iterdir() if place.is_dir() else [place] if place.exists() else []
+        paths = sorted(path for path in inside if path.suffix == ".parquet")
+        return [table for path in paths for table in self._table(path, columns)]
+
+    def _table(self, path: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+        try:
+            table = pq.ParquetFile(io.BytesIO(self._bytes(path))).read(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            self.faults.append(f"{path}: not a whole Parquet file ({_first_line(error)})")
+            return
+        missing = {name.split(".")[0] for name in columns} - set(table.column_names)
+        if missing:
+            self.faults.append(f"{path}: no column {sorted(missing)[0]!r}")
+        else:
+            yield table
+
+    def _directories(self, directory: epath.Path, depth: int) -> Iterator[epath.Path]:
+        """The directories of stages; a stage holds no other."""
+        inside = {path.name: path for path in directory.iterdir()}
+        if inside.keys() & set(MARKS):
+            yield directory
+        elif depth and inside.keys() & set(DATA):
+            self.faults.append(f"{directory}: no manifest.json and no spec.json, so it is not known what made it")
+        elif depth < DEEPEST:
+            for path in inside.values():
+                if path.is_dir():
+                    yield from self._directories(path, depth + 1)
+
+    def _stage(self, directory: epath.Path) -> Stage | None:
+        manifest = self._record(directory / "manifest.json")
+        if manifest is not None and not _is_manifest(manifest):
+            self.faults.append(f"{directory / 'manifest.json'}: without a stage, figures and seconds")
+            manifest = None
+        spec = manifest or self._record(directory / "spec.json")
+        if spec is None:
+            return None
+        within = directory.is_relative_to(self.workdir)
+        place = directory.relative_to(self.workdir) if within else directory
+        return Stage(str(place), directory, manifest, spec)
+
+    def _record(self, path: epath.Path) -> dict[str, Any] | None:
+        """A JSON file's object; None without one."""
+        if not path.exists():
+            return None
+        return next(iter(self._line(path, 0, self._bytes(path))), None)
+
+    def _line(self, path: epath.Path, number: int, line: bytes) -> Iterator[dict[str, Any]]:
+        where = f"{path} line {number}" if number else f"{path}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # not JSON, or not UTF-8
+            self.faults.append(f"{where}: damaged ({_first_line(error)})")
+            return
+        if isinstance(row, dict):
+            yield row
+        else:
+            self.faults.append(f"{where}: saw {type(row).__name__}, wanted an object")
+
+    def _bytes(self, path: epath.Path) -> bytes:
+        try:
+            return path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            self.faults.append(f"{path}: cannot be read ({_first_line(error)})")
+            return b""
+
+
+def _is_manifest(manifest: Mapping[str, Any]) -> bool:
+    named, figures = isinstance(manifest.get("stage"), str), isinstance(manifest.get("figures"), dict)
+    return named and figures and isinstance(_mapping(manifest, "timings").get("seconds"), int | float)
+
+
+def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A field that is an object, empty where it is missing or another thing."""
+    value = record.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
