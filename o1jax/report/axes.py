@@ -38,7 +38,12 @@ def of_numbers(label: str, values: Iterable[float], *, percent: bool = False, ze
     ticks = [round(step * k, 10) for k in range(first, last + 1)]
     if percent and ticks[-1] > 1 >= max(values):
         ticks = [tick for tick in ticks if tick <= 1]
-    return Axis(label, ticks[0], max(ticks[-1], high if percent else ticks[-1]), [(t, text(t, percent)) for t in ticks])
+    return Axis(
+        label,
+        ticks[0],
+        max(ticks[-1], high if percent else ticks[-1]),
+        [(t, text(t, percent)) for t in ticks],
+    )
 
 
 def of_names(label: str, names: Sequence[str]) -> Axis:

@@ -65,7 +65,9 @@ def lines(title: str, series: Sequence[Series], x: Axis, y: Axis, note: str = ""
     drawn = sorted(zip(shown, colours, strict=True), key=lambda item: not item[0].is_faint)
     counted = sum(not one.is_faint for one in shown)
     body = _grid(x, y) + "".join(_series(one, colour, counted, x, y) for one, colour in drawn)
-    keys = "".join(_key(one.name, colour) for one, colour in zip(shown, colours, strict=True) if not one.is_faint)
+    keys = "".join(
+        _key(one.name, colour) for one, colour in zip(shown, colours, strict=True) if not one.is_faint
+    )
     legend = f"<ul class=legend>{keys}</ul>" if counted > 1 else ""
     return _figure(title, WIDTH, HEIGHT, body, legend, note)
 
@@ -90,7 +92,7 @@ def _grid(x: Axis, y: Axis) -> str:
     across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     parts = [
         f'<path class=grid d="M{LEFT},{(at := y.at(tick, HEIGHT - BOTTOM, -up))}h{across}"/>'
-        f'<text x={LEFT - 6} y={at + 3.5} class=end>{escape(text)}</text>'
+        f"<text x={LEFT - 6} y={at + 3.5} class=end>{escape(text)}</text>"
         for tick, text in y.ticks
     ]
     every = -(-len(x.ticks) // 8)
@@ -113,7 +115,11 @@ def _x_label(x: Axis, height: int) -> str:
 def _series(series: Series, colour: int, count: int, x: Axis, y: Axis) -> str:
     across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     has_marks = not series.is_faint and len(series.points) <= MOST_MARKS
-    aside = DODGE * (colour - (count - 1) / 2) if has_marks and any(p.low is not None for p in series.points) else 0.0
+    aside = (
+        DODGE * (colour - (count - 1) / 2)
+        if has_marks and any(p.low is not None for p in series.points)
+        else 0.0
+    )
     places = [
         (round(x.at(p.x, LEFT, across) + aside, 1), y.at(p.y, HEIGHT - BOTTOM, -up), p) for p in series.points
     ]
@@ -144,7 +150,9 @@ def _row(row: Row, k: int, x: Axis) -> str:
     interval = ""
     if row.low is not None and row.high is not None:
         interval = f'<path class=interval d="M{x.at(row.low, 8, across)},{y}H{x.at(row.high, 8, across)}"/>'
-    return f'<g class=s0>{interval}<path class=mark transform="translate({at},{y})" d="{MARKS[0]}"/></g>{said}'
+    return (
+        f'<g class=s0>{interval}<path class=mark transform="translate({at},{y})" d="{MARKS[0]}"/></g>{said}'
+    )
 
 
 def _key(name: str, colour: int) -> str:

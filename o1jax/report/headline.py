@@ -33,7 +33,9 @@ def headline(files: RunFiles, summary: Mapping[str, Any], arms: list[Curve]) -> 
     text = f"pass@1 on {first.n} held-out problems: {_percent(first.before)} to {_percent(first.after)}, {points(first)}"
     others = {curve.arm: change(curve.last, _of(arms, name).last) for curve in arms if curve.arm != name}
     more = [f"{name} less {arm}: {points(less)}" for arm, less in others.items() if less is not None]
-    return Headline(first.state, WORDS[first.state], f"{name}: {text}" if len(arms) > 1 else text, tuple(more))
+    return Headline(
+        first.state, WORDS[first.state], f"{name}: {text}" if len(arms) > 1 else text, tuple(more)
+    )
 
 
 def _of(arms: list[Curve], name: str) -> Curve:
@@ -49,7 +51,10 @@ def _without_change(files: RunFiles, summary: Mapping[str, Any]) -> Headline:
 
 def _rates(summary: Mapping[str, Any]) -> list[str]:
     rates = summary["held_out_pass_at_1"].items()
-    return [f"pass@1 of the {name.replace('_', '-')} on held-out problems: {with_interval(rate)}" for name, rate in rates]
+    return [
+        f"pass@1 of the {name.replace('_', '-')} on held-out problems: {with_interval(rate)}"
+        for name, rate in rates
+    ]
 
 
 def _models(summary: Mapping[str, Any]) -> list[str]:
@@ -64,7 +69,9 @@ def _models(summary: Mapping[str, Any]) -> list[str]:
             )
     for name, found in summary["tcg"].items():
         if "before" in found:
-            lines.append(f"test-case generator {name}: {with_interval(found['before']['program']['validity'])} valid")
+            lines.append(
+                f"test-case generator {name}: {with_interval(found['before']['program']['validity'])} valid"
+            )
     return lines
 
 

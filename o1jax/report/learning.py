@@ -64,7 +64,9 @@ def curves(files: RunFiles) -> list[Curve]:
         places = evaluations(files.manifests, prefix)
         counted |= {place: counts_of(files, place) for place in places.values() if place not in counted}
         found.append(Curve(arm, {name: counted[place] for name, place in places.items() if counted[place]}))
-    return [curve for curve in found if len(curve.counts) > 1] or [curve for curve in found[:1] if curve.counts]
+    return [curve for curve in found if len(curve.counts) > 1] or [
+        curve for curve in found[:1] if curve.counts
+    ]
 
 
 def counts_of(files: RunFiles, place: str) -> dict[str, tuple[int, int]]:

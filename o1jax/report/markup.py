@@ -29,11 +29,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "")
     """A table whose cells are text; all but the first column are numbers."""
     cells = "".join(f"<th scope=col>{escape(name)}</th>" for name in head)
     lines = "".join(
-        f"<tr><th scope=row>{escape(row[0])}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        f"<tr><th scope=row>{escape(row[0])}</th>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
         for row in rows
     )
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<div class=scroll><table>{above}<thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>"
+    return (
+        f"<div class=scroll><table>{above}<thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
 
 
 def details(summary: str, body: str) -> str:

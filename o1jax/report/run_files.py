@@ -75,7 +75,12 @@ class RunFiles:
     def json_lines(self, path: epath.Path) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file, none without one; a line that is not one is a fault."""
         lines = self._bytes(path).split(b"\n")
-        return [row for number, line in enumerate(lines, 1) if line.strip() for row in self._line(path, number, line)]
+        return [
+            row
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+            for row in self._line(path, number, line)
+        ]
 
     def tables(self, place: epath.Path, columns: Sequence[str]) -> list[pa.Table]:
         """Some columns of a Parquet file, or of each of a directory, in order of name; none of what is not there."""
@@ -101,7 +106,9 @@ class RunFiles:
         if inside.keys() & set(MARKS):
             yield directory
         elif depth and inside.keys() & set(DATA):
-            self.faults.append(f"{directory}: no manifest.json and no spec.json, so it is not known what made it")
+            self.faults.append(
+                f"{directory}: no manifest.json and no spec.json, so it is not known what made it"
+            )
         elif depth < DEEPEST:
             for path in inside.values():
                 if path.is_dir():

@@ -61,7 +61,9 @@ def of(files: RunFiles) -> dict[str, Any]:
         try:
             summary[name] = gather(files.manifests)
         except (AttributeError, KeyError, TypeError) as error:
-            files.faults.append(f"{files.workdir}: no figures of {name}: a manifest lacks what they are made of ({error})")
+            files.faults.append(
+                f"{files.workdir}: no figures of {name}: a manifest lacks what they are made of ({error})"
+            )
             summary[name] = {}
     costs = summary["stages"].values()
     summary["totals"] = {

@@ -116,7 +116,9 @@ def _columns(tree: FoundTree, record: Mapping[str, Any], count: int) -> dict[str
     visits = [value or 0 for value in column["visits"]]
     verdicts = {k: _verdict(found) for k, found in enumerate(tree.verdicts[:count]) if found is not None}
     tests = record.get("tests", [])
-    failing = {verdict[3] for verdict in verdicts.values() if verdict[3] is not None and verdict[3] < len(tests)}
+    failing = {
+        verdict[3] for verdict in verdicts.values() if verdict[3] is not None and verdict[3] < len(tests)
+    }
     return {
         "problem": tree.problem_id,
         **{name: tree.facts[name] for name in OF_TREE[1:]},
@@ -125,7 +127,9 @@ def _columns(tree: FoundTree, record: Mapping[str, Any], count: int) -> dict[str
         "action": column["action"],
         "text": [_clipped(text or "", LONGEST) for text in column["text"]],
         "visits": visits,
-        "mean": [round((s or 0.0) / n, 3) if n else None for s, n in zip(column["value_sum"], visits, strict=True)],
+        "mean": [
+            round((s or 0.0) / n, 3) if n else None for s, n in zip(column["value_sum"], visits, strict=True)
+        ],
         "value": _present(column["value"]),
         "score": _present(column["score"]),
         "error": {k: error for k, error in enumerate(column["error"]) if error},
