@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 STEPS = (1, 2, 2.5, 5, 10)
+WHOLE_STEPS = (1, 2, 5, 10)
 TICKS = 4  # about so many
 
 
@@ -32,10 +33,10 @@ def of_numbers(label: str, values: Iterable[float], *, percent: bool = False, ze
     values = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = (0.0 if zero else min(values)), max(values)
     if high <= low:
-        high = low + (0.05 if percent else abs(low) or 1.0)
+        low, high = (low, low + 0.05) if percent else (low - abs(low) / 2, high + (abs(high) / 2 or 1.0))
     step = _step((high - low) / TICKS)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [round(step * k, 10) for k in range(first, last + 1)]
+    ticks = [float(f"{step * k:.9g}") for k in range(first, last + 1)]
     if percent and ticks[-1] > 1 >= max(values):
         ticks = [tick for tick in ticks if tick <= 1]
     return Axis(
@@ -44,6 +45,17 @@ def of_numbers(label: str, values: Iterable[float], *, percent: bool = False, ze
         max(ticks[-1], high if percent else ticks[-1]),
         [(t, text(t, percent)) for t in ticks],
     )
+
+
+def of_counts(label: str, values: Iterable[float]) -> Axis:
+    """From the first value to the last, with ticks at whole numbers."""
+    values = list(values) or [0.0]
+    low, high = min(values), max(values)
+    if high <= low:
+        return Axis(label, low - 1, low + 1, [(low, text(low))])
+    step = _step(max(1.0, (high - low) / TICKS), WHOLE_STEPS)
+    ticks = [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return Axis(label, low, high, [(tick, text(tick)) for tick in ticks])
 
 
 def of_names(label: str, names: Sequence[str]) -> Axis:
@@ -56,11 +68,11 @@ def text(value: float, percent: bool = False) -> str:
     if percent:
         return f"{100 * value:.4g} %"
     if value and (abs(value) >= 10_000 or abs(value) < 0.001):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.4g}"
 
 
-def _step(least: float) -> float:
+def _step(least: float, steps: Sequence[float] = STEPS) -> float:
     """The smallest round number that is not below `least`."""
     power = 10 ** math.floor(math.log10(least))
-    return next(step * power for step in STEPS if step * power >= least * (1 - 1e-9))
+    return next(step * power for step in steps if step * power >= least * (1 - 1e-9))

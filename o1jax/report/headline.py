@@ -30,7 +30,8 @@ def headline(files: RunFiles, summary: Mapping[str, Any], arms: list[Curve]) -> 
         return _without_change(files, summary)
     name = SELF_PLAY if SELF_PLAY in changes else max(changes, key=lambda arm: changes[arm].after)
     first = changes[name]
-    text = f"pass@1 on {first.n} held-out problems: {_percent(first.before)} to {_percent(first.after)}, {points(first)}"
+    ends = f"{_percent(first.before)} → {_percent(first.after)}"
+    text = f"pass@1 on {first.n} held-out problems: {ends}, {points(first)}"
     others = {curve.arm: change(curve.last, _of(arms, name).last) for curve in arms if curve.arm != name}
     more = [f"{name} less {arm}: {points(less)}" for arm, less in others.items() if less is not None]
     return Headline(
@@ -69,9 +70,8 @@ def _models(summary: Mapping[str, Any]) -> list[str]:
             )
     for name, found in summary["tcg"].items():
         if "before" in found:
-            lines.append(
-                f"test-case generator {name}: {with_interval(found['before']['program']['validity'])} valid"
-            )
+            valid = with_interval(found["before"]["program"]["validity"])
+            lines.append(f"test-case generator {name}: {valid} of its cases are valid")
     return lines
 
 
@@ -85,7 +85,7 @@ def _searches(files: RunFiles) -> list[str]:
 
 def points(of: Change) -> str:
     """A difference in percentage points."""
-    return f"{100 * of.mean:+.1f} points [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
+    return f"{100 * of.mean:+.1f} points (95 % interval {100 * of.low:+.1f} to {100 * of.high:+.1f})"
 
 
 def with_interval(figure: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ BROWSED = {"problems": "Problems", "trees": "Trees"}
 
 
 def write(path: epath.Path, files: RunFiles, summary: Mapping[str, Any]) -> Headline:
-    """Writes the page, whole or not at all, and returns its headline. Adds to the faults what shows only here."""
+    """Writes the page, whole or not at all, and returns its headline. Adds to the faults what it finds."""
     said = _guarded(files, "what it came to", lambda: headline(files, summary, curves(files)), NOTHING)
     part = path.parent / f"{path.name}.part"
     part.write_bytes(html(files, summary, said).encode("utf-8", "replace"))
@@ -67,8 +67,8 @@ def html(files: RunFiles, summary: Mapping[str, Any], said: Headline) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name=viewport content="width=device-width, initial-scale=1"><link rel=icon href="data:,">'
         f"<title>{name}: o1jax</title><style>{(HERE / STYLE).read_text()}</style></head><body>"
-        f"<header><p class=run><strong>{name}</strong> {_state(files)}</p>{_headline(said)}{top}{_faults(files)}"
-        f"</header>{_nav(shown)}<main>{''.join(shown.values())}</main>{data}{scripts}</body></html>\n"
+        f"<header><p class=run><strong>{name}</strong> {_state(files)}</p>{_headline(said)}{top}"
+        f"{_faults(files)}</header>{_nav(shown)}<main>{''.join(shown.values())}</main>{data}{scripts}</body></html>\n"
     )
 
 
@@ -78,9 +78,7 @@ def _guarded(files: RunFiles, what: str, make: Callable[[], T], otherwise: T) ->
         return make()
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         kind = type(error).__name__
-        files.faults.append(
-            f"{files.workdir}: no section on {what}: a record is not as expected ({kind}: {error})"
-        )
+        files.fault(f"{files.workdir}: no section on {what}: a record is not as expected ({kind}: {error})")
         return otherwise
 
 
@@ -112,10 +110,8 @@ def _state(files: RunFiles) -> str:
 
 def _headline(said: Headline) -> str:
     more = "".join(f"<li>{markup.escape(line)}</li>" for line in said.more)
-    return (
-        f'<div class="headline {said.state}"><h1>{markup.escape(said.word)}</h1><p>{markup.escape(said.text)}</p>'
-        f"{f'<ul>{more}</ul>' if more else ''}</div>"
-    )
+    first = f"<h1>{markup.escape(said.word)}</h1><p>{markup.escape(said.text)}</p>"
+    return f'<div class="headline {said.state}">{first}{f"<ul>{more}</ul>" if more else ""}</div>'
 
 
 def _tiles(files: RunFiles, summary: Mapping[str, Any]) -> str:
@@ -131,4 +127,5 @@ def _faults(files: RunFiles) -> str:
     if not files.faults:
         return ""
     lines = "".join(f"<li>{markup.escape(fault)}</li>" for fault in files.faults)
-    return f'<details class="box warning" open id=faults><summary>{len(files.faults)} damaged or missing</summary><ul>{lines}</ul></details>'
+    title = f"<summary>{len(files.faults)} damaged or missing</summary>"
+    return f'<details class="box warning" open id=faults>{title}<ul>{lines}</ul></details>'

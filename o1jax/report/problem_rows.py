@@ -49,7 +49,7 @@ def read(files: RunFiles) -> Problems:
 def results(files: RunFiles, trees: Mapping[str, Sequence[FoundTree]]) -> dict[str, Counts]:
     """Place -> problem id -> (passed, tried), the arms that stand beside self-play last."""
     found: dict[str, Counts] = {}
-    for place in sorted(files.stages, key=_order):
+    for place in files.stages:
         if place in trees:
             found[place] = {tree.problem_id: (tree.passing, tree.judged) for tree in trees[place]}
         elif files.stages[place].name in SAMPLED:
@@ -82,7 +82,3 @@ def _splits(files: RunFiles, problems: Problems) -> Iterable[tuple[str, str]]:
     made = {str(s.directory): s.place for s in files.stages.values() if s.input("problems")}
     directories = sorted(problems.by_directory, key=lambda directory: directory in made)
     return [(directory, directory.rstrip("/").split("/")[-1]) for directory in directories]
-
-
-def _order(place: str) -> tuple[bool, bool, str]:
-    return place.startswith("compare/"), place.split("/")[0].startswith("round_"), place

@@ -17,14 +17,21 @@ import pyarrow.parquet as pq
 from etils import epath
 
 DEEPEST = 4  # compare/<arm>/round_<k>/<stage>
+BEFORE_ROUNDS, AMONG_ROUNDS = 2, 3
+ORDER = {  # by the first part of a place; the others are before the rounds
+    **dict.fromkeys(("problems", "warm_up_problems"), 0),
+    **dict.fromkeys(("warm_up", "warm_up_evaluate", "start_evaluate"), 1),
+    "search_evaluate": 4,
+    "compare": 5,
+}
 MARKS = ("manifest.json", "spec.json")
 DATA = ("trees", "rollouts", "fit", "problems.jsonl")  # what only a stage leaves
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """`place`: relative to the run, "." for a run that is one stage. `manifest`: None where it is not complete
-    or damaged. `spec`: what it was begun with; the manifest holds it too."""
+    """`place`: relative to the run, "." for a run that is one stage. `manifest`: None where the stage is not
+    complete, or it is damaged. `spec`: what it was begun with; the manifest holds it too."""
 
     place: str
     directory: epath.Path
@@ -46,13 +53,19 @@ class Stage:
 
 
 class RunFiles:
-    """A run as it is on disk. `stages`: by place, in order of place. `faults`: one line each, with the file."""
+    """A run as it is on disk. `stages`: by place, about in the order in which a recipe runs them. `faults`: a
+    line each, with the file."""
 
     def __init__(self, workdir: epath.Path):
         self.workdir = workdir
         self.faults: list[str] = []
-        found = sorted(self._directories(workdir, 0))
-        self.stages = {stage.place: stage for stage in map(self._stage, found) if stage is not None}
+        found = [stage for path in self._directories(workdir, 0) if (stage := self._stage(path)) is not None]
+        self.stages = {stage.place: stage for stage in sorted(found, key=_order)}
+
+    def fault(self, text: str) -> None:
+        """Names one, once."""
+        if text not in self.faults:
+            self.faults.append(text)
 
     @property
     def manifests(self) -> dict[str, Mapping[str, Any]]:
@@ -65,8 +78,7 @@ class RunFiles:
         return [place for place, stage in self.stages.items() if stage.manifest is None]
 
     def of_input(self, path: str) -> Stage | None:
-        """The stage that an input's directory is; where it is gone, the one of the same place in this run, which
-        was moved then."""
+        """The stage that an input's directory is; where that is gone, the one of the same place in this run."""
         if path and epath.Path(path).exists():
             return self._stage(epath.Path(path))
         ends = [place for place in self.stages if f"/{path}".endswith(f"/{place}")]
@@ -82,21 +94,21 @@ class RunFiles:
             for row in self._line(path, number, line)
         ]
 
-    def tables(self, place: epath.Path, columns: Sequence[str]) -> list[pa.Table]:
-        """Some columns of a Parquet file, or of each of a directory, in order of name; none of what is not there."""
+    def tables(self, place: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a Parquet file, or of each of a directory in order of name; none without either."""
         inside = place.iterdir() if place.is_dir() else [place] if place.exists() else []
-        paths = sorted(path for path in inside if path.suffix == ".parquet")
-        return [table for path in paths for table in self._table(path, columns)]
+        for path in sorted(path for path in inside if path.suffix == ".parquet"):
+            yield from self._table(path, columns)
 
     def _table(self, path: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
         try:
             table = pq.ParquetFile(io.BytesIO(self._bytes(path))).read(columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            self.faults.append(f"{path}: not a whole Parquet file ({_first_line(error)})")
+            self.fault(f"{path}: not a whole Parquet file ({_first_line(error)})")
             return
         missing = {name.split(".")[0] for name in columns} - set(table.column_names)
         if missing:
-            self.faults.append(f"{path}: no column {sorted(missing)[0]!r}")
+            self.fault(f"{path}: no column {sorted(missing)[0]!r}")
         else:
             yield table
 
@@ -106,9 +118,7 @@ class RunFiles:
         if inside.keys() & set(MARKS):
             yield directory
         elif depth and inside.keys() & set(DATA):
-            self.faults.append(
-                f"{directory}: no manifest.json and no spec.json, so it is not known what made it"
-            )
+            self.fault(f"{directory}: no manifest.json and no spec.json, so what made it is not known")
         elif depth < DEEPEST:
             for path in inside.values():
                 if path.is_dir():
@@ -117,7 +127,7 @@ class RunFiles:
     def _stage(self, directory: epath.Path) -> Stage | None:
         manifest = self._record(directory / "manifest.json")
         if manifest is not None and not _is_manifest(manifest):
-            self.faults.append(f"{directory / 'manifest.json'}: without a stage, figures and seconds")
+            self.fault(f"{directory / 'manifest.json'}: without a stage, figures and seconds")
             manifest = None
         spec = manifest or self._record(directory / "spec.json")
         if spec is None:
@@ -137,19 +147,24 @@ class RunFiles:
         try:
             row = json.loads(line)
         except ValueError as error:  # not JSON, or not UTF-8
-            self.faults.append(f"{where}: damaged ({_first_line(error)})")
+            self.fault(f"{where}: damaged ({_first_line(error)})")
             return
         if isinstance(row, dict):
             yield row
         else:
-            self.faults.append(f"{where}: saw {type(row).__name__}, wanted an object")
+            self.fault(f"{where}: saw {type(row).__name__}, wanted an object")
 
     def _bytes(self, path: epath.Path) -> bytes:
         try:
             return path.read_bytes() if path.exists() else b""
         except OSError as error:
-            self.faults.append(f"{path}: cannot be read ({_first_line(error)})")
+            self.fault(f"{path}: cannot be read ({_first_line(error)})")
             return b""
+
+
+def _order(stage: Stage) -> tuple[int, str]:
+    first = stage.place.split("/")[0]
+    return ORDER.get(first, AMONG_ROUNDS if first.startswith("round_") else BEFORE_ROUNDS), stage.place
 
 
 def _is_manifest(manifest: Mapping[str, Any]) -> bool:

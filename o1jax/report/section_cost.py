@@ -9,6 +9,7 @@ from o1jax.report import markup
 from o1jax.report.run_files import RunFiles, Stage
 
 HEAD = ("stage", "time", "", "generated", "trained", "trained tokens/s", "slots in use", "engine busy")
+TOKENS = ("generated_tokens", "trained_tokens")
 SHARES = ("slot_occupancy", "engine_busy_share")
 
 
@@ -17,7 +18,8 @@ def cost(files: RunFiles, summary: Mapping[str, Any]) -> str:
     longest = max((spent["seconds"] for spent in summary["stages"].values()), default=0)
     lines = [_line(stage, summary["stages"].get(place, {}), longest) for place, stage in files.stages.items()]
     totals = summary["totals"]
-    sums = f"<td>{_time(totals['seconds'])}</td><td></td><td>{totals['generated_tokens']:,.0f}</td><td>{totals['trained_tokens']:,.0f}</td>"
+    tokens = "".join(f"<td>{totals[key]:,.0f}</td>" for key in TOKENS)
+    sums = f"<td>{_time(totals['seconds'])}</td><td></td>{tokens}"
     head = "".join(f"<th scope=col>{name}</th>" for name in HEAD)
     return (
         f"<div class=scroll><table class=cost><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
@@ -36,7 +38,7 @@ def _line(stage: Stage, spent: Mapping[str, Any], longest: float) -> str:
     width = 100 * spent["seconds"] / longest if longest else 0
     rate = timings.get("tokens_per_second")
     shares = [f"{100 * timings[key]:.0f} %" if key in timings else "" for key in SHARES]
-    counts = [f"{spent[key]:,}" if key in spent else "" for key in ("generated_tokens", "trained_tokens")]
+    counts = [f"{spent[key]:,}" if key in spent else "" for key in TOKENS]
     cells = "".join(f"<td>{cell}</td>" for cell in (*counts, f"{rate:,.0f}" if rate else "", *shares))
     bar = f'<td class=bar><span style="width:{width:.1f}%"></span></td>'
     return f"<tr>{name}<td>{_time(spent['seconds'])}</td>{bar}{cells}</tr>"

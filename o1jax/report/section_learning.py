@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from o1jax.report import axes, charts, markup
+from o1jax.report import axes, charts, dots, markup
 from o1jax.report.headline import with_interval
 from o1jax.report.learning import SELF_PLAY
 from o1jax.report.run_files import RunFiles
@@ -109,36 +109,22 @@ def _lines(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
 
 def _note(arms: Mapping[str, Mapping[str, Any]]) -> str:
     figure = next(iter(next(iter(arms.values()))["held_out_pass_at_1"].values()))
-    return (
-        f"<p class=note>{figure['n']} held-out problems that nothing was trained on; bars are 95 % intervals over "
-        "problems, of this one seed.</p>"
-    )
+    bars = "Bars are 95 % intervals over problems; another seed is not in them."
+    return f"<p class=note>{figure['n']} held-out problems that nothing was trained on. {bars}</p>"
 
 
 def _compared(place: str, figures: Mapping[str, Any]) -> Iterator[str]:
     rows = [
-        _row(f"{name.replace('_', ' ')} ({arm['generated_tokens']:,} tokens)", arm["pass_rate"])
+        dots.row(f"{name.replace('_', ' ')} ({arm['generated_tokens']:,} tokens)", arm["pass_rate"])
         for name, arm in figures["search"].items()
     ]
-    yield charts.dots(
-        f"Programs chosen by the visible tests: {place}", rows, _shares("pass the hidden tests")
-    )
+    yield dots.shares(f"Programs chosen by the visible tests: {place}", rows, "pass the hidden tests")
     aspr, common = figures.get("aspr") or {}, (figures.get("aspr") or {}).get("common") or {}
     found = {
         "from the last pseudocode step": aspr.get("pseudocode"),
         "the same, on problems that both solved": common.get("pseudocode"),
         "direct prompt, on problems that both solved": common.get("direct"),
     }
-    rows = [_row(name, figure) for name, figure in found.items() if figure]
+    rows = [dots.row(name, figure) for name, figure in found.items() if figure]
     if rows:
-        yield charts.dots(
-            f"Average sampling pass rate (ASPR): {place}", rows, _shares("of fresh programs pass")
-        )
-
-
-def _row(name: str, figure: Figure) -> charts.Row:
-    return charts.Row(name, figure["mean"], figure["low"], figure["high"], with_interval(figure))
-
-
-def _shares(label: str) -> axes.Axis:
-    return axes.of_numbers(label, (0.0, 1.0), percent=True)
+        yield dots.shares(f"Average sampling pass rate (ASPR): {place}", rows, "of fresh programs pass")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from o1jax.report import axes, charts, markup
-from o1jax.report.headline import with_interval
+from o1jax.report import axes, charts, dots, markup
 from o1jax.report.run_files import RunFiles
 
 BEFORE = {
@@ -37,10 +36,10 @@ def generator(files: RunFiles, summary: Mapping[str, Any]) -> str:
     chosen = summary["tcg"].get("selection")
     if chosen:
         rows = [
-            _row(name.replace("_", " "), chosen[name])
+            dots.row(name.replace("_", " "), chosen[name])
             for name in ("agreement", "majority", "random", "any_passes")
         ]
-        shown.append(charts.dots("Choosing among programs without a test", rows, _shares()))
+        shown.append(dots.shares("Choosing among programs without a test", rows))
     return (
         (f"<div class=charts>{''.join(shown)}</div>" if shown else "") + _fates(files) + _adversarial(files)
     )
@@ -49,23 +48,25 @@ def generator(files: RunFiles, summary: Mapping[str, Any]) -> str:
 def _before(found: Mapping[str, Any], key: str, title: str) -> str:
     """`program`: the prompt shows the reference program; `question`: it does not."""
     rows = [
-        _row(
+        dots.row(
             f"{name}, {'with the program' if prompt == 'program' else 'question only'}",
             figures["before"][prompt][key],
         )
         for name, figures in found.items()
         for prompt in figures["before"]
     ]
-    return charts.dots(title, rows, _shares())
+    return dots.shares(title, rows)
 
 
 def _after(after: Mapping[str, Any], key: str, title: str) -> str:
     rows = [
-        _row(f"{name}: {SETS.get(tests, tests)}" if len(after) > 1 else SETS.get(tests, tests), figures[key])
+        dots.row(
+            f"{name}: {SETS.get(tests, tests)}" if len(after) > 1 else SETS.get(tests, tests), figures[key]
+        )
         for name, sets in after.items()
         for tests, figures in sets.items()
     ]
-    return charts.dots(title, rows, _shares())
+    return dots.shares(title, rows)
 
 
 def _fates(files: RunFiles) -> str:
@@ -105,15 +106,15 @@ def reward_model(files: RunFiles, summary: Mapping[str, Any]) -> str:
             + "<p class=note>No held-out trees in this run, so there is no AUC and no calibration of it; "
             "<code>launch/prm.py</code> measures both.</p>"
         )
-    shown = [charts.dots(title, list(_ranking(held_out, key)), _shares()) for key, title in RANKINGS.items()]
+    shown = [dots.shares(title, list(_ranking(held_out, key))) for key, title in RANKINGS.items()]
     shown += [*_calibration(held_out), _by_depth(held_out)]
     return f"<div class=charts>{''.join(shown)}</div>{_errors(held_out)}{table}"
 
 
-def _ranking(held_out: Mapping[str, Any], key: str) -> Iterator[charts.Row]:
+def _ranking(held_out: Mapping[str, Any], key: str) -> Iterator[dots.Row]:
     for name, figures in held_out.items():
-        yield _row(name, figures["prm"][key])
-    yield _row("a step's number and length alone", next(iter(held_out.values()))["baseline"][key])
+        yield dots.row(name, figures["prm"][key])
+    yield dots.row("a step's number and length alone", next(iter(held_out.values()))["baseline"][key])
 
 
 def _calibration(held_out: Mapping[str, Any]) -> Iterator[str]:
@@ -158,16 +159,6 @@ def _errors(held_out: Mapping[str, Any]) -> str:
     first = next(iter(held_out.values()))
     sides["number and length alone"] = first["baseline"]
     rows = [[name, f["log_loss"], f["calibration_error"], f["n_pairs"]] for name, f in sides.items()]
-    caption = f"{first['n_nodes']:,} steps of {first['n_problems']} held-out problems; log-loss floor {first['log_loss_floor']}"
+    caption = f"{first['n_nodes']:,} steps of {first['n_problems']} held-out problems; "
+    caption += f"log-loss floor {first['log_loss_floor']}"
     return markup.table(("scores", "log-loss", "calibration error", "pairs"), rows, caption)
-
-
-def _row(name: str, figure: Any) -> charts.Row:
-    """Of a figure with its interval, or a number."""
-    if isinstance(figure, Mapping):
-        return charts.Row(name, figure["mean"], figure["low"], figure["high"], with_interval(figure))
-    return charts.Row(name, figure, text="–" if figure is None else f"{100 * figure:.1f} %")
-
-
-def _shares() -> axes.Axis:
-    return axes.of_numbers("", (0.0, 1.0), percent=True)

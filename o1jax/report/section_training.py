@@ -82,7 +82,7 @@ def _lines(title: str, by: str, series: Sequence[charts.Series], *, percent: boo
     points = [point for one in series for point in one.points]
     if not points:
         return ""
-    x = axes.of_numbers(by, [point.x for point in points])
+    x = axes.of_counts(by, [point.x for point in points])
     return charts.lines(title, series, x, axes.of_numbers("", [point.y for point in points], percent=percent))
 
 

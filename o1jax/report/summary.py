@@ -61,7 +61,7 @@ def of(files: RunFiles) -> dict[str, Any]:
         try:
             summary[name] = gather(files.manifests)
         except (AttributeError, KeyError, TypeError) as error:
-            files.faults.append(
+            files.fault(
                 f"{files.workdir}: no figures of {name}: a manifest lacks what they are made of ({error})"
             )
             summary[name] = {}

@@ -37,9 +37,10 @@ def _passes(summary: Mapping[str, Any]) -> Iterator[Tile]:
 
 
 def _searched(files: RunFiles) -> Iterator[Tile]:
-    searches = [m["figures"] for m in files.manifests.values() if m["stage"] == "search"]
+    searches = {place: m["figures"] for place, m in files.manifests.items() if m["stage"] == "search"}
     if searches:
-        last = searches[-1]
+        own = [place for place in searches if not place.startswith("compare/")]
+        last = searches[(own or list(searches))[-1]]
         yield Tile(
             "solved by search", f"{last['solved']} of {last['problems']}", f"{last['rollouts']:,} rollouts"
         )
@@ -70,7 +71,7 @@ def _reinforced(summary: Mapping[str, Any]) -> Iterator[Tile]:
     if found:
         first, last = found[-1]["first_outcome"], found[-1]["last_outcome"]
         below = ", ".join(raised).replace("_", " ") or "no flag raised"
-        yield Tile("passing answers in RL", f"{_percent(first)} → {_percent(last)}", below, bool(raised))
+        yield Tile("passing answers in RL", f"{100 * first:.1f} → {_percent(last)}", below, bool(raised))
 
 
 def _spent(summary: Mapping[str, Any]) -> Tile:

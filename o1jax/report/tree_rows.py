@@ -14,9 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from o1jax.report.run_files import RunFiles
+from o1jax.report.run_files import RunFiles, Stage
 
 MOST_BYTES = 5_000_000  # of all trees on a page
+MOST_READ = 4000  # trees of a search
 LONGEST = 4000  # characters of a step
 LONGEST_TEST = 400  # of a test's input, its output and its fault
 PASSED = ("AC", "PE")
@@ -53,39 +54,47 @@ class FoundTree:
 
 
 def read(files: RunFiles) -> dict[str, list[FoundTree]]:
-    """Place -> the trees of every search, also of one that is not finished, in order of problem."""
-    found = {}
-    for place, stage in files.stages.items():
-        tables = files.tables(stage.directory / "trees", COLUMNS) if stage.name == "search" else []
-        trees = [tree for table in tables for tree in _trees(table)]
-        if trees:
-            found[place] = sorted(trees, key=lambda tree: tree.problem_id)
-    return found
+    """Place -> at most MOST_READ trees of every search, also of one that is not finished, by problem."""
+    searches = {place: stage for place, stage in files.stages.items() if stage.name == "search"}
+    found = {place: sorted(_trees(files, stage), key=_problem) for place, stage in searches.items()}
+    return {place: trees for place, trees in found.items() if trees}
 
 
-def _trees(table: pa.Table) -> Iterator[FoundTree]:
+def _trees(files: RunFiles, stage: Stage) -> Iterator[FoundTree]:
+    tables = files.tables(stage.directory / "trees", COLUMNS)
+    return itertools.islice((tree for table in tables for tree in _of_table(table)), MOST_READ)
+
+
+def _of_table(table: pa.Table) -> Iterator[FoundTree]:
     facts, nodes = table.select(OF_TREE).to_pylist(), table["nodes"]
     for row, fact in enumerate(facts):
         of_tree = nodes[row].values
         yield FoundTree(fact["problem_id"], fact, of_tree, of_tree.field("verdict").to_pylist())
 
 
+def _problem(tree: FoundTree) -> str:
+    return tree.problem_id
+
+
 def rows(trees: Mapping[str, Sequence[FoundTree]], problems: Mapping[str, Records]) -> dict[str, Any]:
-    """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out, by place, trees that
-    did not fit. A tree is as `_columns` makes it."""
+    """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out, by place, is how many
+    trees did not fit. A tree is as `_columns` makes it, with the number of its stage."""
     kept, left_out = [], []
     for number, (place, found) in enumerate(trees.items()):
-        records, room = problems.get(place, {}), MOST_BYTES // len(trees)
-        fitting = 0
-        for tree in _spread(found, records):
-            columns = _fitted(tree, records.get(tree.problem_id, {}), room, is_first=not fitting)
-            size = len(json.dumps(columns))
-            if size > room:
-                break
-            kept.append({"stage": number, **columns})
-            fitting, room = fitting + 1, room - size
-        left_out.append(len(found) - fitting)
+        fitting = list(_fitting(found, problems.get(place, {}), MOST_BYTES // len(trees)))
+        kept += [{"stage": number, **tree} for tree in fitting]
+        left_out.append(len(found) - len(fitting))
     return {"stages": list(trees), "trees": kept, "left_out": left_out}
+
+
+def _fitting(trees: Sequence[FoundTree], records: Records, room: int) -> Iterator[dict[str, Any]]:
+    """The columns of trees until `room` bytes are taken."""
+    for number, tree in enumerate(_spread(trees, records)):
+        columns = _fitted(tree, records.get(tree.problem_id, {}), room, is_first=number == 0)
+        room -= len(json.dumps(columns))
+        if room < 0:
+            return
+        yield columns
 
 
 def _spread(trees: Sequence[FoundTree], records: Records) -> Iterator[FoundTree]:
@@ -152,9 +161,8 @@ def _verdict(verdict: Mapping[str, Any]) -> list[Any]:
     cases, failing = verdict["cases"], _first_failing(verdict)
     passed = sum(case["status"] in PASSED for case in cases)
     first = cases[failing] if failing is not None and cases else {"status": "", "detail": ""}
-    return [
-        verdict["compiled"], passed, len(cases), failing, first["status"], _clipped(first["detail"], LONGEST_TEST)
-    ]  # fmt: skip
+    detail = _clipped(first["detail"], LONGEST_TEST)
+    return [verdict["compiled"], passed, len(cases), failing, first["status"], detail]
 
 
 def _first_failing(verdict: Mapping[str, Any]) -> int | None:
