@@ -76,11 +76,8 @@ def _models(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _searches(files: RunFiles) -> list[str]:
-    return [
-        f"{place}: {manifest['figures'].get('solved')} of {manifest['figures'].get('problems')} problems solved"
-        for place, manifest in files.manifests.items()
-        if manifest["stage"] in ("search", "sample")
-    ]
+    found = {p: m["figures"] for p, m in files.manifests.items() if m["stage"] in ("search", "sample")}
+    return [f"{place}: {f['solved']} of {f['problems']} problems solved" for place, f in found.items()]
 
 
 def points(of: Change) -> str:

@@ -19,7 +19,10 @@ def escape(text: Any) -> str:
 def json_script(id: str, data: Any) -> str:
     """A <script type="application/json"> element. ASCII alone, without <, > and &; a number that JSON has
     not (NaN, infinities) becomes null."""
-    text = json.dumps(_finite(data), separators=(",", ":"))
+    try:
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(data), separators=(",", ":"))
     for character, escaped in UNSAFE.items():
         text = text.replace(character, escaped)
     return f'<script type="application/json" id="{escape(id)}">{text}</script>'

@@ -38,7 +38,8 @@ SECTIONS = {
     "cost": ("Cost by stage", cost),
     "losses": ("Losses", losses),
 }
-BROWSED = {"problems": "Problems", "trees": "Trees"}
+BROWSED = {"problems": "Problems", "trees": "Trees"}  # what the scripts fill
+ORDER = ("learning", "search", "generator", "reward-model", "rl", "problems", "trees", "cost", "losses")
 
 
 def write(path: epath.Path, files: RunFiles, summary: Mapping[str, Any]) -> Headline:
@@ -58,7 +59,7 @@ def html(files: RunFiles, summary: Mapping[str, Any], said: Headline) -> str:
     }
     data = _guarded(files, "problems and trees", lambda: _data(files), "")
     parts |= {id: _section(id, title, "<div></div>") for id, title in BROWSED.items() if data}
-    shown = {id: part for id, part in parts.items() if part}
+    shown = {id: parts[id] for id in ORDER if parts.get(id)}
     top = _guarded(files, "the first numbers", lambda: _tiles(files, summary), "")
     name = markup.escape(files.workdir.resolve().name)
     scripts = "".join(f"<script>{(HERE / script).read_text()}</script>" for script in SCRIPTS)

@@ -78,7 +78,7 @@ class RunFiles:
         return [place for place, stage in self.stages.items() if stage.manifest is None]
 
     def of_input(self, path: str) -> Stage | None:
-        """The stage that an input's directory is; where that is gone, the one of the same place in this run."""
+        """The stage that an input's directory is; where that is gone, this run's of the same place."""
         if path and epath.Path(path).exists():
             return self._stage(epath.Path(path))
         ends = [place for place in self.stages if f"/{path}".endswith(f"/{place}")]

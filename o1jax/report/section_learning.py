@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from o1jax.report import axes, charts, dots, markup
@@ -10,7 +10,7 @@ from o1jax.report.headline import with_interval
 from o1jax.report.learning import SELF_PLAY
 from o1jax.report.run_files import RunFiles
 
-MEASURES = {"held_out_pass_at_1": "pass@1", "held_out_pass_at_8": "pass@8"}
+MEASURES = {"pass_at_1": "pass@1", "pass_at_8": "pass@8"}
 SOLVED = (
     "problems",
     "solved",
@@ -22,7 +22,7 @@ SOLVED = (
     "dead_paths",
 )
 
-Figure = Mapping[str, Any]  # mean, low, high, n
+Figures = Mapping[str, Mapping[str, Any]]  # by name of the round: mean, low, high, n
 
 
 def learning(files: RunFiles, summary: Mapping[str, Any]) -> str:
@@ -32,20 +32,16 @@ def learning(files: RunFiles, summary: Mapping[str, Any]) -> str:
     if not arms:
         return ""
     names = _names(arms)
-    shown = [
-        _chart(title, arms, names, lambda curve, name, k=key: curve[k].get(name))
+    whole = [
+        _chart(title, names, {arm: _figures(curve, key) for arm, curve in arms.items()})
         for key, title in MEASURES.items()
     ]
     rungs = sorted({rung for curve in arms.values() for by in curve["by_rung"].values() for rung in by})
-    by_rung = [
-        _chart(f"{title}, {rung}", arms, names, _of_rung(key, rung))
-        for key, title in (("pass_at_1", "pass@1"), ("pass_at_8", "pass@8"))
-        for rung in (rungs if len(rungs) > 1 else [])
-    ]
+    by_rung = list(_by_rung(arms, names, rungs)) if len(rungs) > 1 else []
     head = ("arm", "round", "rung", "pass@1", "pass@8")
     table = markup.details("All figures as a table", markup.table(head, list(_lines(arms))))
     rest = f"<h3>By rung</h3><div class=charts>{''.join(by_rung)}</div>" if by_rung else ""
-    return f"<div class=charts>{''.join(shown)}</div>{rest}{table}{_note(arms)}"
+    return f"<div class=charts>{''.join(whole)}</div>{rest}{table}{_note(arms)}"
 
 
 def search(files: RunFiles, summary: Mapping[str, Any]) -> str:
@@ -72,38 +68,45 @@ def _names(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [*(name for name in names if name in ("warm_up", "start")), *rounds]
 
 
-def _chart(
-    title: str,
-    arms: Mapping[str, Mapping[str, Any]],
-    names: list[str],
-    figure_of: Callable[[Mapping[str, Any], str], Figure | None],
-) -> str:
-    series = [charts.Series(arm, [*_points(curve, names, figure_of)]) for arm, curve in arms.items()]
+def _figures(curve: Mapping[str, Any], key: str) -> Figures:
+    return curve[f"held_out_{key}"]
+
+
+def _of_rung(curve: Mapping[str, Any], key: str, rung: str) -> Figures:
+    return {name: by[rung][key] for name, by in curve["by_rung"].items() if rung in by}
+
+
+def _by_rung(arms: Mapping[str, Mapping[str, Any]], names: list[str], rungs: list[str]) -> Iterator[str]:
+    """One arm's rungs in one chart; of several arms, a chart a rung."""
+    for key, title in MEASURES.items():
+        if len(arms) == 1:
+            curve = next(iter(arms.values()))
+            yield _chart(f"{title} by rung", names, {rung: _of_rung(curve, key, rung) for rung in rungs})
+        else:
+            for rung in rungs:
+                lines = {arm: _of_rung(curve, key, rung) for arm, curve in arms.items()}
+                yield _chart(f"{title}, {rung}", names, lines)
+
+
+def _chart(title: str, names: list[str], lines: Mapping[str, Figures]) -> str:
+    series = [charts.Series(line, _points(figures, names)) for line, figures in lines.items()]
     ends = [end for one in series for point in one.points for end in (point.low, point.high, point.y)]
     y = axes.of_numbers("", ends, percent=True, zero=True)
     return charts.lines(title, series, axes.of_names("", [name.replace("_", " ") for name in names]), y)
 
 
-def _points(
-    curve: Mapping[str, Any], names: list[str], figure_of: Callable[[Mapping[str, Any], str], Figure | None]
-) -> Iterator[charts.Point]:
-    for x, name in enumerate(names):
-        figure = figure_of(curve, name)
-        if figure is not None:
-            yield charts.Point(x, figure["mean"], figure["low"], figure["high"], f"{figure['n']} problems")
-
-
-def _of_rung(key: str, rung: str) -> Callable[[Mapping[str, Any], str], Figure | None]:
-    return lambda curve, name: curve["by_rung"].get(name, {}).get(rung, {}).get(key)
+def _points(figures: Figures, names: list[str]) -> list[charts.Point]:
+    found = [(x, figures[name]) for x, name in enumerate(names) if name in figures]
+    return [charts.Point(x, f["mean"], f["low"], f["high"], f"{f['n']} problems") for x, f in found]
 
 
 def _lines(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
     for arm, curve in arms.items():
         for name, by_rung in curve["by_rung"].items():
             if name != "final":
-                whole = {key: curve[f"held_out_{key}"][name] for key in ("pass_at_1", "pass_at_8")}
+                whole = {key: _figures(curve, key)[name] for key in MEASURES}
                 for rung, figures in {"all": whole, **by_rung}.items():
-                    shares = [with_interval(figures[key]) for key in ("pass_at_1", "pass_at_8")]
+                    shares = [with_interval(figures[key]) for key in MEASURES]
                     yield [arm, name.replace("_", " "), rung, *shares]
 
 

@@ -77,8 +77,8 @@ def _problem(tree: FoundTree) -> str:
 
 
 def rows(trees: Mapping[str, Sequence[FoundTree]], problems: Mapping[str, Records]) -> dict[str, Any]:
-    """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out, by place, is how many
-    trees did not fit. A tree is as `_columns` makes it, with the number of its stage."""
+    """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out is how many trees of a
+    stage did not fit. A tree is as `_columns` makes it, with the number of its stage."""
     kept, left_out = [], []
     for number, (place, found) in enumerate(trees.items()):
         fitting = list(_fitting(found, problems.get(place, {}), MOST_BYTES // len(trees)))
