@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+LONGEST = 20_000
 UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}  # the rest that could harm is not ASCII
 
 
@@ -17,15 +18,19 @@ def escape(text: Any) -> str:
 
 
 def json_script(id: str, data: Any) -> str:
-    """A <script type="application/json"> element. ASCII alone, without <, > and &; a number that JSON has
-    not (NaN, infinities) becomes null."""
+    """A <script type="application/json"> element."""
+    return f'<script type="application/json" id="{escape(id)}">{json_text(data)}</script>'
+
+
+def json_text(data: Any) -> str:
+    """JSON in ASCII alone, without <, > and &; a number that JSON has not (NaN, infinities) becomes null."""
     try:
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(data), separators=(",", ":"))
     for character, escaped in UNSAFE.items():
         text = text.replace(character, escaped)
-    return f'<script type="application/json" id="{escape(id)}">{text}</script>'
+    return text
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
@@ -49,8 +54,9 @@ def details(summary: str, body: str) -> str:
 
 
 def pre(value: Any) -> str:
-    """JSON to read."""
-    return f"<pre>{escape(json.dumps(value, indent=1))}</pre>"
+    """JSON to read, its first LONGEST characters."""
+    text = json.dumps(value, indent=1)
+    return f"<pre>{escape(text if len(text) <= LONGEST else f'{text[:LONGEST]} …')}</pre>"
 
 
 def _finite(value: Any) -> Any:

@@ -26,6 +26,7 @@ from o1jax.report.tiles import tiles
 T = TypeVar("T")
 NOTHING = Headline("none", "Not known", "the figures that would say it are damaged")
 HERE = pathlib.Path(__file__).parent
+MOST_FAULTS = 50  # in full
 STYLE = "page.css"
 SCRIPTS = ("page_problems.js", "page_trees.js", "page.js")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -127,6 +128,8 @@ def _tiles(files: RunFiles, summary: Mapping[str, Any]) -> str:
 def _faults(files: RunFiles) -> str:
     if not files.faults:
         return ""
-    lines = "".join(f"<li>{markup.escape(fault)}</li>" for fault in files.faults)
+    left = len(files.faults) - MOST_FAULTS
+    shown = [*files.faults[:MOST_FAULTS], *([f"and {left} more"] if left > 0 else [])]
+    lines = "".join(f"<li>{markup.escape(fault)}</li>" for fault in shown)
     title = f"<summary>{len(files.faults)} damaged or missing</summary>"
     return f'<details class="box warning" open id=faults>{title}<ul>{lines}</ul></details>'

@@ -7,11 +7,11 @@ tried on come last, and are the first to be left out where the page would grow t
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from o1jax.report.learning import Counts, counts_of
+from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles, Stage
 from o1jax.report.tree_rows import FoundTree
 
@@ -70,7 +70,7 @@ def rows(files: RunFiles, problems: Problems, counted: Mapping[str, Counts]) -> 
             row[-1].append([number, passed, tried])
     kept, size = [], 0
     for row in sorted(known.values(), key=lambda row: not row[-1]):
-        size += len(json.dumps(row))
+        size += len(json_text(row))
         if size > MOST_BYTES:
             break
         kept.append(row)

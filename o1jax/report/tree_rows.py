@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles, Stage
 
 MOST_BYTES = 5_000_000  # of all trees on a page
@@ -77,8 +77,8 @@ def _problem(tree: FoundTree) -> str:
 
 
 def rows(trees: Mapping[str, Sequence[FoundTree]], problems: Mapping[str, Records]) -> dict[str, Any]:
-    """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out is how many trees of a
-    stage did not fit. A tree is as `_columns` makes it, with the number of its stage."""
+    """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out is how many trees of
+    a stage did not fit. A tree is as `_columns` makes it, with the number of its stage."""
     kept, left_out = [], []
     for number, (place, found) in enumerate(trees.items()):
         fitting = list(_fitting(found, problems.get(place, {}), MOST_BYTES // len(trees)))
@@ -91,7 +91,7 @@ def _fitting(trees: Sequence[FoundTree], records: Records, room: int) -> Iterato
     """The columns of trees until `room` bytes are taken."""
     for number, tree in enumerate(_spread(trees, records)):
         columns = _fitted(tree, records.get(tree.problem_id, {}), room, is_first=number == 0)
-        room -= len(json.dumps(columns))
+        room -= len(json_text(columns))
         if room < 0:
             return
         yield columns
@@ -111,7 +111,7 @@ def _fitted(tree: FoundTree, record: Mapping[str, Any], room: int, *, is_first: 
     """The tree's columns; of the first of a search that is too large alone, those of the nodes that fit."""
     count = len(tree.nodes)
     columns = _columns(tree, record, count)
-    while is_first and count > 1 and (size := len(json.dumps(columns))) > room:
+    while is_first and count > 1 and (size := len(json_text(columns))) > room:
         count = max(1, int(0.95 * count * room / size))
         columns = _columns(tree, record, count)
     return columns
