@@ -41,7 +41,7 @@ class Point:
 @dataclasses.dataclass(frozen=True)
 class Series:
     """`is_faint`: drawn behind, thin, without marks and outside the legend. `colour`: the number of another
-    series whose colour it has; None for its own."""
+    series whose colour it has; None for its own, or for grey if it is faint."""
 
     name: str
     points: Sequence[Point]
@@ -100,7 +100,8 @@ def _series(series: Series, colour: int, count: int, x: Axis, y: Axis) -> str:
     if has_marks:
         pairs = zip(places, series.points, strict=True)
         parts += [_mark(series.name, colour, place, point, y) for place, point in pairs]
-    return f"<g class=s{colour % COLOURS}>{''.join(parts)}</g>"
+    kind = "quiet" if series.is_faint and series.colour is None else f"s{colour % COLOURS}"
+    return f"<g class={kind}>{''.join(parts)}</g>"
 
 
 def _mark(name: str, colour: int, place: tuple[float, float], point: Point, y: Axis) -> str:

@@ -34,14 +34,29 @@ def row(name: str, figure: Mapping[str, Any] | float | None) -> Row:
     return Row(name, figure, None, None, "–" if figure is None else f"{100 * figure:.1f} %")
 
 
+def score(name: str, figure: Mapping[str, Any] | float | None) -> Row:
+    """As `row`, told as a number."""
+    of = row(name, figure)
+    bounds = "" if of.low is None else f" [{of.low:.3f}, {of.high:.3f}]"
+    return dataclasses.replace(of, text="–" if of.value is None else f"{of.value:.3f}{bounds}")
+
+
 def shares(title: str, rows: Sequence[Row], label: str = "") -> str:
     """A figure, from 0 to 100 %."""
-    axis = axes.of_numbers(label, (0.0, 1.0), percent=True)
+    return _drawn(title, rows, axes.of_numbers(label, (0.0, 1.0), percent=True))
+
+
+def scores(title: str, rows: Sequence[Row]) -> str:
+    """A figure, from 0 to 1."""
+    return _drawn(title, rows, axes.of_numbers("", (0.0, 1.0)))
+
+
+def _drawn(title: str, rows: Sequence[Row], axis: Axis) -> str:
     floor = charts.TOP + HEIGHT * len(rows)
     body = "".join(charts.vertical(_across(axis, tick), text, floor) for tick, text in axis.ticks)
     body += "".join(_row(one, charts.TOP + HEIGHT * k, axis) for k, one in enumerate(rows))
-    below = charts.TICKS_BELOW + (charts.LABEL_BELOW if label else 0)
-    return charts.figure(title, floor + below, body + charts.x_label(label, floor))
+    below = charts.TICKS_BELOW + (charts.LABEL_BELOW if axis.label else 0)
+    return charts.figure(title, floor + below, body + charts.x_label(axis.label, floor))
 
 
 def _row(of: Row, top: int, axis: Axis) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from o1jax.report.learning import SELF_PLAY, Change, Curve, change
+from o1jax.report.learning import SELF_PLAY, Change, change, curves, main_arm
 from o1jax.report.run_files import RunFiles
 
 
@@ -23,24 +23,18 @@ class Headline:
 WORDS = {"better": "It learned", "unclear": "No clear change", "worse": "It got worse"}
 
 
-def headline(files: RunFiles, summary: Mapping[str, Any], arms: list[Curve]) -> Headline:
+def headline(files: RunFiles, summary: Mapping[str, Any]) -> Headline:
     """Of the policy where it was evaluated twice, else of what the run made beside it."""
-    changes = {curve.arm: curve.change for curve in arms if curve.change is not None}
-    if not changes:
+    found, name = curves(files, summary), main_arm(summary)
+    first = found[name].change if name in found else None
+    if first is None:
         return _without_change(files, summary)
-    name = SELF_PLAY if SELF_PLAY in changes else max(changes, key=lambda arm: changes[arm].after)
-    first = changes[name]
     ends = f"{_percent(first.before)} → {_percent(first.after)}"
     text = f"pass@1 on {first.n} held-out problems: {ends}, {points(first)}"
-    others = {curve.arm: change(curve.last, _of(arms, name).last) for curve in arms if curve.arm != name}
+    others = {arm: change(curve.last, found[name].last) for arm, curve in found.items() if arm != name}
     more = [f"{name} less {arm}: {points(less)}" for arm, less in others.items() if less is not None]
-    return Headline(
-        first.state, WORDS[first.state], f"{name}: {text}" if len(arms) > 1 else text, tuple(more)
-    )
-
-
-def _of(arms: list[Curve], name: str) -> Curve:
-    return next(curve for curve in arms if curve.arm == name)
+    whose = "" if list(found) == [SELF_PLAY] else f"{name}: "
+    return Headline(first.state, WORDS[first.state], whose + text, tuple(more))
 
 
 def _without_change(files: RunFiles, summary: Mapping[str, Any]) -> Headline:

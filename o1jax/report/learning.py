@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from o1jax.report.run_files import RunFiles
 from o1jax.report.summary import evaluations
@@ -41,7 +41,6 @@ class Change:
 class Curve:
     """An arm's evaluations: name of the round -> what the policy passes of each held-out problem."""
 
-    arm: str
     counts: Mapping[str, Counts]
 
     @property
@@ -54,19 +53,38 @@ class Curve:
         return change(next(iter(self.counts.values())), self.last) if len(self.counts) > 1 else None
 
 
-def curves(files: RunFiles) -> list[Curve]:
-    """The arms that were evaluated after a round, self-play first."""
-    arms = sorted({place.split("/")[1] for place in files.stages if place.startswith("compare/")})
-    prefixes = {SELF_PLAY: ""} | {arm: f"compare/{arm}/" for arm in arms}
-    counted: dict[str, Counts] = {}
-    found = []
-    for arm, prefix in prefixes.items():
-        places = evaluations(files.manifests, prefix)
-        counted |= {place: counts_of(files, place) for place in places.values() if place not in counted}
-        found.append(Curve(arm, {name: counted[place] for name, place in places.items() if counted[place]}))
-    return [curve for curve in found if len(curve.counts) > 1] or [
-        curve for curve in found[:1] if curve.counts
-    ]
+def arms(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Arm -> its figures in the summary, of those that were evaluated after a round, self-play first; before
+    any was, what there is of self-play."""
+    found = {SELF_PLAY: summary} | summary["compare"]
+    played = {arm: curve for arm, curve in found.items() if len(curve["held_out_pass_at_1"]) > 1}
+    return played or ({SELF_PLAY: summary} if summary["held_out_pass_at_1"] else {})
+
+
+def main_arm(summary: Mapping[str, Any]) -> str:
+    """The arm that a run is about: self-play, or where it has no rounds, the best at the end."""
+    ends = {arm: list(c["held_out_pass_at_1"].values())[-1]["mean"] for arm, c in arms(summary).items()}
+    return SELF_PLAY if SELF_PLAY in ends or not ends else max(ends, key=lambda arm: ends[arm])
+
+
+def prefix_of(arm: str) -> str:
+    """What the places of an arm's rounds begin with."""
+    return "" if arm == SELF_PLAY else f"compare/{arm}/"
+
+
+def arm_of(place: str) -> str:
+    """The arm that a stage belongs to; self-play, if it is not one that stands beside it."""
+    return place.split("/")[1] if place.startswith("compare/") else SELF_PLAY
+
+
+def curves(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Curve]:
+    """Arm -> what its policies pass, of those of `arms` whose answers were kept."""
+    found = {}
+    for arm in arms(summary):
+        places = evaluations(files.manifests, prefix_of(arm))
+        counts = {name: counts_of(files, place) for name, place in places.items()}
+        found[arm] = Curve({name: of_round for name, of_round in counts.items() if of_round})
+    return {arm: curve for arm, curve in found.items() if curve.counts}
 
 
 def counts_of(files: RunFiles, place: str) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ from etils import epath
 
 from o1jax.report import markup, problem_rows, tree_rows
 from o1jax.report.headline import Headline, headline
-from o1jax.report.learning import curves
+from o1jax.report.learning import main_arm
 from o1jax.report.run_files import RunFiles
 from o1jax.report.section_cost import cost
 from o1jax.report.section_learning import learning, search
@@ -45,7 +45,7 @@ ORDER = ("learning", "search", "generator", "reward-model", "rl", "problems", "t
 
 def write(path: epath.Path, files: RunFiles, summary: Mapping[str, Any]) -> Headline:
     """Writes the page, whole or not at all, and returns its headline. Adds to the faults what it finds."""
-    said = _guarded(files, "what it came to", lambda: headline(files, summary, curves(files)), NOTHING)
+    said = _guarded(files, "what it came to", lambda: headline(files, summary), NOTHING)
     part = path.parent / f"{path.name}.part"
     part.write_bytes(html(files, summary, said).encode("utf-8", "replace"))
     part.replace(path)
@@ -58,7 +58,7 @@ def html(files: RunFiles, summary: Mapping[str, Any], said: Headline) -> str:
         id: _section(id, title, _guarded(files, title, lambda make=make: make(files, summary), ""))
         for id, (title, make) in SECTIONS.items()
     }
-    data = _guarded(files, "problems and trees", lambda: _data(files), "")
+    data = _guarded(files, "problems and trees", lambda: _data(files, summary), "")
     parts |= {id: _section(id, title, "<div></div>") for id, title in BROWSED.items() if data}
     shown = {id: parts[id] for id in ORDER if parts.get(id)}
     top = _guarded(files, "the first numbers", lambda: _tiles(files, summary), "")
@@ -84,11 +84,11 @@ def _guarded(files: RunFiles, what: str, make: Callable[[], T], otherwise: T) ->
         return otherwise
 
 
-def _data(files: RunFiles) -> str:
+def _data(files: RunFiles, summary: Mapping[str, Any]) -> str:
     """Problems and trees as JSON for the scripts; nothing without problems."""
     trees, problems = tree_rows.read(files), problem_rows.read(files)
     played_on = {place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in trees}
-    rows = problem_rows.rows(files, problems, problem_rows.results(files, trees))
+    rows = problem_rows.rows(files, problems, problem_rows.results(files, trees), main_arm(summary))
     if not rows["rows"]:
         return ""
     return markup.json_script("data", {"problems": rows, "trees": tree_rows.rows(trees, played_on)})

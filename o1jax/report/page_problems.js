@@ -4,11 +4,9 @@
 const PAGE = 50;
 
 function showProblems(place, problems, trees, showTree) {
-  const isBeside = problems.stages.map((stage) => stage.startsWith("compare/"));
-  const onlyBeside = isBeside.every(Boolean);
   const withTree = new Set(trees.trees.map((tree) => tree.problem));
   const rows = problems.rows.map(([id, split, difficulty, question, results]) => {
-    const own = results.filter(([stage]) => onlyBeside || !isBeside[stage]);
+    const own = results.filter(([stage]) => problems.own.includes(stage));
     const first = own[0], last = own[own.length - 1];
     return { id, split, difficulty, question, results, first, last, words: `${id} ${question}`.toLowerCase() };
   });

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from o1jax.report.learning import Counts, counts_of
+from o1jax.report.learning import SELF_PLAY, Counts, arm_of, counts_of
 from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles, Stage
 from o1jax.report.tree_rows import FoundTree
@@ -57,8 +57,9 @@ def results(files: RunFiles, trees: Mapping[str, Sequence[FoundTree]]) -> dict[s
     return {place: counts for place, counts in found.items() if counts}
 
 
-def rows(files: RunFiles, problems: Problems, counted: Mapping[str, Counts]) -> dict[str, Any]:
-    """{stages, rows, left_out}; a row is [id, split, difficulty, question, [[stage, passed, tried], ...]]."""
+def rows(files: RunFiles, problems: Problems, counted: Mapping[str, Counts], arm: str) -> dict[str, Any]:
+    """{stages, own, rows, left_out}; a row is [id, split, difficulty, question, results], and a
+    result [stage, passed, tried]. `own`: the numbers of the stages that are not of arms beside `arm`."""
     known: dict[str, list[Any]] = {}
     for directory, split in _splits(files, problems):
         for id, record in problems.by_directory[directory].items():
@@ -74,7 +75,8 @@ def rows(files: RunFiles, problems: Problems, counted: Mapping[str, Counts]) -> 
         if size > MOST_BYTES:
             break
         kept.append(row)
-    return {"stages": list(counted), "rows": kept, "left_out": len(known) - len(kept)}
+    own = [number for number, place in enumerate(counted) if arm_of(place) in (SELF_PLAY, arm)]
+    return {"stages": list(counted), "own": own, "rows": kept, "left_out": len(known) - len(kept)}
 
 
 def _splits(files: RunFiles, problems: Problems) -> Iterable[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from o1jax.report import axes, charts, dots, markup
 from o1jax.report.headline import with_interval
-from o1jax.report.learning import SELF_PLAY
+from o1jax.report.learning import arms as arms_of
 from o1jax.report.run_files import RunFiles
 
 MEASURES = {"pass_at_1": "pass@1", "pass_at_8": "pass@8"}
@@ -27,8 +27,7 @@ Figures = Mapping[str, Mapping[str, Any]]  # by name of the round: mean, low, hi
 
 def learning(files: RunFiles, summary: Mapping[str, Any]) -> str:
     """pass@1 and pass@8 of every arm after every round, in all and by rung, and all of it as a table."""
-    arms = {SELF_PLAY: summary} | summary["compare"]
-    arms = {arm: curve for arm, curve in arms.items() if curve["held_out_pass_at_1"]}
+    arms = arms_of(summary)
     if not arms:
         return ""
     names = _names(arms)
@@ -50,7 +49,7 @@ def search(files: RunFiles, summary: Mapping[str, Any]) -> str:
         (place, m["figures"]) for place, m in files.manifests.items() if m["stage"] in ("search", "sample")
     ]
     keys = [key for key in SOLVED if any(key in figures for _, figures in found)]
-    rows = [[place, *(axes.text(f[key]) if key in f else "–" for key in keys)] for place, f in found]
+    rows = [[place, *(_cell(key, f[key]) if key in f else "–" for key in keys)] for place, f in found]
     table = markup.table(["stage", *(key.replace("_", " ") for key in keys)], rows) if rows else ""
     compared = [
         figure
@@ -59,6 +58,10 @@ def search(files: RunFiles, summary: Mapping[str, Any]) -> str:
         for figure in _compared(place, manifest["figures"])
     ]
     return f"<div class=charts>{''.join(compared)}</div>{table}" if compared else table
+
+
+def _cell(key: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if key.endswith("share") else f"{value:,}"
 
 
 def _names(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -106,15 +106,15 @@ def reward_model(files: RunFiles, summary: Mapping[str, Any]) -> str:
             + "<p class=note>No held-out trees in this run, so there is no AUC and no calibration of it; "
             "<code>launch/prm.py</code> measures both.</p>"
         )
-    shown = [dots.shares(title, list(_ranking(held_out, key))) for key, title in RANKINGS.items()]
+    shown = [dots.scores(title, list(_ranking(held_out, key))) for key, title in RANKINGS.items()]
     shown += [*_calibration(held_out), _by_depth(held_out)]
     return f"<div class=charts>{''.join(shown)}</div>{_errors(held_out)}{table}"
 
 
 def _ranking(held_out: Mapping[str, Any], key: str) -> Iterator[dots.Row]:
     for name, figures in held_out.items():
-        yield dots.row(name, figures["prm"][key])
-    yield dots.row("a step's number and length alone", next(iter(held_out.values()))["baseline"][key])
+        yield dots.score(name, figures["prm"][key])
+    yield dots.score("a step's number and length alone", next(iter(held_out.values()))["baseline"][key])
 
 
 def _calibration(held_out: Mapping[str, Any]) -> Iterator[str]:

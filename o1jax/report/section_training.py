@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from o1jax.report import axes, charts, markup
-from o1jax.report.learning import SELF_PLAY
+from o1jax.report.learning import arm_of
 from o1jax.report.run_files import RunFiles, Stage
 
 REWARDS = {
@@ -40,7 +40,7 @@ def reinforcement(files: RunFiles, summary: Mapping[str, Any]) -> str:
     """Every figure of policy gradient by update, one line an arm, and what was flagged."""
     by_arm: dict[str, list[Mapping[str, Any]]] = {}
     for stage in _named(files, "policy_rl"):
-        by_arm.setdefault(_arm(stage.place), []).extend(_rows(files, stage))
+        by_arm.setdefault(arm_of(stage.place), []).extend(_rows(files, stage))
     by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
     shown = {
         group: "".join(_by_update(title, key, by_arm) for key, title in titles.items())
@@ -134,7 +134,3 @@ def _named(files: RunFiles, name: str) -> list[Stage]:
 
 def _rows(files: RunFiles, stage: Stage) -> Rows:
     return files.json_lines(stage.directory / "fit" / "metrics.jsonl")
-
-
-def _arm(place: str) -> str:
-    return place.split("/")[1] if place.startswith("compare/") else SELF_PLAY

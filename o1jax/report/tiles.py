@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from o1jax.report.headline import with_interval
+from o1jax.report.learning import SELF_PLAY, arms, main_arm
 from o1jax.report.run_files import RunFiles
 
 
@@ -24,8 +25,10 @@ def tiles(files: RunFiles, summary: Mapping[str, Any]) -> list[Tile]:
 
 
 def _passes(summary: Mapping[str, Any]) -> Iterator[Tile]:
+    arm = main_arm(summary)
+    curve = arms(summary).get(arm, {})
     for key, name in (("held_out_pass_at_1", "pass@1"), ("held_out_pass_at_8", "pass@8")):
-        figures = summary[key]
+        figures = curve.get(key)
         if figures:
             first, last = next(iter(figures.items())), list(figures.values())[-1]
             before = (
@@ -33,7 +36,8 @@ def _passes(summary: Mapping[str, Any]) -> Iterator[Tile]:
                 if len(figures) > 1
                 else "held-out problems"
             )
-            yield Tile(name, _percent(last["mean"]), before)
+            whose = "" if arm == SELF_PLAY else f" of {arm}"
+            yield Tile(name + whose, _percent(last["mean"]), before)
 
 
 def _searched(files: RunFiles) -> Iterator[Tile]:

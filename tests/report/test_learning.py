@@ -6,13 +6,13 @@ from etils import epath
 
 from o1jax.report import summary
 from o1jax.report.headline import headline
-from o1jax.report.learning import change, counts_of, curves
+from o1jax.report.learning import change, counts_of
 from o1jax.report.run_files import RunFiles
 
 
 def said(run):
     files = RunFiles(run)
-    return headline(files, summary.of(files), curves(files))
+    return headline(files, summary.of(files))
 
 
 def test_a_change_is_paired_over_the_problems_that_both_have():

@@ -13,7 +13,7 @@ def rows(run):
     found, problems = tree_rows.read(files), problem_rows.read(files)
     played_on = {place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in found}
     return (
-        problem_rows.rows(files, problems, problem_rows.results(files, found)),
+        problem_rows.rows(files, problems, problem_rows.results(files, found), "self-play"),
         tree_rows.rows(found, played_on),
     )
 
@@ -75,6 +75,7 @@ def test_problems_have_what_passed_by_stage(tmp_path):
     assert problems["stages"] == [
         "warm_up_evaluate", "round_00/evaluate", "round_00/search", "compare/sampling/round_00/evaluate"
     ]  # fmt: skip
+    assert problems["own"] == [0, 1, 2]
     by_id = {row[0]: row for row in problems["rows"]}
     assert len(by_id) == 14 and by_id["held_out/0"][1:3] == ["held_out", "rung 1"]
     assert by_id["held_out/2"][4] == [[0, 1, 4], [1, 4, 4], [3, 4, 4]] and by_id["pool/0"][4] == [[2, 1, 2]]
