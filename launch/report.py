@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
         entry.fail(f"saw {len(argv) - 1} arguments, wanted one: the directory of a run")
     workdir = epath.Path(argv[1])
     if not workdir.is_dir():
-        entry.fail(f"{workdir}: no such directory; wanted that of a run")
+        entry.fail(f"{workdir}: no such directory; wanted the directory of a run")
     out = epath.Path(OUT.value) if OUT.value else None
     closing.of_run(workdir, f"read {workdir}", out=out)
 
