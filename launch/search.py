@@ -20,7 +20,9 @@ def main(workdir: epath.Path, config) -> None:
     manifest = search(Recipe(workdir, page, page["seed"]))
     print(json.dumps(manifest["figures"], indent=1))
     did = f"search: {manifest['timings']['seconds']} s; trees in {workdir}/search/trees"
-    closing.of_run(workdir, did, f"python launch/policy_sft.py --config.inputs.found_0={workdir}/search")
+    policy = manifest["places"]["policy"]
+    then = f"python launch/policy_sft.py --config.inputs.policy={policy} --config.inputs.references="
+    closing.of_run(workdir, did, f"{then} --config.inputs.found_0={workdir}/search")
 
 
 if __name__ == "__main__":

@@ -86,12 +86,14 @@ def _guarded(files: RunFiles, what: str, make: Callable[[], T], otherwise: T) ->
 
 def _data(files: RunFiles, summary: Mapping[str, Any]) -> str:
     """Problems and trees as JSON for the scripts; nothing without problems."""
-    trees, problems = tree_rows.read(files), problem_rows.read(files)
-    played_on = {place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in trees}
-    rows = problem_rows.rows(files, problems, problem_rows.results(files, trees), main_arm(summary))
+    searches, problems = tree_rows.read(files), problem_rows.read(files)
+    played_on = {
+        place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in searches
+    }
+    rows = problem_rows.rows(files, problems, problem_rows.results(files, searches), main_arm(summary))
     if not rows["rows"]:
         return ""
-    return markup.json_script("data", {"problems": rows, "trees": tree_rows.rows(trees, played_on)})
+    return markup.json_script("data", {"problems": rows, "trees": tree_rows.rows(searches, played_on)})
 
 
 def _section(id: str, title: str, body: str) -> str:

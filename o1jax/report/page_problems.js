@@ -25,7 +25,7 @@ function showProblems(place, problems, trees, showTree) {
   const [rungLabel, rung] = select("difficulty", values("difficulty"), change);
   const [stateLabel, state] = select("solved", [
     ["", "all"], ["solved", "solved at the end"], ["unsolved", "not solved at the end"], ["gained", "newly solved"],
-    ["lost", "lost again"], ["untried", "not tried"],
+    ["lost", "lost again"], ["untried", "no result"],
   ], change);
   const words = element("input", { type: "search", placeholder: "words of a question, or an id" });
   words.addEventListener("input", change);
@@ -68,7 +68,7 @@ function showProblems(place, problems, trees, showTree) {
   }
 
   function passes(row) {
-    if (row.last === undefined) return element("td", { class: "quiet" }, "not tried");
+    if (row.last === undefined) return element("td", { class: "quiet" }, "no result");
     const share = ([, passed, tried]) => `${passed}/${tried}`;
     const style = row.last[1] > 0 ? "good" : "bad";
     const text = row.first === row.last ? share(row.last) : `${share(row.first)} → ${share(row.last)}`;

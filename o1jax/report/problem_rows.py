@@ -7,13 +7,13 @@ tried on come last, and are the first to be left out where the page would grow t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from o1jax.report.learning import SELF_PLAY, Counts, arm_of, counts_of
 from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles, Stage
-from o1jax.report.tree_rows import FoundTree
+from o1jax.report.tree_rows import Search
 
 MOST_BYTES = 2_500_000
 LONGEST = 4000  # characters of a question
@@ -46,12 +46,12 @@ def read(files: RunFiles) -> Problems:
     )
 
 
-def results(files: RunFiles, trees: Mapping[str, Sequence[FoundTree]]) -> dict[str, Counts]:
+def results(files: RunFiles, searches: Mapping[str, Search]) -> dict[str, Counts]:
     """Place -> problem id -> (passed, tried), the arms that stand beside self-play last."""
     found: dict[str, Counts] = {}
     for place in files.stages:
-        if place in trees:
-            found[place] = {tree.problem_id: (tree.passing, tree.judged) for tree in trees[place]}
+        if place in searches:
+            found[place] = {t.problem_id: (t.passing, t.judged) for t in searches[place].trees}
         elif files.stages[place].name in SAMPLED:
             found[place] = counts_of(files, place)
     return {place: counts for place, counts in found.items() if counts}

@@ -17,7 +17,7 @@ from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles, Stage
 
 MOST_BYTES = 5_000_000  # of all trees on a page
-MOST_READ = 4000  # trees of a search
+MOST_READ = 2000  # trees of a search
 LONGEST = 4000  # characters of a step
 LONGEST_TEST = 400  # of a test's input, its output and its fault
 PASSED = ("AC", "PE")
@@ -53,16 +53,26 @@ class FoundTree:
         return sum(verdict is not None and _first_failing(verdict) is None for verdict in self.verdicts)
 
 
-def read(files: RunFiles) -> dict[str, list[FoundTree]]:
-    """Place -> at most MOST_READ trees of every search, also of one that is not finished, by problem."""
-    searches = {place: stage for place, stage in files.stages.items() if stage.name == "search"}
-    found = {place: sorted(_trees(files, stage), key=_problem) for place, stage in searches.items()}
-    return {place: trees for place, trees in found.items() if trees}
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """`trees`: at most MOST_READ, by problem. `count`: how many there are, as far as is known."""
+
+    trees: Sequence[FoundTree]
+    count: int
 
 
-def _trees(files: RunFiles, stage: Stage) -> Iterator[FoundTree]:
+def read(files: RunFiles) -> dict[str, Search]:
+    """Place -> what a search left, also one that is not finished; of those that left a tree."""
+    stages = [stage for stage in files.stages.values() if stage.name == "search"]
+    found = {stage.place: _search(files, stage) for stage in stages}
+    return {place: search for place, search in found.items() if search.trees}
+
+
+def _search(files: RunFiles, stage: Stage) -> Search:
     tables = files.tables(stage.directory / "trees", COLUMNS)
-    return itertools.islice((tree for table in tables for tree in _of_table(table)), MOST_READ)
+    trees = list(itertools.islice((tree for table in tables for tree in _of_table(table)), MOST_READ))
+    searched = stage.manifest["figures"].get("problems", 0) if stage.manifest is not None else 0
+    return Search(sorted(trees, key=_problem), max(len(trees), searched))
 
 
 def _of_table(table: pa.Table) -> Iterator[FoundTree]:
@@ -76,15 +86,15 @@ def _problem(tree: FoundTree) -> str:
     return tree.problem_id
 
 
-def rows(trees: Mapping[str, Sequence[FoundTree]], problems: Mapping[str, Records]) -> dict[str, Any]:
+def rows(searches: Mapping[str, Search], problems: Mapping[str, Records]) -> dict[str, Any]:
     """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out is how many trees of
     a stage did not fit. A tree is as `_columns` makes it, with the number of its stage."""
     kept, left_out = [], []
-    for number, (place, found) in enumerate(trees.items()):
-        fitting = list(_fitting(found, problems.get(place, {}), MOST_BYTES // len(trees)))
+    for number, (place, search) in enumerate(searches.items()):
+        fitting = list(_fitting(search.trees, problems.get(place, {}), MOST_BYTES // len(searches)))
         kept += [{"stage": number, **tree} for tree in fitting]
-        left_out.append(len(found) - len(fitting))
-    return {"stages": list(trees), "trees": kept, "left_out": left_out}
+        left_out.append(search.count - len(fitting))
+    return {"stages": list(searches), "trees": kept, "left_out": left_out}
 
 
 def _fitting(trees: Sequence[FoundTree], records: Records, room: int) -> Iterator[dict[str, Any]]:
