@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from o1jax.report.learning import SELF_PLAY, Change, change, curves, main_arm
+from o1jax.report.learning import SELF_PLAY, Change, change, curves, main_arm, other_evaluations
 from o1jax.report.run_files import RunFiles
 
 
@@ -38,18 +38,17 @@ def headline(files: RunFiles, summary: Mapping[str, Any]) -> Headline:
 
 
 def _without_change(files: RunFiles, summary: Mapping[str, Any]) -> Headline:
-    parts = [*_rates(summary), *_models(summary), *_searches(files)]
+    parts = [*_rates(files, summary), *_models(summary), *_searches(files)]
     if not parts:
         return Headline("none", "Nothing measured yet", f"{len(files.manifests)} stages are finished")
     return Headline("none", "So far", parts[0], tuple(parts[1:]))
 
 
-def _rates(summary: Mapping[str, Any]) -> list[str]:
-    rates = summary["held_out_pass_at_1"].items()
-    return [
-        f"pass@1 of the {name.replace('_', '-')} on held-out problems: {with_interval(rate)}"
-        for name, rate in rates
-    ]
+def _rates(files: RunFiles, summary: Mapping[str, Any]) -> list[str]:
+    rates = {name.replace("_", "-"): rate for name, rate in summary["held_out_pass_at_1"].items()}
+    others = other_evaluations(files, summary).items()
+    rates |= {name: figures["pass_at_1"] for name, figures in others if "pass_at_1" in figures}
+    return [f"pass@1 on {rate['n']} problems ({name}): {with_interval(rate)}" for name, rate in rates.items()]
 
 
 def _models(summary: Mapping[str, Any]) -> list[str]:

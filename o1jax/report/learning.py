@@ -77,6 +77,20 @@ def arm_of(place: str) -> str:
     return place.split("/")[1] if place.startswith("compare/") else SELF_PLAY
 
 
+def other_evaluations(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Place and prompt -> the figures of evaluations that are in no curve of `arms`."""
+    drawn = {
+        place for arm in arms(summary) for place in evaluations(files.manifests, prefix_of(arm)).values()
+    }
+    return {
+        f"{place}, {prompt} prompt": manifest["figures"][prompt]
+        for place, manifest in files.manifests.items()
+        for prompt in ("pseudocode", "direct")
+        if manifest["stage"] == "evaluate" and prompt in manifest["figures"]
+        if place not in drawn or prompt == "direct"
+    }
+
+
 def curves(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Curve]:
     """Arm -> what its policies pass, of those of `arms` whose answers were kept."""
     found = {}

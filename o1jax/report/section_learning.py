@@ -8,6 +8,7 @@ from typing import Any
 from o1jax.report import axes, charts, dots, markup
 from o1jax.report.headline import with_interval
 from o1jax.report.learning import arms as arms_of
+from o1jax.report.learning import other_evaluations
 from o1jax.report.run_files import RunFiles
 
 MEASURES = {"pass_at_1": "pass@1", "pass_at_8": "pass@8"}
@@ -28,8 +29,10 @@ Figures = Mapping[str, Mapping[str, Any]]  # by name of the round: mean, low, hi
 def learning(files: RunFiles, summary: Mapping[str, Any]) -> str:
     """pass@1 and pass@8 of every arm after every round, in all and by rung, and all of it as a table."""
     arms = arms_of(summary)
-    if not arms:
-        return ""
+    return (_curves(arms) if arms else "") + _others(other_evaluations(files, summary))
+
+
+def _curves(arms: Mapping[str, Mapping[str, Any]]) -> str:
     names = _names(arms)
     whole = [
         _chart(title, names, {arm: _figures(curve, key) for arm, curve in arms.items()})
@@ -41,6 +44,19 @@ def learning(files: RunFiles, summary: Mapping[str, Any]) -> str:
     table = markup.details("All figures as a table", markup.table(head, list(_lines(arms))))
     rest = f"<h3>By rung</h3><div class=charts>{''.join(by_rung)}</div>" if by_rung else ""
     return f"<div class=charts>{''.join(whole)}</div>{rest}{table}{_note(arms)}"
+
+
+def _others(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Evaluations of other policies or prompts, a chart for every k."""
+    keys = sorted({key for figures in found.values() for key in figures if key.startswith("pass_at_")})
+    shown = [
+        dots.shares(
+            key.replace("pass_at_", "pass@"),
+            [dots.row(name, f[key]) for name, f in found.items() if key in f],
+        )
+        for key in keys
+    ]
+    return f"<h3>Other evaluations</h3><div class=charts>{''.join(shown)}</div>" if shown else ""
 
 
 def search(files: RunFiles, summary: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import made_run
 import pytest
 from etils import epath
 
-from o1jax.report import summary
+from o1jax.report import page, summary
 from o1jax.report.headline import headline
 from o1jax.report.learning import change, counts_of
 from o1jax.report.run_files import RunFiles
@@ -46,7 +46,15 @@ def test_the_headline_gives_the_change_and_the_arms_beside_it(tmp_path):
 def test_the_headline_of_an_unfinished_run_says_what_there_is(tmp_path):
     run = epath.Path(tmp_path)
     made_run.evaluation(run, "warm_up_evaluate", [0, 4])
-    assert said(run).text.startswith("pass@1 of the warm-up on held-out problems: 50.0 %")
+    assert said(run).text.startswith("pass@1 on 2 problems (warm-up): 50.0 %")
+
+
+def test_an_evaluation_alone_is_a_run_too(tmp_path):
+    made_run.evaluation(epath.Path(tmp_path), "mine", [0, 4])
+    run = epath.Path(tmp_path) / "mine"
+    assert said(run).text.startswith("pass@1 on 2 problems (., pseudocode prompt): 50.0 %")
+    files = RunFiles(run)
+    assert "Other evaluations" in page.html(files, summary.of(files), said(run))
 
 
 def test_the_headline_of_nothing_says_so(tmp_path):
