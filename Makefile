@@ -22,7 +22,7 @@ test-hostile: $(STAMP)
 # The page of a run in headless Chromium, which must be there: apt-get install chromium chromium-driver.
 test-report: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[browser]'
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser tests/report
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .

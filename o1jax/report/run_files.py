@@ -47,10 +47,6 @@ class Stage:
         """The directory that an input was read from, "" without one."""
         return str(_mapping(self.spec, "places").get(name, ""))
 
-    def setting(self, name: str) -> Any:
-        """A value of the stage's config; None if it is not there."""
-        return _mapping(self.spec, "config").get(name)
-
 
 class RunFiles:
     """A run as it is on disk. `stages`: by place, about in the order in which a recipe runs them. `faults`: a

@@ -18,8 +18,13 @@ AFTER = {
     "false_accept_policy": "False accepts: wrong programs of the policy",
     "false_reject": "False rejects: right programs that fail one",
 }
+PROMPTS = {"program": "reference shown", "question": "question only"}
 SETS = {"generated": "generated", "own": "the problem's own tests", "random": "random inputs"}
 ADVERSARIAL = ("answers", "mean_reward", "kill_share", "valid_share", "pairs")
+NO_HELD_OUT = (
+    "<p class=note>No held-out trees in this run, so there is no AUC and no calibration of it; "
+    "<code>launch/prm.py</code> measures both.</p>"
+)
 RANKINGS = {
     "auc": "AUC of a step's score: does a pass lie below?",
     "within_problem_auc": "AUC within a problem",
@@ -40,29 +45,22 @@ def generator(files: RunFiles, summary: Mapping[str, Any]) -> str:
             for name in ("agreement", "majority", "random", "any_passes")
         ]
         shown.append(dots.shares("Choosing among programs without a test", rows))
-    return (
-        (f"<div class=charts>{''.join(shown)}</div>" if shown else "") + _fates(files) + _adversarial(files)
-    )
+    drawn = f"<div class=charts>{''.join(shown)}</div>" if shown else ""
+    return drawn + _fates(files) + _adversarial(files)
 
 
 def _before(found: Mapping[str, Any], key: str, title: str) -> str:
-    """`program`: the prompt shows the reference program; `question`: it does not."""
     rows = [
-        dots.row(
-            f"{name}, {'with the program' if prompt == 'program' else 'question only'}",
-            figures["before"][prompt][key],
-        )
+        dots.row(f"{name}, {PROMPTS[prompt]}", of_prompt[key])
         for name, figures in found.items()
-        for prompt in figures["before"]
+        for prompt, of_prompt in figures["before"].items()
     ]
     return dots.shares(title, rows)
 
 
 def _after(after: Mapping[str, Any], key: str, title: str) -> str:
     rows = [
-        dots.row(
-            f"{name}: {SETS.get(tests, tests)}" if len(after) > 1 else SETS.get(tests, tests), figures[key]
-        )
+        dots.row(f"{name}: {SETS[tests]}", figures[key])
         for name, sets in after.items()
         for tests, figures in sets.items()
     ]
@@ -79,11 +77,8 @@ def _fates(files: RunFiles) -> str:
 def _adversarial(files: RunFiles) -> str:
     found = {p: m["figures"] for p, m in files.manifests.items() if m["stage"] == "tcg_adversarial"}
     rows = [[place, *(axes.text(figures[key]) for key in ADVERSARIAL)] for place, figures in found.items()]
-    return (
-        markup.table(["adversarial turn", *(key.replace("_", " ") for key in ADVERSARIAL)], rows)
-        if rows
-        else ""
-    )
+    head = ["adversarial turn", *(key.replace("_", " ") for key in ADVERSARIAL)]
+    return markup.table(head, rows) if rows else ""
 
 
 def reward_model(files: RunFiles, summary: Mapping[str, Any]) -> str:
@@ -91,24 +86,19 @@ def reward_model(files: RunFiles, summary: Mapping[str, Any]) -> str:
     trained = {place: m["figures"] for place, m in files.manifests.items() if m["stage"] == "prm"}
     if not trained:
         return ""
-    held_out = {
-        place.removeprefix("prm/"): f["held_out"] for place, f in trained.items() if f.get("held_out")
-    }
-    head = ("stage", "labels", "examples", "problems", "steps", "trained tokens")
-    keys = ("objective", "examples", "problems", "steps", "trained_tokens")
-    table = markup.table(
-        head,
-        [[place, *(f"{f[k]:,}" if k != "objective" else f[k] for k in keys)] for place, f in trained.items()],
-    )
+    held_out = {place.removeprefix("prm/"): f["held_out"] for place, f in trained.items()}
+    held_out = {name: figures for name, figures in held_out.items() if figures}
     if not held_out:
-        return (
-            table
-            + "<p class=note>No held-out trees in this run, so there is no AUC and no calibration of it; "
-            "<code>launch/prm.py</code> measures both.</p>"
-        )
+        return _trained(trained) + NO_HELD_OUT
     shown = [dots.scores(title, list(_ranking(held_out, key))) for key, title in RANKINGS.items()]
     shown += [*_calibration(held_out), _by_depth(held_out)]
-    return f"<div class=charts>{''.join(shown)}</div>{_errors(held_out)}{table}"
+    return f"<div class=charts>{''.join(shown)}</div>{_errors(held_out)}{_trained(trained)}"
+
+
+def _trained(trained: Mapping[str, Any]) -> str:
+    counts = ("examples", "problems", "steps", "trained_tokens")
+    rows = [[place, f["objective"], *(f"{f[key]:,}" for key in counts)] for place, f in trained.items()]
+    return markup.table(("stage", "labels", *(key.replace("_", " ") for key in counts)), rows)
 
 
 def _ranking(held_out: Mapping[str, Any], key: str) -> Iterator[dots.Row]:
@@ -125,33 +115,22 @@ def _calibration(held_out: Mapping[str, Any]) -> Iterator[str]:
     ]
     if series:
         right = charts.Series("calibrated", [charts.Point(0.0, 0.0), charts.Point(1.0, 1.0)], is_faint=True)
-        x = axes.of_numbers("mean score", (0.0, 1.0))
-        yield charts.lines(
-            "Calibration: how often a pass lies below, by score",
-            [*series, right],
-            x,
-            axes.of_numbers("", (0.0, 1.0)),
-        )
+        x, y = (axes.of_numbers(label, (0.0, 1.0)) for label in ("mean score", ""))
+        yield charts.lines("Calibration: how often a pass lies below, by score", [*series, right], x, y)
 
 
 def _by_depth(held_out: Mapping[str, Any]) -> str:
     found = {
-        name: {int(d): v for d, v in f["prm"]["auc_by_depth"].items() if v is not None}
-        for name, f in held_out.items()
+        name: sorted((int(depth), auc) for depth, auc in figures["prm"]["auc_by_depth"].items())
+        for name, figures in held_out.items()
     }
     series = [
-        charts.Series(name, [charts.Point(d, v) for d, v in sorted(by.items())]) for name, by in found.items()
+        charts.Series(name, [charts.Point(depth, auc) for depth, auc in by if auc is not None])
+        for name, by in found.items()
     ]
-    depths = sorted({depth for by in found.values() for depth in by})
-    values = [value for by in found.values() for value in by.values()]
-    x = axes.Axis(
-        "step",
-        min(depths, default=0),
-        max(depths, default=1) + (len(depths) < 2),
-        [(d, str(d)) for d in depths],
-        0.08,
-    )
-    return charts.lines("AUC by step", series, x, axes.of_numbers("", [*values, 0.5]))
+    points = [point for one in series for point in one.points]
+    x = axes.of_counts("step", [point.x for point in points])
+    return charts.lines("AUC by step", series, x, axes.of_numbers("", [0.5, *(p.y for p in points)]))
 
 
 def _errors(held_out: Mapping[str, Any]) -> str:

@@ -42,29 +42,32 @@ def reinforcement(files: RunFiles, summary: Mapping[str, Any]) -> str:
     for stage in _named(files, "policy_rl"):
         by_arm.setdefault(arm_of(stage.place), []).extend(_rows(files, stage))
     by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
-    shown = {
-        group: "".join(_by_update(title, key, by_arm) for key, title in titles.items())
-        for group, titles in (("rewards", REWARDS), ("watched", WATCHED))
-    }
     if not by_arm:
         return _preferences(summary)
-    watched = f"<h3>Watched</h3><div class=charts>{shown['watched']}</div>"
-    return f"{_flags(summary)}<div class=charts>{shown['rewards']}</div>{watched}{_preferences(summary)}"
+    rewards, watched = (_charts(titles, by_arm) for titles in (REWARDS, WATCHED))
+    return f"{_flags(summary)}{rewards}<h3>Watched</h3>{watched}{_preferences(summary)}"
 
 
 def losses(files: RunFiles, summary: Mapping[str, Any]) -> str:
     """The loss of every other training stage, one chart a kind of stage."""
     kinds = sorted({stage.name for stage in files.stages.values()} - {"policy_rl", ""})
-    return "".join(
-        _losses(kind, {s.place: _rows(files, s) for s in _named(files, kind)}) for kind in kinds
-    ).join(("<div class=charts>", "</div>"))
+    return _drawn("".join(_losses(files, kind) for kind in kinds))
 
 
-def _losses(kind: str, found: Mapping[str, Rows]) -> str:
-    series = [charts.Series(place, _points(rows, "step", "loss")) for place, rows in found.items()][
-        -MOST_LINES:
-    ]
-    return _lines(kind.replace("_", " "), "step", series)
+def _charts(titles: Mapping[str, str], by_arm: Mapping[str, Rows]) -> str:
+    return _drawn("".join(_by_update(title, key, by_arm) for key, title in titles.items()))
+
+
+def _drawn(shown: str) -> str:
+    thin = f"<p class=note>Lines of more than {MOST_POINTS} points are thinned out to that.</p>"
+    return f"<div class=charts>{shown}</div>{thin}" if shown else ""
+
+
+def _losses(files: RunFiles, kind: str) -> str:
+    found = {stage.place: _points(_rows(files, stage), "step", "loss") for stage in _named(files, kind)}
+    series = [charts.Series(place, points) for place, points in found.items() if points]
+    which = f", the last {MOST_LINES} of {len(series)}" if len(series) > MOST_LINES else ""
+    return _lines(f"{kind.replace('_', ' ')}{which}", "step", series[-MOST_LINES:])
 
 
 def _by_update(title: str, key: str, by_arm: Mapping[str, Rows]) -> str:
@@ -98,6 +101,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _smooth(points: Sequence[charts.Point]) -> list[charts.Point]:
+    """The mean of each point and a twentieth of all on either side."""
     reach = len(points) // 20
     windows = [points[max(0, k - reach) : k + reach + 1] for k in range(len(points))]
     return [
