@@ -51,7 +51,7 @@ def results(files: RunFiles, searches: Mapping[str, Search]) -> dict[str, Counts
     found: dict[str, Counts] = {}
     for place in files.stages:
         if place in searches:
-            found[place] = {t.problem_id: (t.passing, t.judged) for t in searches[place].trees}
+            found[place] = {t.problem_id: (t.passing, len(t.verdicts)) for t in searches[place].trees}
         elif files.stages[place].name in SAMPLED:
             found[place] = counts_of(files, place)
     return {place: counts for place, counts in found.items() if counts}

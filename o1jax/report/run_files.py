@@ -139,16 +139,15 @@ class RunFiles:
         return next(iter(self._line(path, 0, self._bytes(path))), None)
 
     def _line(self, path: epath.Path, number: int, line: bytes) -> Iterator[dict[str, Any]]:
-        where = f"{path} line {number}" if number else f"{path}"
         try:
             row = json.loads(line)
         except ValueError as error:  # not JSON, or not UTF-8
-            self.fault(f"{where}: damaged ({_first_line(error)})")
+            self.fault(f"{_where(path, number)}: damaged ({_first_line(error)})")
             return
         if isinstance(row, dict):
             yield row
         else:
-            self.fault(f"{where}: saw {type(row).__name__}, wanted an object")
+            self.fault(f"{_where(path, number)}: saw {type(row).__name__}, wanted an object")
 
     def _bytes(self, path: epath.Path) -> bytes:
         try:
@@ -172,6 +171,10 @@ def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A field that is an object, empty where it is missing or another thing."""
     value = record.get(name)
     return value if isinstance(value, Mapping) else {}
+
+
+def _where(path: epath.Path, number: int) -> str:
+    return f"{path} line {number}" if number else str(path)
 
 
 def _first_line(error: Exception) -> str:

@@ -42,8 +42,9 @@ def _curves(arms: Mapping[str, Mapping[str, Any]]) -> str:
     by_rung = list(_by_rung(arms, names, rungs)) if len(rungs) > 1 else []
     head = ("arm", "round", "rung", "pass@1", "pass@8")
     table = markup.details("All figures as a table", markup.table(head, list(_lines(arms))))
-    rest = f"<h3>By rung</h3><div class=charts>{''.join(by_rung)}</div>" if by_rung else ""
-    return f"<div class=charts>{''.join(whole)}</div>{rest}{table}{_note(arms)}"
+    if by_rung and len(arms) > 1:
+        whole.append("</div><h3>By rung</h3><div class=charts>")
+    return f"<div class=charts>{''.join([*whole, *by_rung])}</div>{table}{_note(arms)}"
 
 
 def _others(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -35,22 +35,17 @@ Records = Mapping[str, Mapping[str, Any]]  # problem id -> a line of problems.js
 
 @dataclasses.dataclass(frozen=True)
 class FoundTree:
-    """`facts`: of OF_TREE. `verdicts`: of every node, None of one that was not judged."""
+    """`facts`: of OF_TREE. `verdicts`: the index of a judged node -> what `_verdict` makes of it."""
 
     problem_id: str
     facts: Mapping[str, Any]
     nodes: pa.StructArray
-    verdicts: Sequence[Mapping[str, Any] | None]
-
-    @property
-    def judged(self) -> int:
-        """Programs that were judged."""
-        return sum(verdict is not None for verdict in self.verdicts)
+    verdicts: Mapping[int, Sequence[Any]]
 
     @property
     def passing(self) -> int:
         """Programs that pass every test."""
-        return sum(verdict is not None and _first_failing(verdict) is None for verdict in self.verdicts)
+        return sum(failing is None for _, _, _, failing, _, _ in self.verdicts.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +74,9 @@ def _of_table(table: pa.Table) -> Iterator[FoundTree]:
     facts, nodes = table.select(OF_TREE).to_pylist(), table["nodes"]
     for row, fact in enumerate(facts):
         of_tree = nodes[row].values
-        yield FoundTree(fact["problem_id"], fact, of_tree, of_tree.field("verdict").to_pylist())
+        judged = enumerate(of_tree.field("verdict").to_pylist())
+        verdicts = {index: _verdict(verdict) for index, verdict in judged if verdict is not None}
+        yield FoundTree(fact["problem_id"], fact, of_tree, verdicts)
 
 
 def _problem(tree: FoundTree) -> str:
@@ -129,15 +126,12 @@ def _fitted(tree: FoundTree, record: Mapping[str, Any], room: int, *, is_first: 
 
 def _columns(tree: FoundTree, record: Mapping[str, Any], count: int) -> dict[str, Any]:
     """Of the first `count` nodes, a parent before its children: lists by node of parent, action, text, visits
-    and mean (value); and by the index of a node that has one: value, score, error, verdict, which is
-    [compiled, passed, tests, first failing test, its status and detail]. `tests`: those that failed first."""
+    and mean (value); by the index of a node that has one: value, score, error, verdict. `tests`: those that
+    failed first, by their index."""
     column = {name: _column(tree.nodes, name, count) for name in OF_NODE}
     visits = [value or 0 for value in column["visits"]]
-    verdicts = {k: _verdict(found) for k, found in enumerate(tree.verdicts[:count]) if found is not None}
-    tests = record.get("tests", [])
-    failing = {
-        verdict[3] for verdict in verdicts.values() if verdict[3] is not None and verdict[3] < len(tests)
-    }
+    verdicts = {index: verdict for index, verdict in tree.verdicts.items() if index < count}
+    failing, tests = {verdict[3] for verdict in verdicts.values()}, record.get("tests", [])
     return {
         "problem": tree.problem_id,
         **{name: tree.facts[name] for name in OF_TREE[1:]},
@@ -155,7 +149,8 @@ def _columns(tree: FoundTree, record: Mapping[str, Any], count: int) -> dict[str
         "verdict": verdicts,
         "tests": {
             k: [_clipped(str(tests[k].get(side, "")), LONGEST_TEST) for side in ("input", "output")]
-            for k in sorted(failing)
+            for k in range(len(tests))
+            if k in failing
         },
     }
 
@@ -168,6 +163,7 @@ def _column(nodes: pa.StructArray, name: str, count: int) -> list[Any]:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> list[Any]:
+    """[compiled, passed, tests, first failing test or None, its status, its detail]."""
     cases, failing = verdict["cases"], _first_failing(verdict)
     passed = sum(case["status"] in PASSED for case in cases)
     first = cases[failing] if failing is not None and cases else {"status": "", "detail": ""}
