@@ -14,6 +14,7 @@ from o1jax.report.markup import escape
 LEFT, RIGHT = 22, 356  # of the axis; names begin further left
 NAMES, VALUES = 8, 372
 HEIGHT = 40  # of a row
+LINE = 54  # characters that fit beside each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +61,10 @@ def _drawn(title: str, rows: Sequence[Row], axis: Axis) -> str:
 
 
 def _row(of: Row, top: int, axis: Axis) -> str:
-    name = f"<text x={NAMES} y={top + 14}>{escape(of.name)}</text>"
-    said = f"{name}<text x={VALUES} y={top + 14} class=end>{escape(of.text)}</text>"
+    room = LINE - len(of.text)
+    name = of.name if len(of.name) <= room else f"{of.name[: room - 1]}…"
+    said = f"<text x={NAMES} y={top + 14}>{escape(name)}<title>{escape(of.name)}</title></text>"
+    said += f"<text x={VALUES} y={top + 14} class=end>{escape(of.text)}</text>"
     if of.value is None:
         return said
     interval, y = "", top + 26

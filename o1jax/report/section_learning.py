@@ -144,9 +144,9 @@ def _compared(place: str, figures: Mapping[str, Any]) -> Iterator[str]:
     yield dots.shares(f"Programs chosen by the visible tests: {place}", rows, "pass the hidden tests")
     aspr, common = figures.get("aspr") or {}, (figures.get("aspr") or {}).get("common") or {}
     found = {
-        "from the last pseudocode step": aspr.get("pseudocode"),
-        "the same, on problems that both solved": common.get("pseudocode"),
-        "direct prompt, on problems that both solved": common.get("direct"),
+        "last pseudocode step": aspr.get("pseudocode"),
+        "the same, where both solved": common.get("pseudocode"),
+        "direct prompt, where both solved": common.get("direct"),
     }
     rows = [dots.row(name, figure) for name, figure in found.items() if figure]
     if rows:

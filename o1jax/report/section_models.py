@@ -19,7 +19,7 @@ AFTER = {
     "false_reject": "False rejects: right programs that fail one",
 }
 PROMPTS = {"program": "reference shown", "question": "question only"}
-SETS = {"generated": "generated", "own": "the problem's own tests", "random": "random inputs"}
+SETS = {"generated": "generated", "own": "own tests", "random": "random inputs"}
 ADVERSARIAL = ("answers", "mean_reward", "kill_share", "valid_share", "pairs")
 NO_HELD_OUT = (
     "<p class=note>No held-out trees in this run, so there is no AUC and no calibration of it; "
