@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := third_party/constraints/cpu.txt
 
-.PHONY: demo test test-hostile lint install clean
+.PHONY: demo test test-hostile test-report lint install clean
 
 demo: $(STAMP)
 	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
@@ -18,6 +18,11 @@ test: $(STAMP)
 # The long tests: hostile programs with and without namespaces, overload, lost processes, a run killed 20 times.
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -m hostile
+
+# The page of a run in headless Chromium, which must be there: apt-get install chromium chromium-driver.
+test-report: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[browser]'
+	$(BIN)/python -m pytest -m browser tests/report
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -32,12 +32,14 @@ setuptools.setup(
     license="MIT",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["o1jax", "o1jax.*"]),
+    package_data={"o1jax.report": ["*.css", "*.js"]},
     install_requires=REQUIRED,
     extras_require={
         "cpu": ["jax>=0.10.2"],
         "gpu": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "vllm": ["vllm>=0.12"],
+        "browser": ["selenium>=4.30"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
     },
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+import closing
 import entry
 from etils import epath
 
@@ -23,6 +24,6 @@ def launch(name: str) -> None:
         inputs = {name: place for name, place in page["inputs"].items() if place}
         manifest = run.run(workdir, StageSpec(name, page[name], page["seed"], inputs))
         print(json.dumps(manifest["figures"], indent=1))
-        print(f"{name}: {manifest['timings']['seconds']} s, written to {workdir}")
+        closing.of_stage(workdir, name, manifest["timings"]["seconds"])
 
     entry.start(name, main)

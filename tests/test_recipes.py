@@ -10,7 +10,7 @@ from etils import epath
 
 from o1jax.records import InputError
 from o1jax.self_play import parts, play, recipe, reinforcement
-from o1jax.stages import run, settings
+from o1jax.stages import manifest, run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -42,7 +42,7 @@ def played(monkeypatch, tmp_path):
             (out / "manifest.json").write_text(json.dumps({"figures": figures}))
 
         monkeypatch.setattr(recipe, "run_in_child", note)
-        monkeypatch.setattr(recipe.summary, "write", lambda workdir: {})  # of made-up figures
+        monkeypatch.setattr(recipe.Recipe, "report", lambda self: {})  # of made-up figures
         function(recipe.Recipe(epath.Path(tmp_path), config, 0))
         return stages, str(tmp_path)
 
@@ -183,3 +183,22 @@ LAST = {"search": "policy_sft", "sampling": "policy_sft", "dpo": "policy_dpo"}
 
 def figures_of(root, place):
     return json.loads((pathlib.Path(root) / place / "manifest.json").read_text())["figures"]
+
+
+def test_the_summary_and_the_page_are_written_after_every_stage_that_ran(monkeypatch, tmp_path):
+    def finish(out, spec):
+        if manifest.begin(out, spec) is None:
+            manifest.finish(out, spec, manifest.StageResult({"trained_tokens": 7}, {"seconds": 1.0}))
+
+    monkeypatch.setattr(recipe, "run_in_child", finish)
+    run = recipe.Recipe(epath.Path(tmp_path), {"warm_up": {}}, 0)
+    pages = [tmp_path / "report.html", tmp_path / "summary.json"]
+    run.stage("warm_up", "warm_up")
+    assert "1 stages finished" in pages[0].read_text()
+    assert json.loads(pages[1].read_text())["totals"]["trained_tokens"] == 7
+    for page in pages:
+        page.unlink()
+    run.stage("warm_up", "warm_up")  # is finished already
+    assert not any(page.exists() for page in pages)
+    run.stage("warm_up", "again", page="warm_up")
+    assert all(page.exists() for page in pages)

@@ -86,6 +86,8 @@ def test_a_run_writes_the_summary_and_prints_the_table(finished):
     assert set(summary["compare"]) == {"sampling"}
     assert set(summary["tcg"]) == {"dpo"}
     assert "pass@1" in output and "summary.json" in output
+    assert f"look at: {workdir}/report.html" in output and (workdir / "report.html").exists()
+    assert "damaged" not in output
 
 
 def test_sampling_spends_the_tokens_that_search_spent(finished):

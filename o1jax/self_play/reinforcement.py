@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from o1jax.report import summary
 from o1jax.self_play import play
 from o1jax.self_play.parts import more_trees
 from o1jax.self_play.play import State
@@ -41,7 +40,7 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
         for at in _rounds(recipe, arm):
             state = improve(recipe, at, state)
             recipe.stage("evaluate", f"{at}/evaluate", policy=state.policy, problems=held_out)
-    return summary.write(recipe.workdir)
+    return recipe.report()
 
 
 def search(recipe: Recipe, at: str, state: State) -> State:
