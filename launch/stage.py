@@ -15,14 +15,15 @@ from o1jax.stages import run
 from o1jax.stages.manifest import StageSpec
 
 
-def launch(name: str) -> None:
-    """Runs stage `name` into --workdir and prints its figures."""
+def launch(name: str, page: str = "") -> None:
+    """Runs stage `name` into --workdir and prints its figures. configs/<page>.py (the stage's name, if empty)
+    is where its settings are, unless --config says another."""
 
     def main(workdir: epath.Path, config) -> None:
-        page = entry.plain(config)
-        inputs = {name: place for name, place in page["inputs"].items() if place}
-        manifest = run.run(workdir, StageSpec(name, page[name], page["seed"], inputs))
+        settings = entry.plain(config)
+        inputs = {name: place for name, place in settings["inputs"].items() if place}
+        manifest = run.run(workdir, StageSpec(name, settings[name], settings["seed"], inputs))
         print(json.dumps(manifest["figures"], indent=1))
         print(f"{name}: {manifest['timings']['seconds']} s, written to {workdir}")
 
-    entry.start(name, main)
+    entry.start(page or name, main)
