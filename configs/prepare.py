@@ -4,10 +4,11 @@
     python launch/prepare.py --config.check_problems.source=problems.jsonl --workdir=runs/mine
 
 Variants: ladder, mbpp, mbpp_few_shot, mbpp_sanitized, humaneval, humaneval_plus; and, for training, so kept
-apart from mbpp:test and humaneval, taco, apps, codecontests. A source may also be a local file: problems/load.py
-of the package says how it is spelled. Writes problems.parquet, card.md and card.json. Hardware: any CPU, a core a
-slot of the judge. Expected: mbpp 500 of 500, humaneval 164 of 164, humaneval_plus 163 of 164; on 2 cores a few
-dozen problems a second (humaneval_plus: one or two).
+apart from mbpp:test and humaneval, taco, apps, codecontests. A source may also be a local file:
+o1jax/problems/load.py says how it is spelled. Writes problems.parquet, card.md and card.json.
+
+Hardware: any CPU, a core a slot of the judge. Expected: mbpp 500 of 500, humaneval 164 of 164,
+humaneval_plus 163 of 164; on 2 cores a few dozen problems a second (humaneval_plus: one or two).
 """
 
 import ml_collections

@@ -15,6 +15,17 @@ from o1jax.stages import run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 VARIANTS = {
+    "prepare": (
+        "ladder",
+        "mbpp",
+        "mbpp_few_shot",
+        "mbpp_sanitized",
+        "humaneval",
+        "humaneval_plus",
+        "taco",
+        "apps",
+        "codecontests",
+    ),
     "self_play": ("demo", "ladder", "search"),
     "search": ("nano",),
     "tcg": ("ladder", "deepseek-coder-1.3b"),

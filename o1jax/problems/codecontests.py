@@ -22,9 +22,7 @@ def problem_of(record: dict[str, Any], index: int, where: str, split: str = "tra
     """The problem of one record; InputError for a malformed one, and for one that reads or writes files."""
     for name in ("input_file", "output_file"):
         if fields.optional_text(record, name, where):
-            raise InputError(
-                f"{where} field {name!r}: saw {record[name]!r}, wanted standard input and output"
-            )
+            raise InputError(f"{where} field {name!r}: saw {record[name]!r}, wanted standard streams")
     shown = _tests(record, "public_tests", where)
     more = [*_tests(record, "private_tests", where), *_tests(record, "generated_tests", where)]
     if not shown and not more:

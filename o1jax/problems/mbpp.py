@@ -8,6 +8,7 @@ challenge tests too. Knows no prompt (prompts/completion.py has the paper's).
 from __future__ import annotations
 
 import ast
+import warnings
 from typing import Any
 
 from o1jax.problems import fields
@@ -55,8 +56,9 @@ def problem_of(record: dict[str, Any], index: int, where: str, split: str = "") 
 def entry_point(source: str, asserts: list[str]) -> str:
     """The function of `source` that every test calls, the last defined of several; "" if there is none."""
     try:
-        defined = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-        called = [_names_called(text) for text in asserts]
+        with warnings.catch_warnings(action="ignore"):  # of escapes in other people's programs
+            defined = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+            called = [_names_called(text) for text in asserts]
     except (SyntaxError, ValueError):
         return ""
     return next((name for name in reversed(defined) if all(name in names for names in called)), "")

@@ -147,3 +147,16 @@ def test_the_real_sample_is_read():
     assert [i for i, p in enumerate(problems) if p.form == "stdin"] == [1, 4, 8]
     assert problems[2].tests[0] == TestCase("[100, 200, 10]", "[109, 190]")
     assert all(p.solutions and p.difficulty == "EASY" for p in problems)
+
+
+def test_apps_records_are_read_through_the_same_format(tmp_path):
+    path = tmp_path / "apps.jsonl"
+    path.write_text(json.dumps(record(["1"], ["2"], problem_id=4, difficulty="interview")))
+    (problem,) = load_problems(f"apps:{path}:test")
+    assert (problem.id, problem.source, problem.difficulty) == ("apps/test/0", "apps", "interview")
+    assert not problem.tests and len(problem.hidden_tests) == 1
+
+
+def test_an_integer_with_thousands_of_digits_is_a_malformed_record():
+    with pytest.raises(InputError, match="field 'input_output': not JSON .*digits"):
+        one(record([], [], input_output='{"inputs": [' + "9" * 5000 + "]}"))
