@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,8 @@ def read_records(path: str) -> list[Record]:
     if not source.is_file():
         raise InputError(f"{path}: no such file, wanted .jsonl, .json (both perhaps .gz) or .parquet")
     data = source.read_bytes()
+    if source.suffix == ".gz":
+        data = _unzipped(data, path)
     records = _of_parquet(data, path) if source.suffix == ".parquet" else _of_json(data, path)
     if not records:
         raise InputError(f"{path}: no problems in it, wanted at least one record")
@@ -32,6 +35,13 @@ def read_records(path: str) -> list[Record]:
         if not isinstance(record, dict):
             raise InputError(f"{path} record {i}: saw {type(record).__name__}, wanted a JSON object")
     return records
+
+
+def _unzipped(data: bytes, path: str) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error})") from error
 
 
 def _of_parquet(data: bytes, path: str) -> list[Record]:
@@ -43,11 +53,9 @@ def _of_parquet(data: bytes, path: str) -> list[Record]:
 
 def _of_json(data: bytes, path: str) -> list[Any]:
     try:
-        text = (gzip.decompress(data) if path.endswith(".gz") else data).decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error})") from error
     if text.lstrip().startswith("["):
         return _parsed(text, path)
     lines = [line for line in text.split("\n") if line.strip()]

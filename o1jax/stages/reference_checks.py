@@ -1,7 +1,7 @@
 """Reference programs run against their problems' tests, several at once, in an order that a kill keeps.
 
-What was found is written to a directory of shards every minute; problems that are there already are not run
-again. Part of the check_problems stage.
+What was found is written to a directory of shards every ten seconds; problems that are there already are
+not run again. Part of the check_problems stage.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from o1jax.sandbox.interface import Limits, job_of
 from o1jax.search.bounded import run_in_order
 from o1jax.search.store import ShardWriter, read_shards
 from o1jax.train.metrics import ProgressLine
+
+SHARD_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ async def check_references(
     left = [problem for problem in problems if problem.id not in done]
     line, started, passed = ProgressLine("check", len(problems)), time.monotonic(), []
     async with ForkJudge(slots=judging.slots, memo=0, packages=judging.packages) as judge:
-        with ShardWriter(directory, ReferenceCheck, rows=512) as store:
+        with ShardWriter(directory, ReferenceCheck, rows=512, seconds=SHARD_S) as store:
 
             async def work(problem: Problem) -> None:
                 done[problem.id] = check = await _checked(judge, problem, judging)

@@ -2,16 +2,19 @@
 
 import asyncio
 import dataclasses
+import tempfile
 import time
 
 import pytest
+from etils import epath
 from scripted import ScriptedEngine, byte_tokenizer, path, problem, step
 from test_prm_search import ScriptedScorer
 
 from o1jax.records import CaseResult, Status, Verdict
 from o1jax.search.mcts import SearchSettings
 from o1jax.search.sampling import SampleSettings
-from o1jax.stages.evaluate_prm import PrmComparison
+from o1jax.stages.evaluate_choice import Choices
+from o1jax.stages.evaluate_kept import Kept
 from o1jax.stages.evaluate_search import Comparison
 from o1jax.stages.workers import Workers
 
@@ -66,17 +69,17 @@ def comparison(n_problems=6, seed=0):
         search=SEARCH,
         sample=SampleSettings(top_p=1.0, top_k=0, max_tokens=600),
         aspr_samples=2,
-        concurrency=4,
         problems=problems,
         final_tests=lambda p: p.tests,
         seed=seed,
+        kept=Kept(epath.Path(tempfile.mkdtemp()), None, concurrency=4),
     ), StepwiseScorer(tokenizer, likes)
 
 
 async def played_figures(n_problems=6, seed=0):
     plain, scorer = comparison(n_problems, seed)
     played = await plain.play()
-    return played, await plain.figures(played), await PrmComparison(plain, played, scorer).figures()
+    return played, await plain.figures(played), await Choices(plain, played, scorer).figures()
 
 
 def test_every_arm_states_its_pass_rate_and_tokens():
@@ -122,7 +125,7 @@ class FixedScorer:
 def test_the_last_and_the_lowest_step_may_choose_differently():
     plain, _ = comparison()
     played = asyncio.run(plain.play())
-    arms = PrmComparison(plain, played, FixedScorer((0.1, 0.9), (0.6, 0.7)))
+    arms = Choices(plain, played, FixedScorer((0.1, 0.9), (0.6, 0.7)))
     chosen = asyncio.run(arms._choose(plain.problems[0], one_of_each(played)))
     assert chosen == {
         "best_of_n_prm": 0.0, "best_of_n_prm_min": 1.0, "best_of_n_majority": 0.0, "random": 0.5,
@@ -132,7 +135,7 @@ def test_the_last_and_the_lowest_step_may_choose_differently():
 def test_a_problem_without_a_well_formed_sample_counts_as_failed():
     plain, scorer = comparison()
     played = asyncio.run(plain.play())
-    arms, (_, good) = PrmComparison(plain, played, scorer), one_of_each(played)
+    arms, (_, good) = Choices(plain, played, scorer), one_of_each(played)
     for group in ([], [dataclasses.replace(good, verdict=None)]):
         assert set(asyncio.run(arms._choose(plain.problems[0], group)).values()) == {0.0}
 
