@@ -20,18 +20,19 @@ TESTS_A_PROBLEM = 100  # CodeContests has hundreds
 
 def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
     """The ladder's pool, unless another source is given."""
+    mbpp = {"calls": True, "shown_tests": 1, "cpu_s": SLOWEST_S}
     training = {"keep_apart": EVALUATED_ON, "max_tests": TESTS_A_PROBLEM}
     variants = {
         "ladder": {
             "source": "ladder:pool",
             "counts": {"rung_2": 50, "rung_3": 50, "rung_4": 50},
         },
-        "mbpp": {"source": "mbpp:test", "shown_tests": 1, "cpu_s": SLOWEST_S},
+        "mbpp": {"source": "mbpp:test", **mbpp},
         "mbpp_few_shot": {
             "source": "mbpp:prompt",
             "filter": {"ids": ("mbpp/2", "mbpp/3", "mbpp/4")},
         },
-        "mbpp_sanitized": {"source": "mbpp_sanitized:test", "shown_tests": 1, "cpu_s": SLOWEST_S},
+        "mbpp_sanitized": {"source": "mbpp_sanitized:test", **mbpp},
         "humaneval": {"source": "humaneval"},
         "humaneval_plus": {"source": "humaneval_plus", "judge_packages": ("numpy",), "output_mb": 256},
         "taco": {"source": "taco:train", **training},
@@ -49,6 +50,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "source": chosen["source"],
                 "counts": chosen.get("counts", {}),
                 "strict": False,
+                "calls": chosen.get("calls", False),
                 "small_tests": 0,
                 "drawn_tests": 0,
                 "filter": {

@@ -15,6 +15,7 @@ from etils import epath
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.problems import ladder
+from o1jax.problems.calls import as_calls
 from o1jax.problems.filters import Filter, unwanted, with_tests
 from o1jax.problems.load import Loaded, load_problems, load_well_formed
 from o1jax.problems.near_duplicates import NearDuplicate, Nearness, near_duplicates
@@ -36,6 +37,8 @@ class Settings:
     Ladder only, in place of a problem's own tests: at most `small_tests` with small inputs, what a test-case
     generator learns from; or `drawn_tests` new ones, what rewards are audited by.
 
+    `calls`: assertion problems are in call form where that says the same.
+
     Kept are the problems that `filter` wants, none of them `near` to one of the sources `keep_apart` (those
     it will be evaluated on), the first `max_problems` of them (0: all), each with at most `max_tests` tests
     of a kind (0: all). Where a problem's tests are all hidden, search may see the first `shown_tests`.
@@ -49,6 +52,7 @@ class Settings:
     strict: bool = False
     small_tests: int = 0
     drawn_tests: int = 0
+    calls: bool = False
     filter: Filter = Filter()
     keep_apart: tuple[str, ...] = ()
     near: Nearness = Nearness()
@@ -183,6 +187,8 @@ def _judging(settings: Settings) -> Judging:
 
 
 def _with_tests(problem: Problem, settings: Settings, seed: int) -> Problem:
+    if settings.calls:
+        return as_calls(problem)
     if settings.small_tests:
         tests = ladder.small_tests(problem.id, settings.small_tests, seed)
     elif settings.drawn_tests:

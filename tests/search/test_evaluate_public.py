@@ -66,7 +66,8 @@ class AnsweringEngine(ScriptedEngine):
 
     def answer(self, problem, program, prompt, prefix):
         if prompt is None:
-            return program.removeprefix(problem.starter_code) + f"\n{completion.DONE}"
+            end = "\ndef another():" if problem.starter_code else f"\n{completion.DONE}"
+            return program.removeprefix(problem.starter_code) + end
         if "<Step_Begin>" not in prompt:
             return direct.render_answer(program)
         whole = path(step(1, 1, "plan"), step(2, 3, program))
