@@ -28,6 +28,7 @@ VARIANTS = {
     ),
     "self_play": ("demo", "ladder", "search"),
     "search": ("nano",),
+    "evaluate": ("demo", "mbpp", "humaneval"),
     "tcg": ("ladder", "deepseek-coder-1.3b"),
     "prm": ("ladder", "qwen2_5_coder_7b"),
     "policy_rl": ("nano", "qwen2.5-coder-7b"),

@@ -1,7 +1,7 @@
 """Assertion problems in call form, where every test is `assert f(literals) == literal`.
 
-Call form has inputs and outputs, which a test-case generator writes and a majority of programs is asked for;
-what passes is the same. Runs no program.
+Call form has inputs and outputs, which a test-case generator writes and a majority of programs is asked for.
+It tells True from 1, which == does not: else the same passes. Runs no program.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from o1jax.problems import fields
 from o1jax.records import Problem, TestCase
 
 QUESTION = "Complete the function `{name}` so that it does what its docstring says."
-PLUS_SECONDS, PLUS_MEGABYTES = 30.0, 4096  # EvalPlus asks for lists of millions
+PLUS_SECONDS, PLUS_MEGABYTES = 60.0, 4096  # EvalPlus asks for lists of millions
 
 
 def problem_of(record: dict[str, Any], index: int, where: str, split: str = "test") -> Problem:

@@ -1,4 +1,4 @@
-"""The arms of an evaluation with a process reward model, on scripted samples and a scripted judge."""
+"""The arms of an evaluation with a reward model or a test generator, on scripted samples and verdicts."""
 
 import asyncio
 import dataclasses
@@ -10,10 +10,10 @@ from etils import epath
 from scripted import ScriptedEngine, byte_tokenizer, path, problem, step
 from test_prm_search import ScriptedScorer
 
-from o1jax.records import CaseResult, Status, Verdict
+from o1jax.records import CaseResult, Status, TestCase, Verdict
 from o1jax.search.mcts import SearchSettings
 from o1jax.search.sampling import SampleSettings
-from o1jax.stages.evaluate_choice import Choices
+from o1jax.stages.evaluate_choice import CasesOf, Choices
 from o1jax.stages.evaluate_kept import Kept
 from o1jax.stages.evaluate_search import Comparison
 from o1jax.stages.workers import Workers
@@ -105,6 +105,44 @@ def test_the_scorer_finds_what_the_majority_and_a_draw_miss():
     by_hand = rates["best_of_n_prm"] - rates["random"]
     assert differences["best_of_n_prm - random"]["mean"] == pytest.approx(by_hand, abs=1e-4)
     assert differences["search_prm - search"]["n"] == 12
+
+
+def written(problems, n_cases, tokens):
+    cases = tuple(TestCase(f"{i}\n", "1\n") for i in range(n_cases))
+    return {p.id: CasesOf(p.id, cases, tokens) for p in problems}
+
+
+def test_a_generators_cases_find_what_the_majority_misses_at_no_more_tokens():
+    plain, _ = comparison(12)
+    played = asyncio.run(plain.play())
+    got = asyncio.run(Choices(plain, played, cases=written(plain.problems, 6, 40)).figures())
+    arms = got["search"]
+    assert set(arms) == {"best_of_n_tcg", "best_of_n_majority", "random"}
+    assert arms["best_of_n_tcg"]["pass_rate"]["mean"] > arms["best_of_n_majority"]["pass_rate"]["mean"]
+    assert arms["best_of_n_tcg"]["generated_tokens"] <= arms["best_of_n_majority"]["generated_tokens"]
+    assert got["generated_tokens"] == 12 * 40
+    assert set(got["search_differences"]) == {"best_of_n_tcg - best_of_n_majority", "best_of_n_tcg - random"}
+
+
+def test_cases_that_cost_all_tokens_leave_the_first_sample():
+    plain, _ = comparison()
+    played = asyncio.run(plain.play())
+    arms = Choices(plain, played, cases=written(plain.problems, 6, 10**6))
+    wrong, good = one_of_each(played)
+    for group, rate in (
+        ([good, wrong], 1.0),
+        ([wrong, good], 0.0),
+        ([dataclasses.replace(wrong, verdict=None), good], 0.0),
+    ):
+        assert asyncio.run(arms._choose(plain.problems[0], group))["best_of_n_tcg"] == rate
+
+
+def test_without_cases_the_first_well_formed_sample_is_chosen():
+    plain, _ = comparison()
+    played = asyncio.run(plain.play())
+    arms = Choices(plain, played, cases=written(plain.problems, 0, 0))
+    wrong, good = one_of_each(played)
+    assert asyncio.run(arms._choose(plain.problems[0], [wrong, good]))["best_of_n_tcg"] == 0.0
 
 
 def one_of_each(played):
