@@ -7,8 +7,9 @@ Variants: ladder, mbpp, mbpp_few_shot, mbpp_sanitized, humaneval, humaneval_plus
 apart from mbpp:test and humaneval, taco, apps, codecontests. A source may also be a local file:
 o1jax/problems/load.py says how it is spelled. Writes problems.parquet, card.md and card.json.
 
-With --config.check_problems.calls=True, MBPP is in call form (all but two of the test tasks), which has inputs
-that a test-case generator can write and a majority be asked for; 499 of 500 pass (one returns 0 for False).
+With --config.check_problems.calls=True, MBPP is in call form (all but two of the test tasks), which has
+inputs that a test-case generator can write and a majority be asked for; 499 of 500 pass (one returns 0 for
+False).
 
 Hardware: any CPU, a core a slot of the judge. Expected: mbpp 500 of 500, humaneval 164 of 164,
 humaneval_plus 163 of 164; on 2 cores a few dozen problems a second (humaneval_plus: one or two).

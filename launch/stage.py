@@ -16,14 +16,15 @@ from o1jax.stages.manifest import StageSpec
 
 
 def launch(name: str, page: str = "") -> None:
-    """Runs stage `name` into --workdir and prints its figures. configs/<page>.py (the stage's name, if empty)
-    is where its settings are, unless --config says another."""
+    """Runs stage `name` into --workdir and prints its figures, as a table where the stage writes one. Its
+    settings are in configs/<page>.py (the stage's name, if empty), unless --config says another."""
 
     def main(workdir: epath.Path, config) -> None:
         settings = entry.plain(config)
         inputs = {name: place for name, place in settings["inputs"].items() if place}
         manifest = run.run(workdir, StageSpec(name, settings[name], settings["seed"], inputs))
-        print(json.dumps(manifest["figures"], indent=1))
+        table = workdir / "table.md"
+        print(table.read_text() if table.exists() else json.dumps(manifest["figures"], indent=1))
         print(f"{name}: {manifest['timings']['seconds']} s, written to {workdir}")
 
     entry.start(page or name, main)

@@ -23,6 +23,7 @@ from o1jax.problems import codecontests, files, humaneval, jsonl, mbpp, taco
 from o1jax.records import InputError, Problem
 
 Record = dict[str, Any]
+Each = Callable[[Problem], Problem]
 Reader = Callable[[Record, int, str], Problem | None]  # record, index, where; None: of another split
 
 
@@ -30,23 +31,25 @@ Reader = Callable[[Record, int, str], Problem | None]  # record, index, where; N
 class PublishedSet:
     """Where a set is published, and who reads its records: problem_of(record, index, where, split).
 
-    `split_of(record, where)` is there where the records themselves say their split.
+    `files` names the Parquet files of a split, for a repository that the datasets library would need a script
+    for (it runs none since 4.0). `split_of(record, where)` is there where records themselves say their split.
     """
 
     repository: str
     splits: tuple[str, ...]
     problem_of: Callable[[Record, int, str, str], Problem]
     config: str | None = None
-    revision: str = "main"
+    files: str = ""
     split_of: Callable[[Record, str], str] | None = None
 
 
-PARQUET = "refs/convert/parquet"  # datasets runs no loading scripts since 4.0
+TACO_FILES = "hf://datasets/BAAI/TACO/ALL/{split}-*.parquet"
+APPS_FILES = "hf://datasets/codeparrot/apps@refs/convert/parquet/all/{split}/*.parquet"
 MBPP = "google-research-datasets/mbpp"
 MBPP_SPLITS = ("train", "test", "validation", "prompt")
 SETS = {
-    "taco": PublishedSet("BAAI/TACO", ("train", "test"), taco.problem_of, "ALL", PARQUET),
-    "apps": PublishedSet("codeparrot/apps", ("train", "test"), taco.apps_problem_of, "all", PARQUET),
+    "taco": PublishedSet("BAAI/TACO", ("train", "test"), taco.problem_of, files=TACO_FILES),
+    "apps": PublishedSet("codeparrot/apps", ("train", "test"), taco.apps_problem_of, files=APPS_FILES),
     "mbpp": PublishedSet(MBPP, MBPP_SPLITS, mbpp.problem_of, "full", split_of=mbpp.split_of),
     "mbpp_sanitized": PublishedSet(MBPP, MBPP_SPLITS, mbpp.problem_of, "sanitized", split_of=mbpp.split_of),
     "humaneval": PublishedSet("openai/openai_humaneval", ("test",), humaneval.problem_of),
@@ -76,24 +79,25 @@ def load_problems(source: str, limit: int = 0) -> list[Problem]:
     return list(loaded.problems[: limit or None])
 
 
-def load_well_formed(source: str) -> Loaded:
-    """The well-formed problems of a source. Raises InputError if there is none, or no such source."""
+def load_well_formed(source: str, each: Each = lambda problem: problem) -> Loaded:
+    """The well-formed problems of a source, each as `each` makes it while the next is not read yet: so tests
+    past a cap do not pile up. Raises InputError if there is none, or no such source."""
     name, _, rest = source.partition(":")
-    loaded = _of_set(name, rest) if name in SETS else _of_file(source)
+    loaded = _of_set(name, rest, each) if name in SETS else _of_file(source, each)
     if not loaded.problems:
         raise InputError(loaded.malformed[0] if loaded.malformed else f"{source}: no problems in it")
     return loaded
 
 
-def _of_set(name: str, rest: str) -> Loaded:
+def _of_set(name: str, rest: str, each: Each) -> Loaded:
     published = SETS[name]
     path, _, split = rest.rpartition(":")
     if split not in published.splits:
         path, split = rest, ""
     if path:
-        return _read(path, files.read_records(path), _reader_of(published, split))
+        return _read(path, files.read_records(path), _reader_of(published, split), each)
     parts = [
-        _read(f"{name}:{part}", _download(name, part), _reader_of(published, part))
+        _read(f"{name}:{part}", _download(name, part), _reader_of(published, part), each)
         for part in ([split] if split else published.splits)
     ]
     return Loaded(
@@ -108,9 +112,10 @@ def _download(name: str, split: str) -> Iterable[Record]:
 
     published = SETS[name]
     try:
-        return datasets.load_dataset(
-            published.repository, published.config, revision=published.revision, split=split
-        )
+        if published.files:
+            paths = {split: published.files.format(split=split)}
+            return datasets.load_dataset("parquet", data_files=paths, split=split)
+        return datasets.load_dataset(published.repository, published.config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
@@ -119,16 +124,16 @@ def _download(name: str, split: str) -> Iterable[Record]:
         ) from error
 
 
-def _of_file(source: str) -> Loaded:
+def _of_file(source: str, each: Each) -> Loaded:
     place = epath.Path(source)
     if place.is_dir():
         ours = place / "problems.parquet"
         source = str(ours if ours.exists() else place / "problems.jsonl")
     records = files.read_records(source)
     if "input_output" in records[0]:
-        return _read(source, records, taco.problem_of)
+        return _read(source, records, taco.problem_of, each)
     if "form" in records[0]:
-        return _read(source, records, lambda record, i, where: jsonl.problem_of(record, where))
+        return _read(source, records, lambda record, i, where: jsonl.problem_of(record, where), each)
     raise InputError(
         f"{source} record 0: fields {sorted(records[0])[:6]}, wanted 'form' (ours) or 'input_output' (TACO), "
         f"or the name of a set before it: {', '.join(SETS)}"
@@ -144,7 +149,7 @@ def _reader_of(published: PublishedSet, split: str) -> Reader:
     return read
 
 
-def _read(source: str, records: Iterable[Record], reader: Reader) -> Loaded:
+def _read(source: str, records: Iterable[Record], reader: Reader, each: Each) -> Loaded:
     """What a reader makes of the records: malformed ones and equal ids apart."""
     problems: dict[str, Problem] = {}
     malformed = []
@@ -158,5 +163,5 @@ def _read(source: str, records: Iterable[Record], reader: Reader) -> Loaded:
             malformed.append(str(error))
             continue
         if problem is not None:
-            problems[problem.id] = problem
+            problems[problem.id] = each(problem)
     return Loaded(tuple(problems.values()), tuple(malformed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -117,17 +118,18 @@ def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loa
         raise InputError(
             f"check_problems: saw source {settings.source!r}, inputs {sorted(inputs)}; wanted one of the two"
         )
+    shape = functools.partial(_shaped, settings=settings, seed=seed)
     if settings.source.startswith(LADDER):
         counts = {int(rung.removeprefix("rung_")): n for rung, n in settings.counts.items()}
-        loaded = Loaded(tuple(ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)))
+        made = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
+        loaded = Loaded(tuple(map(shape, made)))
     else:
-        loaded = load_well_formed(settings.source or str(inputs["problems"]))
+        loaded = load_well_formed(settings.source or str(inputs["problems"]), shape)
     if settings.strict and loaded.malformed:
         raise InputError(
             f"{loaded.malformed[0]} ({len(loaded.malformed)} malformed; strict=False skips them)"
         )
-    problems = tuple(_with_tests(problem, settings, seed) for problem in loaded.problems)
-    return dataclasses.replace(loaded, problems=problems)
+    return loaded
 
 
 def choose(loaded: Loaded, settings: Settings) -> Chosen:
@@ -140,7 +142,7 @@ def choose(loaded: Loaded, settings: Settings) -> Chosen:
     left = [problem for problem in wanted if problem.id not in near_ids]
     kept = left[: settings.max_problems or None]
     return Chosen(
-        problems=[with_tests(p, shown=settings.shown_tests, most=settings.max_tests) for p in kept],
+        problems=kept,
         malformed=loaded.malformed,
         unwanted=[(id, reason) for id, reason in reasons.items() if reason],
         near=near,
@@ -186,13 +188,14 @@ def _judging(settings: Settings) -> Judging:
     )
 
 
-def _with_tests(problem: Problem, settings: Settings, seed: int) -> Problem:
+def _shaped(problem: Problem, settings: Settings, seed: int) -> Problem:
+    """The problem with the tests that the settings ask for."""
     if settings.calls:
-        return as_calls(problem)
+        problem = as_calls(problem)
     if settings.small_tests:
         tests = ladder.small_tests(problem.id, settings.small_tests, seed)
+        problem = dataclasses.replace(problem, tests=tuple(tests))
     elif settings.drawn_tests:
         tests = ladder.generate_tests(problem.id, settings.drawn_tests, fold_seed(seed, problem.id))
-    else:
-        return problem
-    return dataclasses.replace(problem, tests=tuple(tests))
+        problem = dataclasses.replace(problem, tests=tuple(tests))
+    return with_tests(problem, shown=settings.shown_tests, most=settings.max_tests)
