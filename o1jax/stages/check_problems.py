@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from etils import epath
@@ -17,13 +16,14 @@ from etils import epath
 from o1jax.parallel.seeds import fold_seed
 from o1jax.problems import ladder
 from o1jax.problems.calls import as_calls
-from o1jax.problems.filters import Filter, unwanted, with_tests
+from o1jax.problems.filters import Filter, with_tests
 from o1jax.problems.load import Loaded, load_problems, load_well_formed
-from o1jax.problems.near_duplicates import NearDuplicate, Nearness, near_duplicates
+from o1jax.problems.near_duplicates import Nearness
 from o1jax.records import InputError, Problem
 from o1jax.sandbox.interface import Limits
 from o1jax.search.store import write_records
 from o1jax.stages import card
+from o1jax.stages.choose_problems import choose
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.reference_checks import Judging, ReferenceCheck, check_references
 
@@ -70,17 +70,6 @@ class Settings:
     output_mb: int = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-    """The problems whose references are run, and what of the source was left out before."""
-
-    problems: Sequence[Problem]
-    malformed: Sequence[str]
-    unwanted: Sequence[tuple[str, str]]  # id, reason
-    near: Sequence[NearDuplicate]
-    over: int  # past max_problems
-
-
 def read(out: epath.Path) -> list[Problem]:
     """The problems that a finished check_problems or write_tests stage kept."""
     return load_problems(str(out))
@@ -96,18 +85,20 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     problems (those checked), kept, references, references_passed, inconsistent (ids)."""
     if settings.keep not in ("consistent", "all"):
         raise InputError(f"check_problems.keep: saw {settings.keep!r}, wanted 'consistent' or 'all'")
-    chosen = choose(load(settings, inputs, seed), settings)
+    loaded = load(settings, inputs, seed)
+    apart = [problem for source in settings.keep_apart for problem in load_well_formed(source).problems]
+    chosen = choose(loaded, settings.filter, apart, settings.near, settings.max_problems)
     checks, rate = asyncio.run(check_references(chosen.problems, out / "checks", _judging(settings)))
     bad = {check.id for check in checks if check.references and not check.references_passed}
     kept = [p for p in chosen.problems if settings.keep == "all" or p.id not in bad]
     figures = {
-        **_counts(chosen),
+        **chosen.counts(),
         "kept": len(kept),
         "references": sum(check.references for check in checks),
         "references_passed": sum(check.references_passed for check in checks),
         "inconsistent": sorted(bad),
     }
-    card.write(out, dataclasses.asdict(settings), figures, kept, _left_out(chosen, checks))
+    card.write(out, dataclasses.asdict(settings), figures, kept, {**chosen.left_out(), **_failing(checks)})
     write(out, kept)
     return StageResult(figures=figures, timings={"problems_a_second": rate})
 
@@ -132,47 +123,13 @@ def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loa
     return loaded
 
 
-def choose(loaded: Loaded, settings: Settings) -> Chosen:
-    """What the settings want of what was loaded."""
-    reasons = {problem.id: unwanted(problem, settings.filter) for problem in loaded.problems}
-    wanted = [problem for problem in loaded.problems if not reasons[problem.id]]
-    apart = [problem for source in settings.keep_apart for problem in load_well_formed(source).problems]
-    near = near_duplicates(wanted, apart, settings.near) if apart else []
-    near_ids = {duplicate.id for duplicate in near}
-    left = [problem for problem in wanted if problem.id not in near_ids]
-    kept = left[: settings.max_problems or None]
-    return Chosen(
-        problems=kept,
-        malformed=loaded.malformed,
-        unwanted=[(id, reason) for id, reason in reasons.items() if reason],
-        near=near,
-        over=len(left) - len(kept),
-    )
-
-
-def _counts(chosen: Chosen) -> dict:
-    unwanted_counts = Counter(reason for _, reason in chosen.unwanted)
-    left_out = len(chosen.malformed) + len(chosen.unwanted) + len(chosen.near) + chosen.over
+def _failing(checks: Sequence[ReferenceCheck]) -> dict[str, list[str]]:
     return {
-        "read": len(chosen.problems) + left_out,
-        "malformed": len(chosen.malformed),
-        "unwanted": dict(sorted(unwanted_counts.items())),
-        "near_duplicates": len(chosen.near),
-        "over": chosen.over,
-        "problems": len(chosen.problems),
-    }
-
-
-def _left_out(chosen: Chosen, checks: Sequence[ReferenceCheck]) -> dict[str, list[str]]:
-    """The lists of the card."""
-    return {
-        "Malformed": list(chosen.malformed),
-        "Near-duplicates": [f"{d.id}: {d.similarity:.2f} of {d.other_id}" for d in chosen.near],
         "References that fail": [
             f"{c.id}: {c.references_passed} of {c.references} pass; {c.first_failure}"
             for c in checks
             if c.references_passed < c.references
-        ],
+        ]
     }
 
 
