@@ -163,7 +163,7 @@ async def _cases(
     if "tcg" not in inputs:
         return {}
     path = (kept.earlier or kept.out) / "tcg_cases.parquet"
-    if not path.exists():
+    if kept.earlier is None and not path.exists():
         async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
 
             async def write(problem: Problem) -> CasesOf:
