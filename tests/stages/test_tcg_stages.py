@@ -236,6 +236,11 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     chosen = {"sample": sample, "write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
     figures = stage(house, "evaluate_selection", chosen, policy="start", tcg="tcg_dpo", problems="held")
     assert figures["majority_tokens"] == pytest.approx(figures["agreement_tokens"], rel=0.2)
+    search = {"rollouts": 2, "style": "nano", "max_step_tokens": 30, "max_path_tokens": 30}
+    beside = {"sample": sample, "search": search, "prompts": (), "ks": (1,), "with_search": True}
+    beside |= {"write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
+    figures = stage(house, "evaluate", beside, policy="start", tcg="tcg_dpo", problems="held")
+    assert {"search", "best_of_n", "best_of_n_tcg", "random"} <= set(figures["search"])
 
 
 def test_a_wrong_setting_is_named(house):
