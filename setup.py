@@ -8,6 +8,7 @@ HERE = pathlib.Path(__file__).parent
 REQUIRED = [
     "absl-py>=2.3",
     "datasets>=4.0",
+    "datasketch>=1.6",
     "etils[epath]>=1.13",
     "flax>=0.12.4",
     "jinja2>=3.1",

@@ -15,8 +15,20 @@ from o1jax.stages import run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 VARIANTS = {
+    "prepare": (
+        "ladder",
+        "mbpp",
+        "mbpp_few_shot",
+        "mbpp_sanitized",
+        "humaneval",
+        "humaneval_plus",
+        "taco",
+        "apps",
+        "codecontests",
+    ),
     "self_play": ("demo", "ladder", "search"),
     "search": ("nano",),
+    "evaluate": ("demo", "mbpp", "humaneval"),
     "tcg": ("ladder", "deepseek-coder-1.3b"),
     "prm": ("ladder", "qwen2_5_coder_7b"),
     "policy_rl": ("nano", "qwen2.5-coder-7b"),

@@ -43,7 +43,7 @@ TINY = [
 
 
 def start(workdir, *more):
-    pool = f"--config.pool.source={workdir}/problems/references/problems.jsonl"  # which it can solve
+    pool = f"--config.pool.source={workdir}/problems/references"  # which it can solve
     command = [sys.executable, "launch/self_play.py", *TINY, pool, f"--workdir={workdir}", *more]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

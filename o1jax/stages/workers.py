@@ -22,12 +22,14 @@ from o1jax.train.checkpoint import Policy
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
-    """The engine and its shape: `slots` samples at once, of at most `context` tokens each."""
+    """The engine and its shape: `slots` samples at once, of at most `context` tokens each. Programs are
+    judged `judge_slots` at once, and may import `judge_packages`."""
 
     name: str = "jax"
     slots: int = 64
     context: int = 384
     judge_slots: int = 2
+    judge_packages: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterato
     engine = JaxEngine(
         policy.config, policy.params, policy.tokenizer, slots=settings.slots, context=settings.context
     )
-    judge = ForkJudge(slots=settings.judge_slots)
+    judge = ForkJudge(slots=settings.judge_slots, packages=settings.judge_packages)
     try:
         yield Workers(engine, judge, policy.tokenizer, time.monotonic())
     finally:
