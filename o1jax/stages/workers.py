@@ -13,21 +13,10 @@ from collections.abc import AsyncIterator
 from transformers import PreTrainedTokenizerFast
 
 from o1jax.engine.interface import Engine
-from o1jax.engine.jax_engine import JaxEngine
-from o1jax.records import InputError
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge
+from o1jax.stages.engines import EngineSettings, open_engine
 from o1jax.train.checkpoint import Policy
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineSettings:
-    """The engine and its shape: `slots` samples at once, of at most `context` tokens each."""
-
-    name: str = "jax"
-    slots: int = 64
-    context: int = 384
-    judge_slots: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +44,9 @@ class Workers:
 async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterator[Workers]:
     """Opens an engine with the policy's weights and a judge; closes both.
 
-    Raises InputError for an engine that is not there.
+    Raises InputError for an engine that cannot be opened.
     """
-    if settings.name != "jax":
-        raise InputError(f"engine.name: saw {settings.name!r}, wanted 'jax'")
-    engine = JaxEngine(
-        policy.config, policy.params, policy.tokenizer, slots=settings.slots, context=settings.context
-    )
+    engine = await open_engine(policy, settings)
     judge = ForkJudge(slots=settings.judge_slots)
     try:
         yield Workers(engine, judge, policy.tokenizer, time.monotonic())

@@ -38,11 +38,11 @@ def config() -> ModelConfig:
     return ModelConfig(
         family="qwen2",
         vocab_size=len(tokenizer()),
-        d_model=32,
+        d_model=64,
         n_layers=2,
         n_heads=2,
         n_kv_heads=1,
-        head_dim=16,
+        head_dim=32,  # the smallest that vLLM serves
         d_ff=48,
         max_context=CONTEXT,
         tie_embeddings=True,
