@@ -48,7 +48,7 @@ async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
     if settings.name == "vllm":
         if not is_here():
             raise InputError(
-                "engine.name 'vllm': vLLM is not installed in this environment; run `make install-vllm`, then "
+                "engine.name 'vllm': vLLM is not installed in this environment; run make install-vllm, then "
                 "this script with .venv-vllm/bin/python, or take engine.name 'jax'"
             )
         from o1jax.engine.vllm_engine import VllmEngine
