@@ -8,6 +8,7 @@ other weights than those installed, a restarted one too, gets them before it is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -85,11 +86,9 @@ class Fleet:
         for replica in self.replicas:
             replica.suspect("has not got the weights yet")
         await self._until(lambda: any(replica.usable for replica in self.replicas))
-        settled = self._wait_until(lambda: all(r.usable or r.missed == push.label for r in self.replicas))
-        try:
-            await asyncio.wait_for(settled, LAGGARD_S)
-        except TimeoutError:
-            pass  # the watch goes on trying
+        with contextlib.suppress(TimeoutError):  # the watch goes on trying
+            async with asyncio.timeout(LAGGARD_S):
+                await self._wait_until(lambda: all(r.usable or r.missed == push.label for r in self.replicas))
 
     def down(self) -> ServersDown:
         """What is said when none is there."""
@@ -101,7 +100,8 @@ class Fleet:
 
     async def _until(self, true: Callable[[], bool]) -> None:
         try:
-            await asyncio.wait_for(self._wait_until(lambda: self._refusal or true()), self._patience_s)
+            async with asyncio.timeout(self._patience_s):
+                await self._wait_until(lambda: self._refusal is not None or true())
         except TimeoutError:
             raise self.down() from None
         if self._refusal is not None:

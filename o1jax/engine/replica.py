@@ -7,6 +7,7 @@ VLLM_SERVER_DEV_MODE=1. Decides neither which server is asked nor what happens a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -82,10 +83,9 @@ class Replica:
 
     async def due(self, seconds: float) -> None:
         """Returns when it is suspected, or after so many seconds."""
-        try:
-            await asyncio.wait_for(self._due.wait(), seconds)
-        except TimeoutError:
-            pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # wait_for may lose a cancellation
+                await self._due.wait()
         self._due.clear()
 
     async def look(self) -> None:

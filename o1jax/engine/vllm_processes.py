@@ -97,7 +97,8 @@ class Server:
 def command(model: str, index: int, settings: ServerSettings) -> list[str]:
     """The command line of server `index`."""
     words = [sys.executable, "-m", MODULE, "--model", model, "--host", settings.host]
-    words += ["--port", str(settings.port + index), "--enable-prompt-tokens-details", "--disable-log-stats"]
+    words += ["--port", str(settings.port + index), "--enable-scale-out"]
+    words += ["--enable-prompt-tokens-details", "--disable-log-stats"]
     if settings.gpus:
         words += ["--tensor-parallel-size", str(settings.gpus)]
     for name, value in settings.arguments.items():

@@ -174,6 +174,7 @@ class VllmServers:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._tasks.difference_update(tasks)
             if not self._tasks:
                 self._counters["busy_s"] += time.monotonic() - self._busy_since

@@ -16,6 +16,7 @@ from o1jax.engine.interface import Engine
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge
 from o1jax.stages.engines import EngineSettings, open_engine
+from o1jax.stages.pushes import Pushes
 from o1jax.train.checkpoint import Policy
 
 
@@ -27,6 +28,7 @@ class Workers:
     judge: Judge
     tokenizer: PreTrainedTokenizerFast
     opened: float  # time.monotonic()
+    push_difference: float | None = None  # of vLLM's log-probs from the trainer's, when it was opened
 
     def timings(self) -> dict[str, float]:
         """The engine's counters, with its busy share of the wall time since it was opened."""
@@ -37,6 +39,7 @@ class Workers:
             **kept,
             "play_seconds": round(wall_s, 2),
             "engine_busy_share": round(stats["busy_s"] / wall_s, 4),
+            **({} if self.push_difference is None else {"push_difference": self.push_difference}),
         }
 
 
@@ -49,7 +52,10 @@ async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterato
     engine = await open_engine(policy, settings)
     judge = ForkJudge(slots=settings.judge_slots)
     try:
-        yield Workers(engine, judge, policy.tokenizer, time.monotonic())
+        difference = None
+        if settings.name != "jax":
+            difference = await Pushes(policy).difference(engine, policy.params)
+        yield Workers(engine, judge, policy.tokenizer, time.monotonic(), difference)
     finally:
         await engine.close()
         await judge.close()

@@ -7,7 +7,6 @@ import http.server
 import json
 import random
 import threading
-import time
 
 
 class FakeServer:
@@ -17,18 +16,18 @@ class FakeServer:
     def __init__(self, root, max_model_len=64, port=0):
         self.root, self.max_model_len = str(root), max_model_len
         self.label, self.paused, self.faults = "default", False, {}
-        self.stopped = False
+        self.stopped, self._ended = False, threading.Event()
         self.asked = []  # bodies of generate
         self.pushed = []  # directories
         self.calls = []  # paths
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler(self))
-        self._http.daemon_threads = True
+        self._http = Http(("127.0.0.1", port), handler(self))
         self.port = self._http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self):
         self.stopped = True
+        self._ended.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -39,7 +38,7 @@ class FakeServer:
         if isinstance(fault, int):
             return fault, {"error": "told to"}
         if fault == "hang":
-            time.sleep(3)
+            self._ended.wait(30)
         match path:
             case "/v1/models":
                 return 200, {"data": [{"root": self.root, "max_model_len": self.max_model_len}]}
@@ -68,6 +67,11 @@ class FakeServer:
         if fault == "garbled":
             return {"choices": [{"token_ids": ids}]}
         return {"choices": [] if fault == "fewer" else [choice]}
+
+
+class Http(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
 
 
 def handler(server):

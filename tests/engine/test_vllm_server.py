@@ -15,7 +15,7 @@ from o1jax.model import hf
 from o1jax.records import InputError
 
 GENERATE = "/inference/v1/generate"
-QUICK = {"slots": 4, "context": tiny.CONTEXT, "patience_s": 5, "answer_s": 0.5, "work_s": 20, "watch_s": 0.05}
+QUICK = {"slots": 4, "context": tiny.CONTEXT, "patience_s": 20, "answer_s": 10, "work_s": 60, "watch_s": 0.05}
 
 
 def requests(count):
@@ -87,6 +87,7 @@ def test_a_problem_stays_with_one_server_and_a_dead_server_moves_only_its_own(se
 
 @pytest.mark.parametrize("fault", [500, "fewer", "garbled"])
 def test_what_a_server_does_not_answer_as_asked_is_asked_of_another(servers, undisturbed, fault):
+    played(servers)
     bad = max(servers, key=lambda server: len(problems_of(server)))
     completions, stats = played(servers, lambda: bad.faults.update({GENERATE: fault}))
     assert completions == undisturbed
@@ -94,10 +95,11 @@ def test_what_a_server_does_not_answer_as_asked_is_asked_of_another(servers, und
 
 
 def test_samples_of_other_weights_are_not_believed(servers, undisturbed):
-    old = servers[0]
+    played(servers)
+    old = max(servers, key=lambda server: len(problems_of(server)))
     completions, stats = played(servers, lambda: old.faults.update({GENERATE: "old weights"}))
     assert completions == undisturbed
-    assert bool(old.asked) == (stats["stale_completions"] > 0)
+    assert stats["stale_completions"] > 0
 
 
 def test_a_server_that_hangs_is_left_out_and_what_it_was_asked_moves(servers, undisturbed):
@@ -105,7 +107,7 @@ def test_a_server_that_hangs_is_left_out_and_what_it_was_asked_moves(servers, un
         for path in ("/health", GENERATE):
             servers[0].faults[path] = servers[1].faults[path] = "hang"
 
-    completions, stats = played(servers, hang)
+    completions, stats = played(servers, hang, answer_s=1.0)
     assert completions == undisturbed
     assert stats["retries"] > 0
 
