@@ -45,8 +45,9 @@ class VllmEngine:
     """Implements Engine (interface.py has the promises) with vLLM's own batching and prefix cache.
 
     A sample's tokens in float32 depend on (weights, prompt_ids, seed, index, sampling settings); the last
-    bits of its log-probs also on what runs beside it. `reuse_prefix` is not heeded: every prompt's
-    whole blocks are kept while there is room. `params` are copied, in `dtype` (None: the config's).
+    bits of its log-probs also on what runs beside it. `reuse_prefix` is not heeded: every prompt's whole
+    blocks are kept while there is room (`prefix_cache`: off to measure it). `params` are copied, in `dtype`
+    (None: the config's compute dtype).
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class VllmEngine:
         context: int = 256,
         dtype: str | None = None,
         version: int = 0,
+        prefix_cache: bool = True,
     ):
         self.max_context, self._config = context, config
         _, self._abstract = abstract_params(config, make_mesh(devices=jax.local_devices()[:1]))
         chosen = arguments(
             config, slots=slots, context=context, dtype=dtype or config.compute_dtype, cpu=is_cpu_build()
         )
+        chosen["enable_prefix_caching"] = prefix_cache
         with tempfile.TemporaryDirectory(prefix="o1jax_vllm_") as directory:
             hf.export(directory, config, params, tokenizer)
             # Tokens go in and come out: vLLM needs no tokenizer.
