@@ -36,20 +36,20 @@ def servers(directory, count, config, params, tokenizer, *, slots, context):
             log = directory / f"server_{index}.log"
             started.append(Server(str(directory / "model"), index, settings, log))
         for server in started:
-            wait_for(server)
+            answers(server.url)
         yield started
     finally:
         for server in started:
             server.end()
 
 
-def wait_for(server, seconds=300):
-    """Returns when it answers."""
+def answers(url, seconds=300):
+    """Returns when the server there answers."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
-            with urllib.request.urlopen(server.url + "/health", timeout=5):
+            with urllib.request.urlopen(url + "/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    raise TimeoutError(f"{server.url} does not answer")
+    raise TimeoutError(f"{url} does not answer")

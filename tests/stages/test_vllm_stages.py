@@ -62,7 +62,7 @@ def both(two):
     """Both servers, which answer."""
     for server in two:
         server.restart_if_ended()
-        served.wait_for(server)
+        served.answers(server.url)
     return two
 
 
@@ -139,7 +139,7 @@ def test_all_dead_says_so_and_the_trees_that_were_done_are_kept(home, both, undi
     assert {tree.problem_id for tree in kept} == set(done)
     for server in both:
         server.restart_if_ended()
-        served.wait_for(server)
+        served.answers(server.url)
     again = []
     with ShardWriter(tmp_path / "trees", Tree) as store:
         trees, _ = search(home, both, store, again.append)
