@@ -82,13 +82,14 @@ class Fleet:
         """Returns when every server that is there has the weights: all of them, or LAGGARD_S after the
         first; the others get them when they can, and are not used before. ServersDown after patience_s
         without any; InputError where a server refuses."""
-        self._push = push
+        self._push, self._refusal = push, None
         for replica in self.replicas:
             replica.suspect("has not got the weights yet")
         await self._until(lambda: any(replica.usable for replica in self.replicas))
         with contextlib.suppress(TimeoutError):  # the watch goes on trying
             async with asyncio.timeout(LAGGARD_S):
                 await self._wait_until(lambda: all(r.usable or r.missed == push.label for r in self.replicas))
+        self._raise_refusal()
 
     def down(self) -> ServersDown:
         """What is said when none is there."""
@@ -104,6 +105,9 @@ class Fleet:
                 await self._wait_until(lambda: self._refusal is not None or true())
         except TimeoutError:
             raise self.down() from None
+        self._raise_refusal()
+
+    def _raise_refusal(self) -> None:
         if self._refusal is not None:
             raise self._refusal
 
@@ -133,9 +137,8 @@ class Fleet:
                 self.pushes, self.push_s = self.pushes + 1, self.push_s + time.monotonic() - begin
             if push is not None and push is self._push:
                 replica.admit()
-        except ReplicaFault as fault:
+        except (ReplicaFault, InputError) as fault:
             replica.missed = push.label if push is not None else ""
             replica.dismiss(str(fault))
-        except InputError as refusal:
-            self._refusal = refusal
-            replica.dismiss(str(refusal))
+            if isinstance(fault, InputError):  # a wrong server, not one that fails
+                self._refusal = fault

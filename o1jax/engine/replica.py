@@ -110,8 +110,8 @@ class Replica:
         forgot = await self._call("POST", "/reset_prefix_cache", self._answer_s)
         if not read(forgot, lambda found: found["success"]):
             raise ReplicaFault(f"{self.url}: did not forget what it had cached of the old weights")
-        await self._label(push.label)
         await self._call("POST", "/resume", self._answer_s)
+        await self._label(push.label)  # last: who has this label is not paused
         self.label = push.label
 
     async def sample(self, job: Job, index: int, label: str) -> Answer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import dataclasses
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
@@ -26,13 +25,12 @@ from o1jax.engine.fleet import Fleet, ServersDown
 from o1jax.engine.interface import Completion, Request
 from o1jax.engine.jobs import Intake, Job, Sample
 from o1jax.engine.replica import Answer, OtherWeights, Push, Replica, ReplicaFault
+from o1jax.engine.served_model import check_served
 from o1jax.engine.stopping import token_bytes
 from o1jax.engine.vllm_settings import MOST_STOP_IDS, check_temperature
 from o1jax.engine.weights import check_shapes
 from o1jax.model import hf
 from o1jax.model.config import ModelConfig
-from o1jax.model.hf_config import config_from_hf
-from o1jax.model.hf_files import read_json
 from o1jax.model.init import abstract_params
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError
@@ -97,6 +95,8 @@ class VllmServers:
             raise RuntimeError("the engine is closed")
         while not self._loaded.is_set():
             await self._loaded.wait()
+        if self._closed:
+            raise asyncio.CancelledError("the engine was closed")
         samples = iter(await self._all([self._sample(job, i) for job in jobs for i in range(job.request.n)]))
         return [[next(samples) for _ in range(job.request.n)] for job in jobs]
 
@@ -129,6 +129,7 @@ class VllmServers:
         """See Engine.close; closing twice does nothing. The servers go on, with the last weights."""
         if not self._closed:
             self._closed = True
+            self._loaded.set()  # who waits for weights waits in vain
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -137,29 +138,8 @@ class VllmServers:
             self._forget(keep=None)
 
     def _check(self, url: str, root: epath.Path, context: int) -> None:
-        """InputError unless a server that serves `root` with this context serves us."""
-        if not (root / "config.json").exists():
-            raise InputError(f"{url} serves {root}, which is not seen from here: weights go by that path")
-        theirs, ours = config_from_hf(read_json(root / "config.json"), self._config.param_dtype), self._config
-        for name in (
-            "family",
-            "vocab_size",
-            "d_model",
-            "n_layers",
-            "n_heads",
-            "n_kv_heads",
-            "head_dim",
-            "d_ff",
-        ):
-            seen, wanted = dataclasses.asdict(theirs)[name], dataclasses.asdict(ours)[name]
-            if seen != wanted:
-                raise InputError(
-                    f"{url} serves a model with {name} {seen}, the policy has {wanted}: serve that"
-                )
-        if context < self.max_context:
-            raise InputError(
-                f"{url} holds {context} tokens, engine.context is {self.max_context}: serve more"
-            )
+        """Looks at what a server serves when it is first seen."""
+        check_served(url, root, context, self._config, self.max_context)
         self._root = self._root or root
 
     async def _all(self, samples: Sequence[Coroutine[Any, Any, Completion]]) -> list[Completion]:

@@ -19,10 +19,12 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError
 
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-PROCESSED = (
-    "processed_logprobs"  # of the distribution that is sampled from; vLLM's default is before temperature
-)
+CPU_ENVIRONMENT = {
+    "TORCH_COMPILE_DISABLE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every server is bound to the same cores
+}
+PROCESSED = "processed_logprobs"  # under the distribution sampled from; vLLM's default is before temperature
 BLOCK = 32  # tokens whose keys and values are reused together, on a CPU
 LOWEST_TEMPERATURE = 0.01  # vLLM raises one between 0 and this to this
 MOST_STOP_IDS = 4096  # that vLLM is told of

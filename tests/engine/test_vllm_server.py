@@ -224,6 +224,25 @@ def edit(path: pathlib.Path, old: str, new: str):
     path.write_text(text.replace(old, new))
 
 
+def test_one_wrong_server_among_right_ones_is_refused_too(servers):
+    servers[1].max_model_len = 32
+    with pytest.raises(InputError, match="holds 32 tokens"):
+        played(servers)
+
+
+def test_closing_ends_those_who_wait_for_weights(servers):
+    async def whole():
+        engine = VllmServers(tiny.config(), tiny.tokenizer(), [servers[0].url], **QUICK)
+        await engine.open()
+        waiting = asyncio.create_task(engine.generate(requests(1)))
+        await asyncio.sleep(0.1)
+        await engine.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(whole())
+
+
 def test_endpoints_that_are_no_urls_are_refused():
     for endpoints in ((), ("localhost:8000",)):
         with pytest.raises(InputError, match="engine.endpoints"):

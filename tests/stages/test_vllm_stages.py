@@ -196,3 +196,13 @@ def test_rl_with_vllm_in_process_logs_the_difference_at_every_push(home, tmp_pat
     assert learned and max(learned) < most
     if dtype == "bfloat16":
         assert max(row["push_difference"] for row in rows) > 1e-4
+
+
+def test_rl_on_servers_samples_each_update_with_the_weights_of_the_last(home, both, tmp_path):
+    engine = {"name": "vllm_server", "slots": 8, "context": tiny_rl.CONTEXT}
+    engine["endpoints"] = [server.url for server in both]
+    result = tiny_rl.run(home, tmp_path / "rl", engine=engine, updates=3)
+    rows = tiny_rl.rows(tmp_path / "rl")
+    assert [row["staleness"] for row in rows] == [0, 0, 0]
+    assert all(row["push_difference"] < 1e-4 for row in rows)
+    assert result.timings["pushes"] >= 4 and result.timings["stale_completions"] == 0
