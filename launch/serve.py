@@ -16,6 +16,7 @@ from etils import epath
 from o1jax.engine.vllm_processes import Server, ServerSettings
 from o1jax.engine.vllm_settings import arguments, is_cpu_build, is_here
 from o1jax.model import hf
+from o1jax.model.untied import untied
 from o1jax.records import InputError
 from o1jax.stages.policies import open_policy
 
@@ -67,7 +68,7 @@ def prepare(workdir: pathlib.Path, more: list[str]) -> tuple[ServerSettings, pat
         dtype=DTYPE.value or policy.config.compute_dtype,
         cpu=cpu,
     )
-    hf.export(workdir / "model", policy.config, policy.params, policy.tokenizer)
+    hf.export(workdir / "model", *untied(policy.config, policy.params), policy.tokenizer)
     settings = ServerSettings(chosen, cpu, PORT.value, HOST.value, GPUS.value, more)
     return settings, workdir / "model"
 

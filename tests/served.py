@@ -9,6 +9,7 @@ import urllib.request
 from o1jax.engine.vllm_processes import Server, ServerSettings
 from o1jax.engine.vllm_settings import arguments
 from o1jax.model import hf
+from o1jax.model.untied import untied
 
 
 def free_ports(count):
@@ -27,7 +28,7 @@ def free_ports(count):
 @contextlib.contextmanager
 def servers(directory, count, config, params, tokenizer, *, slots, context):
     """`count` servers of these weights that answer; ends them."""
-    hf.export(directory / "model", config, params, tokenizer)
+    hf.export(directory / "model", *untied(config, params), tokenizer)
     chosen = arguments(config, slots=slots, context=context, dtype="float32", cpu=True)
     settings = ServerSettings(chosen, cpu=True, port=free_ports(count))
     started = []

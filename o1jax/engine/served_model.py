@@ -26,5 +26,10 @@ def check_served(url: str, root: epath.Path, context: int, config: ModelConfig, 
             raise InputError(
                 f"{url} serves a model with {name} {theirs[name]}, the policy has {ours[name]}: serve that"
             )
+    if theirs["tie_embeddings"]:
+        raise InputError(
+            f"{url} serves a model with tied embeddings, which new weights would not wholly reach: "
+            "serve the untied copy that launch/serve.py writes"
+        )
     if context < wanted:
         raise InputError(f"{url} holds {context} tokens, engine.context is {wanted}: serve more")

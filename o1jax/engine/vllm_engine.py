@@ -19,7 +19,8 @@ from o1jax.engine.vllm_settings import (
 )
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-for name, value in environment(is_cpu_build()).items():  # read where torch and vLLM are imported
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # else three lines a push
+for name, value in (environment(is_cpu_build()) | QUIET).items():  # read where torch and vLLM are imported
     os.environ.setdefault(name, value)
 
 import jax
@@ -38,6 +39,7 @@ from o1jax.model import hf
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf_names import hf_tensors
 from o1jax.model.init import abstract_params
+from o1jax.model.untied import untied
 from o1jax.parallel.mesh import make_mesh
 
 
@@ -69,7 +71,7 @@ class VllmEngine:
         )
         chosen["enable_prefix_caching"] = prefix_cache
         with tempfile.TemporaryDirectory(prefix="o1jax_vllm_") as directory:
-            hf.export(directory, config, params, tokenizer)
+            hf.export(directory, *untied(config, params), tokenizer)
             # Tokens go in and come out: vLLM needs no tokenizer.
             args = EngineArgs(model=directory, skip_tokenizer_init=True, disable_log_stats=True, **chosen)
             self._vllm = LLMEngine.from_engine_args(args)
@@ -107,7 +109,7 @@ class VllmEngine:
     def _swap(self, params: nnx.State, version: int) -> None:
         """New weights, and nothing that was cached of the old ones: reloading alone would leave it."""
         check_shapes(params, self._abstract)
-        tensors = torch_tensors(self._config, params)
+        tensors = torch_tensors(*untied(self._config, params))
         self._vllm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
         if not self._vllm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache, though nothing ran")

@@ -32,6 +32,7 @@ from o1jax.engine.weights import check_shapes
 from o1jax.model import hf
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params
+from o1jax.model.untied import untied
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError
 
@@ -195,7 +196,7 @@ class VllmServers:
         """New weights beside the old ones' files, then to all servers, then the old files go."""
         label = f"{version}_{secrets.token_hex(4)}"  # another run's version of this number is another
         directory = self._root / f"{PUSHED}{label}"
-        await asyncio.to_thread(hf.export, directory, self._config, params)
+        await asyncio.to_thread(hf.export, directory, *untied(self._config, params))
         self._push = Push(str(directory), label, version)
         await self._fleet.install(self._push)
         self._forget(keep=directory)

@@ -206,6 +206,18 @@ def test_new_weights_wait_for_what_runs_and_leave_nothing_of_the_old(started):
     assert after[0][0].token_ids != before[0][0].token_ids
 
 
+def test_after_a_push_the_log_probs_are_those_of_the_new_weights(started):
+    _, new = tiny.graphdef_and_params(seed=1)
+
+    async def use(engine):
+        await engine.load_params(new, 1)
+        return await engine.generate([Request(PROMPT, n=3, max_tokens=20, seed=5)])
+
+    for sample in started(use)[0]:
+        _, wanted = tiny.full_forward(PROMPT, sample.token_ids, seed=1)
+        np.testing.assert_allclose(sample.log_probs, wanted, atol=1e-4)
+
+
 def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(started):
     _, params = tiny.graphdef_and_params()
 

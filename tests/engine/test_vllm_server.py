@@ -12,6 +12,7 @@ from o1jax.engine.fleet import ServersDown
 from o1jax.engine.interface import Request
 from o1jax.engine.vllm_server import PUSHED, VllmServers
 from o1jax.model import hf
+from o1jax.model.untied import untied
 from o1jax.records import InputError
 
 GENERATE = "/inference/v1/generate"
@@ -25,7 +26,7 @@ def requests(count):
 
 @pytest.fixture
 def root(tmp_path):
-    hf.export(tmp_path / "model", tiny.config(), tiny.graphdef_and_params()[1])
+    hf.export(tmp_path / "model", *untied(tiny.config(), tiny.graphdef_and_params()[1]))
     return tmp_path / "model"
 
 
@@ -203,6 +204,10 @@ def test_what_a_server_says_is_wrong_with_a_request_is_not_asked_again(servers):
     [
         (lambda server, root: server.faults.update({"/weight_info": 404}), "VLLM_SERVER_DEV_MODE"),
         (lambda server, root: vars(server).update(max_model_len=32), "holds 32 tokens"),
+        (
+            lambda server, root: edit(root / "config.json", '_embeddings": false', '_embeddings": true'),
+            "tied",
+        ),
         (lambda server, root: vars(server).update(root="/no/such/place"), "not seen from here"),
         (
             lambda server, root: edit(root / "config.json", '"hidden_size": 64', '"hidden_size": 96'),

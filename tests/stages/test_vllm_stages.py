@@ -154,7 +154,7 @@ def test_a_client_that_is_killed_goes_on_to_the_same_trees(home, both, undisturb
         "stage": "search",
         "seed": 0,
         "config": {"search": SEARCH, "engine": engine, "concurrency": 2},
-        "inputs": {"policy": str(home), "problems": str(home / "sixteen")},
+        "inputs": {"policy": str(home / "policy"), "problems": str(home / "sixteen")},
     }
     command = [sys.executable, "-c", RUN_STAGE, str(tmp_path / "search"), json.dumps(request)]
     first = subprocess.Popen(command)
