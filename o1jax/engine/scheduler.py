@@ -108,7 +108,13 @@ class Scheduler:
         # Somebody waits: come back as soon as a few slots are free. Nobody: when all have finished.
         patience = max(1, self.shape.slots // 16) if self.prompts.jobs() else self.shape.slots
         self.cache, out = programs.decode(
-            self.graphdef, self.params, self.cache, self.slots, np.int32(patience), self.shape.block
+            self.graphdef,
+            self.params,
+            self.cache,
+            self.slots,
+            np.int32(patience),
+            self.shape.block,
+            min(len(self.tokenizer), self.config.vocab_size),
         )
         out = jax.device_get(out)  # from here on the arrays in self.slots may be written
         self.counters["decode_steps"] += int(out.steps)

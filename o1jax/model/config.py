@@ -9,6 +9,7 @@ import dataclasses
 import json
 from typing import Literal
 
+from o1jax.model.rope import RopeScaling
 from o1jax.records import InputError
 
 Family = Literal["qwen2", "qwen3", "llama"]
@@ -33,6 +34,7 @@ class ModelConfig:
     d_ff: int
     max_context: int
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = RopeScaling()
     rms_eps: float = 1e-6
     tie_embeddings: bool = False
     qkv_bias: bool = False
@@ -56,6 +58,8 @@ class ModelConfig:
     def from_json(cls, text: str) -> ModelConfig:
         """The config that to_json wrote; InputError for text that is none."""
         try:
-            return cls(**json.loads(text))
-        except (TypeError, json.JSONDecodeError) as error:
+            fields = json.loads(text)
+            scaling = RopeScaling(**fields.pop("rope_scaling", {}))  # absent before there was any
+            return cls(**fields, rope_scaling=scaling)
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise InputError(f"not a model config: {error}") from error

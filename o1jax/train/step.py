@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from o1jax.batches.stream import Batches
-from o1jax.model.init import merge
+from o1jax.model.init import NO_PARAMS, merge
 from o1jax.parallel.mesh import batch_spec, place_batch, replicated
 from o1jax.records import InputError
 from o1jax.train.objectives import Objective, Sums
@@ -25,7 +25,7 @@ from o1jax.train.state import TrainState
 DeviceBatch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Total = tuple[Sums, nnx.State]  # an objective's sums over rows, and the gradient of the loss sum
-TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]  # of (TrainState, DeviceBatch[, frozen])
 
 
 def make_train_step(
@@ -37,8 +37,12 @@ def make_train_step(
     *,
     schedule: optax.Schedule,
     micro_batches: int = 1,
+    frozen: nnx.State = NO_PARAMS,
 ) -> TrainStep:
     """(state, batch) -> (state, metrics); the old state is donated.
+
+    Where the model has parameters that are not trained, `frozen` is they, or abstract ones, and the step is
+    (state, batch, frozen) -> ....
 
     The gradient is that of sum of losses / sum of weights over the global batch, accumulated over
     `micro_batches` by scan. `like` is a state, or an abstract one, with the shardings to keep.
@@ -47,16 +51,19 @@ def make_train_step(
     """
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     batch_sharding = NamedSharding(mesh, batch_spec())
+    frozen_shardings = (jax.tree.map(lambda leaf: leaf.sharding, frozen),) if frozen else ()
 
-    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Metrics]:
-        total = accumulate(graphdef, objective, state.params, batch, micro_batches)
+    def step(
+        state: TrainState, batch: DeviceBatch, frozen: nnx.State = NO_PARAMS
+    ) -> tuple[TrainState, Metrics]:
+        total = accumulate(graphdef, objective, state.params, batch, micro_batches, frozen)
         state, metrics = stepped(optimizer, schedule, state, total)
         return state, metrics | occupancy(batch)
 
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(state_shardings, batch_sharding),
+        in_shardings=(state_shardings, batch_sharding, *frozen_shardings),
         out_shardings=(state_shardings, replicated(mesh)),
     )
 
@@ -77,12 +84,16 @@ def stepped(
 
 
 def sums_and_gradient(
-    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch
+    graphdef: nnx.GraphDef,
+    objective: Objective,
+    params: nnx.State,
+    batch: DeviceBatch,
+    frozen: nnx.State = NO_PARAMS,
 ) -> Total:
-    """The objective's sums on a batch, and the gradient of its loss sum."""
+    """The objective's sums on a batch, and the gradient of its loss sum by `params`."""
 
     def loss_sum(params: nnx.State):
-        sums = objective(merge(graphdef, params), batch)
+        sums = objective(merge(graphdef, params, frozen), batch)
         return sums[0], sums
 
     (_, sums), gradients = jax.value_and_grad(loss_sum, has_aux=True)(params)
@@ -90,12 +101,17 @@ def sums_and_gradient(
 
 
 def accumulate(
-    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch, micro_batches: int
+    graphdef: nnx.GraphDef,
+    objective: Objective,
+    params: nnx.State,
+    batch: DeviceBatch,
+    micro_batches: int,
+    frozen: nnx.State = NO_PARAMS,
 ) -> Total:
     """The objective's sums and the gradient of its loss sum, over all micro-batches."""
 
     def gradient(batch: DeviceBatch) -> Total:
-        return sums_and_gradient(graphdef, objective, params, batch)
+        return sums_and_gradient(graphdef, objective, params, batch, frozen)
 
     if micro_batches == 1:
         return gradient(batch)
