@@ -27,7 +27,7 @@ def qwen2_5(d_model: int, n_layers: int, n_heads: int, n_kv_heads: int, d_ff: in
         tie_embeddings=tied,
         qkv_bias=True,
         compute_dtype="bfloat16",
-        remat=True,
+        remat="full",
     )
 
 
@@ -77,7 +77,7 @@ PRESETS: dict[str, ModelConfig] = {
         max_context=16_384,
         rope_theta=1e5,
         compute_dtype="bfloat16",
-        remat=True,
+        remat="full",
     ),
     **{f"qwen2.5-{size}": config for size, config in QWEN2_5.items()},
     **{f"qwen2.5-coder-{size}": config for size, config in QWEN2_5.items()},

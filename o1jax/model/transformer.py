@@ -13,12 +13,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from o1jax.model.attention import cached_attention, packed_attention
+from o1jax.model.attention import KERNELS, packed_attention
+from o1jax.model.chunked import cached_attention
 from o1jax.model.config import ModelConfig
 from o1jax.model.kv_cache import KVCache, write_layer
+from o1jax.model.remat import remat
+from o1jax.parallel.traced import axis_size, constrain, traced_mesh
 
 INIT_STD = 0.02
+HIDDEN = ("batch", "length", None)  # logical axes of what goes from layer to layer
 UNROLLED_LAYERS = 8  # up to here the layer scan is unrolled: 1.2 times the speed of a loop on a CPU
 
 
@@ -62,6 +67,8 @@ def product(x: jax.Array, kernel: jax.Array, out_shape: tuple[int, ...]) -> jax.
     for the kernel's gradient (the feed-forward, forward and backward, then takes 1.4 times as long).
     """
     B, T = x.shape[:2]
+    if axis_size(traced_mesh(), "context") > 1:  # rows in parts: B and T merged would be gathered
+        return jnp.tensordot(x, kernel.astype(x.dtype), kernel.ndim - len(out_shape))
     x_XI = x.reshape(B * T, -1)
     kernel_IO = kernel.astype(x.dtype).reshape(x_XI.shape[1], -1)
     return (x_XI @ kernel_IO).reshape(B, T, *out_shape)
@@ -143,9 +150,12 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, angles: Rotation, segment_ids_BT: jax.Array) -> jax.Array:
         q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
-        out_BTNH = packed_attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+        kernel = KERNELS[self.attention.config.attention]
+        out_BTNH = checkpoint_name(
+            packed_attention(kernel, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT), "attention"
+        )
         x_BTD = x_BTD + self.attention.output(out_BTNH)
-        return x_BTD + self.ff(self.ff_norm(x_BTD))
+        return constrain(x_BTD + self.ff(self.ff_norm(x_BTD)), HIDDEN)
 
     def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BKSH):
         q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
@@ -185,8 +195,8 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, block)(x_BTD, angles, segment_ids_BT), None
 
         unroll = self.config.n_layers if self.config.n_layers <= UNROLLED_LAYERS else 1
-        body = jax.checkpoint(layer) if self.config.remat else layer
-        hidden_BTD, _ = jax.lax.scan(body, self.embed(tokens_BT), blocks, unroll=unroll)
+        embedded_BTD = constrain(self.embed(tokens_BT), HIDDEN)
+        hidden_BTD, _ = jax.lax.scan(remat(layer, self.config.remat), embedded_BTD, blocks, unroll=unroll)
         return self.norm(hidden_BTD)
 
     def cached(

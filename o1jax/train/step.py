@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from o1jax.batches.stream import Batches
 from o1jax.model.init import merge
 from o1jax.parallel.mesh import batch_spec, place_batch, replicated
+from o1jax.parallel.traced import on_mesh
 from o1jax.records import InputError
 from o1jax.train.objectives import Objective, Sums
 from o1jax.train.state import TrainState
@@ -54,7 +55,7 @@ def make_train_step(
         return state, metrics | occupancy(batch)
 
     return jax.jit(
-        step,
+        on_mesh(step, mesh),
         donate_argnums=0,
         in_shardings=(state_shardings, batch_sharding),
         out_shardings=(state_shardings, replicated(mesh)),
@@ -130,15 +131,15 @@ def validation(
 ) -> Callable[[Any], dict]:
     """params -> {"loss": ..., the objective's own means}: sums over one epoch / sum of weights."""
 
-    @jax.jit
     def sums(params: nnx.State, batch: DeviceBatch):
         loss_sum, weight_sum, sums = objective(merge(graphdef, params), batch)
         return {"loss": loss_sum, **sums}, weight_sum
 
+    program = jax.jit(on_mesh(sums, mesh))
     rows = local_rows(batches.rows_per_batch, mesh)
 
     def evaluate(params: nnx.State) -> dict[str, float]:
-        parts = [sums(params, place_batch(batch, mesh)) for batch in batches.epoch(0, rows)]
+        parts = [program(params, place_batch(batch, mesh)) for batch in batches.epoch(0, rows)]
         totals, weight = jax.tree.map(lambda *values: float(sum(map(float, values))), *parts)
         return {name: total / weight for name, total in totals.items()}
 

@@ -97,7 +97,7 @@ def test_remat_and_a_scanned_loop_change_no_loss_and_no_gradient():
 
     many_layers = dataclasses.replace(CONFIGS["qwen2"], n_layers=9)  # past the unrolled number
     loss, gradient = loss_and_gradient(many_layers)
-    loss_remat, gradient_remat = loss_and_gradient(dataclasses.replace(many_layers, remat=True))
+    loss_remat, gradient_remat = loss_and_gradient(dataclasses.replace(many_layers, remat="full"))
     np.testing.assert_allclose(loss, loss_remat, rtol=1e-6)
     for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(gradient_remat), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
