@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
+from o1jax.model.attention import choose
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params, parameter_count
 from o1jax.parallel.mesh import MESH_AXES, make_mesh
-from o1jax.plan.bounds import decode_bounds, mfu, train_bounds
+from o1jax.plan.bounds import Bounds, decode_bounds, mfu, train_bounds
 from o1jax.plan.program import GIB, Found, decode_program, train_program
 from o1jax.plan.topology import chip_of, devices_of
 from o1jax.records import InputError
@@ -19,13 +22,13 @@ from o1jax.train.optimizer import OptimizerSettings
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What is to run. `mesh`: sizes by axis, 0 for the one that takes the devices that are left;
-    `rows` are of the global batch."""
+    `rows_per_device`: rows of the global batch / devices."""
 
     config: ModelConfig
     topology: str
     mesh: Mapping[str, int]
     slices: int = 1
-    rows: int = 8
+    rows_per_device: float = 1.0
     row_length: int = 4096
     micro_batches: int = 1
     moment_dtype: str | None = None
@@ -36,10 +39,11 @@ def plan_train(job: Job) -> dict[str, Any]:
     """The train step's figures. InputError for a mesh or batch that does not fit the topology."""
     devices = devices_of(job.topology, job.slices)
     mesh = make_mesh(filled(job.mesh, len(devices)), devices, job.slices)
+    rows = round(job.rows_per_device * mesh.size)
     split = mesh.shape["data"] * mesh.shape["fsdp"] * job.micro_batches
-    if job.rows % split or job.row_length % mesh.shape["context"]:
+    if rows % split or job.row_length % mesh.shape["context"]:
         raise InputError(
-            f"{job.rows} rows of {job.row_length} tokens: rows must be a multiple of {split} (data, fsdp and "
+            f"{rows} rows of {job.row_length} tokens: rows must be a multiple of {split} (data, fsdp and "
             f"micro-batches), tokens of {mesh.shape['context']} (context)"
         )
     optimizer = OptimizerSettings(
@@ -53,29 +57,28 @@ def plan_train(job: Job) -> dict[str, Any]:
         job.config,
         mesh,
         optimizer,
-        rows=job.rows,
+        rows=rows,
         row_length=job.row_length,
         micro_batches=job.micro_batches,
     )
     chip = chip_of(job.topology)
-    bound = train_bounds(job.config, chip, mesh.size, found, job.rows, job.row_length)
-    shape = {axis: size for axis, size in mesh.shape.items() if size > 1}
-    figures = {
+    bound = train_bounds(job.config, chip, mesh.size, found, rows, job.row_length)
+    return {
         "program": "train",
         "topology": job.topology,
         "slices": job.slices,
         "devices": mesh.size,
-        "mesh": shape,
-        "rows": job.rows,
+        "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
+        "rows": rows,
         "row_length": job.row_length,
         "attention": kernel_of(job.config, mesh),
         "remat": job.config.remat,
+        "parameters": parameter_count(abstract_params(job.config, mesh)[1]),
         **memory_figures(found),
         "state_gib_per_device": round(found.arguments_gib, 2),
         **bound_figures(bound, found),
-        "mfu_bound": round(mfu(bound, chip, mesh.size), 3),
+        "mfu_bound": round(mfu(bound, chip, mesh.size), 3) if found.fits else 0.0,
     }
-    return figures | {"parameters": parameter_count(abstract_params(job.config, mesh)[1])}
 
 
 def plan_decode(job: Job, slots: int) -> dict[str, Any]:
@@ -109,10 +112,12 @@ def filled(mesh: Mapping[str, int], n_devices: int) -> dict[str, int]:
     return {axis: size or n_devices // taken for axis, size in mesh.items()}
 
 
-def kernel_of(config: ModelConfig, mesh) -> str:
+def kernel_of(config: ModelConfig, mesh: Mesh) -> str:
     """The attention kernel that the model has on this mesh."""
     device = mesh.devices.flat[0]
-    return choose(config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim)
+    return choose(
+        config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
+    )
 
 
 def memory_figures(found: Found) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def memory_figures(found: Found) -> dict[str, Any]:
     return figures | {"temporaries_gib_per_device": round(found.temporaries_gib, 2)}
 
 
-def bound_figures(bound, found: Found) -> dict[str, Any]:
+def bound_figures(bound: Bounds, found: Found) -> dict[str, Any]:
     """Bounds and collectives, of a step."""
     return {
         "compile_s": round(found.compile_s, 1),
@@ -141,15 +146,22 @@ def bound_figures(bound, found: Found) -> dict[str, Any]:
 
 def table(plans: Sequence[Mapping[str, Any]]) -> str:
     """One line a figure, one column a plan."""
-    rows = [[name, *(cell(plan.get(name, "")) for plan in plans)] for name in names_of(plans)]
+    plans = [flat(plan) for plan in plans]
+    names = dict.fromkeys(name for plan in plans for name in plan)  # in the order in which they come
+    rows = [[name, *(cell(plan.get(name, "")) for plan in plans)] for name in names]
     widths = [max(len(row[column]) for row in rows) for column in range(len(plans) + 1)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def names_of(plans: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every figure's name, in the order in which they come."""
-    return list(dict.fromkeys(name for plan in plans for name in flat(plan)))
+def flat(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan with a line a kind of collective, and its mesh as text."""
+    found = dict(plan)
+    for kind, traffic in found.pop("collectives").items():
+        found[kind] = f"{traffic['calls']} x, {traffic['sent_gib_per_device']:.3g} GiB"
+    if "mesh" in found:
+        found["mesh"] = ",".join(f"{axis}={size}" for axis, size in found["mesh"].items())
+    return found
 
 
 def cell(value: Any) -> str:

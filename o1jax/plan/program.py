@@ -66,6 +66,7 @@ def train_program(
         mesh,
         schedule=make_schedule(optimizer),
         micro_batches=micro_batches,
+        gradient_dtype=optimizer.gradient_dtype,
     )
     return compiled(step.trace(state, abstract_batch(mesh, rows, row_length)), mesh.size)
 
@@ -140,5 +141,5 @@ def refused(message: str, seconds: float) -> Found:
 
 
 def gib(size: str) -> float:
-    """"17.3G" as GiB."""
+    """ "17.3G" as GiB."""
     return float(size[:-1]) / {"K": 1 << 20, "M": 1 << 10, "G": 1}[size[-1]]

@@ -100,6 +100,7 @@ class Run:
             mesh,
             schedule=make_schedule(optimizer),
             micro_batches=settings.micro_batches,
+            gradient_dtype=optimizer.gradient_dtype,
         )
         self.pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         self.saved_at = time.monotonic()

@@ -6,6 +6,7 @@ scalars on the device. Does not read batches, fetch metrics or decide when to st
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,11 +39,12 @@ def make_train_step(
     *,
     schedule: optax.Schedule,
     micro_batches: int = 1,
+    gradient_dtype: str | None = None,
 ) -> TrainStep:
     """(state, batch) -> (state, metrics); the old state is donated.
 
     The gradient is that of sum of losses / sum of weights over the global batch, accumulated over
-    `micro_batches` by scan. `like` is a state, or an abstract one, with the shardings to keep.
+    `micro_batches` by scan, in `gradient_dtype`. `like` is a state, or an abstract one, with the shardings to keep.
     metrics: loss, grad_norm, learning_rate (by `schedule`), weight (sum), tokens, padding_share, and
     the objective's own means.
     """
@@ -50,7 +52,8 @@ def make_train_step(
     batch_sharding = NamedSharding(mesh, batch_spec())
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Metrics]:
-        total = accumulate(graphdef, objective, state.params, batch, micro_batches)
+        gradient = functools.partial(sums_and_gradient, graphdef, objective, gradient_dtype)
+        total = accumulate(gradient, state.params, batch, micro_batches)
         state, metrics = stepped(optimizer, schedule, state, total)
         return state, metrics | occupancy(batch)
 
@@ -68,7 +71,7 @@ def stepped(
     """The state after one optimizer step with the mean gradient, and the metrics but for occupancy's."""
     (loss_sum, weight_sum, sums), gradients = total
     divisor = jnp.where(weight_sum == 0, 1.0, weight_sum)
-    gradients = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
+    gradients = jax.tree.map(lambda g, p: (g / divisor).astype(p.dtype), gradients, state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
@@ -78,9 +81,14 @@ def stepped(
 
 
 def sums_and_gradient(
-    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch
+    graphdef: nnx.GraphDef,
+    objective: Objective,
+    gradient_dtype: str | None,
+    params: nnx.State,
+    batch: DeviceBatch,
 ) -> Total:
-    """The objective's sums on a batch, and the gradient of its loss sum."""
+    """The objective's sums on a batch, and the gradient of its loss sum, of this dtype (None: params')."""
+    params = jax.tree.map(lambda p: p.astype(gradient_dtype or p.dtype), params)
 
     def loss_sum(params: nnx.State):
         sums = objective(merge(graphdef, params), batch)
@@ -91,21 +99,20 @@ def sums_and_gradient(
 
 
 def accumulate(
-    graphdef: nnx.GraphDef, objective: Objective, params: nnx.State, batch: DeviceBatch, micro_batches: int
+    gradient: Callable[[nnx.State, DeviceBatch], Total],
+    params: nnx.State,
+    batch: DeviceBatch,
+    micro_batches: int,
 ) -> Total:
-    """The objective's sums and the gradient of its loss sum, over all micro-batches."""
-
-    def gradient(batch: DeviceBatch) -> Total:
-        return sums_and_gradient(graphdef, objective, params, batch)
-
+    """The sums and the gradient (as sums_and_gradient gives them), over all micro-batches."""
     if micro_batches == 1:
-        return gradient(batch)
+        return gradient(params, batch)
     first, rest = split_rows(batch, micro_batches)
 
     def add(total, batch):
-        return jax.tree.map(jnp.add, total, gradient(batch)), None
+        return jax.tree.map(jnp.add, total, gradient(params, batch)), None
 
-    return jax.lax.scan(add, gradient(first), rest)[0]
+    return jax.lax.scan(add, gradient(params, first), rest)[0]
 
 
 def split_rows(batch: DeviceBatch, parts: int) -> tuple[DeviceBatch, DeviceBatch]:

@@ -39,7 +39,7 @@ class Updater:
     ):
         self.mesh = mesh
         transformation, schedule = make_optimizer(optimizer), make_schedule(optimizer)
-        gradient = functools.partial(sums_and_gradient, graphdef, objective)
+        gradient = functools.partial(sums_and_gradient, graphdef, objective, optimizer.gradient_dtype)
 
         def zero(params: nnx.State, batch: DeviceBatch) -> Total:
             shapes = jax.eval_shape(gradient, params, batch)

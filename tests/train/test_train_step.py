@@ -10,7 +10,7 @@ from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh, place_batch
 from o1jax.records import InputError
 from o1jax.train import objectives, optimizer
-from o1jax.train.step import accumulate
+from o1jax.train.step import sums_and_gradient
 
 
 def trainer(**options):
@@ -22,7 +22,7 @@ def trainer(**options):
 def test_a_packed_batch_and_the_same_sequences_alone_give_the_same_loss_and_gradient():
     graphdef, params = tiny_run.model()
     program = jax.jit(
-        lambda params, batch: accumulate(graphdef, objectives.sft, params, batch, 1),
+        lambda params, batch: sums_and_gradient(graphdef, objectives.sft, None, params, batch),
         compiler_options=tiny_run.UNOPTIMIZED,
     )
 
