@@ -1,4 +1,4 @@
-"""Says whether a model trains or decodes on accelerators that are not there, what it needs, and what bounds it.
+"""Says whether a model trains or decodes on accelerators that are not there, and what it needs.
 
     python launch/plan.py --model=qwen2.5-7b --topology=v5p:2x2x2 --mesh=fsdp=4,tensor=2
     python launch/plan.py --model=qwen2.5-7b --topology=v5p:2x2x2,v5p:4x4x4,v5p:8x8x8 --mesh=fsdp=*,tensor=2 \
@@ -11,18 +11,19 @@ install-plan, then .venv-plan/bin/python). Several topologies are columns of one
 
 import dataclasses
 import json
-import os
 
 import entry
+import jax
 from absl import flags
+
+from o1jax.model.presets import preset
+from o1jax.plan.planning import Job, plan_decode, plan_train, table
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-7b", "A preset of o1jax.model.presets.")
 TOPOLOGY = flags.DEFINE_list("topology", ["v5p:2x2x2"], "<chip>:<shape>, with commas between several.")
 SLICES = flags.DEFINE_integer("slices", 1, "How many such slices; the data axis goes across them.")
 MESH = flags.DEFINE_list("mesh", ["fsdp=*"], "Sizes by axis (data, fsdp, tensor, context); * fills.")
-PROGRAM = flags.DEFINE_enum(
-    "program", "train", ["train", "decode"], "The train step, or the engine's decode step."
-)
+PROGRAM = flags.DEFINE_enum("program", "train", ["train", "decode"], "train or decode (the engine's).")
 ROWS = flags.DEFINE_float("rows_per_device", 1, "Rows of the global batch, a device.")
 ROW_LENGTH = flags.DEFINE_integer("row_length", 4096, "Tokens a row; of decoding, the context.")
 SLOTS = flags.DEFINE_integer("slots", 16, "Sequences that decode together.")
@@ -35,10 +36,7 @@ JSON = flags.DEFINE_bool("json", False, "One JSON object a topology, on a line o
 
 
 def main(argv: list[str]) -> None:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read where jax is first used: no accelerator is wanted
-    from o1jax.model.presets import preset
-    from o1jax.plan.planning import Job, plan_decode, plan_train, table
-
+    jax.config.update("jax_platforms", "cpu")  # no accelerator is wanted, were there one
     if len(argv) > 1:
         entry.fail(f"unexpected argument {argv[1]!r}: write --topology=v5p:2x2x2")
     config = preset(MODEL.value)
@@ -48,7 +46,7 @@ def main(argv: list[str]) -> None:
         job = Job(
             config,
             topology,
-            mesh_of(MESH.value),
+            MESH.value,
             slices=SLICES.value,
             rows_per_device=ROWS.value,
             row_length=ROW_LENGTH.value,
@@ -62,17 +60,6 @@ def main(argv: list[str]) -> None:
             print(json.dumps(plans[-1]), flush=True)
     if not JSON.value:
         print(table(plans))
-
-
-def mesh_of(words: list[str]) -> dict[str, int]:
-    """ "fsdp=*,tensor=2" as sizes by axis, 0 for the one that fills."""
-    sizes = {}
-    for word in words:
-        axis, _, size = word.partition("=")
-        if not size.isdigit() and size != "*":
-            entry.fail(f"--mesh: {word!r}; wanted <axis>=<size>, such as fsdp=4, or fsdp=*")
-        sizes[axis] = 0 if size == "*" else int(size)
-    return sizes
 
 
 if __name__ == "__main__":

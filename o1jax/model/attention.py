@@ -45,8 +45,8 @@ def choose(setting: str, platform: str, device_kind: str, dtype: str, head_dim: 
     if not runs[name]:
         raise InputError(
             f"attention {name!r} cannot run on {device_kind} in {dtype} with head_dim {head_dim}: splash "
-            "needs a TPU, cudnn an NVIDIA GPU, bfloat16 or float16, and a head_dim of at most 128, a multiple "
-            "of 8; set it to auto"
+            "needs a TPU, cudnn an NVIDIA GPU, bfloat16 or float16, and a head_dim of at most 128 that is a "
+            "multiple of 8; set it to auto"
         )
     logging.getLogger(__name__).info("attention: %s on %s (setting %s)", name, device_kind, setting)
     return name

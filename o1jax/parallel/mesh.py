@@ -7,6 +7,8 @@ processes is processes.py.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,12 +40,16 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
 def make_mesh(
     shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None, slices: int = 1
 ) -> Mesh:
-    """A mesh with the four axes of MESH_AXES, all Auto; axes left out are 1, None is all on data.
+    """A mesh with the four axes of MESH_AXES, all Auto; axes left out are 1. Without a shape, all is on data,
+    or, for all devices, as the environment says: O1JAX_MESH (see sizes_of) and O1JAX_SLICES.
 
     With `slices`, parts of a TPU pod that a slower network joins, `data` is split over them first, so that
     the other axes stay inside a slice. Raises InputError for an unknown axis, when the sizes' product is
     not the number of devices, or when `data` is not a multiple of the slices.
     """
+    if shape is None and devices is None and (text := os.environ.get("O1JAX_MESH")):
+        shape = sizes_of(text.split(","), len(jax.devices()))
+        slices = int(os.environ.get("O1JAX_SLICES", "1"))
     devices = list(jax.devices() if devices is None else devices)
     shape = dict({"data": len(devices)} if shape is None else shape)
     if unknown := sorted(set(shape) - set(MESH_AXES)):
@@ -58,6 +64,22 @@ def make_mesh(
         raise InputError(f"a mesh of {shape} on {slices} slices: make data a multiple of {slices}")
     inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
     return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), MESH_AXES, axis_types=auto)
+
+
+def sizes_of(words: Sequence[str], n_devices: int) -> dict[str, int]:
+    """Sizes by axis of words such as "fsdp=4" and "tensor=2"; "fsdp=*" takes the devices that are left.
+
+    InputError for a word of another form, or where what is left is no whole number.
+    """
+    pairs = [word.partition("=")[::2] for word in words]
+    open_axes = [axis for axis, size in pairs if size == "*"]
+    if len(open_axes) > 1 or not all(size == "*" or size.isdigit() and int(size) for _, size in pairs):
+        raise InputError(f"mesh {','.join(words)!r}: wanted <axis>=<size>, and at most one <axis>=*")
+    sizes = {axis: int(size) for axis, size in pairs if size != "*"}
+    left, rest = divmod(n_devices, math.prod(sizes.values()))
+    if open_axes and (rest or not left):
+        raise InputError(f"mesh {','.join(words)!r} does not divide {n_devices} devices")
+    return sizes | {axis: left for axis in open_axes}
 
 
 def spec_of(logical_axes: Sequence[str | None]) -> PartitionSpec:

@@ -1,12 +1,13 @@
 """The collectives of a compiled program, from its text: how often each kind runs and what it sends.
 
-A while loop's body counts as often as the compiler says that it turns. Of a conditional every branch
-counts as if it ran. Knows no model.
+A loop's body counts as often as the loop turns. Of a conditional every branch counts as if it ran. Knows
+no model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 
@@ -15,10 +16,8 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 BYTES |= {"s64": 8, "u64": 8, "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1}
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+)\s*\(.*\)\s*->.*\{")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
-CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|branch_computations)=\{?(%?[\w.\-]+(?:, ?%?[\w.\-]+)*)\}?"
-)
-TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,23 +71,36 @@ def executions(computations: dict[str, list[Instruction]], entry: str) -> dict[s
 
     def run(name: str, count: int) -> None:
         times[name] = times.get(name, 0) + count
-        for called, trips in calls(computations[name]):
-            if called in computations:
-                run(called, count * trips)
+        for called, turns in calls(computations, computations[name]):
+            run(called, count * turns)
 
     run(entry, 1)
     return times
 
 
-def calls(instructions: list[Instruction]) -> Iterator[tuple[str, int]]:
+def calls(
+    computations: dict[str, list[Instruction]], instructions: list[Instruction]
+) -> Iterator[tuple[str, int]]:
     """(computation, times) that these instructions call; reductions' own sums are not followed."""
     for instruction in instructions:
         if kind_of(instruction.operation) or instruction.operation.startswith("reduce"):
             continue
-        trips = TRIPS.search(instruction.rest) if instruction.operation == "while" else None
+        loop = CONDITION.search(instruction.rest) if instruction.operation == "while" else None
+        turns = turns_of(computations[loop.group(1)]) if loop else 1
         for names in CALLED.findall(instruction.rest):
-            for name in names.split(","):
-                yield name.strip().lstrip("%"), int(trips.group(1)) if trips else 1
+            for name in re.findall(r"[\w.\-]+", names):
+                if name in computations:
+                    yield name, turns
+
+
+def turns_of(condition: list[Instruction]) -> int:
+    """How often a loop turns that counts from 0 to a constant, as scans do; 1 for any other."""
+    limits = [
+        re.match(r"(\d+)\)", instruction.rest)
+        for instruction in condition
+        if instruction.operation == "constant" and instruction.result.startswith("s32[]")
+    ]
+    return max((int(limit.group(1)) for limit in limits if limit), default=1)
 
 
 def kind_of(operation: str) -> str:
@@ -129,4 +141,7 @@ def group_size(rest: str, n_devices: int) -> int:
         return len(match.group(1).split(","))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(match.group(2))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match.group(2)))
     return n_devices

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from o1jax.model.attention import choose
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params, parameter_count
-from o1jax.parallel.mesh import MESH_AXES, make_mesh
+from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.plan.bounds import Bounds, decode_bounds, mfu, train_bounds
 from o1jax.plan.program import GIB, Found, decode_program, train_program
 from o1jax.plan.topology import chip_of, devices_of
@@ -21,12 +21,12 @@ from o1jax.train.optimizer import OptimizerSettings
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is to run. `mesh`: sizes by axis, 0 for the one that takes the devices that are left;
-    `rows_per_device`: rows of the global batch / devices."""
+    """What is to run. `mesh`: words as "fsdp=4" (parallel.mesh.sizes_of); `rows_per_device`: rows of the
+    global batch / devices."""
 
     config: ModelConfig
     topology: str
-    mesh: Mapping[str, int]
+    mesh: Sequence[str]
     slices: int = 1
     rows_per_device: float = 1.0
     row_length: int = 4096
@@ -38,7 +38,7 @@ class Job:
 def plan_train(job: Job) -> dict[str, Any]:
     """The train step's figures. InputError for a mesh or batch that does not fit the topology."""
     devices = devices_of(job.topology, job.slices)
-    mesh = make_mesh(filled(job.mesh, len(devices)), devices, job.slices)
+    mesh = make_mesh(sizes_of(job.mesh, len(devices)), devices, job.slices)
     rows = round(job.rows_per_device * mesh.size)
     split = mesh.shape["data"] * mesh.shape["fsdp"] * job.micro_batches
     if rows % split or job.row_length % mesh.shape["context"]:
@@ -97,19 +97,6 @@ def plan_decode(job: Job, slots: int) -> dict[str, Any]:
         **bound_figures(bound, found),
         "tokens_per_s_bound": round(slots / bound.step_s) if found.fits else 0,
     }
-
-
-def filled(mesh: Mapping[str, int], n_devices: int) -> dict[str, int]:
-    """The mesh with what is left of the devices on the axis of size 0; InputError where that is no number."""
-    if unknown := sorted(set(mesh) - set(MESH_AXES)):
-        raise InputError(f"mesh axes {unknown} are unknown: use {', '.join(MESH_AXES)}")
-    open_axes = [axis for axis, size in mesh.items() if size == 0]
-    taken = 1
-    for size in mesh.values():
-        taken *= size or 1
-    if len(open_axes) > 1 or open_axes and n_devices % taken:
-        raise InputError(f"a mesh of {dict(mesh)} on {n_devices} devices: leave one axis open that divides")
-    return {axis: size or n_devices // taken for axis, size in mesh.items()}
 
 
 def kernel_of(config: ModelConfig, mesh: Mesh) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from o1jax.engine.programs import Slots, decode
 from o1jax.model.config import ModelConfig

@@ -44,7 +44,8 @@ def make_train_step(
     """(state, batch) -> (state, metrics); the old state is donated.
 
     The gradient is that of sum of losses / sum of weights over the global batch, accumulated over
-    `micro_batches` by scan, in `gradient_dtype`. `like` is a state, or an abstract one, with the shardings to keep.
+    `micro_batches` by scan, in `gradient_dtype`. `like` is a state, or an abstract one, with the
+    shardings to keep.
     metrics: loss, grad_norm, learning_rate (by `schedule`), weight (sum), tokens, padding_share, and
     the objective's own means.
     """
