@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := third_party/constraints/cpu.txt
 
-.PHONY: demo test test-hostile lint install clean
+PLAN := .venv-plan
+PLAN_STAMP := $(PLAN)/.installed
+
+.PHONY: demo test test-hostile test-plan lint install install-plan clean
 
 demo: $(STAMP)
 	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
@@ -18,6 +21,10 @@ test: $(STAMP)
 # The long tests: hostile programs with and without namespaces, overload, lost processes, a run killed 20 times.
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -m hostile
+
+# Programs compiled for TPUs that are not there: memory, collectives, bounds.
+test-plan: $(PLAN_STAMP)
+	$(PLAN)/bin/python -m pytest -m plan tests/plan
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -32,5 +39,13 @@ $(STAMP): setup.py $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
 	@touch $@
 
+# The compiler for TPUs (libtpu) in an environment of its own, for launch/plan.py; no TPU is needed.
+install-plan: $(PLAN_STAMP)
+
+$(PLAN_STAMP): setup.py $(CONSTRAINTS)
+	$(PYTHON) -m venv $(PLAN)
+	$(PLAN)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[tpu,test]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .jax_cache
+	rm -rf $(VENV) $(PLAN) .jax_cache

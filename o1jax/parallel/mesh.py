@@ -26,6 +26,7 @@ MESH_AXES = ("data", "fsdp", "tensor", "context")
 AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": "context",
+    "residual_length": ("context", "tensor"),  # between layers: norms and what remat keeps
     "layers": None,
     "vocab": "tensor",
     "embed": "fsdp",

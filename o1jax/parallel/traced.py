@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from o1jax.parallel.mesh import spec_of
+from o1jax.records import InputError
 
 Axes = Sequence[str | None]  # an array's logical axes
 
@@ -36,8 +37,19 @@ def traced_mesh() -> AbstractMesh | None:
 
 
 def constrain(x: jax.Array, axes: Axes) -> jax.Array:
-    """`x`, split over the mesh by its logical axes."""
-    return x if traced_mesh() is None else jax.lax.with_sharding_constraint(x, spec_of(axes))
+    """`x`, split over the mesh by its logical axes; InputError where the mesh does not divide one."""
+    mesh = traced_mesh()
+    if mesh is None:
+        return x
+    spec = spec_of(axes)
+    try:
+        NamedSharding(mesh, spec).shard_shape(x.shape)
+    except ValueError as error:
+        raise InputError(
+            f"an array of {x.shape}, axes {list(axes)}, does not divide over the mesh {dict(mesh.shape)}: "
+            "choose rows a batch, row_length or a mesh so that it does"
+        ) from error
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def per_device(
