@@ -138,9 +138,7 @@ def test_a_damaged_step_is_named_and_without_it_the_run_goes_on_from_the_one_bef
     damaged = tmp_path / "checkpoints/60"
     largest = max((path for path in damaged.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
-    with pytest.raises(
-        InputError, match=r"checkpoints/60 is damaged .*then go on from an earlier"
-    ):
+    with pytest.raises(InputError, match=r"checkpoints/60 is damaged .*then go on from an earlier"):
         tiny_run.run(tmp_path)
     shutil.rmtree(damaged)
     tiny_run.run(tmp_path)
