@@ -11,7 +11,7 @@ FLOORS = {
     "problems": 1, "prompts": 1, "sandbox": 1, "model": 1, "losses": 1,
     "engine": 2, "batches": 2,
     "rewards": 3, "train": 3, "report": 3,
-    "search": 4,
+    "search": 4, "plan": 4,
     "stages": 5,
     "self_play": 6,
 }  # fmt: skip
