@@ -8,8 +8,10 @@ HERE = pathlib.Path(__file__).parent
 REQUIRED = [
     "absl-py>=2.3",
     "datasets>=4.0",
+    "datasketch>=1.6",
     "etils[epath]>=1.13",
     "flax>=0.12.4",
+    "httpx2>=2.0",
     "jinja2>=3.1",
     "ml-collections>=1.1",
     "numpy>=2.0",
@@ -33,12 +35,14 @@ setuptools.setup(
     license="MIT",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["o1jax", "o1jax.*"]),
+    package_data={"o1jax.report": ["*.css", "*.js"]},
     install_requires=REQUIRED,
     extras_require={
         "cpu": ["jax>=0.10.2"],
         "gpu": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "vllm": ["vllm>=0.12"],
+        "browser": ["selenium>=4.30"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
     },
 )

@@ -16,8 +16,20 @@ from o1jax.stages import run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 VARIANTS = {
+    "prepare": (
+        "ladder",
+        "mbpp",
+        "mbpp_few_shot",
+        "mbpp_sanitized",
+        "humaneval",
+        "humaneval_plus",
+        "taco",
+        "apps",
+        "codecontests",
+    ),
     "self_play": ("demo", "ladder", "search"),
     "search": ("nano",),
+    "evaluate": ("demo", "mbpp", "humaneval"),
     "tcg": ("ladder", "deepseek-coder-1.3b"),
     "prm": ("ladder", "qwen2_5_coder_7b"),
     "policy_rl": ("nano", "qwen2.5-coder-7b"),
@@ -40,7 +52,7 @@ NOT_A_STAGE = {
     "held_out_trees",
     "more_trees",
 }
-NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "generated_tests", "steps", "prm_start"}
+NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "references_from", "generated_tests", "steps", "prm_start"}
 PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems", "audit")
 STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {"search_evaluate": "evaluate"}
 PAGES = [(path.stem, v) for path in sorted(CONFIGS.glob("*.py")) for v in VARIANTS.get(path.stem, (None,))]

@@ -11,12 +11,12 @@ FLOORS = {
     "problems": 1, "prompts": 1, "sandbox": 1, "model": 1, "losses": 1,
     "engine": 2, "batches": 2,
     "rewards": 3, "train": 3, "report": 3,
-    "search": 4,
+    "search": 4, "plan": 4,
     "stages": 5,
     "self_play": 6,
 }  # fmt: skip
 HEAVY = ("vllm", "torch", "libtpu")
-HEAVY_ALLOWED = {"engine/vllm_engine.py", "engine/vllm_server.py"}
+HEAVY_ALLOWED = {"engine/vllm_engine.py", "engine/vllm_scheduler.py"}
 
 
 def imports_of(path: pathlib.Path) -> list[tuple[str, int]]:

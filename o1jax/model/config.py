@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Literal
+from typing import Literal, get_args
 
 from o1jax.model.rope import RopeScaling
 from o1jax.records import InputError
 
 Family = Literal["qwen2", "qwen3", "llama"]
+Remat = Literal["none", "dots", "attention", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,8 @@ class ModelConfig:
     """A decoder of the Qwen2, Qwen3 or Llama family.
 
     `param_dtype` is what parameters are kept in, `compute_dtype` what matrix products run in.
-    `remat` recomputes each layer in the backward pass instead of keeping its activations.
+    `remat`: what a layer keeps for the backward pass, from everything to its input (remat.py).
+    `attention`: the kernel of packed rows (attention.py); auto is by platform.
     `score_likelihood`: of a process reward model, the weight of a program's log-likelihood in its score.
     """
 
@@ -41,7 +43,8 @@ class ModelConfig:
     qk_norm: bool = False
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = "none"
+    attention: str = "auto"
     score_likelihood: float = 0.0
 
     def __post_init__(self):
@@ -49,6 +52,8 @@ class ModelConfig:
             raise InputError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if self.head_dim % 2:
             raise InputError(f"head_dim {self.head_dim} is odd: rotary positions need pairs")
+        if self.remat not in get_args(Remat):
+            raise InputError(f"remat {self.remat!r} is unknown: use one of {', '.join(get_args(Remat))}")
 
     def to_json(self) -> str:
         """One JSON object with every field."""
@@ -59,6 +64,8 @@ class ModelConfig:
         """The config that to_json wrote; InputError for text that is none."""
         try:
             fields = json.loads(text)
+            if isinstance(fields.get("remat"), bool):  # as it was written before it had names
+                fields["remat"] = "full" if fields["remat"] else "none"
             scaling = RopeScaling(**fields.pop("rope_scaling", {}))  # absent before there was any
             return cls(**fields, rope_scaling=scaling)
         except (TypeError, AttributeError, json.JSONDecodeError) as error:

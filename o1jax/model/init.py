@@ -5,12 +5,14 @@ Does not load weights; that is hf.py.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from o1jax.model.attention import choose
 from o1jax.model.config import ModelConfig
 from o1jax.model.transformer import Transformer
 from o1jax.parallel.mesh import param_shardings
@@ -21,7 +23,15 @@ QUICK_COMPILE = {"xla_backend_optimization_level": 2}
 
 
 def abstract_params(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:
-    """(graphdef, params) with ShapeDtypeStructs that carry shardings: nothing is allocated."""
+    """(graphdef, params) with ShapeDtypeStructs that carry shardings: nothing is allocated.
+
+    The graphdef's model has the attention kernel that its config's setting means on this mesh.
+    """
+    device = mesh.devices.flat[0]
+    kernel = choose(
+        config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
+    )
+    config = dataclasses.replace(config, attention=kernel)
     abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
     structs = jax.tree.map(

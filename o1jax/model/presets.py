@@ -11,7 +11,7 @@ from o1jax.model.config import ModelConfig
 from o1jax.model.rope import RopeScaling
 from o1jax.records import InputError
 
-REAL = {"compute_dtype": "bfloat16", "remat": True}  # parameters stay float32
+REAL = {"compute_dtype": "bfloat16", "remat": "full"}  # parameters stay float32
 
 
 def qwen2_5(d_model: int, n_layers: int, n_heads: int, n_kv_heads: int, d_ff: int, tied: bool) -> ModelConfig:

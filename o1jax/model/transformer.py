@@ -11,14 +11,21 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from o1jax.model.attention import cached_attention, packed_attention
+from o1jax.model.attention import KERNELS, packed_attention
+from o1jax.model.chunked import cached_attention
 from o1jax.model.config import ModelConfig
 from o1jax.model.kv_cache import KVCache, write_layer
 from o1jax.model.quantized import dense
+from o1jax.model.remat import remat
 from o1jax.model.rope import Rotation, rotate, rotation
+from o1jax.parallel.traced import constrain, traced_mesh
 
 INIT_STD = 0.02
+HIDDEN = ("batch", "residual_length", None)  # logical axes of what goes from layer to layer,
+INPUT = ("batch", "length", None)  # and of what a layer's products read
+INNER = ("batch", "length", "ff")
 UNROLLED_LAYERS = 8  # up to here the layer scan is unrolled: 1.2 times the speed of a loop on a CPU
 
 
@@ -40,6 +47,8 @@ def product(x: jax.Array, kernel: jax.Array, out_shape: tuple[int, ...]) -> jax.
     for the kernel's gradient (the feed-forward, forward and backward, then takes 1.4 times as long).
     """
     B, T = x.shape[:2]
+    if traced_mesh() is not None:  # both are split there, and merged they would be gathered
+        return jnp.tensordot(x, kernel.astype(x.dtype), kernel.ndim - len(out_shape))
     x_XI = x.reshape(B * T, -1)
     kernel_IO = kernel.astype(x.dtype).reshape(x_XI.shape[1], -1)
     return (x_XI @ kernel_IO).reshape(B, T, *out_shape)
@@ -128,7 +137,7 @@ class FeedForward(nnx.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         gate_BTF = project(x_BTD, self.gate_DF, (self.F,), self.adapters.get("gate_DF"))
         up_BTF = project(x_BTD, self.up_DF, (self.F,), self.adapters.get("up_DF"))
-        inner_BTF = jax.nn.silu(gate_BTF) * up_BTF
+        inner_BTF = jax.nn.silu(constrain(gate_BTF, INNER)) * constrain(up_BTF, INNER)
         return project(inner_BTF, self.down_FD, (self.D,), self.adapters.get("down_FD"))
 
 
@@ -142,10 +151,14 @@ class Block(nnx.Module):
         self.ff = FeedForward(config, rngs=rngs)
 
     def __call__(self, x_BTD: jax.Array, angles: Rotation, segment_ids_BT: jax.Array) -> jax.Array:
-        q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
-        out_BTNH = packed_attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
-        x_BTD = x_BTD + self.attention.output(out_BTNH)
-        return x_BTD + self.ff(self.ff_norm(x_BTD))
+        input_BTD = constrain(self.attention_norm(x_BTD), INPUT)
+        q_BTNH, k_BTKH, v_BTKH = self.attention.project(input_BTD, angles)
+        kernel = KERNELS[self.attention.config.attention]
+        out_BTNH = checkpoint_name(
+            packed_attention(kernel, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT), "attention"
+        )
+        x_BTD = constrain(x_BTD + self.attention.output(out_BTNH), HIDDEN)
+        return constrain(x_BTD + self.ff(constrain(self.ff_norm(x_BTD), INPUT)), HIDDEN)
 
     def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BKSH):
         q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
@@ -185,9 +198,9 @@ class Transformer(nnx.Module):
             return nnx.merge(graphdef, block)(x_BTD, angles, segment_ids_BT), None
 
         unroll = self.config.n_layers if self.config.n_layers <= UNROLLED_LAYERS else 1
-        body = jax.checkpoint(layer) if self.config.remat else layer
-        hidden_BTD, _ = jax.lax.scan(body, self.embed(tokens_BT), blocks, unroll=unroll)
-        return self.norm(hidden_BTD)
+        embedded_BTD = constrain(self.embed(tokens_BT), HIDDEN)
+        hidden_BTD, _ = jax.lax.scan(remat(layer, self.config.remat), embedded_BTD, blocks, unroll=unroll)
+        return constrain(self.norm(hidden_BTD), INPUT)
 
     def cached(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache

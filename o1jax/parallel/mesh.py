@@ -1,17 +1,21 @@
 """The mesh, the one table from logical to mesh axes, and placing trees on the mesh by it.
 
 Does not know any model: a parameter carries its logical axes as metadata (`axes`), and this file
-turns them into shardings. Starting processes is processes.py.
+turns them into shardings. What a traced program asks of the mesh it runs on is traced.py; starting
+processes is processes.py.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from o1jax.records import InputError
@@ -22,6 +26,7 @@ MESH_AXES = ("data", "fsdp", "tensor", "context")
 AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": "context",
+    "residual_length": ("context", "tensor"),  # between layers: norms and what remat keeps
     "layers": None,
     "vocab": "tensor",
     "embed": "fsdp",
@@ -33,11 +38,19 @@ AXIS_RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the four axes of MESH_AXES, all Auto; axes left out are 1, None is all on data.
+def make_mesh(
+    shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None, slices: int = 1
+) -> Mesh:
+    """A mesh with the four axes of MESH_AXES, all Auto; axes left out are 1. Without a shape, all is on data,
+    or, for all devices, as the environment says: O1JAX_MESH (see sizes_of) and O1JAX_SLICES.
 
-    Raises InputError for an unknown axis, or when the sizes' product is not the number of devices.
+    With `slices`, parts of a TPU pod that a slower network joins, `data` is split over them first, so that
+    the other axes stay inside a slice. Raises InputError for an unknown axis, when the sizes' product is
+    not the number of devices, or when `data` is not a multiple of the slices.
     """
+    if shape is None and devices is None and (text := os.environ.get("O1JAX_MESH")):
+        shape = sizes_of(text.split(","), len(jax.devices()))
+        slices = int(os.environ.get("O1JAX_SLICES", "1"))
     devices = list(jax.devices() if devices is None else devices)
     shape = dict({"data": len(devices)} if shape is None else shape)
     if unknown := sorted(set(shape) - set(MESH_AXES)):
@@ -45,7 +58,29 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Devi
     sizes = tuple(shape.get(axis, 1) for axis in MESH_AXES)
     if int(np.prod(sizes)) != len(devices):
         raise InputError(f"a mesh of {shape} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    auto = (AxisType.Auto,) * len(sizes)
+    if slices == 1:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
+    if sizes[0] % slices:
+        raise InputError(f"a mesh of {shape} on {slices} slices: make data a multiple of {slices}")
+    inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), MESH_AXES, axis_types=auto)
+
+
+def sizes_of(words: Sequence[str], n_devices: int) -> dict[str, int]:
+    """Sizes by axis of words such as "fsdp=4" and "tensor=2"; "fsdp=*" takes the devices that are left.
+
+    InputError for a word of another form, or where what is left is no whole number.
+    """
+    pairs = [word.partition("=")[::2] for word in words]
+    open_axes = [axis for axis, size in pairs if size == "*"]
+    if len(open_axes) > 1 or not all(size == "*" or size.isdigit() and int(size) for _, size in pairs):
+        raise InputError(f"mesh {','.join(words)!r}: wanted <axis>=<size>, and at most one <axis>=*")
+    sizes = {axis: int(size) for axis, size in pairs if size != "*"}
+    left, rest = divmod(n_devices, math.prod(sizes.values()))
+    if open_axes and (rest or not left):
+        raise InputError(f"mesh {','.join(words)!r} does not divide {n_devices} devices")
+    return sizes | {axis: left for axis in open_axes}
 
 
 def spec_of(logical_axes: Sequence[str | None]) -> PartitionSpec:
@@ -64,10 +99,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def variable_sharding(variable: nnx.Variable, mesh: Mesh) -> NamedSharding:
-    """One parameter's sharding from its `axes`; an axis more than it names is the stacked layers."""
-    axes = tuple(variable.get_metadata("axes"))
-    missing = len(variable.get_value().shape) - len(axes)
-    return NamedSharding(mesh, spec_of(("layers",) * missing + axes))
+    """One parameter's sharding from its `axes`; an axis more than it names is the stacked layers.
+
+    InputError where the mesh does not divide an axis.
+    """
+    axes, shape = tuple(variable.get_metadata("axes")), variable.get_value().shape
+    axes = ("layers",) * (len(shape) - len(axes)) + axes
+    sharding = NamedSharding(mesh, spec_of(axes))
+    for axis, size, split in zip(axes, shape, sharding.spec, strict=True):
+        if split is not None and size % mesh.shape[split]:
+            raise InputError(
+                f"a parameter's axis {axis!r} of {size} does not divide over the mesh axis {split!r} of "
+                f"{mesh.shape[split]}; choose a mesh that divides it"
+            )
+    return sharding
 
 
 def param_shardings(params: Any, mesh: Mesh) -> Any:

@@ -26,6 +26,7 @@ from o1jax.stages import check_problems, rl_draw
 from o1jax.stages.adapters import save_trained, with_adapters, without_adapters
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
+from o1jax.stages.pushes import Pushes
 from o1jax.stages.rl_examples import Group, Lesson, lesson_of
 from o1jax.stages.rl_learner import Learner, optimizer_of
 from o1jax.stages.rl_progress import Progress, after, figures_of, identity_of, read_rows, timings_of
@@ -73,6 +74,7 @@ class Run:
         self.identity = identity_of(settings, problems, seed)
         policy = open_policy(inputs["policy"])
         check_model("policy_rl", settings.model, policy)
+        self.pushes = Pushes(policy)
         policy = with_adapters(policy, settings.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
@@ -105,7 +107,7 @@ class Run:
             audit = audit_of(self.inputs, self.problems)
             player = Player(workers, scorer, self.settings, audit, out / "rollouts", self.seed)
             player.check(self.problems)
-            await workers.engine.load_params(self.policy().params, self.t)
+            await self.pushes.push(workers.engine, self.policy().params, self.t)
             with MetricsLog(out / "fit", self.progress.updates) as log:
                 await self._until_done(player, log)
             return workers.timings() | scorer_timings(scorer)
@@ -122,7 +124,9 @@ class Run:
                 learned, ahead = await asyncio.gather(learning, self._play(player))
             else:
                 learned = await learning
-            await player.sampler.engine.load_params(self.policy().params, self.t)
+            row["push_difference"] = await self.pushes.push(
+                player.sampler.engine, self.policy().params, self.t
+            )
             log.write(self.progress.updates, row | lesson.figures | learned | {"sampling_seconds": seconds})
             outcome, reward = lesson.figures["outcome"], lesson.figures["reward"]
             line.show(self.progress.updates, f"outcome {outcome:.3f}, reward {reward:.3f}")

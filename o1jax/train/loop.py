@@ -107,6 +107,7 @@ class Run:
             schedule=make_schedule(optimizer),
             micro_batches=settings.micro_batches,
             frozen=frozen,
+            gradient_dtype=optimizer.gradient_dtype,
         )
         self.pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         self.saved_at = time.monotonic()

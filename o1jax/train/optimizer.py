@@ -20,7 +20,9 @@ Schedule = Literal["constant", "linear", "cosine"]
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
     """Learning rate: linear warm-up over `warmup_steps`, then the schedule down to
-    `final_share` of the peak at `total_steps`. `clip_norm` 0 does not clip."""
+    `final_share` of the peak at `total_steps`. `clip_norm` 0 does not clip. `moment_dtype`: of the first
+    moment, the second keeps the parameters'; `gradient_dtype`: in which gradients are made and added up.
+    None is the parameters' own."""
 
     learning_rate: float
     total_steps: int
@@ -32,7 +34,8 @@ class OptimizerSettings:
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
-    moment_dtype: str | None = None  # None: the parameters' own
+    moment_dtype: str | None = None
+    gradient_dtype: str | None = None
 
 
 def make_schedule(settings: OptimizerSettings) -> optax.Schedule:

@@ -18,6 +18,7 @@ from o1jax.batches.stream import Batches
 from o1jax.losses.prm import step_logits
 from o1jax.model.init import merge
 from o1jax.parallel.mesh import place_batch, replicated
+from o1jax.parallel.traced import on_mesh
 from o1jax.train.objectives import Batch, batch_hidden, batch_log_probs
 from o1jax.train.step import local_rows
 
@@ -75,7 +76,7 @@ def log_probs_program(graphdef: nnx.GraphDef, mesh: Mesh, temperature: float = 1
         goes_on_BT = segments_BT == jnp.pad(segments_BT[:, 1:], ((0, 0), (0, 1)))
         return jnp.where(goes_on_BT, batch_log_probs(merge(graphdef, params), batch, temperature), 0.0)
 
-    return jax.jit(log_probs, out_shardings=replicated(mesh))
+    return jax.jit(on_mesh(log_probs, mesh), out_shardings=replicated(mesh))
 
 
 def scores_program(graphdef: nnx.GraphDef, mesh: Mesh, good_id: int, bad_id: int) -> Program:
@@ -86,4 +87,4 @@ def scores_program(graphdef: nnx.GraphDef, mesh: Mesh, good_id: int, bad_id: int
         model = merge(graphdef, params)
         return jax.nn.sigmoid(step_logits(batch_hidden(model, batch), model.head_DV(), good_id, bad_id))
 
-    return jax.jit(scores, out_shardings=replicated(mesh))
+    return jax.jit(on_mesh(scores, mesh), out_shardings=replicated(mesh))

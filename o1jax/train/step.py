@@ -6,6 +6,7 @@ scalars on the device. Does not read batches, fetch metrics or decide when to st
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS, merge
 from o1jax.parallel.mesh import batch_spec, place_batch, replicated
+from o1jax.parallel.traced import on_mesh
 from o1jax.records import InputError
 from o1jax.train.objectives import Objective, Sums
 from o1jax.train.state import TrainState
@@ -38,6 +40,7 @@ def make_train_step(
     schedule: optax.Schedule,
     micro_batches: int = 1,
     frozen: nnx.State = NO_PARAMS,
+    gradient_dtype: str | None = None,
 ) -> TrainStep:
     """(state, batch) -> (state, metrics); the old state is donated.
 
@@ -45,7 +48,8 @@ def make_train_step(
     (state, batch, frozen) -> ....
 
     The gradient is that of sum of losses / sum of weights over the global batch, accumulated over
-    `micro_batches` by scan. `like` is a state, or an abstract one, with the shardings to keep.
+    `micro_batches` by scan, in `gradient_dtype`. `like` is a state, or an abstract one, with the
+    shardings to keep.
     metrics: loss, grad_norm, learning_rate (by `schedule`), weight (sum), tokens, padding_share, and
     the objective's own means.
     """
@@ -56,12 +60,13 @@ def make_train_step(
     def step(
         state: TrainState, batch: DeviceBatch, frozen: nnx.State = NO_PARAMS
     ) -> tuple[TrainState, Metrics]:
-        total = accumulate(graphdef, objective, state.params, batch, micro_batches, frozen)
+        gradient = functools.partial(sums_and_gradient, graphdef, objective, gradient_dtype, frozen=frozen)
+        total = accumulate(gradient, state.params, batch, micro_batches)
         state, metrics = stepped(optimizer, schedule, state, total)
         return state, metrics | occupancy(batch)
 
     return jax.jit(
-        step,
+        on_mesh(step, mesh),
         donate_argnums=0,
         in_shardings=(state_shardings, batch_sharding, *frozen_shardings),
         out_shardings=(state_shardings, replicated(mesh)),
@@ -74,7 +79,7 @@ def stepped(
     """The state after one optimizer step with the mean gradient, and the metrics but for occupancy's."""
     (loss_sum, weight_sum, sums), gradients = total
     divisor = jnp.where(weight_sum == 0, 1.0, weight_sum)
-    gradients = jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
+    gradients = jax.tree.map(lambda g, p: (g / divisor).astype(p.dtype), gradients, state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
@@ -86,11 +91,14 @@ def stepped(
 def sums_and_gradient(
     graphdef: nnx.GraphDef,
     objective: Objective,
+    gradient_dtype: str | None,
     params: nnx.State,
     batch: DeviceBatch,
     frozen: nnx.State = NO_PARAMS,
 ) -> Total:
-    """The objective's sums on a batch, and the gradient of its loss sum by `params`."""
+    """The objective's sums on a batch, and the gradient of its loss sum by `params`, of this dtype (None:
+    theirs)."""
+    params = jax.tree.map(lambda p: p.astype(gradient_dtype or p.dtype), params)
 
     def loss_sum(params: nnx.State):
         sums = objective(merge(graphdef, params, frozen), batch)
@@ -101,26 +109,20 @@ def sums_and_gradient(
 
 
 def accumulate(
-    graphdef: nnx.GraphDef,
-    objective: Objective,
+    gradient: Callable[[nnx.State, DeviceBatch], Total],
     params: nnx.State,
     batch: DeviceBatch,
     micro_batches: int,
-    frozen: nnx.State = NO_PARAMS,
 ) -> Total:
-    """The objective's sums and the gradient of its loss sum, over all micro-batches."""
-
-    def gradient(batch: DeviceBatch) -> Total:
-        return sums_and_gradient(graphdef, objective, params, batch, frozen)
-
+    """The sums and the gradient (as sums_and_gradient gives them), over all micro-batches."""
     if micro_batches == 1:
-        return gradient(batch)
+        return gradient(params, batch)
     first, rest = split_rows(batch, micro_batches)
 
     def add(total, batch):
-        return jax.tree.map(jnp.add, total, gradient(batch)), None
+        return jax.tree.map(jnp.add, total, gradient(params, batch)), None
 
-    return jax.lax.scan(add, gradient(first), rest)[0]
+    return jax.lax.scan(add, gradient(params, first), rest)[0]
 
 
 def split_rows(batch: DeviceBatch, parts: int) -> tuple[DeviceBatch, DeviceBatch]:
@@ -146,15 +148,15 @@ def validation(
 ) -> Callable[[Any], dict]:
     """params -> {"loss": ..., the objective's own means}: sums over one epoch / sum of weights."""
 
-    @jax.jit
     def sums(params: nnx.State, batch: DeviceBatch):
         loss_sum, weight_sum, sums = objective(merge(graphdef, params), batch)
         return {"loss": loss_sum, **sums}, weight_sum
 
+    program = jax.jit(on_mesh(sums, mesh))
     rows = local_rows(batches.rows_per_batch, mesh)
 
     def evaluate(params: nnx.State) -> dict[str, float]:
-        parts = [sums(params, place_batch(batch, mesh)) for batch in batches.epoch(0, rows)]
+        parts = [program(params, place_batch(batch, mesh)) for batch in batches.epoch(0, rows)]
         totals, weight = jax.tree.map(lambda *values: float(sum(map(float, values))), *parts)
         return {name: total / weight for name, total in totals.items()}
 

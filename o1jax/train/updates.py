@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import batch_spec, place_batch, replicated
+from o1jax.parallel.traced import on_mesh
 from o1jax.train.loop import NonFiniteLoss, describe_non_finite
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
@@ -40,7 +41,7 @@ class Updater:
     ):
         self.mesh, self.frozen = mesh, frozen
         transformation, schedule = make_optimizer(optimizer), make_schedule(optimizer)
-        gradient = functools.partial(sums_and_gradient, graphdef, objective)
+        gradient = functools.partial(sums_and_gradient, graphdef, objective, optimizer.gradient_dtype)
 
         def zero(params: nnx.State, batch: DeviceBatch, frozen: nnx.State) -> Total:
             shapes = jax.eval_shape(gradient, params, batch, frozen)
@@ -55,12 +56,17 @@ class Updater:
         states = jax.tree.map(lambda leaf: leaf.sharding, like)
         rows, fixed = NamedSharding(mesh, batch_spec()), jax.tree.map(lambda leaf: leaf.sharding, frozen)
         totals = (replicated(mesh), states.params)  # a gradient lies like its parameter
-        self._zero = jax.jit(zero, in_shardings=(states.params, rows, fixed), out_shardings=totals)
+        self._zero = jax.jit(
+            on_mesh(zero, mesh), in_shardings=(states.params, rows, fixed), out_shardings=totals
+        )
         self._add = jax.jit(
-            add, donate_argnums=0, in_shardings=(totals, states.params, rows, fixed), out_shardings=totals
+            on_mesh(add, mesh),
+            donate_argnums=0,
+            in_shardings=(totals, states.params, rows, fixed),
+            out_shardings=totals,
         )
         self._apply = jax.jit(
-            apply,
+            on_mesh(apply, mesh),
             donate_argnums=0,
             in_shardings=(states, totals),
             out_shardings=(states, replicated(mesh)),

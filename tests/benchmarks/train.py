@@ -1,9 +1,10 @@
-"""The nano training step against eager PyTorch on the same model, parameters and batch, in one run.
+"""A training step against PyTorch, eager and compiled, on the same model, parameters and batch, in one run.
 
-    python tests/benchmarks/train.py [--rounds 15] [--rows 16] [--row-length 256]
+    python tests/benchmarks/train.py [--size nano|5m] [--compiled] [--rounds 15] [--rows 16] [--row-length 256]
 
-Prints one JSON line: tokens/s (padding not counted) of both, medians over interleaved rounds, and
-their ratio. Needs torch beside o1jax. Not a test: it takes about two minutes on two cores.
+Prints one JSON line: tokens/s (padding not counted) of each, medians over interleaved rounds, and ours
+over theirs. Needs torch beside o1jax, and a C++ compiler with --compiled. Not a test: nano takes about two
+minutes on two cores.
 """
 
 import argparse
@@ -36,6 +37,12 @@ except ImportError:
 OPTIMIZER = OptimizerSettings(
     1e-3, total_steps=1000, schedule="constant"
 )  # no decay: the same update in both
+
+
+SIZES = {
+    "nano": preset("nano"),
+    "5m": dataclasses.replace(preset("nano"), d_model=256, n_layers=6, n_heads=8, n_kv_heads=4, d_ff=768),
+}
 
 
 class TorchDecoder(torch.nn.Module):
@@ -93,9 +100,10 @@ class TorchDecoder(torch.nn.Module):
         return self.norm(x_BTD, getattr(self, final)) @ self.of("embed_VD").T
 
 
-def torch_step(config, params, batch):
+def torch_step(config, params, batch, *, compiled: bool):
     """A function that takes one step and returns the loss: AdamW (fused) with clipping, as ours."""
     model = TorchDecoder(config, params)
+    forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(
         model.parameters(),
         OPTIMIZER.learning_rate,
@@ -109,7 +117,7 @@ def torch_step(config, params, batch):
 
     def step():
         optimizer.zero_grad()
-        logits = model(held["tokens_BT"], held["positions_BT"], held["segment_ids_BT"])
+        logits = forward(held["tokens_BT"], held["positions_BT"], held["segment_ids_BT"])
         losses = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), held["targets_BT"].flatten(), reduction="none"
         )
@@ -148,15 +156,22 @@ def packed_batch(vocab_size, row_length, rows):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--size", choices=SIZES, default="nano")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile beside eager")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--row-length", type=int, default=256)
     parser.add_argument("--vocab", type=int, default=704)
     arguments = parser.parse_args()
-    config, mesh = dataclasses.replace(preset("nano"), vocab_size=arguments.vocab), make_mesh()
+    config, mesh = dataclasses.replace(SIZES[arguments.size], vocab_size=arguments.vocab), make_mesh()
     graphdef, params = init_params(config, 0, mesh)
     batch = packed_batch(config.vocab_size, arguments.row_length, arguments.rows)
-    steps = {"o1jax": jax_step(graphdef, params, batch, mesh), "torch": torch_step(config, params, batch)}
+    steps = {
+        "o1jax": jax_step(graphdef, params, batch, mesh),
+        "torch_eager": torch_step(config, params, batch, compiled=False),
+    }
+    if arguments.compiled:
+        steps["torch_compiled"] = torch_step(config, params, batch, compiled=True)
     for step in steps.values():  # compiles
         step()
     seconds, losses = {name: [] for name in steps}, {}
@@ -168,12 +183,15 @@ def main() -> None:
     tokens = int((batch["segment_ids_BT"] > 0).sum())
     rates = {name: tokens / statistics.median(times) for name, times in seconds.items()}
     figures = {
-        "benchmark": "nano_train_step",
+        "benchmark": f"{arguments.size}_train_step",
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "tokens_a_batch": tokens,
-        "o1jax_tokens_per_s": round(rates["o1jax"]),
-        "torch_eager_tokens_per_s": round(rates["torch"]),
-        "ratio": round(rates["o1jax"] / rates["torch"], 3),
+        **{f"{name}_tokens_per_s": round(rate) for name, rate in rates.items()},
+        **{
+            f"ratio_to_{name}": round(rates["o1jax"] / rate, 3)
+            for name, rate in rates.items()
+            if name != "o1jax"
+        },
         "last_losses": losses,
         "threads": torch.get_num_threads(),
         "versions": {"jax": jax.__version__, "torch": torch.__version__},

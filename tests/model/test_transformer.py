@@ -97,10 +97,11 @@ def test_remat_and_a_scanned_loop_change_no_loss_and_no_gradient():
 
     many_layers = dataclasses.replace(CONFIGS["qwen2"], n_layers=9)  # past the unrolled number
     loss, gradient = loss_and_gradient(many_layers)
-    loss_remat, gradient_remat = loss_and_gradient(dataclasses.replace(many_layers, remat=True))
-    np.testing.assert_allclose(loss, loss_remat, rtol=1e-6)
-    for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(gradient_remat), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-6)
+    for name in ("dots", "attention", "full"):
+        loss_remat, gradient_remat = loss_and_gradient(dataclasses.replace(many_layers, remat=name))
+        np.testing.assert_allclose(loss, loss_remat, rtol=1e-6)
+        for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(gradient_remat), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
 
 
 def test_logits_are_float32_and_the_head_is_tied_or_not():
@@ -164,5 +165,12 @@ def test_an_unknown_preset_and_a_bad_shape_are_refused():
         preset("qwen9")
     with pytest.raises(InputError, match="n_kv_heads"):
         dataclasses.replace(preset("nano"), n_kv_heads=3)
+    with pytest.raises(InputError, match="remat 'some' is unknown: use one of none, dots"):
+        dataclasses.replace(preset("nano"), remat="some")
     with pytest.raises(InputError, match="model config"):
         type(preset("nano")).from_json('{"family": "qwen2", "width": 3}')
+
+
+def test_a_config_that_was_written_when_remat_was_a_flag_is_read():
+    config = preset("qwen2.5-7b")
+    assert type(config).from_json(config.to_json().replace('"remat": "full"', '"remat": true')) == config

@@ -23,7 +23,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 from o1jax.parallel.processes import barrier, is_leader, process_count, process_index, start_processes
 start_processes()
 barrier("started")
-print("found", process_index(), process_count(), is_leader(), len(jax.devices()), flush=True)
+print(f"found {process_index()} {process_count()} {is_leader()} {len(jax.devices())}\\n", end="", flush=True)
 barrier("done")
 """
 
@@ -48,16 +48,31 @@ def test_the_compute_environment_keeps_what_is_set():
     assert compute_environment({"GLIBC_TUNABLES": "mine"}) == {"GLIBC_TUNABLES": "mine"}
 
 
-def test_two_processes_find_each_other_by_environment():
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "O1JAX_PROCESSES": "2"}
-    shared |= {"O1JAX_COORDINATOR": f"localhost:{port}"}
+        return free.getsockname()[1]
+
+
+def by_variables(index: int, port: int) -> dict[str, str]:
+    here = {"O1JAX_COORDINATOR": f"localhost:{port}", "O1JAX_PROCESSES": "2"}
+    return here | {"O1JAX_PROCESS_INDEX": str(index)}
+
+
+def by_slurm(index: int, port: int) -> dict[str, str]:
+    """What srun sets; JAX makes the coordinator's port from the job's number."""
+    here = {"O1JAX_COORDINATOR": "auto", "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost"}
+    return here | {"SLURM_NTASKS": "2", "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)}
+
+
+@pytest.mark.parametrize("describe", [by_variables, by_slurm])
+def test_two_processes_find_each_other_by_environment(describe):
+    port = free_port()
+    shared = {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            env=os.environ | shared | {"O1JAX_PROCESS_INDEX": str(index)},
+            env=os.environ | shared | describe(index, port),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

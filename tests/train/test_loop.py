@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,18 @@ def test_checkpoints_of_other_data_or_settings_are_refused(undisturbed):
         tiny_run.run(directory, data=tiny_run.batches(100))
     with pytest.raises(InputError, match="micro_batches"):
         tiny_run.run(directory, micro_batches=2)
+
+
+def test_a_damaged_step_is_named_and_without_it_the_run_goes_on_from_the_one_before(undisturbed, tmp_path):
+    tiny_run.run(tmp_path, max_steps=60)
+    damaged = tmp_path / "checkpoints/60"
+    largest = max((path for path in damaged.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"checkpoints/60 is damaged .*then go on from an earlier"):
+        tiny_run.run(tmp_path)
+    shutil.rmtree(damaged)
+    tiny_run.run(tmp_path)
+    assert curve(tmp_path) == curve(undisturbed[0])
 
 
 def test_patience_without_evaluation_is_refused(tmp_path):

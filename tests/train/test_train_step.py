@@ -1,8 +1,11 @@
 """One step: packing and micro-batches change nothing, nothing is compiled or transferred twice."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_run
 
@@ -10,7 +13,7 @@ from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh, place_batch
 from o1jax.records import InputError
 from o1jax.train import objectives, optimizer
-from o1jax.train.step import accumulate
+from o1jax.train.step import sums_and_gradient
 
 
 def trainer(**options):
@@ -22,7 +25,7 @@ def trainer(**options):
 def test_a_packed_batch_and_the_same_sequences_alone_give_the_same_loss_and_gradient():
     graphdef, params = tiny_run.model()
     program = jax.jit(
-        lambda params, batch: accumulate(graphdef, objectives.sft, params, batch, 1),
+        lambda params, batch: sums_and_gradient(graphdef, objectives.sft, None, params, batch),
         compiler_options=tiny_run.UNOPTIMIZED,
     )
 
@@ -76,6 +79,25 @@ def test_micro_batches_give_the_whole_batchs_step():
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics_4[name], value, rtol=1e-5, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole.params, parts.params)
+
+
+def test_gradients_in_bfloat16_give_nearly_the_same_step():
+    batch = tiny_run.batches().at(0)
+    (exact, step, mesh), (half, step_half, _) = trainer(), trainer(gradient_dtype="bfloat16")
+    exact, metrics = step(exact, place_batch(batch, mesh))
+    half, metrics_half = step_half(half, place_batch(batch, mesh))
+    np.testing.assert_allclose(metrics_half["grad_norm"], metrics["grad_norm"], rtol=0.03)
+    assert jax.tree.map(lambda x: x.dtype, half) == jax.tree.map(lambda x: x.dtype, exact)
+
+
+def test_moments_have_the_dtype_that_is_asked_for():
+    settings = dataclasses.replace(tiny_run.OPTIMIZER, moment_dtype="bfloat16")
+    state = jax.eval_shape(optimizer.make_optimizer(settings).init, tiny_run.model()[1])
+    moments = optax.tree_utils.tree_get(state, "mu"), optax.tree_utils.tree_get(state, "nu")
+    assert [{leaf.dtype.name for leaf in jax.tree.leaves(tree)} for tree in moments] == [
+        {"bfloat16"},
+        {"float32"},
+    ]
 
 
 def test_rows_that_do_not_split_into_micro_batches_are_refused():

@@ -1,0 +1,156 @@
+"""A plan: one program compiled for one topology, with its bounds; as a record and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from o1jax.model.attention import choose
+from o1jax.model.config import ModelConfig
+from o1jax.model.init import abstract_params, parameter_count
+from o1jax.parallel.mesh import make_mesh, sizes_of
+from o1jax.plan.bounds import Bounds, decode_bounds, mfu, train_bounds
+from o1jax.plan.program import GIB, Found, decode_program, train_program
+from o1jax.plan.topology import chip_of, devices_of
+from o1jax.records import InputError
+from o1jax.train.optimizer import OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to run. `mesh`: words as "fsdp=4" (parallel.mesh.sizes_of); `rows_per_device`: rows of the
+    global batch / devices."""
+
+    config: ModelConfig
+    topology: str
+    mesh: Sequence[str]
+    slices: int = 1
+    rows_per_device: float = 1.0
+    row_length: int = 4096
+    micro_batches: int = 1
+    moment_dtype: str | None = None
+    gradient_dtype: str | None = None
+
+
+def plan_train(job: Job) -> dict[str, Any]:
+    """The train step's figures. InputError for a mesh or batch that does not fit the topology."""
+    devices = devices_of(job.topology, job.slices)
+    mesh = make_mesh(sizes_of(job.mesh, len(devices)), devices, job.slices)
+    rows = round(job.rows_per_device * mesh.size)
+    split = mesh.shape["data"] * mesh.shape["fsdp"] * job.micro_batches
+    if rows % split or job.row_length % mesh.shape["context"]:
+        raise InputError(
+            f"{rows} rows of {job.row_length} tokens: rows must be a multiple of {split} (data, fsdp and "
+            f"micro-batches), tokens of {mesh.shape['context']} (context)"
+        )
+    optimizer = OptimizerSettings(
+        1e-5,
+        total_steps=1000,
+        weight_decay=0.1,
+        moment_dtype=job.moment_dtype,
+        gradient_dtype=job.gradient_dtype,
+    )
+    found = train_program(
+        job.config,
+        mesh,
+        optimizer,
+        rows=rows,
+        row_length=job.row_length,
+        micro_batches=job.micro_batches,
+    )
+    chip = chip_of(job.topology)
+    bound = train_bounds(job.config, chip, mesh.size, found, rows, job.row_length)
+    return {
+        "program": "train",
+        "topology": job.topology,
+        "slices": job.slices,
+        "devices": mesh.size,
+        "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
+        "rows": rows,
+        "row_length": job.row_length,
+        "attention": kernel_of(job.config, mesh),
+        "remat": job.config.remat,
+        "parameters": parameter_count(abstract_params(job.config, mesh)[1]),
+        **memory_figures(found),
+        "state_gib_per_device": round(found.arguments_gib, 2),
+        **bound_figures(bound, found),
+        "mfu_bound": round(mfu(bound, chip, mesh.size), 3) if found.fits else 0.0,
+    }
+
+
+def plan_decode(job: Job, slots: int) -> dict[str, Any]:
+    """The decode step's figures on one device of the topology, `slots` sequences of row_length tokens."""
+    mesh = make_mesh(devices=devices_of(job.topology)[:1])
+    found = decode_program(job.config, mesh, slots=slots, context=job.row_length)
+    chip = chip_of(job.topology)
+    bound = decode_bounds(job.config, chip, found, slots, job.row_length)
+    return {
+        "program": "decode",
+        "topology": job.topology,
+        "devices": 1,
+        "slots": slots,
+        "context": job.row_length,
+        **memory_figures(found),
+        **bound_figures(bound, found),
+        "tokens_per_s_bound": round(slots / bound.step_s) if found.fits else 0,
+    }
+
+
+def kernel_of(config: ModelConfig, mesh: Mesh) -> str:
+    """The attention kernel that the model has on this mesh."""
+    device = mesh.devices.flat[0]
+    return choose(
+        config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
+    )
+
+
+def memory_figures(found: Found) -> dict[str, Any]:
+    """fits and sizes, GiB a device."""
+    figures = {"fits": found.fits, "peak_gib_per_device": round(found.peak_gib, 2)}
+    if not found.fits:
+        return figures | {"limit_gib_per_device": round(found.limit_gib, 2), "compiler": found.needs}
+    return figures | {"temporaries_gib_per_device": round(found.temporaries_gib, 2)}
+
+
+def bound_figures(bound: Bounds, found: Found) -> dict[str, Any]:
+    """Bounds and collectives, of a step."""
+    return {
+        "compile_s": round(found.compile_s, 1),
+        "model_flops": bound.model_flops,
+        "compute_s": round(bound.compute_s, 5),
+        "memory_s": round(bound.memory_s, 5),
+        "network_s": round(bound.network_s, 5),
+        "step_s_bound": round(bound.step_s, 5),
+        "collectives": {
+            kind: {"calls": traffic.calls, "sent_gib_per_device": round(traffic.sent_bytes / GIB, 3)}
+            for kind, traffic in sorted(found.collectives.items())
+        },
+    }
+
+
+def table(plans: Sequence[Mapping[str, Any]]) -> str:
+    """One line a figure, one column a plan."""
+    plans = [flat(plan) for plan in plans]
+    names = dict.fromkeys(name for plan in plans for name in plan)  # in the order in which they come
+    rows = [[name, *(cell(plan.get(name, "")) for plan in plans)] for name in names]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(plans) + 1)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def flat(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan with a line a kind of collective, and its mesh as text."""
+    found = dict(plan)
+    for kind, traffic in found.pop("collectives").items():
+        found[kind] = f"{traffic['calls']} x, {traffic['sent_gib_per_device']:.3g} GiB"
+    if "mesh" in found:
+        found["mesh"] = ",".join(f"{axis}={size}" for axis, size in found["mesh"].items())
+    return found
+
+
+def cell(value: Any) -> str:
+    """A figure, short."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,145 @@
+"""Compiles the real programs for devices that are not there: the train step, the engine's decode step.
+
+Nothing is allocated: states and batches are shapes with shardings. That a program does not fit is the
+compiler's own finding, with its sizes, and not an error. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from o1jax.engine.programs import Slots, decode
+from o1jax.model.config import ModelConfig
+from o1jax.model.init import abstract_params
+from o1jax.model.kv_cache import init_cache
+from o1jax.parallel.mesh import batch_spec, replicated
+from o1jax.plan.collectives import Traffic, collectives
+from o1jax.train import objectives
+from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
+from o1jax.train.state import abstract_state
+from o1jax.train.step import make_train_step
+
+GIB = 1 << 30
+DECODED_BLOCK = 8  # tokens a call of the engine's decode program
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the compiler says of a program, a device. `peak_gib` is arguments (of which the results take the
+    place) and temporaries; where it does not fit, `needs` is the compiler's line and the sizes are its."""
+
+    fits: bool
+    peak_gib: float
+    limit_gib: float  # what it has for the program, where it said so; else 0
+    arguments_gib: float
+    temporaries_gib: float
+    compile_s: float
+    collectives: Mapping[str, Traffic]
+    needs: str = ""
+
+
+def train_program(
+    config: ModelConfig,
+    mesh: Mesh,
+    optimizer: OptimizerSettings,
+    *,
+    rows: int,
+    row_length: int,
+    micro_batches: int = 1,
+) -> Found:
+    """The SFT step on a global batch of `rows` x `row_length` tokens."""
+    graphdef, params = abstract_params(config, mesh)
+    transformation = make_optimizer(optimizer)
+    state = abstract_state(params, transformation, mesh)
+    step = make_train_step(
+        graphdef,
+        objectives.sft,
+        transformation,
+        state,
+        mesh,
+        schedule=make_schedule(optimizer),
+        micro_batches=micro_batches,
+        gradient_dtype=optimizer.gradient_dtype,
+    )
+    return compiled(step.trace(state, abstract_batch(mesh, rows, row_length)), mesh.size)
+
+
+def abstract_batch(mesh: Mesh, rows: int, row_length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A packed batch's shapes (batches/stream.py)."""
+    sharding = NamedSharding(mesh, batch_spec())
+    names = ("tokens_BT", "targets_BT", "positions_BT", "segment_ids_BT", "example_id_BT")
+    dtypes = {name: jnp.int32 for name in names} | {"weights_BT": jnp.float32}
+    return {
+        name: jax.ShapeDtypeStruct((rows, row_length), dtype, sharding=sharding)
+        for name, dtype in dtypes.items()
+    }
+
+
+def decode_program(config: ModelConfig, mesh: Mesh, *, slots: int, context: int) -> Found:
+    """The engine's decode program on one device, weights and cache in the compute dtype."""
+    config = dataclasses.replace(config, param_dtype=config.compute_dtype)
+    graphdef, params = abstract_params(config, mesh)
+
+    def on_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
+
+    cache = jax.tree.map(on_device, jax.eval_shape(lambda: init_cache(config, slots, context)))
+    traced = decode.trace(
+        graphdef, params, cache, jax.tree.map(on_device, empty_slots(slots)), jnp.int32(1), DECODED_BLOCK
+    )
+    return compiled(traced, mesh.size)
+
+
+def empty_slots(B: int) -> Slots:
+    """The shapes of what decoding knows of B slots."""
+
+    def shape(dtype, *dimensions: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((B, *dimensions), dtype)
+
+    integers = [shape(jnp.int32) for _ in range(4)]
+    floats = [shape(jnp.float32) for _ in range(2)]
+    return Slots(
+        shape(jnp.bool_), *integers, shape(jnp.uint32), *floats, shape(jnp.int32), shape(jnp.int32, 4)
+    )
+
+
+def compiled(traced: jax.stages.Traced, n_devices: int) -> Found:
+    """What the compiler makes of a traced program. Errors other than too little memory are raised."""
+    lowered, began = traced.lower(), time.monotonic()
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return refused(str(error), time.monotonic() - began)
+    seconds, memory = time.monotonic() - began, program.memory_analysis()
+    arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Found(
+        fits=True,
+        peak_gib=(arguments + memory.temp_size_in_bytes) / GIB,
+        limit_gib=0.0,
+        arguments_gib=arguments / GIB,
+        temporaries_gib=memory.temp_size_in_bytes / GIB,
+        compile_s=seconds,
+        collectives=collectives(program.as_text(), n_devices),
+    )
+
+
+def refused(message: str, seconds: float) -> Found:
+    """What the compiler found where the program does not fit; its error again, if it is another."""
+    sizes = re.search(r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm", message)
+    if "RESOURCE_EXHAUSTED" not in message or not sizes:
+        raise jax.errors.JaxRuntimeError(message)
+    used, limit = (gib(size) for size in sizes.groups())
+    line = " ".join(message[sizes.start() :].split("\n")[0].split())
+    return Found(False, used, limit, 0.0, 0.0, seconds, {}, line)
+
+
+def gib(size: str) -> float:
+    """ "17.3G" as GiB."""
+    return float(size[:-1]) / {"K": 1 << 20, "M": 1 << 10, "G": 1}[size[-1]]

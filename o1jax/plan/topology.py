@@ -1,0 +1,53 @@
+"""Accelerators that are not there: their devices as the compiler sees them, and their published figures.
+
+Needs libtpu (make install-plan), which jax loads by itself; compiles nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import topologies
+
+from o1jax.parallel.chips import CHIPS, Chip
+from o1jax.records import InputError
+
+WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+def chip_of(name: str) -> Chip:
+    """The chip of a topology's name, "v5p:2x2x2"; InputError for one that is not known."""
+    generation = name.split(":")[0]
+    if generation not in CHIPS or not re.fullmatch(r"\w+:\d+(x\d+)*", name):
+        raise InputError(
+            f"topology {name!r}: wanted <chip>:<shape>, such as v5p:2x2x2; chips: {', '.join(CHIPS)}"
+        )
+    return CHIPS[generation]
+
+
+def devices_of(name: str, slices: int = 1) -> Sequence[jax.Device]:
+    """The devices of `slices` topologies of this name; InputError where the compiler is missing."""
+    if name.split(":")[0] in ("h100", "h200"):
+        raise InputError(
+            f"topology {name!r}: only TPUs are compiled for here; for NVIDIA the cuDNN plugin "
+            "(jax-cuda12-pjrt, jax-cuda12-plugin) and a target description are missing"
+        )
+    chip_of(name)
+    for key, value in WITHOUT_TPU.items():
+        os.environ.setdefault(key, value)
+    settings = {"num_slices": slices} if slices > 1 else {}
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"topology {name!r} cannot be had ({' '.join(str(error).split())[:160]}); "
+            "libtpu comes with make install-plan"
+        ) from error
+    return found.devices

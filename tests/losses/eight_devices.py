@@ -1,0 +1,102 @@
+"""Run as a program on eight virtual CPU devices: log-probs, entropies and attention on meshes against one
+device, the collectives of the compiled programs, and their memory; one JSON line."""
+
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from o1jax.losses.logprobs import token_log_probs_and_entropy
+from o1jax.model.attention import packed_attention
+from o1jax.model.chunked import chunked_attention
+from o1jax.model.splash import splash_attention
+from o1jax.parallel.mesh import make_mesh, spec_of
+from o1jax.parallel.traced import on_mesh
+
+MESHES = {
+    "tensor": dict(tensor=8),
+    "all": dict(data=2, fsdp=2, tensor=2),
+    "context": dict(context=2, fsdp=2, tensor=2),
+}
+B, T, D, V, N, K, H = 4, 24, 16, 64, 8, 8, 8
+QUERIES, KEYS = ("batch", "length", "heads", None), ("batch", "length", "kv_heads", None)
+
+
+def largest_difference(a, b) -> float:
+    """Over all arrays, of the largest value of each."""
+    pairs = [
+        (np.asarray(x, np.float32), np.asarray(y, np.float32))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    ]
+    return max(float(np.abs(x - y).max() / max(1.0, np.abs(y).max())) for x, y in pairs)
+
+
+def compare(function, args, axes, mesh, reference=None) -> tuple[float, str]:
+    """(the largest difference of values and gradients to one device's, or to those of another function on
+    one device; the program's text)."""
+    program, plain = (
+        jax.value_and_grad(f, argnums=(0, 1), has_aux=True) for f in (function, reference or function)
+    )
+    shardings = tuple(NamedSharding(mesh, spec_of(a)) for a in axes)
+    compiled = jax.jit(on_mesh(program, mesh), in_shardings=shardings).lower(*args).compile()
+    found = compiled(*(jax.device_put(x, s) for x, s in zip(args, shardings, strict=True)))
+    return largest_difference(found, jax.jit(plain)(*args)), compiled.as_text()
+
+
+def log_prob_loss(hidden_BTD, head_DV, targets_BT):
+    log_probs_BT, entropy_BT = token_log_probs_and_entropy(
+        hidden_BTD, head_DV, targets_BT, temperature=0.7, chunk=16
+    )
+    weights_BT = jnp.cos(jnp.arange(B * T).reshape(B, T))
+    return (log_probs_BT * weights_BT + entropy_BT * weights_BT**2).sum(), (log_probs_BT, entropy_BT)
+
+
+def attention_loss(kernel, q_BTNH, kv, segments_BT):
+    out_BTNH = packed_attention(kernel, q_BTNH, *kv, segments_BT)
+    return (out_BTNH * jnp.cos(jnp.arange(out_BTNH.size).reshape(out_BTNH.shape))).sum(), out_BTNH
+
+
+def largest_gather(text: str) -> int:
+    """The elements of the largest array that an all-gather makes."""
+    shapes = re.findall(r"= \w+\[([\d,]+)\]\S* all-gather", text)
+    return max((int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes), default=0)
+
+
+def main() -> dict:
+    draw = np.random.default_rng(0)
+    hidden_BTD = jnp.asarray(draw.standard_normal((B, T, D)), jnp.float32)
+    head_DV = jnp.asarray(draw.standard_normal((D, V)), jnp.float32)
+    targets_BT = jnp.asarray(draw.integers(0, V, (B, T)))
+    segments_BT = jnp.asarray(np.tile(np.repeat([1, 2, 0], [10, 9, 5]), (B, 1)))
+    q_BTNH, *kv = (jnp.asarray(draw.standard_normal((B, T, n, H)), jnp.float32) for n in (N, K, K))
+    found: dict = {}
+    for name, shape in MESHES.items():
+        mesh = make_mesh(shape)
+        axes = [("batch", "length", None), ("embed", "vocab"), ("batch", "length")]
+        difference, text = compare(log_prob_loss, (hidden_BTD, head_DV, targets_BT), axes, mesh)
+        found[name] = {"log_probs": difference, "gathered": largest_gather(text)}
+        loss = functools.partial(attention_loss, chunked_attention)
+        args, axes = (q_BTNH, kv, segments_BT), [QUERIES, KEYS, ("batch", "length")]
+        found[name]["attention"] = compare(loss, args, axes, mesh)[0]
+    found["splash"] = splash_on_a_mesh(draw)
+    return found
+
+
+def splash_on_a_mesh(draw) -> float:
+    """The largest difference of splash attention, interpreted on a mesh with context, to the chunked form."""
+    q, k, v = (jnp.asarray(draw.standard_normal((1, 256, n, H)), jnp.float32) for n in (2, 1, 1))
+    segments = jnp.asarray(np.repeat([1, 2, 0], [100, 106, 50])[None])
+    interpreted = functools.partial(splash_attention, interpret=True)
+    splash, chunked = (functools.partial(attention_loss, form) for form in (interpreted, chunked_attention))
+    mesh = make_mesh(dict(context=2), jax.devices()[:2])
+    axes = [QUERIES, KEYS, ("batch", "length")]
+    return compare(splash, (q, (k, v), segments), axes, mesh, reference=chunked)[0]
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    print(json.dumps(main()))

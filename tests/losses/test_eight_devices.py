@@ -1,0 +1,43 @@
+"""Log-probs and attention on meshes of eight virtual devices give one device's values and gradients."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+PROGRAM = pathlib.Path(__file__).with_name("eight_devices.py")
+D, V = 16, 64  # as there
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    env |= {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # quick to compile
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", ["tensor", "all", "context"])
+def test_log_probs_and_entropies_of_a_split_vocabulary_equal_one_device_s(results, mesh):
+    assert results[mesh]["log_probs"] < 1e-5
+
+
+def test_neither_the_head_nor_logits_are_gathered_over_the_vocabulary(results):
+    assert results["tensor"]["gathered"] == 0
+    assert 0 < results["all"]["gathered"] <= D * V // 2  # over fsdp, half of the vocabulary a device
+
+
+@pytest.mark.parametrize("mesh", ["tensor", "all", "context"])
+def test_attention_on_a_mesh_equals_one_device_s(results, mesh):
+    assert results[mesh]["attention"] < 1e-5
+
+
+def test_splash_attention_with_segments_and_context_equals_the_chunked_form(results):
+    assert results["splash"] < 1e-5
