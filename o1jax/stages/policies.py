@@ -5,6 +5,8 @@ Does not train and does not choose an engine.
 
 from __future__ import annotations
 
+import dataclasses
+
 from etils import epath
 
 from o1jax.model import hf
@@ -25,6 +27,7 @@ def open_policy(place: epath.Path) -> Policy:
     if (place / "config.json").exists():
         mesh = make_mesh()
         config, params = hf.load(place, mesh)
+        config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
         graphdef, _ = abstract_params(config, mesh)
         return Policy(config, graphdef, params, load_tokenizer(str(place)))
     raise _none_there(place)

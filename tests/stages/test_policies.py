@@ -33,6 +33,7 @@ def test_three_forms_of_one_policy(tmp_path):
         policy = open_policy(place)
         assert same(policy.params, params)
         assert policy.tokenizer.encode("x = 1") == tokenizer.encode("x = 1")
+    assert open_policy(root / "published").config == dataclasses.replace(config, remat="full")
     before = input_hash(root / "published")
     text = (root / "published" / "config.json").read_text()
     (root / "published" / "config.json").write_text(text + " ")
