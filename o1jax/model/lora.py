@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import qwix
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf_names import Entry, entries
 from o1jax.model.init import abstract_params
 from o1jax.model.quantized import quantize, quantized_like
 from o1jax.model.transformer import Adapter, Transformer
-from o1jax.parallel.mesh import variable_sharding
+from o1jax.parallel.mesh import spec_of
 from o1jax.records import InputError
 
 BASES = ("as_is", "bfloat16", "int8", "nf4")
@@ -97,10 +97,9 @@ def attach(model: Transformer, entry: Entry, n_layers: int, settings: LoraSettin
     kernel_axes = tuple(nnx.state(module)[name].get_metadata("axes"))
 
     def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.LoRAParam:
-        struct = jax.ShapeDtypeStruct((n_layers, *shape), jnp.float32)
-        made = nnx.LoRAParam(struct, axes=axes)
-        sharding = variable_sharding(made, mesh)
-        return nnx.LoRAParam(jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=sharding), axes=axes)
+        sharding = NamedSharding(mesh, spec_of(("layers", *axes)))
+        struct = jax.ShapeDtypeStruct((n_layers, *shape), jnp.float32, sharding=sharding)
+        return nnx.LoRAParam(struct, axes=axes)
 
     inputs, rank = entry.inputs, settings.rank
     module.adapters[name] = Adapter(
