@@ -1,6 +1,9 @@
 import dataclasses
 import functools
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +103,18 @@ def test_nf4_rounds_to_the_nearest_of_its_levels_by_tiles_of_inputs():
     shares = np.asarray(kernel).reshape(2, 2, 64, 3) / peak
     nearest = levels[np.abs(shares[..., None] - levels).argmin(-1)] * peak
     np.testing.assert_allclose(dense(rounded, jnp.float32), nearest.reshape(2, 128, 3), atol=1e-6)
+
+
+def test_eight_devices_share_the_frozen_base_and_give_the_gradients_of_one():
+    program = pathlib.Path(__file__).with_name("lora_on_eight_devices.py")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    one, eight = found["one"], found["eight"]
+    assert (one["share"], eight["share"]) == (1, 1 / 4)
+    np.testing.assert_allclose(eight["loss"], one["loss"], rtol=2e-6)
+    np.testing.assert_allclose(eight["gradient_norms"], one["gradient_norms"], rtol=1e-4)
+    np.testing.assert_allclose(eight["merged"], one["merged"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("base", ["as_is", "nf4"])

@@ -212,6 +212,16 @@ def test_the_reference_is_the_policy_of_the_beginning_and_the_old_one_that_of_no
         assert not any(np.allclose(a, b, atol=1e-3) for a, b in zip(found, others, strict=True))
 
 
+def test_by_lora_the_frozen_base_is_the_reference_and_the_engine_gets_merged_weights(root, tmp_path):
+    lora, out = {"rank": 4, "alpha": 8.0}, tmp_path / "out"
+    tiny_rl.run(root, out, updates=2, lora=lora, loss={"kl_weight": 0.1}, learning_rate=1e-2)
+    first, second = tiny_rl.rows(out)
+    assert abs(first["kl"]) < 1e-6 < second["kl"]
+    assert max(row["sampler_difference"] for row in (first, second)) < 1e-4
+    policy = open_policy(epath.Path(out))
+    assert not policy.frozen and (out / "adapters" / "adapter_model.safetensors").exists()
+
+
 def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
     policy = open_policy(epath.Path(root / "policy"))
     learner = learner_of(policy, advantage="gae", loss={"value_weight": 1.0})
