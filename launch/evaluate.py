@@ -1,6 +1,8 @@
-"""Evaluates a policy on held-out problems: pass@k, ASPR, best-of-n.
+"""Evaluates a policy on held-out problems: pass@k, direct against pseudocode, ASPR, best-of-n.
 
-python launch/evaluate.py --config=configs/evaluate.py --workdir=runs/evaluate
+    python launch/evaluate.py --config=configs/evaluate.py --workdir=runs/evaluate
+
+With --config.inputs.samples=runs/evaluate, that evaluation's samples are judged again, and none are drawn.
 """
 
 import stage

@@ -7,6 +7,7 @@ Without --config.policy, a nano policy is warmed up on the ladder first; --confi
 search stages. The same command again goes on where it stopped.
 """
 
+import closing
 import entry
 from etils import epath
 
@@ -19,7 +20,8 @@ def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
     figures = process_rewards(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(figures))
-    print(f"models: {workdir}/prm/<objective>/policy; every figure: {workdir}/summary.json")
+    did = f"prm: models in {workdir}/prm/<objective>; {workdir}/summary.json has every figure"
+    closing.of_run(workdir, did, f"python launch/policy_rl.py --config.inputs.prm={workdir}/prm/hard")
 
 
 if __name__ == "__main__":

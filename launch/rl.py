@@ -5,6 +5,7 @@
 The same command again goes on where an interrupted run stopped.
 """
 
+import closing
 import entry
 from etils import epath
 
@@ -17,7 +18,8 @@ def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
     figures = reinforcement(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(figures))
-    print(f"rl: {figures['totals']['seconds'] / 60:.1f} min. All figures: {workdir}/summary.json")
+    did = f"rl: {figures['totals']['seconds'] / 60:.1f} min; {workdir}/summary.json has every figure"
+    closing.of_run(workdir, did, f"python tests/benchmarks/rl.py {workdir}")
 
 
 if __name__ == "__main__":

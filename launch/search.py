@@ -7,6 +7,7 @@ Without --config.policy, a nano policy is warmed up on the ladder first (once, a
 
 import json
 
+import closing
 import entry
 from etils import epath
 
@@ -18,7 +19,10 @@ def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
     manifest = search(Recipe(workdir, page, page["seed"]))
     print(json.dumps(manifest["figures"], indent=1))
-    print(f"search: {manifest['timings']['seconds']} s; trees in {workdir}/search")
+    did = f"search: {manifest['timings']['seconds']} s; trees in {workdir}/search/trees"
+    policy = manifest["places"]["policy"]
+    then = f"python launch/policy_sft.py --config.inputs.policy={policy} --config.inputs.references="
+    closing.of_run(workdir, did, f"{then} --config.inputs.found_0={workdir}/search")
 
 
 if __name__ == "__main__":

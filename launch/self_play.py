@@ -5,6 +5,7 @@
 The same command again goes on where an interrupted run stopped.
 """
 
+import closing
 import entry
 from etils import epath
 
@@ -18,9 +19,11 @@ def main(workdir: epath.Path, config) -> None:
     figures = play(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(figures))
     totals = figures["totals"]
-    print(
-        f"{totals['seconds'] / 60:.1f} min, {totals['generated_tokens']:,.0f} generated and "
-        f"{totals['trained_tokens']:,.0f} trained tokens. All figures: {workdir}/summary.json"
+    closing.of_run(
+        workdir,
+        f"self-play: {totals['seconds'] / 60:.1f} min, {totals['generated_tokens']:,.0f} generated and "
+        f"{totals['trained_tokens']:,.0f} trained tokens; {workdir}/summary.json has every figure",
+        f"python launch/lineage.py {workdir}/round_00/policy_sft",
     )
 
 

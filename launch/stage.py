@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+import closing
 import entry
 from etils import epath
 
@@ -15,14 +16,16 @@ from o1jax.stages import run
 from o1jax.stages.manifest import StageSpec
 
 
-def launch(name: str) -> None:
-    """Runs stage `name` into --workdir and prints its figures."""
+def launch(name: str, page: str = "") -> None:
+    """Runs stage `name` into --workdir and prints its figures, as a table where the stage writes one. Its
+    settings are in configs/<page>.py (the stage's name, if empty), unless --config says another."""
 
     def main(workdir: epath.Path, config) -> None:
-        page = entry.plain(config)
-        inputs = {name: place for name, place in page["inputs"].items() if place}
-        manifest = run.run(workdir, StageSpec(name, page[name], page["seed"], inputs))
-        print(json.dumps(manifest["figures"], indent=1))
-        print(f"{name}: {manifest['timings']['seconds']} s, written to {workdir}")
+        settings = entry.plain(config)
+        inputs = {name: place for name, place in settings["inputs"].items() if place}
+        manifest = run.run(workdir, StageSpec(name, settings[name], settings["seed"], inputs))
+        table = workdir / "table.md"
+        print(table.read_text() if table.exists() else json.dumps(manifest["figures"], indent=1))
+        closing.of_stage(workdir, name, manifest["timings"]["seconds"])
 
-    entry.start(name, main)
+    entry.start(page or name, main)

@@ -5,6 +5,7 @@
 The same command again goes on where it stopped.
 """
 
+import closing
 import entry
 from etils import epath
 
@@ -17,7 +18,8 @@ def main(workdir: epath.Path, config) -> None:
     page = entry.plain(config)
     found = test_generator(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(found))
-    print(f"every figure: {workdir}/summary.json and the manifest.json of each stage in {workdir}/tcg")
+    did = f"tcg: generators in {workdir}/tcg/<form>/<arm>; {workdir}/summary.json has every figure"
+    closing.of_run(workdir, did, f"python launch/write_tests.py --config.inputs.tcg={workdir}/tcg/plain/sft")
 
 
 if __name__ == "__main__":

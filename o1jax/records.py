@@ -47,7 +47,7 @@ class Problem:
     """A programming problem. `tests` may be used by search and RL, `hidden_tests` by evaluation only.
 
     `solutions` are reference programs; `reasoning` holds reference step chains (each ends in an
-    action-3 step whose text is the program). `entry_point` names the function in call form.
+    action-3 step whose text is the program). `entry_point` names the function that tests call.
     `setup` is code that the tests need beside the program. `json_values` says that call-form
     values came through JSON, so that a tuple equals a list.
     """

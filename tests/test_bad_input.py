@@ -99,7 +99,7 @@ def test_an_empty_or_malformed_problem_file_is_named(tmp_path, text):
     path = tmp_path / "problems.jsonl"
     path.write_text(text)
     code, errors = launch(
-        "check_problems", f"--config.check_problems.source={path}", f"--workdir={tmp_path / 'out'}"
+        "prepare", f"--config.check_problems.source={path}", f"--workdir={tmp_path / 'out'}"
     )
     assert code == 2 and len(errors) == 1 and "problems.jsonl" in errors[0]
 

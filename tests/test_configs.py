@@ -9,14 +9,27 @@ import jax
 import pytest
 
 from o1jax.model.init import abstract_params, parameter_count
+from o1jax.model.lora import LoraSettings, abstract_adapted
 from o1jax.model.presets import PRESETS, preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.stages import run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 VARIANTS = {
+    "prepare": (
+        "ladder",
+        "mbpp",
+        "mbpp_few_shot",
+        "mbpp_sanitized",
+        "humaneval",
+        "humaneval_plus",
+        "taco",
+        "apps",
+        "codecontests",
+    ),
     "self_play": ("demo", "ladder", "search"),
     "search": ("nano",),
+    "evaluate": ("demo", "mbpp", "humaneval"),
     "tcg": ("ladder", "deepseek-coder-1.3b"),
     "prm": ("ladder", "qwen2_5_coder_7b"),
     "policy_rl": ("nano", "qwen2.5-coder-7b"),
@@ -24,10 +37,8 @@ VARIANTS = {
     "rl": ("ladder",),
     "policy_sft": (
         "nano",
-        "qwen2.5-coder-0.5b",
-        "qwen2.5-coder-1.5b",
-        "qwen2.5-coder-3b",
-        "qwen2.5-coder-7b",
+        *(f"qwen2.5-{size}" for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b")),
+        *(f"qwen2.5-coder-{size}" for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b")),
     ),
 }
 NOT_A_STAGE = {
@@ -41,7 +52,7 @@ NOT_A_STAGE = {
     "held_out_trees",
     "more_trees",
 }
-NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "generated_tests", "steps", "prm_start"}
+NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "references_from", "generated_tests", "steps", "prm_start"}
 PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems", "audit")
 STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {"search_evaluate": "evaluate"}
 PAGES = [(path.stem, v) for path in sorted(CONFIGS.glob("*.py")) for v in VARIANTS.get(path.stem, (None,))]
@@ -78,9 +89,6 @@ def test_every_model_builds_in_shapes_alone(name):
     mesh = make_mesh()
     _, params = abstract_params(preset(name), mesh)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
-    published = {"qwen2.5-0.5b": 494e6, "qwen2.5-1.5b": 1.544e9, "qwen2.5-3b": 3.086e9, "qwen2.5-7b": 7.616e9}
-    if name in published:
-        assert parameter_count(params) == pytest.approx(published[name], rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +96,22 @@ def test_every_model_builds_in_shapes_alone(name):
 )
 def test_the_model_of_a_page_is_a_preset(stage, variant):
     assert load(stage, variant)[stage]["model"] in PRESETS
+
+
+@pytest.mark.parametrize(
+    "name, variant, stage",
+    [
+        ("tcg", "deepseek-coder-1.3b", "tcg_sft"),
+        ("tcg", "deepseek-coder-1.3b", "tcg_dpo"),
+        ("prm", "qwen2_5_coder_7b", "prm"),
+    ],
+)
+def test_the_adapters_of_a_page_build_in_shapes_alone(name, variant, stage):
+    page = load(name, variant)[stage]
+    lora = settings.parse(LoraSettings, page["lora"])
+    _, adapters, frozen = abstract_adapted(preset(page["model"]), lora, make_mesh())
+    assert 0 < 200 * parameter_count(adapters) < parameter_count(frozen)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((adapters, frozen)))
 
 
 @pytest.mark.parametrize("name, variant", [(n, "no_such_variant") for n in VARIANTS])

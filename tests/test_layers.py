@@ -16,7 +16,7 @@ FLOORS = {
     "self_play": 6,
 }  # fmt: skip
 HEAVY = ("vllm", "torch", "libtpu")
-HEAVY_ALLOWED = {"engine/vllm_engine.py", "engine/vllm_server.py"}
+HEAVY_ALLOWED = {"engine/vllm_engine.py", "engine/vllm_scheduler.py"}
 
 
 def imports_of(path: pathlib.Path) -> list[tuple[str, int]]:

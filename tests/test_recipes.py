@@ -10,7 +10,7 @@ from etils import epath
 
 from o1jax.records import InputError
 from o1jax.self_play import parts, play, recipe, reinforcement
-from o1jax.stages import run, settings
+from o1jax.stages import manifest, run, settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -42,7 +42,7 @@ def played(monkeypatch, tmp_path):
             (out / "manifest.json").write_text(json.dumps({"figures": figures}))
 
         monkeypatch.setattr(recipe, "run_in_child", note)
-        monkeypatch.setattr(recipe.summary, "write", lambda workdir: {})  # of made-up figures
+        monkeypatch.setattr(recipe.Recipe, "report", lambda self: {})  # of made-up figures
         function(recipe.Recipe(epath.Path(tmp_path), config, 0))
         return stages, str(tmp_path)
 
@@ -140,9 +140,8 @@ def test_search_alone_and_the_arms_beside_it(played):
 
 
 def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(played):
-    stages, root = played(
-        reinforcement.reinforcement, "rl", "ladder", policy="p", pool_trees="a", more_trees="b"
-    )
+    given = {"policy": "p", "references_from": "r", "pool_trees": "a", "more_trees": "b"}
+    stages, root = played(reinforcement.reinforcement, "rl", "ladder", **given)
     assert stages["prm/start"][2] == {"policy": "p", "found_0": "a", "found_1": "b"}
     arms = {place.split("/")[1] for place in stages if place.startswith("compare/")}
     assert {"search", "sampling", "dpo", "rl_outcome", "rl_process", "rl_linear", "loop"} <= arms
@@ -160,6 +159,8 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
             if arm.startswith("rl_"):
                 assert (parsed.generated_tokens, parsed.trained_tokens) == (searched, 500)
                 assert inputs["prm"] == f"{root}/prm/start"
+            if last == "policy_sft":
+                assert inputs["references"] == "r"
             if arm == "sampling":
                 assert stages[first][2]["match"] == f"{root}/compare/search/round_0{k}/search"
     loop = stages["compare/loop/round_01/policy_rl"][1]
@@ -170,8 +171,34 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
     assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 250
 
 
+def test_reinforcement_that_warms_up_itself_trains_on_those_references(played):
+    stages, root = played(reinforcement.reinforcement, "rl", "ladder")
+    wanted = f"{root}/warm_up_problems/references"
+    assert stages["warm_up"][2]["references"] == wanted
+    assert stages["compare/search/round_00/policy_sft"][2]["references"] == wanted
+
+
 LAST = {"search": "policy_sft", "sampling": "policy_sft", "dpo": "policy_dpo"}
 
 
 def figures_of(root, place):
     return json.loads((pathlib.Path(root) / place / "manifest.json").read_text())["figures"]
+
+
+def test_the_summary_and_the_page_are_written_after_every_stage_that_ran(monkeypatch, tmp_path):
+    def finish(out, spec):
+        if manifest.begin(out, spec) is None:
+            manifest.finish(out, spec, manifest.StageResult({"trained_tokens": 7}, {"seconds": 1.0}))
+
+    monkeypatch.setattr(recipe, "run_in_child", finish)
+    run = recipe.Recipe(epath.Path(tmp_path), {"warm_up": {}}, 0)
+    pages = [tmp_path / "report.html", tmp_path / "summary.json"]
+    run.stage("warm_up", "warm_up")
+    assert "1 stages finished" in pages[0].read_text()
+    assert json.loads(pages[1].read_text())["totals"]["trained_tokens"] == 7
+    for page in pages:
+        page.unlink()
+    run.stage("warm_up", "warm_up")  # is finished already
+    assert not any(page.exists() for page in pages)
+    run.stage("warm_up", "again", page="warm_up")
+    assert all(page.exists() for page in pages)

@@ -43,7 +43,7 @@ TINY = [
 
 
 def start(workdir, *more):
-    pool = f"--config.pool.source={workdir}/problems/references/problems.jsonl"  # which it can solve
+    pool = f"--config.pool.source={workdir}/problems/references"  # which it can solve
     command = [sys.executable, "launch/self_play.py", *TINY, pool, f"--workdir={workdir}", *more]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -86,6 +86,8 @@ def test_a_run_writes_the_summary_and_prints_the_table(finished):
     assert set(summary["compare"]) == {"sampling"}
     assert set(summary["tcg"]) == {"dpo"}
     assert "pass@1" in output and "summary.json" in output
+    assert f"look at: {workdir}/report.html" in output and (workdir / "report.html").exists()
+    assert "damaged" not in output
 
 
 def test_sampling_spends_the_tokens_that_search_spent(finished):

@@ -5,6 +5,7 @@ import json
 from etils import epath
 
 from o1jax.report import summary, tables
+from o1jax.report.run_files import RunFiles
 
 MEAN = {"mean": 0.25, "low": 0.2, "high": 0.3, "n": 10}
 
@@ -30,7 +31,7 @@ def test_curves_costs_and_arms(tmp_path):
     write(workdir, "round_00/evaluate", evaluation(0.2))
     write(workdir, "round_01/evaluate", evaluation(0.3))
     write(workdir, "compare/sampling/round_00/evaluate", evaluation(0.15))
-    got = summary.write(workdir)
+    got = summary.write(RunFiles(workdir))
     assert got == json.loads((workdir / "summary.json").read_text())
     means = {name: figure["mean"] for name, figure in got["held_out_pass_at_1"].items()}
     assert means == {"warm_up": 0.1, "round_0": 0.2, "round_1": 0.3, "final": 0.3}
@@ -42,7 +43,7 @@ def test_curves_costs_and_arms(tmp_path):
 def test_an_unfinished_run_has_what_there_is(tmp_path):
     workdir = epath.Path(tmp_path)
     write(workdir, "problems/pool", {"problems": 3})
-    got = summary.write(workdir)
+    got = summary.write(RunFiles(workdir))
     assert got["held_out_pass_at_1"] == {} and got["totals"]["seconds"] == 2.0
 
 
@@ -53,7 +54,7 @@ def test_process_reward_models_stand_beside_their_baseline(tmp_path):
     write(workdir, "prm/soft", {"held_out": held_out, "trained_tokens": 5})
     arms = {"search": {"pass_rate": MEAN}, "search_prm": {"pass_rate": MEAN}}
     write(workdir, "prm/evaluate", {"search": arms, "search_differences": {"search_prm - search": MEAN}})
-    got = summary.write(workdir)["prm"]
+    got = summary.write(RunFiles(workdir))["prm"]
     assert got["soft"]["pair_accuracy"] == 0.75 and got["soft"]["baseline"]["pair_accuracy"] == 0.5
     assert got["soft"]["auc_difference"] == MEAN and "log_loss" not in got["soft"]
     assert got["search"] == {"search": MEAN, "search_prm": MEAN}
@@ -76,7 +77,7 @@ def test_generators_are_listed_by_form_and_kind(tmp_path):
     write(workdir, "tcg/plain/sft_evaluate", figures)
     write(workdir, "tcg/traced/shuffled_evaluate", {**figures, "after": {}})
     write(workdir, "tcg/selection", {"agreement": MEAN})
-    got = summary.write(workdir)["tcg"]
+    got = summary.write(RunFiles(workdir))["tcg"]
     assert list(got) == ["plain/sft", "traced/shuffled", "selection"] and got["plain/sft"] == figures
     _, plain, traced = tables.generators({"tcg": got}).splitlines()
     assert plain.split() == ["plain/sft", *["0.250"] * 5, "-", "0.250"] and traced.split()[-3:] == ["-"] * 3
@@ -105,7 +106,7 @@ def test_policy_gradient_and_dpo_are_listed_by_place_with_their_watchers(tmp_pat
     write(workdir, "round_00/policy_rl", {**RL, "generated_tokens": 9, "next_update": 40})
     write(workdir, "compare/dpo/round_00/policy_dpo", {"pairs": 3, "problems": 2, "steps": 5, "margin": 1.0})
     write(workdir, "round_00/policy_sft", {"updates": 3})
-    got = summary.write(workdir)["rl"]
+    got = summary.write(RunFiles(workdir))["rl"]
     assert got == {
         "compare/dpo/round_00/policy_dpo": {"pairs": 3, "problems": 2, "steps": 5},
         "round_00/policy_rl": RL,

@@ -20,7 +20,8 @@ class Request:
     (its text may run past the string). `stop_ids` likewise (finish reason "eos" for the
     tokenizer's own, which is always a stop). Sample i draws from fold_seed(seed, i), so a sample
     depends on (weights, prompt_ids, seed, i) and the sampling settings alone. `reuse_prefix` says
-    that other requests will share this prompt's start, so its keys and values are worth keeping.
+    that other requests will share this prompt's start, so its keys and values are worth keeping;
+    `problem` names what they are about: where there are several servers, those of one go to one.
     """
 
     prompt_ids: tuple[int, ...]
@@ -33,6 +34,7 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     seed: int = 0
     reuse_prefix: bool = True
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What is in flight: a request with its future, its samples as they grow, and the run's fixed shape.
 
-Holds no device array and decides no order; that is prompt_queue.py and scheduler.py.
+Holds no device array and decides no order; that is prompt_queue.py and scheduler.py (vllm_scheduler.py).
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from o1jax.engine.interface import Completion, Request
 from o1jax.engine.prefix_cache import Chunk
+from o1jax.engine.requests import check, token_limit
 from o1jax.engine.stopping import Stop
 from o1jax.model.config import ModelConfig
 from o1jax.records import FinishReason
@@ -87,3 +90,41 @@ class Sample:
             return "eos" if ids[end] == stop.eos else "stop"
         self.tail = stop.tail(self.tail, ids, table)
         return "length" if len(self.token_ids) == self.job.limit else None
+
+    def completion(
+        self, tokenizer: PreTrainedTokenizerBase, reason: FinishReason, version: int
+    ) -> Completion:
+        """What the caller gets of a sample that has ended."""
+        ids = self.token_ids[:-1] if reason == "eos" else self.token_ids
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return Completion(tuple(self.token_ids), tuple(self.log_probs), text, reason, version)
+
+
+class Intake:
+    """Requests -> jobs: refuses what cannot be served before anything runs, and compiles stops."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        table: Sequence[bytes],
+        max_context: int,
+        vocab_size: int,
+        stop_ids: int,
+    ):
+        self._eos = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        self._table, self._max_context, self._vocab_size = table, max_context, vocab_size
+        self._room = stop_ids
+        self._stop_ids: dict[Stop, tuple[int, ...]] = {}
+
+    def jobs(self, requests: Sequence[Request]) -> list[Job]:
+        """A job a request; InputError for the first that cannot be served."""
+        check(requests, self._max_context, self._vocab_size)
+        return [self._job(request) for request in requests]
+
+    def _job(self, request: Request) -> Job:
+        strings = tuple(text.encode() for text in request.stop)
+        stop = Stop(self._eos, frozenset(request.stop_ids), strings)
+        if stop not in self._stop_ids:
+            self._stop_ids[stop] = stop.device_ids(self._table, self._room)
+        limit = token_limit(request, self._max_context)
+        return Job(request, limit, stop, self._stop_ids[stop], concurrent.futures.Future())

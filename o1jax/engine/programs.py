@@ -85,13 +85,21 @@ def copy_chunks(
     return jax.lax.fori_loop(0, n, one, cache)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "block"), donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("graphdef", "block", "n_tokens"), donate_argnames=("cache",))
 def decode(
-    graphdef: nnx.GraphDef, params: nnx.State, cache: KVCache, slots: Slots, patience: jax.Array, block: int
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    cache: KVCache,
+    slots: Slots,
+    patience: jax.Array,
+    block: int,
+    n_tokens: int | None = None,
 ) -> tuple[KVCache, Decoded]:
     """Decodes up to `block` tokens a live slot; ends early when `patience` slots have finished.
 
-    A slot finishes at one of its stop ids or at its limit, and then neither writes nor counts.
+    A slot finishes at one of its stop ids or at its limit, and then neither writes nor counts. Ids from
+    `n_tokens` on (None: there are none), the rows of a padded vocabulary, are never sampled and have no
+    share of the distribution.
     """
     B, S = slots.token_B.shape[0], cache.slots
     model = merge(graphdef, params)
@@ -107,9 +115,8 @@ def decode(
         positions_B = jnp.where(slots.live_B, slots.position_B, S)
         hidden_BTD, cache = model.cached(slots.token_B[:, None], positions_B[:, None], cache)
         draw_B = uniform(slots.seed_B, slots.generated_B.astype(jnp.uint32))
-        token_B, log_prob_B = sample(
-            model.logits(hidden_BTD[:, 0]), draw_B, slots.temperature_B, slots.top_p_B, slots.top_k_B
-        )
+        logits_BV = model.logits(hidden_BTD[:, 0])[:, :n_tokens]
+        token_B, log_prob_B = sample(logits_BV, draw_B, slots.temperature_B, slots.top_p_B, slots.top_k_B)
         out = Decoded(
             out.tokens_TB.at[out.steps].set(token_B),
             out.log_probs_TB.at[out.steps].set(log_prob_B),

@@ -15,14 +15,12 @@ from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine import programs
-from o1jax.engine.interface import Completion
 from o1jax.engine.jobs import Job, Sample, Shape
 from o1jax.engine.prompt_queue import PromptQueue
 from o1jax.engine.stopping import token_bytes
 from o1jax.model.config import ModelConfig
 from o1jax.model.kv_cache import KVCache, init_cache
 from o1jax.parallel.seeds import fold_seed
-from o1jax.records import FinishReason
 
 
 class Scheduler:
@@ -47,6 +45,10 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         return not any(self.samples) and not self.prompts.jobs()
+
+    def add(self, job: Job) -> None:
+        """A request to serve, behind those that wait."""
+        self.prompts.waiting.append(job)
 
     def jobs(self) -> list[Job]:
         """Every request whose caller still waits, once."""
@@ -106,7 +108,13 @@ class Scheduler:
         # Somebody waits: come back as soon as a few slots are free. Nobody: when all have finished.
         patience = max(1, self.shape.slots // 16) if self.prompts.jobs() else self.shape.slots
         self.cache, out = programs.decode(
-            self.graphdef, self.params, self.cache, self.slots, np.int32(patience), self.shape.block
+            self.graphdef,
+            self.params,
+            self.cache,
+            self.slots,
+            np.int32(patience),
+            self.shape.block,
+            min(len(self.tokenizer), self.config.vocab_size),
         )
         out = jax.device_get(out)  # from here on the arrays in self.slots may be written
         self.counters["decode_steps"] += int(out.steps)
@@ -124,17 +132,13 @@ class Scheduler:
         self.counters["wasted_tokens"] += len(ids) - (len(sample.token_ids) - before)
         if reason is not None:
             self.counters["generated_tokens"] += len(sample.token_ids)
-            sample.job.finish(sample.index, self._completion(sample, reason))
+            completion = sample.completion(self.tokenizer, reason, self.version)
+            sample.job.finish(sample.index, completion)
             self._free(slot)
         else:
             self.slots.token_B[slot] = ids[-1]
             self.slots.position_B[slot] += len(ids)
             self.slots.generated_B[slot] += len(ids)
-
-    def _completion(self, sample: Sample, reason: FinishReason) -> Completion:
-        ids = sample.token_ids[:-1] if reason == "eos" else sample.token_ids
-        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return Completion(tuple(sample.token_ids), tuple(sample.log_probs), text, reason, self.version)
 
 
 def empty_slots(shape: Shape) -> programs.Slots:

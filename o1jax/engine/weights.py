@@ -16,14 +16,19 @@ from o1jax.records import InputError
 
 def placed(params: nnx.State, abstract: nnx.State) -> nnx.State:
     """A copy of `params` with the dtypes and shardings of `abstract`; InputError where shapes differ."""
+    check_shapes(params, abstract)
+    on_device = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    return cast(on_device, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)))
+
+
+def check_shapes(params: nnx.State, abstract: nnx.State) -> None:
+    """InputError for the first parameter that has another shape than in `abstract`, or is in one alone."""
     wanted, seen = shapes(abstract), shapes(params)
     for name in sorted(wanted.keys() | seen.keys()):
         if wanted.get(name) != seen.get(name):
             raise InputError(
                 f"parameter {name} has shape {seen.get(name)}, the model config wants {wanted.get(name)}"
             )
-    on_device = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
-    return cast(on_device, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)))
 
 
 def shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:

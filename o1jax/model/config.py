@@ -9,6 +9,7 @@ import dataclasses
 import json
 from typing import Literal, get_args
 
+from o1jax.model.rope import RopeScaling
 from o1jax.records import InputError
 
 Family = Literal["qwen2", "qwen3", "llama"]
@@ -35,6 +36,7 @@ class ModelConfig:
     d_ff: int
     max_context: int
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = RopeScaling()
     rms_eps: float = 1e-6
     tie_embeddings: bool = False
     qkv_bias: bool = False
@@ -64,6 +66,7 @@ class ModelConfig:
             fields = json.loads(text)
             if isinstance(fields.get("remat"), bool):  # as it was written before it had names
                 fields["remat"] = "full" if fields["remat"] else "none"
-            return cls(**fields)
+            scaling = RopeScaling(**fields.pop("rope_scaling", {}))  # absent before there was any
+            return cls(**fields, rope_scaling=scaling)
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise InputError(f"not a model config: {error}") from error

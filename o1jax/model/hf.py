@@ -12,14 +12,15 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf_config import config_from_hf, config_to_hf
-from o1jax.model.hf_files import open_tensors, read_json, write_tensors
-from o1jax.model.hf_names import Entry, entries, hf_tensors
+from o1jax.model.hf_files import DTYPES, TensorSpec, open_tensors, read_json, write_tensors
+from o1jax.model.hf_names import Entry, entries, hf_specs, hf_tensors
 from o1jax.model.init import abstract_params
 from o1jax.records import InputError
 
@@ -32,7 +33,8 @@ def load(path: str | os.PathLike, mesh: Mesh, dtype: str = "float32") -> tuple[M
     """(config, params) of a checkpoint directory, in `dtype`, each device reading only its slices.
 
     Raises InputError for a missing or corrupt file, what hf_config.py refuses, and a tensor that is
-    missing, unknown or of another shape than config.json promises.
+    missing, unknown, quantized or of another shape than config.json promises. Beside what the devices
+    hold, the host holds one tensor of the files at a time.
     """
     directory = pathlib.Path(path)
     config = config_from_hf(read_json(directory / "config.json"), dtype)
@@ -41,13 +43,8 @@ def load(path: str | os.PathLike, mesh: Mesh, dtype: str = "float32") -> tuple[M
     _, abstract = abstract_params(config, mesh)
     flat = dict(nnx.to_flat_state(abstract))
     for entry in entries(config):
-        struct = flat[entry.path].get_value()
-
-        def read(index, entry=entry, struct=struct) -> np.ndarray:
-            return read_part(config, tensors, entry, index).astype(struct.dtype)
-
-        array = jax.make_array_from_callback(struct.shape, struct.sharding, read)
-        flat[entry.path] = flat[entry.path].replace(array)
+        read = read_stacked if entry.stacked else read_single
+        flat[entry.path] = flat[entry.path].replace(read(tensors, entry, flat[entry.path].get_value()))
     return config, nnx.from_flat_state(flat)
 
 
@@ -62,18 +59,39 @@ def check_tensors(directory: pathlib.Path, config: ModelConfig, tensors: dict[st
                 raise InputError(f"{directory}: tensor {name} is missing")
             if (seen := tuple(tensors[name].get_shape())) != entry.hf_shape:
                 raise InputError(f"{directory}: tensor {name} is {seen}, config.json wants {entry.hf_shape}")
+            if (kind := tensors[name].get_dtype()) not in DTYPES.values():
+                raise InputError(f"{directory}: tensor {name} is {kind}; wanted one of {[*DTYPES.values()]}")
     if unknown := sorted(name for name in set(tensors) - known if not name.endswith(IGNORED)):
         raise InputError(f"{directory}: tensor {unknown[0]} has no place in a {config.family} model")
 
 
-def read_part(
-    config: ModelConfig, tensors: dict[str, Any], entry: Entry, index: tuple[slice, ...]
-) -> np.ndarray:
-    """The part `index` of our array (stacked over layers where it is), read from theirs."""
-    if not entry.stacked:
-        return read_layer(tensors[entry.name], entry, index)
-    layers = range(*index[0].indices(config.n_layers))
-    return np.stack([read_layer(tensors[entry.hf_name(layer)], entry, index[1:]) for layer in layers])
+def read_single(tensors: dict[str, Any], entry: Entry, struct: jax.ShapeDtypeStruct, layer=0) -> jax.Array:
+    """One layer's array, or one that is not stacked, onto the struct's sharding."""
+    theirs = tensors[entry.hf_name(layer)]
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        return read_layer(theirs, entry, index).astype(struct.dtype)
+
+    return jax.make_array_from_callback(struct.shape, struct.sharding, read)
+
+
+def read_stacked(tensors: dict[str, Any], entry: Entry, struct: jax.ShapeDtypeStruct) -> jax.Array:
+    """The layers' arrays put into one on the devices, so that the host never holds more than a layer's."""
+    of_layer = NamedSharding(struct.sharding.mesh, PartitionSpec(*struct.sharding.spec[1:]))
+    like = jax.ShapeDtypeStruct(struct.shape[1:], struct.dtype, sharding=of_layer)
+    stacked = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)(
+        struct.shape, struct.dtype
+    )
+    put = jax.jit(put_layer, donate_argnums=0, out_shardings=struct.sharding)
+    for layer in range(struct.shape[0]):
+        stacked = put(stacked, read_single(tensors, entry, like, layer), layer)
+        stacked.block_until_ready()  # else the host reads ahead, and holds what it has read
+    return stacked
+
+
+def put_layer(stacked: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
+    """`stacked` with `part` as its layer `layer`."""
+    return jax.lax.dynamic_update_index_in_dim(stacked, part, layer, axis=0)
 
 
 def read_layer(theirs: Any, entry: Entry, index: tuple[slice, ...]) -> np.ndarray:
@@ -106,13 +124,15 @@ def export(
     """Writes safetensors, config.json and the tokenizer's files, for transformers and vLLM to load.
 
     `tokenizer` is a transformers tokenizer or None. Several files with an index above shard_bytes.
-    config.json comes last: a directory without it is half-written.
+    config.json comes last: a directory without it is half-written. The host holds one tensor at a time.
     """
     directory = pathlib.Path(path)
     fields = config_to_hf(config)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").unlink(missing_ok=True)
-    write_tensors(directory, ((name, np.asarray(x)) for name, x in hf_tensors(config, params)), shard_bytes)
+    specs = [TensorSpec(*spec) for spec in hf_specs(config)]
+    arrays = (np.asarray(array) for _, array in hf_tensors(config, params))
+    write_tensors(directory, specs, arrays, shard_bytes)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
         fields |= {

@@ -1,6 +1,6 @@
 """config.json of a Hugging Face checkpoint <-> ModelConfig. What is not supported is refused by name.
 
-Reads and writes the dictionary only; files are hf.py's.
+Reads and writes the dictionary only; files are hf.py's, rotary settings hf_rope.py's.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from o1jax.model.config import Family, ModelConfig
+from o1jax.model.hf_rope import rope_from_hf, rope_to_hf
 from o1jax.records import InputError
 
 ARCHITECTURES: dict[str, Family] = {
@@ -25,6 +26,7 @@ def config_from_hf(fields: dict[str, Any], param_dtype: str) -> ModelConfig:
     family = family_of(fields)
     refuse_unsupported(fields)
     try:
+        theta, scaling = rope_from_hf(fields)
         return ModelConfig(
             family=family,
             vocab_size=fields["vocab_size"],
@@ -35,7 +37,8 @@ def config_from_hf(fields: dict[str, Any], param_dtype: str) -> ModelConfig:
             head_dim=fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"],
             d_ff=fields["intermediate_size"],
             max_context=fields["max_position_embeddings"],
-            rope_theta=rope_theta_of(fields),
+            rope_theta=theta,
+            rope_scaling=scaling,
             rms_eps=fields["rms_norm_eps"],
             tie_embeddings=fields.get("tie_word_embeddings", False),
             qkv_bias=family == "qwen2",
@@ -55,28 +58,14 @@ def family_of(fields: dict[str, Any]) -> Family:
     return ARCHITECTURES[names[0]]
 
 
-def rope_settings(fields: dict[str, Any]) -> dict[str, Any]:
-    """rope_parameters (transformers 5), rope_scaling (before), or nothing."""
-    return fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-
-
-def rope_theta_of(fields: dict[str, Any]) -> float:
-    """The rotary base in either spelling; 10,000 where there is none."""
-    return float(rope_settings(fields).get("rope_theta") or fields.get("rope_theta") or 10_000.0)
-
-
 def refuse_unsupported(fields: dict[str, Any]) -> None:
     """InputError for the first setting that would change the arithmetic and is not implemented."""
-    rope = rope_settings(fields)
-    rope_type = rope.get("rope_type") or rope.get("type") or "default"
-    if rope_type != "default":
-        raise InputError(f"rope type {rope_type!r} is not supported: only 'default' is")
     sliding_layers = "sliding_attention" in (fields.get("layer_types") or [])
     if fields.get("use_sliding_window") or sliding_layers:
         raise InputError("the checkpoint uses sliding-window attention, which is not supported")
     if fields.get("hidden_act", "silu") != "silu":
         raise InputError(f"activation {fields['hidden_act']!r} is not supported: only 'silu' is")
-    for name in ("attention_bias", "mlp_bias"):
+    for name in ("attention_bias", "mlp_bias", "quantization_config"):
         if fields.get(name):
             raise InputError(f"config.json sets {name}, which is not supported")
 
@@ -102,8 +91,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_context,
         "rms_norm_eps": config.rms_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        **rope_to_hf(config.rope_theta, config.rope_scaling),
         "tie_word_embeddings": config.tie_embeddings,
         "hidden_act": "silu",
         "attention_bias": False,

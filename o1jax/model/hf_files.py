@@ -5,19 +5,21 @@ Every fault of a file is an InputError that names it. Knows tensor names, not wh
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from o1jax.records import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # numpy's name -> the file's
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -62,47 +64,64 @@ def open_file(path: pathlib.Path) -> Any:
         raise InputError(f"checkpoint file {path} is corrupt or truncated: {error}") from error
 
 
+class TensorSpec(NamedTuple):
+    """What a file's header says of a tensor; dtype is numpy's name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
 def write_tensors(
-    directory: pathlib.Path, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int
+    directory: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterable[np.ndarray], shard_bytes: int
 ) -> None:
-    """Writes tensors as one file, or as shards of at most shard_bytes (but one tensor) with an index.
+    """Writes `arrays`, which are as `specs` say, as one file, or as shards of at most shard_bytes (but one
+    tensor) with an index, in place of the checkpoint that was there.
 
-    Holds one shard in memory at a time.
+    Headers are made from the specs, so that one array is held at a time.
     """
-    shards: list[list[str]] = []
-    held: dict[str, np.ndarray] = {}
-
-    def flush() -> None:
-        save_file(held, directory / part_name(len(shards)), metadata={"format": "pt"})
-        shards.append(list(held))
-        held.clear()
-
-    total = 0
-    for name, array in tensors:
-        if held and sum(a.nbytes for a in held.values()) + array.nbytes > shard_bytes:
-            flush()
-        held[name] = np.ascontiguousarray(array)
-        total += array.nbytes
-    flush()
-    name_shards(directory, shards, total)
+    for stale in (*directory.glob("model-*-of-*.safetensors"), directory / INDEX, directory / SINGLE):
+        stale.unlink(missing_ok=True)
+    shards, iterator = in_shards(specs, shard_bytes), iter(arrays)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards):
+        name = SINGLE if len(shards) == 1 else f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        write_file(directory / name, shard, itertools.islice(iterator, len(shard)))
+        weight_map |= {spec.name: name for spec in shard}
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs)}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=1))
 
 
-def part_name(number: int) -> str:
-    """A shard's name until the number of shards is known."""
-    return f"model-part-{number}.safetensors"
+def in_shards(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:
+    """The specs, in order, cut where a file would grow beyond shard_bytes."""
+    shards: list[list[TensorSpec]] = [[]]
+    for spec in specs:
+        if shards[-1] and sum(held.nbytes for held in shards[-1]) + spec.nbytes > shard_bytes:
+            shards.append([])
+        shards[-1].append(spec)
+    return shards
 
 
-def name_shards(directory: pathlib.Path, shards: list[list[str]], total: int) -> None:
-    """Gives the written parts their final names, and writes the index where there are several."""
-    for stale in (INDEX, SINGLE):  # of an earlier export: transformers would prefer it
-        (directory / stale).unlink(missing_ok=True)
-    if len(shards) == 1:
-        (directory / part_name(0)).replace(directory / SINGLE)
-        return
-    weight_map = {}
-    for number, names in enumerate(shards):
-        final = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (directory / part_name(number)).replace(directory / final)
-        weight_map.update(dict.fromkeys(names, final))
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index, indent=1))
+def write_file(path: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterable[np.ndarray]) -> None:
+    """One safetensors file: the header's length, the header in JSON, then the arrays' bytes in order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for spec in specs:
+        start, end = end, end + spec.nbytes
+        header[spec.name] = {
+            "dtype": DTYPES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8 bytes
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for spec, array in zip(specs, arrays, strict=True):
+            assert (array.dtype.name, array.shape) == (spec.dtype, spec.shape), f"{spec.name} is not as said"
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

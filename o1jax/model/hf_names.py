@@ -97,3 +97,10 @@ def hf_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, ja
             continue
         for layer in range(config.n_layers):
             yield entry.hf_name(layer), entry.to_hf(ours[layer])
+
+
+def hf_specs(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape) of what hf_tensors gives, in its order."""
+    for entry in entries(config):
+        for layer in range(config.n_layers if entry.stacked else 1):
+            yield entry.hf_name(layer), config.param_dtype, entry.hf_shape

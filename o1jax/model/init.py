@@ -17,6 +17,7 @@ from o1jax.model.config import ModelConfig
 from o1jax.model.transformer import Transformer
 from o1jax.parallel.mesh import param_shardings
 
+NO_PARAMS = nnx.State({})
 # LLVM's level 3 takes a second for each draw of random numbers that level 2 compiles in a sixth.
 QUICK_COMPILE = {"xla_backend_optimization_level": 2}
 
@@ -63,9 +64,9 @@ def compiled_draw(config: ModelConfig, mesh: Mesh):
     return graphdef, jax.jit(draw, out_shardings=shardings, compiler_options=options)
 
 
-def merge(graphdef: nnx.GraphDef, params: nnx.State) -> Transformer:
-    """The module with these parameters; use it inside jit."""
-    return nnx.merge(graphdef, params)
+def merge(graphdef: nnx.GraphDef, params: nnx.State, frozen: nnx.State = NO_PARAMS) -> Transformer:
+    """The module with these parameters, of which only `params` are trained; use it inside jit."""
+    return nnx.merge(graphdef, params, frozen)
 
 
 def parameter_count(params: nnx.State) -> int:

@@ -1,14 +1,12 @@
 """The decoder: one readable NNX module for the Qwen2, Qwen3 and Llama families.
 
-RMSNorm before attention and feed-forward, rotary positions (the half-rotation form of Hugging
-Face), grouped queries, SwiGLU. Parameters of all layers are stacked on a leading axis L and carry
-logical axis names (`axes`) that parallel/mesh.py maps to the mesh. Does not choose an attention
+RMSNorm before attention and feed-forward, rotary positions (rope.py), grouped queries, SwiGLU.
+Parameters of all layers are stacked on a leading axis L and carry logical axis names (`axes`) that
+parallel/mesh.py maps to the mesh. Does not choose an attention
 kernel (attention.py), read weights (hf.py) or compute losses.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,35 +17,16 @@ from o1jax.model.attention import KERNELS, packed_attention
 from o1jax.model.chunked import cached_attention
 from o1jax.model.config import ModelConfig
 from o1jax.model.kv_cache import KVCache, write_layer
+from o1jax.model.quantized import dense
 from o1jax.model.remat import remat
+from o1jax.model.rope import Rotation, rotate, rotation
 from o1jax.parallel.traced import constrain, traced_mesh
 
 INIT_STD = 0.02
 HIDDEN = ("batch", "residual_length", None)  # logical axes of what goes from layer to layer,
 INPUT = ("batch", "length", None)  # and of what a layer's products read
+INNER = ("batch", "length", "ff")
 UNROLLED_LAYERS = 8  # up to here the layer scan is unrolled: 1.2 times the speed of a loop on a CPU
-
-
-class Rotation(NamedTuple):
-    """cos and sin of the rotary angles of every token, shared by all layers; R = H / 2."""
-
-    cos_BTR: jax.Array
-    sin_BTR: jax.Array
-
-
-def rotation(config: ModelConfig, positions_BT: jax.Array) -> Rotation:
-    """Rotary angles position * theta^(-2i/H), float32."""
-    frequencies_R = config.rope_theta ** (-jnp.arange(0, config.head_dim, 2) / config.head_dim)
-    angles_BTR = positions_BT[..., None].astype(jnp.float32) * frequencies_R
-    return Rotation(jnp.cos(angles_BTR), jnp.sin(angles_BTR))
-
-
-def rotate(x_BTNH: jax.Array, angles: Rotation) -> jax.Array:
-    """Rotates the pairs (i, i + H/2) of every head by the token's angles."""
-    first_BTNR, second_BTNR = jnp.split(x_BTNH, 2, axis=-1)
-    cos_BT1R, sin_BT1R = angles.cos_BTR[:, :, None], angles.sin_BTR[:, :, None]
-    turned = (first_BTNR * cos_BT1R - second_BTNR * sin_BT1R, second_BTNR * cos_BT1R + first_BTNR * sin_BT1R)
-    return jnp.concatenate(turned, axis=-1).astype(x_BTNH.dtype)
 
 
 def weight(config: ModelConfig, rngs: nnx.Rngs, shape, axes, std: float = INIT_STD) -> nnx.Param:
@@ -75,6 +54,25 @@ def product(x: jax.Array, kernel: jax.Array, out_shape: tuple[int, ...]) -> jax.
     return (x_XI @ kernel_IO).reshape(B, T, *out_shape)
 
 
+class Adapter(nnx.Module):
+    """What LoRA adds to the product with a kernel: scale * x A B, of low rank. Made by lora.py."""
+
+    def __init__(self, down_IR: nnx.Param, up_RO: nnx.Param, scale: float):
+        self.down_IR, self.up_RO, self.scale = down_IR, up_RO, scale
+
+    def __call__(self, x: jax.Array, out_shape: tuple[int, ...]) -> jax.Array:
+        down_IR, up_RO = self.down_IR[...], self.up_RO[...]
+        return product(product(x, down_IR, up_RO.shape[:1]), up_RO, out_shape) * self.scale
+
+
+def project(
+    x: jax.Array, kernel: nnx.Param, out_shape: tuple[int, ...], adapter: Adapter | None
+) -> jax.Array:
+    """`product` with a parameter, which may be quantized, and what its adapter adds, if it has one."""
+    out = product(x, dense(kernel.get_value(), x.dtype), out_shape)
+    return out if adapter is None else out + adapter(x, out_shape)
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) * scale over the last axis, computed in float32."""
 
@@ -99,6 +97,7 @@ class Attention(nnx.Module):
         self.v_DKH = weight(config, rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
         out_std = INIT_STD / (2 * config.n_layers) ** 0.5
         self.o_NHD = weight(config, rngs, (N, H, D), ("heads", "head_dim", "embed"), out_std)
+        self.adapters = nnx.Dict()  # of kernels, by their names here; lora.py fills it
         if config.qkv_bias:
             self.q_NH = constant(config, 0.0, (N, H), ("heads", "head_dim"))
             self.k_KH = constant(config, 0.0, (K, H), ("kv_heads", "head_dim"))
@@ -110,9 +109,9 @@ class Attention(nnx.Module):
     def project(self, x_BTD: jax.Array, angles: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
         """q_BTNH, k_BTKH and v_BTKH, with positions rotated into q and k."""
         dtype, N, K, H = x_BTD.dtype, self.config.n_heads, self.config.n_kv_heads, self.config.head_dim
-        q_BTNH = product(x_BTD, self.q_DNH[...], (N, H))
-        k_BTKH = product(x_BTD, self.k_DKH[...], (K, H))
-        v_BTKH = product(x_BTD, self.v_DKH[...], (K, H))
+        q_BTNH = project(x_BTD, self.q_DNH, (N, H), self.adapters.get("q_DNH"))
+        k_BTKH = project(x_BTD, self.k_DKH, (K, H), self.adapters.get("k_DKH"))
+        v_BTKH = project(x_BTD, self.v_DKH, (K, H), self.adapters.get("v_DKH"))
         if self.config.qkv_bias:
             q_BTNH += self.q_NH[...].astype(dtype)
             k_BTKH += self.k_KH[...].astype(dtype)
@@ -122,7 +121,7 @@ class Attention(nnx.Module):
         return rotate(q_BTNH, angles), rotate(k_BTKH, angles), v_BTKH
 
     def output(self, out_BTNH: jax.Array) -> jax.Array:
-        return product(out_BTNH, self.o_NHD[...], (self.config.d_model,))
+        return project(out_BTNH, self.o_NHD, (self.config.d_model,), self.adapters.get("o_NHD"))
 
 
 class FeedForward(nnx.Module):
@@ -133,11 +132,13 @@ class FeedForward(nnx.Module):
         self.gate_DF = weight(config, rngs, (D, F), ("embed", "ff"))
         self.up_DF = weight(config, rngs, (D, F), ("embed", "ff"))
         self.down_FD = weight(config, rngs, (F, D), ("ff", "embed"), INIT_STD / (2 * config.n_layers) ** 0.5)
+        self.adapters = nnx.Dict()
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        gate_BTF = constrain(product(x_BTD, self.gate_DF[...], (self.F,)), ("batch", "length", "ff"))
-        up_BTF = constrain(product(x_BTD, self.up_DF[...], (self.F,)), ("batch", "length", "ff"))
-        return product(jax.nn.silu(gate_BTF) * up_BTF, self.down_FD[...], (self.D,))
+        gate_BTF = project(x_BTD, self.gate_DF, (self.F,), self.adapters.get("gate_DF"))
+        up_BTF = project(x_BTD, self.up_DF, (self.F,), self.adapters.get("up_DF"))
+        inner_BTF = jax.nn.silu(constrain(gate_BTF, INNER)) * constrain(up_BTF, INNER)
+        return project(inner_BTF, self.down_FD, (self.D,), self.adapters.get("down_FD"))
 
 
 class Block(nnx.Module):
@@ -191,7 +192,7 @@ class Transformer(nnx.Module):
         """
         assert tokens_BT.shape == positions_BT.shape == segment_ids_BT.shape and tokens_BT.ndim == 2
         graphdef, blocks = nnx.split(self.blocks)
-        angles = rotation(self.config, positions_BT)
+        angles = self.rotation(positions_BT)
 
         def layer(x_BTD, block):
             return nnx.merge(graphdef, block)(x_BTD, angles, segment_ids_BT), None
@@ -212,7 +213,7 @@ class Transformer(nnx.Module):
         """
         assert tokens_BT.shape == positions_BT.shape and tokens_BT.ndim == 2
         graphdef, blocks = nnx.split(self.blocks)
-        angles = rotation(self.config, positions_BT)
+        angles = self.rotation(positions_BT)
         x_BTD, keys, values = self.embed(tokens_BT), [], []
         for index, (k_BKHS, v_BKSH) in enumerate(zip(cache.k_BKHS, cache.v_BKSH, strict=True)):
             block = nnx.merge(graphdef, jax.tree.map(lambda leaf, index=index: leaf[index], blocks))
@@ -220,6 +221,11 @@ class Transformer(nnx.Module):
             keys.append(k_BKHS)
             values.append(v_BKSH)
         return self.norm(x_BTD), KVCache(tuple(keys), tuple(values))
+
+    def rotation(self, positions_BT: jax.Array) -> Rotation:
+        """The rotary angles of these positions."""
+        config = self.config
+        return rotation(config.rope_theta, config.head_dim, config.rope_scaling, positions_BT)
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """The embedded tokens, in the compute dtype."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from o1jax.problems.files import read_records
 from o1jax.records import ACTIONS, InputError, Problem, Step, TestCase
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Problem)}
@@ -34,37 +35,6 @@ def save(path: str, problems: Iterable[Problem]) -> None:
 def load(path: str) -> list[Problem]:
     """The problems of a file in order; InputError for a missing, empty or malformed one."""
     return [problem_of(record, f"{path} record {i}") for i, record in enumerate(read_records(path))]
-
-
-def read_records(path: str) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, or of a file that holds one JSON list of objects."""
-    source = epath.Path(path)
-    if not source.is_file():
-        raise InputError(f"{path}: no such file, wanted problems as .jsonl or .json")
-    try:
-        text = source.read_text()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
-    if text.lstrip().startswith("["):
-        records = _parsed(text, path)
-    else:
-        lines = [line for line in text.split("\n") if line.strip()]
-        records = [_parsed(line, f"{path} record {i}") for i, line in enumerate(lines)]
-    if not records:
-        raise InputError(f"{path}: no problems in it, wanted at least one record")
-    for i, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise InputError(f"{path} record {i}: saw {type(record).__name__}, wanted a JSON object")
-    return records
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not JSON ({error.msg} at line {error.lineno} column {error.colno})"
-        ) from error
 
 
 def problem_of(record: dict[str, Any], where: str) -> Problem:

@@ -1,4 +1,4 @@
-"""TACO's published format (FlagOpen/TACO, arXiv 2312.14852), from a file or by name.
+"""TACO's published format (FlagOpen/TACO, arXiv 2312.14852), and that of APPS (arXiv 2105.09938), its model.
 
 Call form is there where `input_output` has `fn_name`: the judge calls Problem.entry_point, either a
 function of the module or, failing that, a method of its class Solution (both occur). Runs no
@@ -8,17 +8,14 @@ program: inconsistent problems are found by stages/check_problems.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
 
-from o1jax.problems import jsonl
+from o1jax.problems import fields
 from o1jax.records import InputError, Problem, TestCase
 
-PUBLISHED = "BAAI/TACO"
-_PARQUET = "refs/convert/parquet"  # datasets runs no loading scripts since 4.0
-_NAME = re.compile(r"taco:(train|test)")
 _NUMBER_AND_UNIT = re.compile(r"\s*([\d.]+)\s*([a-z]+)")
 _MEGABYTES = {
     "byte": 2**-20,
@@ -30,42 +27,21 @@ _MEGABYTES = {
 }
 
 
-def load(path_or_name: str, split: str = "train") -> list[Problem]:
-    """The problems of a local file, or of the published set as "taco:train" or "taco:test".
-
-    On split test the tests are hidden ones (evaluation only). Raises InputError, with the record's
-    index and the field, for what is malformed, and if the published set cannot be reached.
-    """
-    name = _NAME.fullmatch(path_or_name)
-    records = published_records(name[1]) if name else jsonl.read_records(path_or_name)
-    split = name[1] if name else split
-    return [problem_of(r, i, f"{path_or_name} record {i}", split) for i, r in enumerate(records)]
-
-
-def published_records(split: str) -> Iterable[dict[str, Any]]:
-    """The records of the published set, through the datasets library and its cache."""
-    import datasets  # seconds to import, and only a named set needs it
-
-    try:
-        return datasets.load_dataset(PUBLISHED, "ALL", revision=_PARQUET, split=split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"taco:{split}: cannot load {PUBLISHED} ({reason:.120}); give a local .json or .jsonl file"
-        ) from error
+def apps_problem_of(record: dict[str, Any], index: int, where: str, split: str = "train") -> Problem:
+    """The problem of one APPS record, as problem_of."""
+    problem = problem_of(record, index, where, split)
+    return dataclasses.replace(problem, id=f"apps/{split}/{index}", source="apps")
 
 
 def problem_of(record: dict[str, Any], index: int, where: str, split: str = "train") -> Problem:
-    """The problem of one TACO record; `where` begins the message of any InputError."""
-    question = record.get("question")
-    if not isinstance(question, str) or not question.strip():
-        raise InputError(f"{where} field 'question': saw {question!r:.40}, wanted text")
+    """The problem of one TACO record, whose tests are hidden on split test; `where` begins the message of any
+    InputError."""
     cases = _json(record, "input_output", dict, where)
     entry_point = cases.get("fn_name") or ""
     tests = _tests(cases, bool(entry_point), f"{where} field 'input_output'")
     return Problem(
         id=f"taco/{split}/{index}",
-        question=question,
+        question=fields.text(record, "question", where),
         form="call" if entry_point else "stdin",
         tests=() if split == "test" else tests,
         hidden_tests=tests if split == "test" else (),
@@ -86,8 +62,8 @@ def _json(record: dict[str, Any], field: str, kind: type, where: str) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where} field {field!r}: not JSON ({error.msg})") from error
+        except ValueError as error:  # also of an integer with thousands of digits
+            raise InputError(f"{where} field {field!r}: not JSON ({error})") from error
     if not isinstance(value, kind):
         raise InputError(f"{where} field {field!r}: saw {type(value).__name__}, wanted {kind.__name__}")
     return value
@@ -139,7 +115,7 @@ def _call_tests(inputs: list[Any], outputs: list[Any], where: str) -> tuple[Test
 def _argument_lines(text: str, where: str) -> list[Any]:
     try:
         return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise InputError(f"{where}: saw arguments {text!r:.40}, wanted one JSON value a line") from error
 
 

@@ -8,7 +8,7 @@ AUC and pair accuracy of a process reward model and of its baseline, and the pas
 one; `tcg` holds <form>/<stage> -> what a test-case generator's cases are worth before and after the
 gate, and `selection`; `rl` holds the place of every policy_rl and policy_dpo stage -> its headline
 figures (below); `stages` holds place -> {seconds, generated_tokens, trained_tokens} (where the stage has
-them); `totals` sums them. Makes no page (later files of this room do).
+them); `totals` sums them. Makes no page (page.py does).
 
 Of policy_rl, first and last being means over a tenth of the updates: updates, and those without a signal;
 first_ and last_outcome; first_ and last_process, the reward model's mean score of a step (null without
@@ -22,9 +22,10 @@ pairs, problems and optimizer steps.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from etils import epath
+from o1jax.report.run_files import RunFiles
 
 COUNTED = ("generated_tokens", "trained_tokens")
 RL_FIGURES = {
@@ -42,52 +43,59 @@ RL_FIGURES = {
     ),
     "policy_dpo": ("pairs", "problems", "steps"),
 }
-DEEPEST = 4  # compare/<arm>/round_<k>/<stage>; epath has no recursive glob
 
 
-def write(workdir: epath.Path) -> dict[str, Any]:
-    """Writes workdir/summary.json from what is finished so far, and returns it."""
-    manifests = _manifests(workdir)
-    summary = {
-        **_curve(manifests, ""),
-        "compare": {arm: _curve(manifests, f"compare/{arm}/") for arm in _arms(manifests)},
-        "prm": _prm(manifests),
-        "tcg": _tcg(manifests),
-        "rl": _rl(manifests),
-        "stages": {place: _cost(manifest) for place, manifest in manifests.items()},
-    }
-    summary["totals"] = {
-        key: round(sum(cost.get(key, 0) for cost in summary["stages"].values()), 1)
-        for key in ("seconds", *COUNTED)
-    }
-    part = workdir / "summary.json.part"
+def write(files: RunFiles) -> dict[str, Any]:
+    """Writes summary.json into the run from what is finished so far, and returns it."""
+    summary = of(files)
+    part = files.workdir / "summary.json.part"
     part.write_text(json.dumps(summary, indent=1) + "\n")
-    part.replace(workdir / "summary.json")
+    part.replace(files.workdir / "summary.json")
     return summary
 
 
-def _manifests(workdir: epath.Path) -> dict[str, dict]:
-    """Place (relative to the workdir) -> manifest, in order of place."""
-    depths = ("*/" * depth + "manifest.json" for depth in range(1, DEEPEST + 1))
-    paths = sorted(path for pattern in depths for path in workdir.glob(pattern))
-    return {str(path.parent.relative_to(workdir)): json.loads(path.read_text()) for path in paths}
+def of(files: RunFiles) -> dict[str, Any]:
+    """The summary. A part whose manifests lack what it is made of is empty, and a fault of the run."""
+    summary = _curve(files.manifests, "")
+    for name, gather in PARTS.items():
+        try:
+            summary[name] = gather(files.manifests)
+        except (AttributeError, KeyError, TypeError) as error:
+            files.fault(
+                f"{files.workdir}: no figures of {name}: a manifest lacks what they are made of ({error})"
+            )
+            summary[name] = {}
+    costs = summary["stages"].values()
+    summary["totals"] = {
+        key: round(sum(cost.get(key, 0) for cost in costs), 1) for key in ("seconds", *COUNTED)
+    }
+    return summary
 
 
-def _arms(manifests: dict[str, dict]) -> list[str]:
-    return sorted({place.split("/")[1] for place in manifests if place.startswith("compare/")})
+def evaluations(manifests: dict[str, dict], prefix: str) -> dict[str, str]:
+    """Of one arm ("" or compare/<arm>/), the name of a round -> the place of its evaluation, in order. One
+    that did not sample from the pseudocode prompt, or not enough, has no place."""
+    places = {name: f"{name}_evaluate" for name in ("warm_up", "start")}
+    rounds = re.compile(re.escape(prefix) + r"round_(\d+)/evaluate")
+    found = [(int(match[1]), place) for place in manifests if (match := rounds.fullmatch(place))]
+    places |= {f"round_{number}": place for number, place in sorted(found)}
+    return {name: place for name, place in places.items() if _is_evaluation(manifests.get(place, {}))}
+
+
+def _is_evaluation(manifest: dict[str, Any]) -> bool:
+    figures = manifest.get("figures", {}).get("pseudocode")
+    return isinstance(figures, dict) and {"pass_at_1", "pass_at_8", "by_rung"} <= figures.keys()
+
+
+def _compare(manifests: dict[str, dict]) -> dict[str, Any]:
+    arms = sorted({place.split("/")[1] for place in manifests if place.startswith("compare/")})
+    return {arm: _curve(manifests, f"compare/{arm}/") for arm in arms}
 
 
 def _curve(manifests: dict[str, dict], prefix: str) -> dict[str, Any]:
     """The evaluations of one arm by name of round; `final` repeats the last round's."""
-    figures = {
-        name: manifests[f"{name}_evaluate"]["figures"]
-        for name in ("warm_up", "start")
-        if f"{name}_evaluate" in manifests
-    }
-    for place in sorted(manifests):
-        if place.startswith(f"{prefix}round_") and place.endswith("/evaluate"):
-            number = int(place.removeprefix(f"{prefix}round_").split("/")[0])
-            figures[f"round_{number}"] = manifests[place]["figures"]
+    places = evaluations(manifests, prefix)
+    figures = {name: manifests[place]["figures"] for name, place in places.items()}
     if len(figures) > 1:
         figures["final"] = list(figures.values())[-1]
     return {
@@ -143,3 +151,10 @@ def _tcg(manifests: dict[str, dict]) -> dict[str, Any]:
     if "tcg/selection" in manifests:
         found["selection"] = manifests["tcg/selection"]["figures"]
     return found
+
+
+def _costs(manifests: dict[str, dict]) -> dict[str, Any]:
+    return {place: _cost(manifest) for place, manifest in manifests.items()}
+
+
+PARTS = {"compare": _compare, "prm": _prm, "tcg": _tcg, "rl": _rl, "stages": _costs}

@@ -308,6 +308,7 @@ class _Search:
             top_p=self.settings.top_p,
             top_k=self.settings.top_k,
             seed=fold_seed(self.seed, self.problem.id, "simulate", start, visits),
+            problem=self.problem.id,
         )
 
     def _freeze(self, rollouts: int) -> Tree:

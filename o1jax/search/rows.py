@@ -71,8 +71,8 @@ def _row(record: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return _row(value)
-    if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
-        return [_row(item) for item in value]
+    if isinstance(value, tuple) and value and not isinstance(value[0], (int, float, str)):
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, enum.StrEnum) else value
 
 

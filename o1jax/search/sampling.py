@@ -1,7 +1,7 @@
 """Plain sampling: whole answers, judged. What search is compared with, and what evaluation counts.
 
-Samples from the pseudocode or the direct prompt, to a number of samples or of tokens, and for ASPR from
-the last pseudocode step of a path that search found. Does not search, and chooses no tests itself.
+Samples from one of the prompts, to a number of samples or of tokens, and for ASPR from the last pseudocode
+step of a path that search found. Does not search, and chooses no tests itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts import chat, direct, fence, pseudocode
+from o1jax.prompts import chat, completion, direct, fence, pseudocode
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
 from o1jax.sandbox.interface import Judge, Limits
@@ -24,7 +24,7 @@ from o1jax.search.judging import judge_program
 from o1jax.search.steps import SampledStep, cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids
 
-Prompt = Literal["pseudocode", "direct"]
+Prompt = Literal["pseudocode", "direct", "completion"]
 Tests = tuple[TestCase, ...]
 
 
@@ -45,12 +45,14 @@ class SampleSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """What every sampling needs: who generates, who judges, how."""
+    """What every sampling needs: who generates, who judges, how. `examples` are the solved problems that a
+    completion prompt begins with."""
 
     engine: Engine
     judge: Judge
     tokenizer: PreTrainedTokenizerBase
     settings: SampleSettings
+    examples: tuple[Problem, ...] = ()
 
 
 async def sample_paths(sampler: Sampler, problem: Problem, tests: Tests, seed: int) -> list[Rollout]:
@@ -123,6 +125,8 @@ async def sample_last_step(
 def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
     """The token ids of the settings' prompt."""
     settings = sampler.settings
+    if settings.prompt == "completion":
+        return chat.encode(sampler.tokenizer, completion.text(problem, sampler.examples))
     if settings.prompt == "direct":
         return chat.render(sampler.tokenizer, direct.messages(problem, style=settings.style))
     return chat.render(
@@ -142,23 +146,35 @@ async def _sample(
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
+        stop=completion.stops(problem) if settings.prompt == "completion" else (),
         seed=seed,
         reuse_prefix=False,
     )
     (completions,) = await sampler.engine.generate([request])
-    judged = [_judged(sampler, problem, tests, request, c, number) for c in completions]
-    rollouts = await asyncio.gather(*judged)
-    return [dataclasses.replace(rollout, id=f"{problem.id}#{i}") for i, rollout in enumerate(rollouts)]
+    rollouts = [_rollout(f"{problem.id}#{i}", problem, request, c) for i, c in enumerate(completions)]
+    return await judged(sampler, problem, tests, rollouts, number)
 
 
-async def _judged(
-    sampler: Sampler, problem: Problem, tests: Tests, request: Request, completion: Completion, number: int
-) -> Rollout:
-    program, verdict = _program(sampler, completion, number), None
-    if program:
-        _, verdict = await judge_program(sampler.judge, problem, program, tests, 0.0, sampler.settings.limits)
+async def judged(
+    sampler: Sampler, problem: Problem, tests: Tests, rollouts: Sequence[Rollout], number: int = 1
+) -> list[Rollout]:
+    """Answers with the verdict on `tests`, and its reward, in place of what they had before. `number` is that
+    of their first step (pseudocode)."""
+
+    async def work(rollout: Rollout) -> Rollout:
+        program, verdict = _program(sampler, problem, rollout, number), None
+        if program:
+            limits = sampler.settings.limits
+            _, verdict = await judge_program(sampler.judge, problem, program, tests, 0.0, limits)
+        reward = float(verdict is not None and verdict.passed)
+        return dataclasses.replace(rollout, verdict=verdict, reward=reward)
+
+    return await asyncio.gather(*map(work, rollouts))
+
+
+def _rollout(id: str, problem: Problem, request: Request, completion: Completion) -> Rollout:
     return Rollout(
-        id="",
+        id=id,
         group_id=problem.id,
         problem_id=problem.id,
         prompt_ids=request.prompt_ids,
@@ -168,14 +184,12 @@ async def _judged(
         finish_reason=completion.finish_reason,
         temperature=request.temperature,
         policy_version=completion.policy_version,
-        verdict=verdict,
-        reward=float(verdict is not None and verdict.passed),
     )
 
 
-def program_of_rollout(sampler: Sampler, rollout: Rollout) -> str:
+def program_of_rollout(sampler: Sampler, problem: Problem, rollout: Rollout) -> str:
     """The program of a whole answer to the settings' prompt, or "" if it is malformed."""
-    return _program(sampler, _completion(rollout), 1)
+    return _program(sampler, problem, rollout, 1)
 
 
 def steps_of_rollout(
@@ -189,12 +203,15 @@ def _completion(rollout: Rollout) -> Completion:
     return Completion(rollout.token_ids, rollout.log_probs, "", rollout.finish_reason, rollout.policy_version)
 
 
-def _program(sampler: Sampler, completion: Completion, number: int) -> str:
-    """The program of an answer, or "" if it is malformed."""
-    if sampler.settings.prompt == "pseudocode":
-        room = sampler.settings.max_tokens
-        return cut(sampler.tokenizer, completion, number, room)[-1].program
+def _program(sampler: Sampler, problem: Problem, rollout: Rollout, number: int) -> str:
+    """The program of an answer that begins with step `number` (pseudocode), or "" if it is malformed."""
+    settings = sampler.settings
+    if settings.prompt == "pseudocode":
+        return cut(sampler.tokenizer, _completion(rollout), number, settings.max_tokens)[-1].program
+    answer = text_of(sampler.tokenizer, rollout.token_ids)
+    if settings.prompt == "completion":
+        return completion.program_of(problem, answer)
     try:
-        return direct.program_of(text_of(sampler.tokenizer, completion.token_ids))
+        return direct.program_of(answer)
     except fence.FenceError:
         return ""

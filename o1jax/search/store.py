@@ -76,7 +76,11 @@ class ShardWriter(Generic[T]):
 
     def append(self, record: T) -> None:
         """Raises InputError when a shard is due and the disk is full."""
-        self._pending.append(record)
+        self.extend([record])
+
+    def extend(self, records: Sequence[T]) -> None:
+        """As `append`, and all of them get into one shard."""
+        self._pending += records
         if len(self._pending) >= self.rows or time.monotonic() - self._flushed_at >= self.seconds:
             self.flush()
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from etils import epath
 
-from o1jax.report import summary
 from o1jax.self_play.recipe import Recipe, found, warmed_up
 from o1jax.stages.manifest import read_manifest
 
@@ -47,7 +46,7 @@ def test_generator(recipe: Recipe) -> dict[str, Any]:
             tcg = changed.stage("tcg_dpo", f"tcg/{form}/{arm}", tcg=sft, problems=problems)
             formed.stage("evaluate_tcg", f"tcg/{form}/{arm}_evaluate", tcg=tcg, **measured)
     formed.stage("evaluate_selection", "tcg/selection", policy=policy, tcg=tcg, problems=held_out)
-    return summary.write(recipe.workdir)
+    return recipe.report()
 
 
 def in_form(recipe: Recipe, form: str, train_tokens: int) -> Recipe:
@@ -83,7 +82,7 @@ def process_rewards(recipe: Recipe) -> dict[str, Any]:
         arm, inputs = recipe.with_page("prm", objective=objective), {"held_out": tested, **searches}
         prm[objective] = arm.stage("prm", f"prm/{objective}", policy=policy, **inputs)
     recipe.stage("evaluate", "prm/evaluate", policy=policy, problems=held_out, prm=prm["hard"])
-    return summary.write(recipe.workdir)
+    return recipe.report()
 
 
 def more_trees(recipe: Recipe) -> Sequence[str]:

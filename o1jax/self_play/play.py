@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 from o1jax.records import InputError
-from o1jax.report import summary
 from o1jax.self_play.recipe import Recipe, figures, found
 
 
@@ -42,7 +41,7 @@ def play(recipe: Recipe) -> dict[str, Any]:
     recipe.stage("evaluate", "warm_up_evaluate", policy=policy, problems=held_out)
     for arm in recipe.config["arms"]:
         ARMS[arm](recipe, State(policy, pool, references), held_out)
-    return summary.write(recipe.workdir)
+    return recipe.report()
 
 
 def self_play(recipe: Recipe, state: State, held_out: str) -> None:

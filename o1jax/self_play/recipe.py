@@ -7,13 +7,15 @@ it stopped. Does not read flags (launch/ does).
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from o1jax.parallel.seeds import fold_seed
-from o1jax.report import summary
+from o1jax.report import page, summary
+from o1jax.report.run_files import RunFiles
 from o1jax.stages.manifest import StageSpec, read_manifest
 from o1jax.stages.run import run_in_child
 
@@ -39,9 +41,20 @@ class Recipe:
             seed=fold_seed(self.seed, place),
             inputs={key: path for key, path in inputs.items() if path},
         )
+        is_new = not (out / "manifest.json").exists()
         run_in_child(out, spec)
-        summary.write(self.workdir)
+        if is_new:
+            self.report()
         return str(out)
+
+    def report(self) -> dict[str, Any]:
+        """Writes summary.json and report.html of what is finished so far; returns the summary."""
+        files = RunFiles(self.workdir)
+        figures = summary.write(files)
+        page.write(self.workdir / "report.html", files, figures)
+        for fault in files.faults:
+            logging.warning("damaged or missing: %s", fault)
+        return figures
 
     def problems(self, name: str, page: str = "", directory: str = "problems") -> str:
         """The problems that `page` (`name`, if empty) describes, checked, in workdir/<directory>/<name>."""

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from o1jax.report import summary
 from o1jax.self_play import play
 from o1jax.self_play.parts import more_trees
 from o1jax.self_play.play import State
@@ -21,9 +20,12 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
     """The arms of config["arms"], measured on held-out problems. Returns the summary.
 
     Without them in the config, the policy is a nano one, warmed up, and the process reward model is
-    trained as process_rewards does, on pool_trees (searched for if not given) and more_trees.
+    trained as process_rewards does, on pool_trees (searched for if not given) and more_trees. SFT trains
+    on the references of the warm-up too: references_from, for a policy that was given.
     """
-    policy = recipe.config["policy"] or warmed_up(recipe)
+    policy, references = recipe.config["policy"], recipe.config["references_from"]
+    if not policy:
+        policy, references = warmed_up(recipe), f"{recipe.workdir}/warm_up_problems/references"
     pool, held_out = recipe.problems("pool"), recipe.problems("held_out")
     recipe.stage("evaluate", "start_evaluate", policy=policy, problems=held_out)
     prm = recipe.config["prm_from"]
@@ -33,11 +35,12 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
         searches = found([trees, *more_trees(recipe)])
         prm = recipe.stage("prm", "prm/start", policy=policy, **searches)
     for arm in recipe.config["arms"]:
-        state, improve = State(policy, pool, prm=prm), ARMS["rl" if arm.startswith("rl_") else arm]
+        state = State(policy, pool, references, prm=prm)
+        improve = ARMS["rl" if arm.startswith("rl_") else arm]
         for at in _rounds(recipe, arm):
             state = improve(recipe, at, state)
             recipe.stage("evaluate", f"{at}/evaluate", policy=state.policy, problems=held_out)
-    return summary.write(recipe.workdir)
+    return recipe.report()
 
 
 def search(recipe: Recipe, at: str, state: State) -> State:

@@ -1,134 +1,158 @@
-"""Problems from a source, their reference programs run against their tests, the inconsistent listed.
+"""Problems from a source, their reference programs run against their tests: what later stages read.
 
 Inputs: problems (a finished check_problems or write_tests stage) where there is no source. Writes
-problems.jsonl (what later stages read) and inconsistent.json. Does not judge the policy.
+problems.parquet and a card of what was kept, what was left out and why. Does not judge the policy.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from o1jax.parallel.seeds import fold_seed
-from o1jax.problems import jsonl, ladder
-from o1jax.problems.load import load_problems
-from o1jax.records import InputError, Problem, Verdict
-from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.sandbox.interface import Judge, Limits, job_of
-from o1jax.stages.manifest import StageResult, write_json
+from o1jax.problems import ladder
+from o1jax.problems.calls import as_calls
+from o1jax.problems.filters import Filter, with_tests
+from o1jax.problems.load import Loaded, load_problems, load_well_formed
+from o1jax.problems.near_duplicates import Nearness
+from o1jax.records import InputError, Problem
+from o1jax.sandbox.interface import Limits
+from o1jax.search.store import write_records
+from o1jax.stages import card
+from o1jax.stages.choose_problems import choose
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.reference_checks import Judging, ReferenceCheck, check_references
 
 LADDER = "ladder:"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, a file, or a public data set's name; ""
-    for the problems of the input.
+    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, or what problems/load.py reads; "" for
+    the problems of the input. A malformed record is left out and counted, or refused if `strict`.
 
     Ladder only, in place of a problem's own tests: at most `small_tests` with small inputs, what a test-case
     generator learns from; or `drawn_tests` new ones, what rewards are audited by.
 
+    `calls`: assertion problems are in call form where that says the same.
+
+    Kept are the problems that `filter` wants, none of them `near` to one of the sources `keep_apart` (those
+    it will be evaluated on), the first `max_problems` of them (0: all), each with at most `max_tests` tests
+    of a kind (0: all). Where a problem's tests are all hidden, search may see the first `shown_tests`.
+
     `keep`: "consistent" drops problems of whose references none passes every test; "all" drops none.
+    References are run by `grader` ("": the sandbox's own comparison) with `judge_packages` to import.
     """
 
     source: str = ""
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    strict: bool = False
     small_tests: int = 0
     drawn_tests: int = 0
-    max_problems: int = 0  # 0: all
+    calls: bool = False
+    filter: Filter = Filter()
+    keep_apart: tuple[str, ...] = ()
+    near: Nearness = Nearness()
+    max_problems: int = 0
+    max_tests: int = 0
+    shown_tests: int = 0
     max_solutions: int = 10
     keep: str = "consistent"
+    grader: str = ""
     judge_slots: int = 2
+    judge_packages: tuple[str, ...] = ()
     cpu_s: float = 2.0
+    memory_mb: int = 512
+    output_mb: int = 1
 
 
 def read(out: epath.Path) -> list[Problem]:
-    """The problems that a finished check_problems stage kept."""
-    return jsonl.load(out / "problems.jsonl")
+    """The problems that a finished check_problems or write_tests stage kept."""
+    return load_problems(str(out))
 
 
-def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> list[Problem]:
-    """The source's problems, before any check."""
+def write(out: epath.Path, problems: Sequence[Problem]) -> None:
+    """Writes what `read` reads."""
+    write_records(out / "problems.parquet", Problem, problems)
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: read (records), malformed, unwanted {reason: problems}, near_duplicates, over (max_problems),
+    problems (those checked), kept, references, references_passed, inconsistent (ids)."""
+    if settings.keep not in ("consistent", "all"):
+        raise InputError(f"check_problems.keep: saw {settings.keep!r}, wanted 'consistent' or 'all'")
+    loaded = load(settings, inputs, seed)
+    apart = [problem for source in settings.keep_apart for problem in load_well_formed(source).problems]
+    chosen = choose(loaded, settings.filter, apart, settings.near, settings.max_problems)
+    checks, rate = asyncio.run(check_references(chosen.problems, out / "checks", _judging(settings)))
+    bad = {check.id for check in checks if check.references and not check.references_passed}
+    kept = [p for p in chosen.problems if settings.keep == "all" or p.id not in bad]
+    figures = {
+        **chosen.counts(),
+        "kept": len(kept),
+        "references": sum(check.references for check in checks),
+        "references_passed": sum(check.references_passed for check in checks),
+        "inconsistent": sorted(bad),
+    }
+    card.write(out, dataclasses.asdict(settings), figures, kept, {**chosen.left_out(), **_failing(checks)})
+    write(out, kept)
+    return StageResult(figures=figures, timings={"problems_a_second": rate})
+
+
+def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loaded:
+    """The source's problems, before any choice and check."""
     if bool(settings.source) == ("problems" in inputs):
         raise InputError(
             f"check_problems: saw source {settings.source!r}, inputs {sorted(inputs)}; wanted one of the two"
         )
-    if not settings.source:
-        problems = read(inputs["problems"])
-    elif settings.source.startswith(LADDER):
+    shape = functools.partial(_shaped, settings=settings, seed=seed)
+    if settings.source.startswith(LADDER):
         counts = {int(rung.removeprefix("rung_")): n for rung, n in settings.counts.items()}
-        problems = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
+        made = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
+        loaded = Loaded(tuple(map(shape, made)))
     else:
-        problems = load_problems(settings.source)
-    return [_with_tests(problem, settings, seed) for problem in problems[: settings.max_problems or None]]
+        loaded = load_well_formed(settings.source or str(inputs["problems"]), shape)
+    if settings.strict and loaded.malformed:
+        raise InputError(
+            f"{loaded.malformed[0]} ({len(loaded.malformed)} malformed; strict=False skips them)"
+        )
+    return loaded
 
 
-def _with_tests(problem: Problem, settings: Settings, seed: int) -> Problem:
+def _failing(checks: Sequence[ReferenceCheck]) -> dict[str, list[str]]:
+    return {
+        "References that fail": [
+            f"{c.id}: {c.references_passed} of {c.references} pass; {c.first_failure}"
+            for c in checks
+            if c.references_passed < c.references
+        ]
+    }
+
+
+def _judging(settings: Settings) -> Judging:
+    limits = Limits(
+        cpu_s=settings.cpu_s,
+        wall_s=4 * settings.cpu_s,
+        memory_mb=settings.memory_mb,
+        output_bytes=settings.output_mb << 20,
+    )
+    return Judging(
+        settings.judge_slots, settings.max_solutions, settings.grader, settings.judge_packages, limits
+    )
+
+
+def _shaped(problem: Problem, settings: Settings, seed: int) -> Problem:
+    """The problem with the tests that the settings ask for."""
+    if settings.calls:
+        problem = as_calls(problem)
     if settings.small_tests:
         tests = ladder.small_tests(problem.id, settings.small_tests, seed)
+        problem = dataclasses.replace(problem, tests=tuple(tests))
     elif settings.drawn_tests:
         tests = ladder.generate_tests(problem.id, settings.drawn_tests, fold_seed(seed, problem.id))
-    else:
-        return problem
-    return dataclasses.replace(problem, tests=tuple(tests))
-
-
-def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, kept, references, references_passed, inconsistent (ids)."""
-    if settings.keep not in ("consistent", "all"):
-        raise InputError(f"check_problems.keep: saw {settings.keep!r}, wanted 'consistent' or 'all'")
-    problems = load(settings, inputs, seed)
-    verdicts_P_R = asyncio.run(_judge_all(problems, settings))
-    report = [_line(problem, verdicts) for problem, verdicts in zip(problems, verdicts_P_R, strict=True)]
-    bad = {line["id"] for line in report if line["references"] and not line["references_passed"]}
-    kept = [p for p in problems if settings.keep == "all" or p.id not in bad]
-    write_json(
-        out / "inconsistent.json", [line for line in report if line["references_passed"] < line["references"]]
-    )
-    jsonl.save(out / "problems.jsonl", kept)
-    return StageResult(
-        figures={
-            "problems": len(problems),
-            "kept": len(kept),
-            "references": sum(line["references"] for line in report),
-            "references_passed": sum(line["references_passed"] for line in report),
-            "inconsistent": sorted(bad),
-        },
-        timings={},
-    )
-
-
-async def _judge_all(problems: list[Problem], settings: Settings) -> list[list[Verdict]]:
-    judge = ForkJudge(slots=settings.judge_slots)
-    limits = Limits(cpu_s=settings.cpu_s, wall_s=4 * settings.cpu_s)
-    try:
-        return await asyncio.gather(
-            *(_judge_references(judge, p, limits, settings.max_solutions) for p in problems)
-        )
-    finally:
-        await judge.close()
-
-
-async def _judge_references(judge: Judge, problem: Problem, limits: Limits, most: int) -> list[Verdict]:
-    tests = (*problem.tests, *problem.hidden_tests)
-    jobs = [job_of(problem, source, tests, limits) for source in problem.solutions[:most]]
-    return await asyncio.gather(*(judge.judge(job) for job in jobs))
-
-
-def _line(problem: Problem, verdicts: list[Verdict]) -> dict:
-    failures = [
-        f"reference {i}, test {j}: {case.status} {case.detail}".strip()
-        for i, verdict in enumerate(verdicts)
-        for j, case in enumerate(verdict.cases)
-        if not case.passed
-    ]
-    return {
-        "id": problem.id,
-        "tests": len(problem.tests) + len(problem.hidden_tests),
-        "references": len(verdicts),
-        "references_passed": sum(verdict.passed for verdict in verdicts),
-        "first_failure": failures[0] if failures else "",
-    }
+        problem = dataclasses.replace(problem, tests=tuple(tests))
+    return with_tests(problem, shown=settings.shown_tests, most=settings.max_tests)

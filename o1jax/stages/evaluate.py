@@ -1,40 +1,51 @@
-"""Evaluation on held-out problems: pass@k of both prompts and, with search, ASPR and best-of-n.
+"""Evaluation on held-out problems: pass@k of the prompts and, with search, ASPR and best-of-n.
 
-Inputs: policy, problems and perhaps prm, which adds arms to the comparison with search. Samples are
-judged on the problems' hidden tests (where there are none, on their tests), which nothing else ever
-sees; search and best-of-n choose by the visible ones. Every sample is kept in rollouts/. Trains nothing.
+Inputs: policy, problems and perhaps
+  prm, tcg     which add arms to the comparison with search,
+  examples     solved problems that the completion prompt begins with,
+  samples      an earlier evaluation of the same problems, perhaps with other tests: nothing is sampled then,
+               its samples are judged, and of the policy only the tokenizer is needed.
+Samples are judged on the problems' hidden tests (where there are none, on their tests), which nothing else
+ever sees; search and best-of-n choose by the visible ones. Every sample and tree is kept: a stage that was
+killed goes on. The figures are in the manifest, and as a table in table.md. Trains nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from o1jax.records import InputError, Problem, Rollout, TestCase
+from o1jax.records import InputError, Problem, TestCase
+from o1jax.report.evaluation import table
 from o1jax.rewards.process import StepScorer
+from o1jax.search.bounded import run_in_order
 from o1jax.search.mcts import SearchSettings
-from o1jax.search.sampling import Prompt, Sampler, SampleSettings, sample_many
-from o1jax.search.store import write_records
+from o1jax.search.sampling import Sampler, SampleSettings
+from o1jax.search.store import read_records, write_records
+from o1jax.search.test_writing import WriteSettings, write_cases
 from o1jax.stages import check_problems
-from o1jax.stages.estimators import mean_with_interval, pass_at_k
-from o1jax.stages.evaluate_prm import PrmComparison
+from o1jax.stages.evaluate_choice import CasesOf, Choices
+from o1jax.stages.evaluate_kept import Kept, only_judging
+from o1jax.stages.evaluate_prompts import prompt_differences, prompt_figures, prompt_samples
 from o1jax.stages.evaluate_search import Comparison
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.policies import open_policy
+from o1jax.stages.policies import open_policy, open_tokenizer
 from o1jax.stages.scorers import open_scorer, scorer_timings
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
-from o1jax.train.metrics import ProgressLine
+
+Inputs = Mapping[str, epath.Path]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`ks`: which pass@k; none is above sample.n. `with_search` adds search, best-of-n at its tokens
     and ASPR of `aspr_samples` samples, on the first `search_problems` problems (0: all).
-    `scorer_slots`: paths a forward pass of the PRM."""
+    `scorer_slots`: paths a forward pass of the PRM. `write`, `tcg_engine`: of the test-case generator."""
 
     sample: SampleSettings = SampleSettings()
     prompts: tuple[str, ...] = ("pseudocode", "direct")
@@ -46,22 +57,27 @@ class Settings:
     engine: EngineSettings = EngineSettings()
     concurrency: int = 64
     scorer_slots: int = 16
+    write: WriteSettings = WriteSettings()
+    tcg_engine: EngineSettings = EngineSettings()
 
 
-def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: a prompt -> pass_at_<k>, by_rung, malformed_share, tokens_a_sample; search; aspr;
-    search_differences, with a PRM; generated_tokens."""
+def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> StageResult:
+    """figures: a prompt -> pass_at_<k>, by_rung, malformed_share, tokens_a_sample; prompt_differences;
+    search; aspr; search_differences, with a PRM or a TCG; generated_tokens."""
     if max(settings.ks) > settings.sample.n:
         raise InputError(
             f"evaluate.ks: pass@{max(settings.ks)} needs sample.n of at least that, saw {settings.sample.n}"
         )
-    if "prm" in inputs and not settings.with_search:
-        raise InputError("evaluate.with_search: saw False with an input prm, which only search uses; set it")
+    for name in ("prm", "tcg"):
+        if name in inputs and not settings.with_search:
+            raise InputError(
+                f"evaluate.with_search: saw False with an input {name}, which only search uses; set it"
+            )
     problems = check_problems.read(inputs["problems"])
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
-    return StageResult(
-        {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}, timings
-    )
+    figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
+    (out / "table.md").write_text(table(figures))
+    return StageResult(figures, timings)
 
 
 def final_tests(problem: Problem) -> tuple[TestCase, ...]:
@@ -70,95 +86,93 @@ def final_tests(problem: Problem) -> tuple[TestCase, ...]:
 
 
 async def _evaluate(
-    out: epath.Path,
-    settings: Settings,
-    inputs: Mapping[str, epath.Path],
-    problems: Sequence[Problem],
-    seed: int,
+    out: epath.Path, settings: Settings, inputs: Inputs, problems: Sequence[Problem], seed: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
+    kept = Kept(out, inputs.get("samples"), settings.concurrency)
+    searched = problems[: settings.search_problems or None]
+    cases = await _cases(kept, settings, inputs, searched, seed)
+    examples = tuple(check_problems.read(inputs["examples"])) if "examples" in inputs else ()
     figures: dict[str, Any] = {"generated_tokens": 0}
     async with (
-        open_workers(open_policy(inputs["policy"]), settings.engine) as workers,
+        _players(settings, inputs) as workers,
         open_scorer(
             inputs, workers.tokenizer, slots=settings.scorer_slots, context=settings.engine.context
         ) as scorer,
     ):
+        groups = {}
         for prompt in settings.prompts:
-            groups = await _sample(workers, settings, prompt, problems, seed)
-            write_records(
-                out / "rollouts" / f"{prompt}.parquet", Rollout, [r for group in groups for r in group]
-            )
-            figures[prompt] = prompt_figures(problems, groups, settings.ks, seed)
-            figures["generated_tokens"] += sum(len(r.token_ids) for group in groups for r in group)
+            sample = dataclasses.replace(settings.sample, prompt=prompt)
+            sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, sample, examples)
+            groups[prompt] = await prompt_samples(kept, sampler, problems, final_tests, seed)
+            figures[prompt] = prompt_figures(problems, groups[prompt], settings.ks, seed)
+            figures["generated_tokens"] += sum(len(r.token_ids) for group in groups[prompt] for r in group)
+        figures["prompt_differences"] = prompt_differences(groups, seed)
         if settings.with_search:
-            comparison = _comparison(workers, settings, problems, seed)
-            beside = await _beside(comparison, scorer)
+            comparison = _comparison(workers, settings, searched, kept, seed)
+            beside = await _beside(comparison, scorer, cases)
             figures["generated_tokens"] += beside.pop("generated_tokens")
             figures |= beside
         return figures, workers.timings() | scorer_timings(scorer)
 
 
-async def _beside(comparison: Comparison, scorer: StepScorer | None) -> dict[str, Any]:
-    """Search beside sampling, and with a PRM its arms beside both."""
+@contextlib.asynccontextmanager
+async def _players(settings: Settings, inputs: Inputs) -> AsyncIterator[Workers]:
+    """The policy in an engine; only its tokenizer, where the samples are there."""
+    if "samples" in inputs:
+        tokenizer = open_tokenizer(inputs["policy"])
+        async with only_judging(inputs["samples"], tokenizer, settings.engine) as workers:
+            yield workers
+    else:
+        async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:
+            yield workers
+
+
+async def _beside(
+    comparison: Comparison, scorer: StepScorer | None, cases: Mapping[str, CasesOf]
+) -> dict[str, Any]:
+    """Search beside sampling, and the arms of a PRM and a TCG beside both."""
     played = await comparison.play()
     figures = await comparison.figures(played)
-    if scorer is not None:
-        prm = await PrmComparison(comparison, played, scorer).figures()
-        figures["search"] |= prm["search"]
-        figures["search_differences"] = prm["search_differences"]
-        figures["generated_tokens"] += prm["generated_tokens"]
+    if scorer is not None or cases:
+        more = await Choices(comparison, played, scorer, cases).figures()
+        figures["search"] |= more["search"]
+        figures["search_differences"] = more["search_differences"]
+        figures["generated_tokens"] += more["generated_tokens"]
     return figures
 
 
-def _comparison(workers: Workers, settings: Settings, problems: Sequence[Problem], seed: int) -> Comparison:
+def _comparison(
+    workers: Workers, settings: Settings, problems: Sequence[Problem], kept: Kept, seed: int
+) -> Comparison:
     return Comparison(
         workers=workers,
         search=settings.search,
         sample=settings.sample,
         aspr_samples=settings.aspr_samples,
-        concurrency=settings.concurrency,
-        problems=problems[: settings.search_problems or None],
+        problems=problems,
         final_tests=final_tests,
         seed=seed,
+        kept=kept,
     )
 
 
-async def _sample(
-    workers: Workers, settings: Settings, prompt: Prompt, problems: Sequence[Problem], seed: int
-) -> list[list[Rollout]]:
-    sample = dataclasses.replace(settings.sample, prompt=prompt)
-    sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, sample)
-    line, done = ProgressLine(f"evaluate {prompt}", len(problems)), []
+async def _cases(
+    kept: Kept, settings: Settings, inputs: Inputs, problems: Sequence[Problem], seed: int
+) -> dict[str, CasesOf]:
+    """What the test-case generator, if there is one, writes for each problem; nothing in assertion form."""
+    if "tcg" not in inputs:
+        return {}
+    path = (kept.earlier or kept.out) / "tcg_cases.parquet"
+    if kept.earlier is None and not path.exists():
+        async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
 
-    def show(group: list[Rollout]) -> None:
-        done.append(sum(rollout.reward for rollout in group) / len(group))
-        line.show(len(done), f"pass@1 so far {sum(done) / len(done):.3f}", now=len(done) == len(problems))
+            async def write(problem: Problem) -> CasesOf:
+                if problem.form == "assertion":
+                    return CasesOf(problem.id, (), 0)
+                written = await write_cases(
+                    workers.engine, workers.tokenizer, problem, None, settings.write, seed
+                )
+                return CasesOf(problem.id, written.cases, written.generated_tokens)
 
-    return await sample_many(
-        sampler, problems, final_tests, seed, concurrency=settings.concurrency, on_rollouts=show
-    )
-
-
-def prompt_figures(
-    problems: Sequence[Problem], rollouts_P_G: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int
-) -> dict[str, Any]:
-    """pass@k with intervals over problems, in all and by difficulty, and the share that is malformed."""
-    rollouts = [rollout for group in rollouts_P_G for rollout in group]
-    by_rung: dict[str, list[Sequence[Rollout]]] = {}
-    for problem, group in zip(problems, rollouts_P_G, strict=True):
-        by_rung.setdefault(problem.difficulty or "all", []).append(group)
-    return {
-        **_pass_figures(rollouts_P_G, ks, seed),
-        "by_rung": {rung: _pass_figures(groups, ks, seed) for rung, groups in sorted(by_rung.items())},
-        "malformed_share": round(sum(r.verdict is None for r in rollouts) / len(rollouts), 4),
-        "tokens_a_sample": round(sum(len(r.token_ids) for r in rollouts) / len(rollouts), 1),
-    }
-
-
-def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int) -> dict[str, Any]:
-    return {
-        f"pass_at_{k}": mean_with_interval(
-            [pass_at_k(len(group), int(sum(r.reward for r in group)), k) for group in groups], seed
-        )
-        for k in ks
-    }
+            write_records(path, CasesOf, await run_in_order(write, problems, settings.concurrency))
+    return {cases.problem_id: cases for cases in read_records(path, CasesOf)}

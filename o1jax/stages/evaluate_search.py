@@ -1,7 +1,8 @@
 """Search beside sampling on the same problems, at equal generated tokens, and ASPR (D8).
 
 Search, best-of-n and the direct best-of-n each choose one program a problem by the visible tests;
-the final tests then decide. Part of the evaluate stage.
+the final tests then decide. Where an earlier evaluation's samples are judged again, its choices stand.
+Part of the evaluate stage.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ from typing import Any
 
 from o1jax.records import Node, Problem, Rollout, TestCase, Tree
 from o1jax.sandbox.interface import job_of
-from o1jax.search.bounded import run_in_order
 from o1jax.search.mcts import SearchSettings, search_many, search_tests
 from o1jax.search.samples import program_of
 from o1jax.search.sampling import (
     Prompt,
     Sampler,
     SampleSettings,
+    judged,
     program_of_rollout,
     sample_last_step,
     sample_paths,
     sample_tokens,
 )
+from o1jax.search.tree import passing_leaves
 from o1jax.stages.estimators import mean_with_interval
+from o1jax.stages.evaluate_kept import Kept
 from o1jax.stages.workers import Workers
 
 Tests = Callable[[Problem], tuple[TestCase, ...]]
@@ -53,18 +56,15 @@ class Comparison:
     search: SearchSettings
     sample: SampleSettings
     aspr_samples: int
-    concurrency: int
     problems: Sequence[Problem]
     final_tests: Tests
     seed: int
+    kept: Kept
 
     async def play(self) -> Played:
         """Search, then samples of both prompts at the tokens that it took."""
         trees = await self._trees()
-        budgets = [tree.generated_tokens for tree in trees]
-        return Played(
-            trees, await self._best_of("pseudocode", budgets), await self._best_of("direct", budgets)
-        )
+        return Played(trees, await self._best_of("pseudocode", trees), await self._best_of("direct", trees))
 
     async def figures(self, played: Played) -> dict[str, Any]:
         """search: {search, best_of_n, direct_best_of_n}, each the pass rate of the chosen programs and
@@ -95,18 +95,23 @@ class Comparison:
             workers.tokenizer,
             self.search,
             self.seed,
-            concurrency=self.concurrency,
+            concurrency=self.kept.concurrency,
+            store=self.kept.trees("trees"),
         )
 
-    async def _best_of(self, prompt: Prompt, budgets_P: Sequence[int]) -> list[list[Rollout]]:
+    async def _best_of(self, prompt: Prompt, trees: Sequence[Tree]) -> list[list[Rollout]]:
         """Samples judged on the visible tests, for each problem at the tokens that its search took."""
         sampler = self.sampler(prompt, n=4)
+        budgets = {tree.problem_id: tree.generated_tokens for tree in trees}
 
-        async def work(item: tuple[Problem, int]) -> list[Rollout]:
-            problem, tokens = item
-            return await sample_tokens(sampler, problem, search_tests(problem), self.seed, tokens=tokens)
+        async def sample(problem: Problem) -> list[Rollout]:
+            tests, tokens = search_tests(problem), budgets[problem.id]
+            return await sample_tokens(sampler, problem, tests, self.seed, tokens=tokens)
 
-        return await run_in_order(work, list(zip(self.problems, budgets_P, strict=True)), self.concurrency)
+        async def stand(problem: Problem, rollouts: Sequence[Rollout]) -> list[Rollout]:
+            return list(rollouts)
+
+        return await self.kept.groups(f"best_of_n/{prompt}", self.problems, sample, stand)
 
     @staticmethod
     def _of_tree(tree: Tree) -> str:
@@ -120,10 +125,10 @@ class Comparison:
         """The rollout that passes most visible tests, the first of equals."""
         sampler = self.sampler(prompt, n=1)
         programs = []
-        for group in rollouts_P_G:
+        for problem, group in zip(self.problems, rollouts_P_G, strict=True):
             judged = [rollout for rollout in group if rollout.verdict is not None]
             best = max(judged, key=lambda rollout: rollout.verdict.pass_rate, default=None)
-            programs.append(program_of_rollout(sampler, best) if best else "")
+            programs.append(program_of_rollout(sampler, problem, best) if best else "")
         passed_P = await asyncio.gather(*map(self.passes, self.problems, programs))
         return self.arm(passed_P, tokens_of(rollouts_P_G))
 
@@ -147,21 +152,9 @@ class Comparison:
         """pseudocode: over the problems that search solved; common: both prompts over the problems
         that search and direct sampling solved."""
         solved = [i for i, tree in enumerate(trees) if tree.solved]
-        pseudocode_sampler = self.sampler("pseudocode", self.aspr_samples)
-        direct_sampler = self.sampler("direct", self.aspr_samples)
-
-        async def last_step(i: int) -> list[Rollout]:
-            problem = self.problems[i]
-            tests = self.final_tests(problem)
-            return await sample_last_step(pseudocode_sampler, trees[i], problem, tests, self.seed)
-
-        async def from_prompt(i: int) -> list[Rollout]:
-            problem = self.problems[i]
-            return await sample_paths(direct_sampler, problem, self.final_tests(problem), self.seed)
-
         common = [i for i in solved if any(rollout.reward for rollout in direct_P_G[i])]
-        by_step = dict(zip(solved, await run_in_order(last_step, solved, self.concurrency), strict=True))
-        by_prompt = await run_in_order(from_prompt, common, self.concurrency)
+        by_step = dict(zip(solved, await self._last_steps([trees[i] for i in solved]), strict=True))
+        by_prompt = await self._from_prompt([self.problems[i] for i in common])
         groups = [*by_step.values(), *by_prompt]
         return {
             "pseudocode": self._share(by_step.values()),
@@ -170,6 +163,33 @@ class Comparison:
                 "direct": self._share(by_prompt),
             },
         }, sum(len(rollout.token_ids) for group in groups for rollout in group)
+
+    async def _last_steps(self, trees: Sequence[Tree]) -> list[list[Rollout]]:
+        """Fresh programs from the last pseudocode step of each tree's passing path."""
+        sampler, tree_of = self.sampler("pseudocode", self.aspr_samples), {t.problem_id: t for t in trees}
+
+        async def sample(problem: Problem) -> list[Rollout]:
+            tests = self.final_tests(problem)
+            return await sample_last_step(sampler, tree_of[problem.id], problem, tests, self.seed)
+
+        async def again(problem: Problem, rollouts: Sequence[Rollout]) -> list[Rollout]:
+            number = passing_leaves(tree_of[problem.id])[0].depth
+            return await judged(sampler, problem, self.final_tests(problem), rollouts, number)
+
+        solved = [problem for problem in self.problems if problem.id in tree_of]
+        return await self.kept.groups("aspr/pseudocode", solved, sample, again)
+
+    async def _from_prompt(self, problems: Sequence[Problem]) -> list[list[Rollout]]:
+        """Fresh answers to the direct prompt."""
+        sampler = self.sampler("direct", self.aspr_samples)
+
+        async def sample(problem: Problem) -> list[Rollout]:
+            return await sample_paths(sampler, problem, self.final_tests(problem), self.seed)
+
+        async def again(problem: Problem, rollouts: Sequence[Rollout]) -> list[Rollout]:
+            return await judged(sampler, problem, self.final_tests(problem), rollouts)
+
+        return await self.kept.groups("aspr/direct", problems, sample, again)
 
     def _share(self, groups) -> dict[str, Any] | None:
         """The mean over problems of the share of samples that pass; None over no problems."""

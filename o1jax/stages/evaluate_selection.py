@@ -15,16 +15,13 @@ from typing import Any
 from etils import epath
 
 from o1jax.records import Problem, Rollout
-from o1jax.rewards import selection
-from o1jax.rewards.generated_tests import distinct, is_degenerate, killed
-from o1jax.rewards.outputs import outputs_matrix
 from o1jax.search.bounded import run_in_order
-from o1jax.search.judging import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, program_of_rollout, sample_paths, sample_tokens
 from o1jax.search.test_writing import WriteSettings, Written, write_cases
 from o1jax.stages import check_problems
 from o1jax.stages.estimators import mean_with_interval
 from o1jax.stages.evaluate import final_tests
+from o1jax.stages.evaluate_choice import agreement, majority
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
@@ -109,22 +106,20 @@ async def _choose(
 async def _by_agreement(
     sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout], written: Written
 ) -> float:
-    """The reward of the program that the cases choose; degenerate cases do not choose."""
+    """The reward of the program that the cases choose."""
     right = [rollout for rollout in rollouts if rollout.verdict is not None]
-    programs = [program_of_rollout(sampler, rollout) for rollout in right]
-    cases = distinct((c for c in written.cases if not is_degenerate(problem, c)), problem.form)
+    programs = [program_of_rollout(sampler, problem, rollout) for rollout in right]
     if not programs:
         return 0.0
-    killed_N_C = await killed(sampler.judge, problem, programs, cases, sampler.settings.limits)
-    return right[selection.by_agreement([[not k for k in row] for row in killed_N_C])].reward
+    return right[
+        await agreement(sampler.judge, problem, programs, written.cases, sampler.settings.limits)
+    ].reward
 
 
 async def _by_majority(sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout]) -> float:
     """The reward of a program of the largest group with equal outputs on the visible tests' inputs."""
     right = [rollout for rollout in rollouts if rollout.verdict is not None]
-    programs = [program_of_rollout(sampler, rollout) for rollout in right]
-    inputs = [test.input for test in search_tests(problem)]
+    programs = [program_of_rollout(sampler, problem, rollout) for rollout in right]
     if not programs:
         return 0.0
-    outputs_N_C = await outputs_matrix(sampler.judge, problem, programs, inputs, sampler.settings.limits)
-    return right[selection.by_majority(outputs_N_C)].reward
+    return right[await majority(sampler.judge, problem, programs, sampler.settings.limits)].reward

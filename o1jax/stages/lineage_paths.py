@@ -125,7 +125,7 @@ class Archive:
         if stage.stage == "write_tests":
             new = Origin("generated", str(stage.read("tcg")))
         if problem_id not in self.problems(place):
-            raise InputError(f"{place}: no problem {problem_id} in problems.jsonl")
+            raise InputError(f"{place}: no problem {problem_id} there")
         tests = search_tests(self.problems(place)[problem_id])
         return [(test, earlier.get(test, new)) for test in tests]
 

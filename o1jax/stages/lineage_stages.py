@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from o1jax.records import InputError
-from o1jax.report.summary import DEEPEST
+from o1jax.report.run_files import DEEPEST
 from o1jax.stages.manifest import input_hash, read_manifest, read_spec
 
 

@@ -15,9 +15,11 @@ from typing import Literal
 
 from etils import epath
 
+from o1jax.model.lora import LoraSettings
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError, PreferencePair, Tree
 from o1jax.search.samples import path_preferences, sibling_preferences
+from o1jax.stages.adapters import with_adapters
 from o1jax.stages.found import places_of, trees_of
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
@@ -33,7 +35,8 @@ class Settings:
     parent's siblings, the widest apart (0: all); and of each kind, at most `max_per_problem` a problem,
     drawn by seed from all rounds (0: all). `beta`, and `nll_weight`, which adds the chosen answer's
     likelihood to the loss (0: DPO as published, under which it may fall): objectives.dpo. `train_tokens`
-    counts both sides of a pair. `model`: the preset that the policy must have the shape of, where given."""
+    counts both sides of a pair. `model`: the preset that the policy must have the shape of, where given.
+    `lora`: trains adapters of this rank, not all parameters."""
 
     train_tokens: int
     pairs: Literal["siblings", "paths", "both"] = "both"
@@ -44,11 +47,13 @@ class Settings:
     nll_weight: float = 0.0
     row_length: int = 512
     rows_per_batch: int = 8
+    micro_batches: int = 1
     learning_rate: float = 2e-4
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.0
     model: str = ""
+    lora: LoraSettings = LoraSettings()
 
     def __post_init__(self):
         if not 0.0 <= self.margin < 1.0:
@@ -69,6 +74,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: pairs, pairs_by_kind, problems (that have one), dropped_long, steps, trained_tokens."""
     policy = open_policy(inputs["policy"])
     check_model("policy_dpo", settings.model, policy)
+    policy = with_adapters(policy, settings.lora, seed)
     rounds = [trees_of(place) for place in places_of(inputs)]
     by_kind = pairs_by_kind(rounds, settings, policy.tokenizer.eos_token_id, seed)
     pairs = [pair for found in by_kind.values() for pair in found]

@@ -19,11 +19,14 @@ from typing import Any
 import jax
 from etils import epath
 
+from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError, Problem
 from o1jax.stages import check_problems, rl_draw
+from o1jax.stages.adapters import save_trained, with_adapters, without_adapters
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
+from o1jax.stages.pushes import Pushes
 from o1jax.stages.rl_examples import Group, Lesson, lesson_of
 from o1jax.stages.rl_learner import Learner, optimizer_of
 from o1jax.stages.rl_progress import Progress, after, figures_of, identity_of, read_rows, timings_of
@@ -31,7 +34,7 @@ from o1jax.stages.rl_rollouts import Player
 from o1jax.stages.rl_settings import Settings, check
 from o1jax.stages.scorers import open_scorer, scorer_timings
 from o1jax.stages.workers import open_workers
-from o1jax.train.checkpoint import Checkpoints, Policy, save_policy
+from o1jax.train.checkpoint import Checkpoints, Policy
 from o1jax.train.loop import items_of
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.optimizer import make_optimizer
@@ -49,8 +52,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     with Checkpoints(out / "fit" / "checkpoints") as checkpoints, sigterm_noted() as sigterm:
         training = Run(settings, inputs, problems, seed, checkpoints, sigterm)
         timings = asyncio.run(training.play_and_learn(out))
-        policy = training.policy()
-    save_policy(out / "policy", policy.config, policy.params, policy.tokenizer)
+        save_trained(out, training.trained, training.state.params, settings.lora)
     rows = read_rows(out / "fit" / "metrics.jsonl")
     return StageResult(figures_of(rows, settings), timings | timings_of(rows))
 
@@ -72,7 +74,9 @@ class Run:
         self.identity = identity_of(settings, problems, seed)
         policy = open_policy(inputs["policy"])
         check_model("policy_rl", settings.model, policy)
-        self.config, self.graphdef, self.tokenizer = policy.config, policy.graphdef, policy.tokenizer
+        self.pushes = Pushes(policy)
+        policy = with_adapters(policy, settings.lora, seed)
+        self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), policy.params)
         like = abstract_state(shapes, transformation, mesh)
@@ -89,20 +93,21 @@ class Run:
         return self.settings.first_update + self.progress.updates
 
     def policy(self) -> Policy:
-        """The policy as it is now."""
-        return Policy(self.config, self.graphdef, self.state.params, self.tokenizer)
+        """The policy as it is now, without adapters."""
+        trained = dataclasses.replace(self.trained, params=self.state.params)
+        return without_adapters(trained, self.settings.lora)
 
     async def play_and_learn(self, out: epath.Path) -> dict[str, float]:
         """All updates, with what they need held open; returns timings."""
         engine, slots = self.settings.engine, self.settings.scorer_slots
         async with (
             open_workers(self.policy(), engine) as workers,
-            open_scorer(self.inputs, self.tokenizer, slots=slots, context=engine.context) as scorer,
+            open_scorer(self.inputs, self.trained.tokenizer, slots=slots, context=engine.context) as scorer,
         ):
             audit = audit_of(self.inputs, self.problems)
             player = Player(workers, scorer, self.settings, audit, out / "rollouts", self.seed)
             player.check(self.problems)
-            await workers.engine.load_params(self.state.params, self.t)
+            await self.pushes.push(workers.engine, self.policy().params, self.t)
             with MetricsLog(out / "fit", self.progress.updates) as log:
                 await self._until_done(player, log)
             return workers.timings() | scorer_timings(scorer)
@@ -119,7 +124,9 @@ class Run:
                 learned, ahead = await asyncio.gather(learning, self._play(player))
             else:
                 learned = await learning
-            await player.sampler.engine.load_params(self.state.params, self.t)
+            row["push_difference"] = await self.pushes.push(
+                player.sampler.engine, self.policy().params, self.t
+            )
             log.write(self.progress.updates, row | lesson.figures | learned | {"sampling_seconds": seconds})
             outcome, reward = lesson.figures["outcome"], lesson.figures["reward"]
             line.show(self.progress.updates, f"outcome {outcome:.3f}, reward {reward:.3f}")

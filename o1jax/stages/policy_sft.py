@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
+from o1jax.model.lora import LoraSettings
 from o1jax.prompts.chat import Tokenizer
 from o1jax.prompts.task import Style
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, found, references
+from o1jax.stages.adapters import with_adapters
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.training import tokens_per_second, train_tokens
@@ -27,11 +29,13 @@ class Settings:
     """`train_tokens`: tokens to train on, padding not counted, in as many epochs as that takes.
     `variants`: reasoning chains, and programs, of each reference problem; `style`:
     of their prompts, as search had it.
-    `model`: the preset that the policy must have the shape of, where it is given."""
+    `model`: the preset that the policy must have the shape of, where it is given. `lora`: trains adapters
+    of this rank, not all parameters."""
 
     train_tokens: int
     row_length: int = 256
     rows_per_batch: int = 16
+    micro_batches: int = 1
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     warmup_steps: int = 10
@@ -40,12 +44,14 @@ class Settings:
     variants: int = 1
     style: Style = "full"
     model: str = ""
+    lora: LoraSettings = LoraSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: found (answers), found_problems, references, dropped_long, steps, trained_tokens."""
     policy = open_policy(inputs["policy"])
     check_model("policy_sft", settings.model, policy)
+    policy = with_adapters(policy, settings.lora, seed)
     found_samples, reference_samples = samples_of(settings, inputs, policy.tokenizer, seed)
     examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
     if not examples:

@@ -17,12 +17,14 @@ import numpy as np
 from etils import epath
 
 from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
-from o1jax.model.init import abstract_params
+from o1jax.model.init import NO_PARAMS, abstract_params
+from o1jax.model.lora import LoraSettings
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.rewards.process import score_ids
 from o1jax.search.samples import step_labels, step_pairs
+from o1jax.stages.adapters import with_adapters
 from o1jax.stages.found import places_of, trees_of
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
@@ -41,13 +43,15 @@ class Settings:
     parent's (0: all); the scores of the last compare siblings and nothing else. `max_paths_per_problem`
     labelled paths are drawn by seed (0: all). `train_tokens`: tokens to train on, padding not counted.
     `likelihood`: the weight of a step's log-likelihood, by the same model, in its score (0: none).
-    `model`: the preset that the policy must have the shape of, where it is given. `scorer_slots`: paths
+    `model`: the preset that the policy must have the shape of, where it is given. `lora`: trains adapters of
+    this rank, not all parameters. `scorer_slots`: paths
     a forward pass of the held-out figures."""
 
     train_tokens: int
     objective: Literal["soft", "hard", "pair"] = "soft"
     row_length: int = 256
     rows_per_batch: int = 16
+    micro_batches: int = 1
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 10
@@ -57,6 +61,7 @@ class Settings:
     max_pairs_per_parent: int = 0
     max_paths_per_problem: int = 0
     model: str = ""
+    lora: LoraSettings = LoraSettings()
     scorer_slots: int = 16
 
 
@@ -64,7 +69,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (prm_figures)."""
     policy = open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
     check_model("prm", settings.model, policy)
-    policy = _scoring(policy, settings.likelihood)
+    policy = with_adapters(_scoring(policy, settings.likelihood), settings.lora, seed)
     rounds = [trees_of(place) for place in places_of(inputs)]
     trees = [tree for found in rounds for tree in found]
     held_out = trees_of(inputs["held_out"]) if "held_out" in inputs else []
@@ -80,7 +85,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
     objective = make_objective(*score_ids(policy.tokenizer))
     fitted = train_tokens(out, f"prm {settings.objective}", policy, objective, examples, settings, seed)
-    prm = dataclasses.replace(policy, params=fitted.params)
+    prm = _scoring(dataclasses.replace(policy, params=fitted.params, frozen=NO_PARAMS), settings.likelihood)
     return StageResult(
         figures={
             "objective": settings.objective,

@@ -60,7 +60,7 @@ def ranking(nodes: Nodes, score_N: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def calibration(nodes: Nodes, score_N: np.ndarray) -> dict[str, Any]:
-    """log_loss, calibration_error and calibration_error_by_depth, all against the soft label."""
+    """log_loss, calibration_error, calibration_error_by_depth and calibration, all against the soft label."""
     score_N = np.clip(score_N, SMALLEST, 1 - SMALLEST)
     losses_N = -nodes.soft_N * np.log(score_N) - (1 - nodes.soft_N) * np.log1p(-score_N)
     by_depth = {
@@ -71,13 +71,27 @@ def calibration(nodes: Nodes, score_N: np.ndarray) -> dict[str, Any]:
         "log_loss": rounded(losses_N.mean()),
         "calibration_error": rounded(calibration_error(score_N, nodes.soft_N)),
         "calibration_error_by_depth": {depth: rounded(error) for depth, error in by_depth.items()},
+        "calibration": calibration_curve(score_N, nodes.soft_N),
     }
 
 
 def calibration_error(score_N: np.ndarray, label_N: np.ndarray) -> float:
     """The mean over N of |mean score - mean label| of its bin; ten bins of equal width on [0, 1]."""
-    bin_N = np.minimum((score_N * BINS).astype(int), BINS - 1)
-    return float(np.abs(np.bincount(bin_N, score_N - label_N)).sum() / len(score_N))
+    return float(np.abs(np.bincount(_bins(score_N), score_N - label_N)).sum() / len(score_N))
+
+
+def calibration_curve(score_N: np.ndarray, label_N: np.ndarray) -> list[dict[str, float | int | None]]:
+    """{score, label, n} of each bin that is not empty: its mean score, its mean label, its steps."""
+    bin_N = _bins(score_N)
+    return [
+        {"score": rounded(score_N[rows].mean()), "label": rounded(label_N[rows].mean()), "n": int(rows.sum())}
+        for rows in (bin_N == k for k in np.unique(bin_N))
+    ]
+
+
+def _bins(score_N: np.ndarray) -> np.ndarray:
+    """bin_N, of BINS of equal width on [0, 1]."""
+    return np.minimum((score_N * BINS).astype(int), BINS - 1)
 
 
 def pair_figures(nodes: Nodes, score_N: np.ndarray) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from o1jax.batches.encode import Example, with_column
 from o1jax.batches.stream import Batches
+from o1jax.model.lora_merge import switched_off
 from o1jax.parallel.seeds import fold_seed
 from o1jax.rewards.process import score_ids
 from o1jax.stages.rl_examples import Lesson, examples_of, gae_examples_of, step_starts
@@ -39,8 +40,10 @@ class Learner:
             loss = dataclasses.replace(loss, good_id=good_id, bad_id=bad_id)
             self.scores = scores_program(graphdef, mesh, good_id, bad_id)
         self.log_probs = log_probs_program(graphdef, mesh, temperature)
-        self.reference = policy.params if loss.kl_weight else None
-        self.updater = Updater(graphdef, policy_gradient(loss), optimizer_of(settings), like, mesh)
+        self.frozen = policy.frozen
+        self.reference = self._reference(policy) if loss.kl_weight else None
+        objective, optimizer = policy_gradient(loss), optimizer_of(settings)
+        self.updater = Updater(graphdef, objective, optimizer, like, mesh, policy.frozen)
 
     def learn(self, state: TrainState, lesson: Lesson) -> tuple[TrainState, dict[str, float]]:
         """(state, figures): the updater's, means over the epochs, but for sampler_difference, which is the
@@ -57,8 +60,15 @@ class Learner:
         first = {"sampler_difference": figures_E[0]["sampler_difference"]}
         return state, means | first | {"trained_tokens": lesson.tokens * self.settings.epochs}
 
+    def _reference(self, policy: Policy) -> nnx.State:
+        """What the policy was: its parameters, or its frozen ones with adapters that add nothing."""
+        if not self.settings.lora.rank:
+            return policy.params
+        return dataclasses.replace(policy, params=switched_off(policy.params)).all_params
+
     def _examples(self, params: nnx.State, lesson: Lesson) -> list[Example]:
         """The kept answers with every column that the objective asks for."""
+        params = nnx.merge_state(params, self.frozen)
         if self.settings.advantage == "gae":
             examples = gae_examples_of(lesson, self.settings, self._values(params, lesson))
         else:

@@ -100,7 +100,7 @@ class Player:
     async def _false_accept(self, problem: Problem, rollout: Rollout) -> bool | None:
         if problem.id not in self.audit or not rollout.reward:
             return None
-        audited, program = self.audit[problem.id], program_of_rollout(self.sampler, rollout)
+        audited, program = self.audit[problem.id], program_of_rollout(self.sampler, problem, rollout)
         limits = self.settings.sample.limits
         _, verdict = await judge_program(
             self.sampler.judge, audited, program, search_tests(audited), 0.0, limits

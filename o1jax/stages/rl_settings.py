@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
+from o1jax.model.lora import LoraSettings
 from o1jax.records import InputError
 from o1jax.rewards.aggregate import Reward
 from o1jax.search.sampling import SampleSettings
@@ -39,6 +40,7 @@ class Settings:
     (0: no limit). `first_update`: the number of updates of earlier rounds, by which alpha and seeds go on.
     `max_staleness` 1: an update's answers are sampled with the weights before the last update, while that
     one trains. `model`: the preset that the policy must have the shape of, where it is given.
+    `lora`: trains adapters of this rank, not all parameters; the frozen ones are the reference of a KL term.
     """
 
     updates: int
@@ -68,6 +70,7 @@ class Settings:
     checkpoint_every: int = 10
     checkpoint_every_s: float = 120.0
     model: str = ""
+    lora: LoraSettings = LoraSettings()
 
     @property
     def has_steps(self) -> bool:

@@ -10,14 +10,15 @@ FEWEST = 10  # rows of a trend: of fewer, nothing is said
 COLLAPSED = 0.2  # entropy at the end, as a share of that at the beginning
 MISMATCH = 0.01  # nats a token between the engine and the trainer
 NORMAL_95 = 1.96
-WATCHED = ("entropy", "sampler_difference", "steps", "complete", "false_accept")  # beside outcome and process
+WATCHED = ("entropy", "sampler_difference", "push_difference", "steps", "complete", "false_accept")
 
 Rows = Sequence[Mapping[str, float]]
 
 
 def watch(rows: Rows) -> dict[str, dict[str, float]]:
     """Name -> {first, last}, the means of the first and of the last tenth, of each of WATCHED that was seen:
-    without an audit there is no false_accept, and without an update that trained no entropy."""
+    without an audit there is no false_accept, and without an update that trained no entropy. (The outcome
+    and the process score are figures of their own.)"""
     columns = {name: column(rows, name) for name in WATCHED}
     found = {name: ends(values_N) for name, values_N in columns.items() if len(values_N)}
     return {name: {"first": first, "last": last} for name, (first, last) in found.items()}

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from o1jax.engine.interface import Completion, Request
+from o1jax.model.lora import LoraSettings
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, test_cases
 from o1jax.prompts.test_cases import CASES
@@ -28,6 +29,7 @@ from o1jax.search.bounded import run_in_order
 from o1jax.search.store import read_records, write_records
 from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems
+from o1jax.stages.adapters import with_adapters
 from o1jax.stages.found import places_of, wrong_programs
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
@@ -44,7 +46,7 @@ class Settings:
     of rewards at least `margin` apart, at most `max_pairs` a problem (0: all). `train_tokens` counts both
     sides of a pair. `nll_weight` adds the chosen answer's likelihood to the loss (0: DPO as published,
     under which it may fall). `concurrency`: problems at once. `model`: the preset that the generator must
-    have the shape of, where given."""
+    have the shape of, where given. `lora`: trains adapters of this rank, not all parameters."""
 
     train_tokens: int
     write: WriteSettings = WriteSettings(answers=8, temperature=1.0, top_p=1.0, top_k=0)
@@ -56,11 +58,13 @@ class Settings:
     nll_weight: float = 0.0
     row_length: int = 512
     rows_per_batch: int = 8
+    micro_batches: int = 1
     learning_rate: float = 2e-4
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.0
     model: str = ""
+    lora: LoraSettings = LoraSettings()
     limits: Limits = Limits()
     concurrency: int = 64
     engine: EngineSettings = EngineSettings()
@@ -117,6 +121,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{out}: nothing to train on: {len(answers)} answers about {len(wrong)} problems, none with a "
             f"reward {settings.margin} below its problem's best; sample more answers or lower the margin"
         )
+    policy = with_adapters(policy, settings.lora, seed)
     fitted, long = train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
     return StageResult(
         figures={

@@ -13,11 +13,13 @@ from typing import get_args
 
 from etils import epath
 
+from o1jax.model.lora import LoraSettings
 from o1jax.prompts import chat
 from o1jax.records import InputError, PreferencePair
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems, tcg_cases
+from o1jax.stages.adapters import with_adapters
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
@@ -30,7 +32,8 @@ from o1jax.train.checkpoint import Policy
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`train_tokens` counts both sides of a pair. `nll_weight` adds the chosen answer's likelihood to
-    the loss (0: DPO as published, under which it may fall). `write` and `engine` serve "sampled"."""
+    the loss (0: DPO as published, under which it may fall). `write` and `engine` serve "sampled".
+    `lora`: trains adapters of this rank, not all parameters."""
 
     train_tokens: int
     rejected: Rejected = "shuffled"
@@ -39,11 +42,13 @@ class Settings:
     cases: CaseSettings = CaseSettings()
     row_length: int = 512
     rows_per_batch: int = 8
+    micro_batches: int = 1
     learning_rate: float = 2e-4
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.0
     model: str = ""
+    lora: LoraSettings = LoraSettings()
     write: WriteSettings = WriteSettings(answers=1, temperature=1.0, top_p=1.0, top_k=0)
     engine: EngineSettings = EngineSettings()
 
@@ -61,6 +66,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         raise InputError(
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
+    policy = with_adapters(policy, settings.lora, seed)
     fitted, long = train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
     return StageResult(
         figures={

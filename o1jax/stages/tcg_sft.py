@@ -14,6 +14,7 @@ from etils import epath
 
 from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.model.init import init_params
+from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
@@ -21,6 +22,7 @@ from o1jax.prompts import nano_tokenizer
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, SftSample
 from o1jax.stages import check_problems, tcg_cases
+from o1jax.stages.adapters import with_adapters
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
@@ -32,7 +34,8 @@ from o1jax.train.checkpoint import Policy
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`train_tokens`: tokens to train on, padding not counted. `model`: the preset that the policy must
-    have the shape of, where it is given. `preset` and `vocab_size` are those of a model from nothing."""
+    have the shape of, where it is given. `preset` and `vocab_size` are those of a model from nothing.
+    `lora`: trains adapters of this rank, not all parameters."""
 
     train_tokens: int
     preset: str = "nano"
@@ -40,11 +43,13 @@ class Settings:
     cases: CaseSettings = CaseSettings()
     row_length: int = 256
     rows_per_batch: int = 16
+    micro_batches: int = 1
     learning_rate: float = 2e-3
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.1
     model: str = ""
+    lora: LoraSettings = LoraSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -57,6 +62,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
     policy = open_policy(inputs["policy"]) if "policy" in inputs else _from_nothing(made.sets, settings, seed)
     check_model("tcg_sft", settings.model, policy)
+    policy = with_adapters(policy, settings.lora, seed)
     samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
     examples, long = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
     fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)

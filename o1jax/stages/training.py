@@ -5,6 +5,7 @@ Makes no examples or pairs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,9 +13,11 @@ from etils import epath
 
 from o1jax.batches.encode import Example, encode_pair, keep_short
 from o1jax.batches.stream import Batches
+from o1jax.model.lora import LoraSettings
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError, PreferencePair
-from o1jax.train.checkpoint import Policy, save_policy
+from o1jax.stages.adapters import save_trained
+from o1jax.train.checkpoint import Policy
 from o1jax.train.loop import FitSettings, Fitted, fit
 from o1jax.train.objectives import Objective, dpo
 from o1jax.train.optimizer import OptimizerSettings
@@ -23,15 +26,18 @@ from o1jax.train.reference import with_reference
 
 class TokenBudget(Protocol):
     """What such a stage's settings have. `train_tokens`: tokens to train on, padding not counted, in as
-    many epochs as that takes."""
+    many epochs as that takes. `micro_batches`: the parts of a batch whose gradients
+    are added up. `lora`: the adapters that the policy was given to train (adapters.py)."""
 
     train_tokens: int
     row_length: int
     rows_per_batch: int
+    micro_batches: int
     learning_rate: float
     schedule: str
     warmup_steps: int
     weight_decay: float
+    lora: LoraSettings
 
 
 def train_tokens(
@@ -43,7 +49,8 @@ def train_tokens(
     settings: TokenBudget,
     seed: int,
 ) -> Fitted:
-    """Trains the policy's parameters in out/fit, or resumes there, and saves them as out/policy."""
+    """Trains the policy's parameters in out/fit, or resumes there, and saves them as out/policy. The result's
+    are those of the plain policy, adapters merged."""
     batches = Batches(
         examples, row_length=settings.row_length, rows_per_batch=settings.rows_per_batch, seed=seed
     )
@@ -62,12 +69,13 @@ def train_tokens(
         objective,
         batches,
         optimizer,
-        FitSettings(steps),
+        FitSettings(steps, micro_batches=settings.micro_batches),
         mesh=make_mesh(),
         title=title,
+        frozen=policy.frozen,
     )
-    save_policy(out / "policy", policy.config, fitted.params, policy.tokenizer)
-    return fitted
+    plain = save_trained(out, policy, fitted.params, settings.lora)
+    return dataclasses.replace(fitted, params=plain.params)
 
 
 class PreferenceBudget(TokenBudget, Protocol):
@@ -86,7 +94,8 @@ def train_preferences(
     seed: int,
 ) -> tuple[Fitted, int]:
     """DPO of the policy, which is the reference too, as train_tokens; and how many pairs were left out for
-    being longer than a row. InputError if that is all of them."""
+    being longer than a row. InputError if that is all of them. New adapters add nothing, so that with them
+    the policy is its base, frozen or not."""
     examples, long = keep_short([encode_pair(pair) for pair in pairs], settings.row_length)
     if not examples:
         raise InputError(
@@ -94,7 +103,7 @@ def train_preferences(
             "raise it: both sides of a pair share a row"
         )
     shape = {"row_length": settings.row_length, "rows_per_batch": settings.rows_per_batch}
-    examples = with_reference(examples, policy.graphdef, policy.params, mesh=make_mesh(), **shape)
+    examples = with_reference(examples, policy.graphdef, policy.all_params, mesh=make_mesh(), **shape)
     objective = dpo(settings.beta, settings.nll_weight)
     return train_tokens(out, title, policy, objective, examples, settings, seed), long
 

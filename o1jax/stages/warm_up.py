@@ -26,6 +26,7 @@ from o1jax.search.mcts import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 from o1jax.stages import check_problems, references
 from o1jax.stages.manifest import StageResult
+from o1jax.stages.pushes import Pushes
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, save_policy
@@ -125,6 +126,7 @@ class Validation:
     def __init__(self, policy: Policy, settings: Settings, problems: epath.Path, seed: int):
         self.problems = check_problems.read(problems)
         self.settings, self.seed = settings, fold_seed(seed, "validation")
+        self.pushes = Pushes(policy)
         self.runner = asyncio.Runner()
         self.opened = open_workers(policy, settings.engine)
         self.workers: Workers = self.runner.run(self.opened.__aenter__())
@@ -136,10 +138,11 @@ class Validation:
 
     async def _evaluate(self, params: nnx.State) -> dict[str, float]:
         workers = self.workers
-        await workers.engine.load_params(params, self.version)
+        difference = await self.pushes.push(workers.engine, params, self.version)
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, self.settings.sample)
         rollouts_P_G = await sample_many(sampler, self.problems, search_tests, self.seed)
-        return _pass_at_1(self.problems, [[r.reward for r in rollouts] for rollouts in rollouts_P_G])
+        rates = _pass_at_1(self.problems, [[r.reward for r in rollouts] for rollouts in rollouts_P_G])
+        return rates | {"push_difference": difference}
 
     def close(self) -> None:
         self.runner.run(self.opened.__aexit__(None, None, None))

@@ -13,21 +13,11 @@ from collections.abc import AsyncIterator
 from transformers import PreTrainedTokenizerFast
 
 from o1jax.engine.interface import Engine
-from o1jax.engine.jax_engine import JaxEngine
-from o1jax.records import InputError
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge
+from o1jax.stages.engines import EngineSettings, open_engine
+from o1jax.stages.pushes import Pushes
 from o1jax.train.checkpoint import Policy
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineSettings:
-    """The engine and its shape: `slots` samples at once, of at most `context` tokens each."""
-
-    name: str = "jax"
-    slots: int = 64
-    context: int = 384
-    judge_slots: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +28,7 @@ class Workers:
     judge: Judge
     tokenizer: PreTrainedTokenizerFast
     opened: float  # time.monotonic()
+    push_difference: float | None = None  # of vLLM's log-probs from the trainer's, when it was opened
 
     def timings(self) -> dict[str, float]:
         """The engine's counters, with its busy share of the wall time since it was opened."""
@@ -48,6 +39,7 @@ class Workers:
             **kept,
             "play_seconds": round(wall_s, 2),
             "engine_busy_share": round(stats["busy_s"] / wall_s, 4),
+            **({} if self.push_difference is None else {"push_difference": self.push_difference}),
         }
 
 
@@ -55,16 +47,15 @@ class Workers:
 async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterator[Workers]:
     """Opens an engine with the policy's weights and a judge; closes both.
 
-    Raises InputError for an engine that is not there.
+    Raises InputError for an engine that cannot be opened.
     """
-    if settings.name != "jax":
-        raise InputError(f"engine.name: saw {settings.name!r}, wanted 'jax'")
-    engine = JaxEngine(
-        policy.config, policy.params, policy.tokenizer, slots=settings.slots, context=settings.context
-    )
-    judge = ForkJudge(slots=settings.judge_slots)
+    engine = await open_engine(policy, settings)
+    judge = ForkJudge(slots=settings.judge_slots, packages=settings.judge_packages)
     try:
-        yield Workers(engine, judge, policy.tokenizer, time.monotonic())
+        difference = None
+        if settings.name != "jax":
+            difference = await Pushes(policy).difference(engine, policy.params)
+        yield Workers(engine, judge, policy.tokenizer, time.monotonic(), difference)
     finally:
         await engine.close()
         await judge.close()

@@ -1,6 +1,6 @@
 """A generator's tests for problems, gated on their reference programs (D6), to judge search and RL by.
 
-Inputs: tcg (a test-case generator), problems (check_problems). Writes problems.jsonl, which search and
+Inputs: tcg (a test-case generator), problems (check_problems). Writes problems.parquet, which search and
 later stages read in place of the problems, and cases.parquet with every case and its fate. Trains nothing.
 """
 
@@ -13,7 +13,6 @@ from typing import Literal
 
 from etils import epath
 
-from o1jax.problems import jsonl
 from o1jax.records import InputError, Problem
 from o1jax.search.store import write_records
 from o1jax.search.test_writing import WriteSettings
@@ -49,7 +48,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     kept = [
         problem for problem in (_with_tests(test, settings.reward_tests) for test in tests) if problem.tests
     ]
-    jsonl.save(out / "problems.jsonl", kept)
+    check_problems.write(out, kept)
     gated = [len(test.gated.kept) for test in tests]
     return StageResult(
         figures={

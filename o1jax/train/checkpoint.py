@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import abstract_params
+from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.prompts.chat import load_tokenizer, save_tokenizer
 from o1jax.records import InputError
 from o1jax.train import integrity
@@ -28,12 +28,19 @@ from o1jax.train import integrity
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A model that can be trained on or sampled from, with its tokenizer."""
+    """A model that can be trained on or sampled from, with its tokenizer. Where it has adapters, `params` are
+    they, and `frozen` all other parameters."""
 
     config: ModelConfig
     graphdef: nnx.GraphDef
     params: nnx.State
     tokenizer: transformers.PreTrainedTokenizerFast
+    frozen: nnx.State = dataclasses.field(default_factory=lambda: NO_PARAMS)
+
+    @property
+    def all_params(self) -> nnx.State:
+        """Trained and frozen ones together, as the graphdef's model has them."""
+        return nnx.merge_state(self.params, self.frozen)
 
 
 class Checkpoints:

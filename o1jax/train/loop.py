@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from o1jax.batches.stream import Batches
+from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import place_batch
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.metrics import MetricsLog, ProgressLine
@@ -60,10 +61,12 @@ def fit(
     mesh: Mesh,
     evaluate: Evaluate | None = None,
     title: str = "train",
+    frozen: nnx.State = NO_PARAMS,
 ) -> Fitted:
     """Trains `params` on `batches`, or resumes what `directory` holds, and keeps checkpoints/,
     metrics.jsonl and tensorboard/ there.
 
+    `frozen`: the model's other parameters, which are neither trained nor saved.
     `evaluate` maps parameters to figures, of which `loss` decides (step.validation makes one); it
     runs every `evaluate_every` steps and after the last, and may use the parameters only until it
     returns: the next step takes their buffers. Raises NonFiniteLoss, Preempted, and
@@ -72,7 +75,9 @@ def fit(
     check(settings, evaluates=evaluate is not None)
     began = time.monotonic()
     with Checkpoints(epath.Path(directory) / "checkpoints") as checkpoints, sigterm_noted() as sigterm:
-        run = Run(checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate)
+        run = Run(
+            checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate, frozen
+        )
         with MetricsLog(directory, run.progress.step, writes=jax.process_index() == 0) as log:
             run.until_done(log, ProgressLine(title, settings.max_steps), sigterm)
         stopped = "plateau" if run.at_plateau() else "max_steps"
@@ -83,10 +88,11 @@ class Run:
     """The state of one fit: the train state, the progress, and metrics still on the device."""
 
     def __init__(
-        self, checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate
+        self, checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate, frozen
     ):
         self.checkpoints, self.batches, self.settings, self.mesh = checkpoints, batches, settings, mesh
         self.evaluate = evaluate
+        self.frozen = (frozen,) if frozen else ()
         self.identity = identity_of(batches, optimizer, settings)
         transformation = make_optimizer(optimizer)
         shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), params)
@@ -100,6 +106,7 @@ class Run:
             mesh,
             schedule=make_schedule(optimizer),
             micro_batches=settings.micro_batches,
+            frozen=frozen,
             gradient_dtype=optimizer.gradient_dtype,
         )
         self.pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
@@ -136,7 +143,8 @@ class Run:
     def _advance(self, rows: slice) -> None:
         """Dispatches one step."""
         step = self.progress.step
-        self.state, metrics = self.step(self.state, place_batch(self.batches.at(step, rows), self.mesh))
+        batch = place_batch(self.batches.at(step, rows), self.mesh)
+        self.state, metrics = self.step(self.state, batch, *self.frozen)
         tokens = self.progress.tokens + self.batches.tokens_at(step)
         self.progress = dataclasses.replace(self.progress, step=step + 1, tokens=tokens)
         self.pending.append((step + 1, metrics))

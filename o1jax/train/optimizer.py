@@ -58,9 +58,10 @@ def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """True for matrices (their logical axes name `embed`); norms' scales and biases do not decay."""
+    """True for matrices: their logical axes name `embed`, or None, an adapter's rank. Norms' scales and
+    biases do not decay."""
     return jax.tree.map(
-        lambda variable: variable.replace("embed" in variable.get_metadata("axes")),
+        lambda variable: variable.replace(bool({"embed", None} & set(variable.get_metadata("axes")))),
         params,
         is_leaf=lambda x: isinstance(x, nnx.Variable),
     )

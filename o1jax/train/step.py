@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from o1jax.batches.stream import Batches
-from o1jax.model.init import merge
+from o1jax.model.init import NO_PARAMS, merge
 from o1jax.parallel.mesh import batch_spec, place_batch, replicated
 from o1jax.parallel.traced import on_mesh
 from o1jax.records import InputError
@@ -27,7 +27,7 @@ from o1jax.train.state import TrainState
 DeviceBatch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Total = tuple[Sums, nnx.State]  # an objective's sums over rows, and the gradient of the loss sum
-TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]  # of (TrainState, DeviceBatch[, frozen])
 
 
 def make_train_step(
@@ -39,9 +39,13 @@ def make_train_step(
     *,
     schedule: optax.Schedule,
     micro_batches: int = 1,
+    frozen: nnx.State = NO_PARAMS,
     gradient_dtype: str | None = None,
 ) -> TrainStep:
     """(state, batch) -> (state, metrics); the old state is donated.
+
+    Where the model has parameters that are not trained, `frozen` is they, or abstract ones, and the step is
+    (state, batch, frozen) -> ....
 
     The gradient is that of sum of losses / sum of weights over the global batch, accumulated over
     `micro_batches` by scan, in `gradient_dtype`. `like` is a state, or an abstract one, with the
@@ -51,9 +55,12 @@ def make_train_step(
     """
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     batch_sharding = NamedSharding(mesh, batch_spec())
+    frozen_shardings = (jax.tree.map(lambda leaf: leaf.sharding, frozen),) if frozen else ()
 
-    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Metrics]:
-        gradient = functools.partial(sums_and_gradient, graphdef, objective, gradient_dtype)
+    def step(
+        state: TrainState, batch: DeviceBatch, frozen: nnx.State = NO_PARAMS
+    ) -> tuple[TrainState, Metrics]:
+        gradient = functools.partial(sums_and_gradient, graphdef, objective, gradient_dtype, frozen=frozen)
         total = accumulate(gradient, state.params, batch, micro_batches)
         state, metrics = stepped(optimizer, schedule, state, total)
         return state, metrics | occupancy(batch)
@@ -61,7 +68,7 @@ def make_train_step(
     return jax.jit(
         on_mesh(step, mesh),
         donate_argnums=0,
-        in_shardings=(state_shardings, batch_sharding),
+        in_shardings=(state_shardings, batch_sharding, *frozen_shardings),
         out_shardings=(state_shardings, replicated(mesh)),
     )
 
@@ -87,12 +94,14 @@ def sums_and_gradient(
     gradient_dtype: str | None,
     params: nnx.State,
     batch: DeviceBatch,
+    frozen: nnx.State = NO_PARAMS,
 ) -> Total:
-    """The objective's sums on a batch, and the gradient of its loss sum, of this dtype (None: params')."""
+    """The objective's sums on a batch, and the gradient of its loss sum by `params`, of this dtype (None:
+    theirs)."""
     params = jax.tree.map(lambda p: p.astype(gradient_dtype or p.dtype), params)
 
     def loss_sum(params: nnx.State):
-        sums = objective(merge(graphdef, params), batch)
+        sums = objective(merge(graphdef, params, frozen), batch)
         return sums[0], sums
 
     (_, sums), gradients = jax.value_and_grad(loss_sum, has_aux=True)(params)

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from o1jax.batches.stream import Batches
+from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import batch_spec, place_batch, replicated
 from o1jax.parallel.traced import on_mesh
 from o1jax.train.loop import NonFiniteLoss, describe_non_finite
@@ -27,7 +28,7 @@ from o1jax.train.step import DeviceBatch, Metrics, Total, local_rows, stepped, s
 
 class Updater:
     """Compiled once for batches of one shape. `like` is a state, or an abstract one, with the shardings to
-    keep."""
+    keep; `frozen` are parameters of the model that are not trained."""
 
     def __init__(
         self,
@@ -36,29 +37,32 @@ class Updater:
         optimizer: OptimizerSettings,
         like: TrainState,
         mesh: Mesh,
+        frozen: nnx.State = NO_PARAMS,
     ):
-        self.mesh = mesh
+        self.mesh, self.frozen = mesh, frozen
         transformation, schedule = make_optimizer(optimizer), make_schedule(optimizer)
         gradient = functools.partial(sums_and_gradient, graphdef, objective, optimizer.gradient_dtype)
 
-        def zero(params: nnx.State, batch: DeviceBatch) -> Total:
-            shapes = jax.eval_shape(gradient, params, batch)
+        def zero(params: nnx.State, batch: DeviceBatch, frozen: nnx.State) -> Total:
+            shapes = jax.eval_shape(gradient, params, batch, frozen)
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-        def add(total: Total, params: nnx.State, batch: DeviceBatch) -> Total:
-            return jax.tree.map(jnp.add, total, gradient(params, batch))
+        def add(total: Total, params: nnx.State, batch: DeviceBatch, frozen: nnx.State) -> Total:
+            return jax.tree.map(jnp.add, total, gradient(params, batch, frozen))
 
         def apply(state: TrainState, total: Total) -> tuple[TrainState, Metrics]:
             return stepped(transformation, schedule, state, total)
 
         states = jax.tree.map(lambda leaf: leaf.sharding, like)
-        rows = NamedSharding(mesh, batch_spec())
+        rows, fixed = NamedSharding(mesh, batch_spec()), jax.tree.map(lambda leaf: leaf.sharding, frozen)
         totals = (replicated(mesh), states.params)  # a gradient lies like its parameter
-        self._zero = jax.jit(on_mesh(zero, mesh), in_shardings=(states.params, rows), out_shardings=totals)
+        self._zero = jax.jit(
+            on_mesh(zero, mesh), in_shardings=(states.params, rows, fixed), out_shardings=totals
+        )
         self._add = jax.jit(
             on_mesh(add, mesh),
             donate_argnums=0,
-            in_shardings=(totals, states.params, rows),
+            in_shardings=(totals, states.params, rows, fixed),
             out_shardings=totals,
         )
         self._apply = jax.jit(
@@ -80,8 +84,8 @@ class Updater:
         total, rows = None, local_rows(batches.rows_per_batch, self.mesh)
         for batch in batches.epoch(epoch, rows):
             placed = place_batch(batch, self.mesh)
-            total = self._zero(state.params, placed) if total is None else total
-            total = self._add(total, state.params, placed)
+            total = self._zero(state.params, placed, self.frozen) if total is None else total
+            total = self._add(total, state.params, placed, self.frozen)
         state, metrics = self._apply(state, total)
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(figures["loss"]) or not math.isfinite(figures["grad_norm"]):

@@ -2,6 +2,7 @@
 
     for s in 5 6 7; do python launch/rl.py --config=configs/rl.py:ladder --config.seed=$s \
         --config.policy=runs/ladder/seed_$s/round_00/policy_sft \
+        --config.references_from=runs/ladder/seed_$s/problems/references \
         --config.pool_trees=runs/ladder/seed_$s/round_00/search --workdir=runs/rl/seed_$s; done
     python tests/benchmarks/rl.py runs/rl/seed_*
 

@@ -1,6 +1,7 @@
 """What every engine promises (interface.py), run against each of ENGINES on the same float32 weights.
 
-Bit-for-bit promises that only the JAX engine makes are in test_same_bits.py.
+Bit-for-bit promises that only the JAX engine makes are in test_same_bits.py; vLLM gives the same tokens, and
+log-probs that differ in their last bits with what runs beside a sample.
 """
 
 import asyncio
@@ -10,28 +11,44 @@ import numpy as np
 import pytest
 import tiny_engine as tiny
 
-from o1jax.engine.interface import Engine, Request
+from o1jax.engine.interface import Request
 from o1jax.records import InputError
 
-ENGINES = {"jax": tiny.engine}
+ENGINES = ["jax", *(pytest.param(name, marks=pytest.mark.vllm) for name in ("vllm", "vllm_server"))]
 PROMPT = tuple(range(40, 53))
 
 
 @pytest.fixture(params=ENGINES)
-def started(request):
-    """Runs `use(engine)` on a fresh engine inside one event loop, and closes the engine."""
+def lent(request):
+    return request.getfixturevalue(f"{request.param}_lent")
+
+
+@pytest.fixture
+def started(lent):
+    """Runs `use(engine)` on an engine with tiny's weights, inside one event loop."""
 
     def run(use):
         async def whole():
-            engine: Engine = ENGINES[request.param]()
-            try:
+            async with lent() as engine:
                 return await use(engine)
-            finally:
-                await engine.close()
 
         return asyncio.run(whole())
 
     return run
+
+
+def assert_same(seen, wanted):
+    """Completions alike but for the last bits of their log-probs."""
+    for a, b in zip(seen, wanted, strict=True):
+        assert (a.token_ids, a.text, a.finish_reason) == (b.token_ids, b.text, b.finish_reason)
+        assert a.policy_version == b.policy_version
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-4)
+
+
+def longest(started, **sampled):
+    """(index, sample) of the longest of some samples of up to 30 tokens."""
+    (samples,) = generate(started, Request(PROMPT, n=8, max_tokens=30, seed=3, **sampled))
+    return max(enumerate(samples), key=lambda pair: len(pair[1].token_ids))
 
 
 def generate(started, *requests):
@@ -83,21 +100,23 @@ def test_top_k_and_top_p_renormalise_the_log_probs(started):
 
 
 def test_a_stop_string_keeps_the_token_that_holds_its_end(started):
-    plain = generate(started, Request(PROMPT, max_tokens=30, seed=3))[0][0]
+    index, plain = longest(started)
     decode = tiny.tokenizer().decode
-    printable = [i for i in range(2, 25) if decode(plain.token_ids[i : i + 2]).isascii()]
-    stop = decode(plain.token_ids[printable[0] : printable[0] + 2])
-    stopped = generate(started, Request(PROMPT, max_tokens=30, seed=3, stop=(stop,)))[0][0]
+    pairs = [plain.token_ids[i : i + 2] for i in range(2, len(plain.token_ids) - 1)]
+    stop = next(text for text in map(decode, pairs) if text.isascii() and text.isprintable())
+    request = Request(PROMPT, n=8, max_tokens=30, seed=3, stop=(stop,))
+    stopped = generate(started, request)[0][index]
     length = next(t for t in range(1, 31) if stop in decode(plain.token_ids[:t]))
     assert stopped.token_ids == plain.token_ids[:length] and stopped.finish_reason == "stop"
-    assert stopped.log_probs == plain.log_probs[:length]
+    np.testing.assert_allclose(stopped.log_probs, plain.log_probs[:length], atol=1e-4)
     assert stop in stopped.text
 
 
 def test_a_stop_token_ends_the_sample_and_is_kept(started):
-    plain = generate(started, Request(PROMPT, max_tokens=30, seed=3))[0][0]
+    index, plain = longest(started)
     token = plain.token_ids[10]
-    stopped = generate(started, Request(PROMPT, max_tokens=30, seed=3, stop_ids=(token,)))[0][0]
+    request = Request(PROMPT, n=8, max_tokens=30, seed=3, stop_ids=(token,))
+    stopped = generate(started, request)[0][index]
     assert stopped.token_ids == plain.token_ids[: plain.token_ids.index(token) + 1]
     assert stopped.finish_reason == "stop"
 
@@ -132,10 +151,11 @@ def test_max_tokens_is_cut_to_what_the_context_holds(started):
 )
 def test_a_request_that_cannot_be_served_is_refused_before_anything_runs(started, bad):
     async def use(engine):
+        before = engine.stats()["generated_tokens"]
         with pytest.raises(InputError) as refusal:
             await engine.generate([Request(PROMPT, max_tokens=2), bad])
         assert "request 1" in str(refusal.value) and "\n" not in str(refusal.value)
-        assert engine.stats()["generated_tokens"] == 0
+        assert engine.stats()["generated_tokens"] == before
         return await engine.generate([Request(PROMPT, max_tokens=2)])
 
     assert len(started(use)[0][0].token_ids) > 0
@@ -145,6 +165,7 @@ def test_a_cancelled_request_frees_its_slots_and_disturbs_nobody(started):
     other = Request(PROMPT, n=4, max_tokens=20, seed=9)
 
     async def use(engine):
+        before = engine.stats()["generated_tokens"]
         long = asyncio.create_task(
             engine.generate([Request(PROMPT, n=40, max_tokens=50, seed=i) for i in range(8)])
         )
@@ -153,11 +174,14 @@ def test_a_cancelled_request_frees_its_slots_and_disturbs_nobody(started):
         long.cancel()
         with pytest.raises(asyncio.CancelledError):
             await long
-        return await beside, await engine.generate([other]), engine.stats()
+        found = (await beside)[0], (await engine.generate([other]))[0]
+        return *found, engine.stats()["generated_tokens"] - before
 
-    beside, after, stats = started(use)
-    assert beside == after == generate(started, other)
-    assert stats["generated_tokens"] < 8 * 40 * 50 / 2
+    beside, after, generated = started(use)
+    alone = generate(started, other)[0]
+    assert_same(beside, alone)
+    assert_same(after, alone)
+    assert generated < 8 * 40 * 50 / 2
 
 
 def test_new_weights_wait_for_what_runs_and_leave_nothing_of_the_old(started):
@@ -175,9 +199,23 @@ def test_new_weights_wait_for_what_runs_and_leave_nothing_of_the_old(started):
 
     before, after, again = started(use)
     assert {sample.policy_version for samples in before for sample in samples} == {0}
-    assert before[0] == before[1] == generate(started, request)[0]
-    assert after == again and {sample.policy_version for sample in after[0]} == {7}
+    for samples in before[0], before[1]:
+        assert_same(samples, generate(started, request)[0])
+    assert_same(after[0], again[0])
+    assert {sample.policy_version for sample in after[0]} == {7}
     assert after[0][0].token_ids != before[0][0].token_ids
+
+
+def test_after_a_push_the_log_probs_are_those_of_the_new_weights(started):
+    _, new = tiny.graphdef_and_params(seed=1)
+
+    async def use(engine):
+        await engine.load_params(new, 1)
+        return await engine.generate([Request(PROMPT, n=3, max_tokens=20, seed=5)])
+
+    for sample in started(use)[0]:
+        _, wanted = tiny.full_forward(PROMPT, sample.token_ids, seed=1)
+        np.testing.assert_allclose(sample.log_probs, wanted, atol=1e-4)
 
 
 def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(started):
@@ -191,22 +229,37 @@ def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(started):
     assert started(use)[0][0].policy_version == 0
 
 
-def test_closing_cancels_what_still_runs(started):
-    async def use(engine):
-        running = asyncio.create_task(engine.generate([Request(PROMPT, n=40, max_tokens=50)] * 20))
-        await asyncio.sleep(0.05)
-        await engine.close()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-
-    started(use)
-
-
 def test_stats_count_what_was_generated(started):
     async def use(engine):
+        before = engine.stats()["generated_tokens"]
         completions = await engine.generate([Request(PROMPT, n=5, max_tokens=9), Request(PROMPT[:3], seed=4)])
-        return completions, engine.stats()
+        return completions, engine.stats(), engine.stats()["generated_tokens"] - before
 
-    completions, stats = started(use)
-    assert stats["generated_tokens"] == sum(len(s.token_ids) for samples in completions for s in samples)
+    completions, stats, generated = started(use)
+    assert generated == sum(len(s.token_ids) for samples in completions for s in samples)
     assert 0 < stats["slot_occupancy"] <= 1 and stats["busy_s"] > 0 and stats["prefill_tokens"] > 0
+
+
+def test_greedy_text_is_that_of_the_jax_engine(started, jax_lent):
+    requests = [Request(PROMPT[:k], max_tokens=40, temperature=0.0) for k in (1, 5, 13)]
+
+    async def jax_engine():
+        async with jax_lent() as engine:
+            return await engine.generate(requests)
+
+    for seen, wanted in zip(generate(started, *requests), asyncio.run(jax_engine()), strict=True):
+        assert_same(seen, wanted)
+
+
+def test_closing_cancels_what_still_runs(lent):
+    async def whole():
+        async with lent(closes=True) as engine:
+            running = asyncio.create_task(engine.generate([Request(PROMPT, n=40, max_tokens=50)] * 20))
+            await asyncio.sleep(0.05)
+            await engine.close()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            with pytest.raises(RuntimeError, match="closed"):
+                await engine.generate([Request(PROMPT)])
+
+    asyncio.run(whole())

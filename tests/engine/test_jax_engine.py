@@ -1,8 +1,11 @@
 """What is the JAX engine's own: failure of its thread, one compilation, dtype, the copy of weights."""
 
 import asyncio
+import dataclasses
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny_engine as tiny
 
@@ -89,6 +92,28 @@ def test_a_bfloat16_engine_runs_on_float32_weights():
 
     ((sample,),) = with_engine(use, dtype="bfloat16")
     assert len(sample.token_ids) == 4 and max(sample.log_probs) <= 0
+
+
+def test_rows_of_a_padded_vocabulary_are_never_sampled_and_take_no_share():
+    config, params = tiny.config(), tiny.graphdef_and_params()[1]
+    n, extra = config.vocab_size, 84  # the head is tied: these rows would win whatever the state
+    rows_XD = jnp.concatenate([100 * jnp.ones((extra // 2, 32)), -100 * jnp.ones((extra // 2, 32))])
+    padded = jax.tree.map(lambda leaf: leaf, params)
+    padded["embed_VD"] = padded["embed_VD"].replace(jnp.concatenate([params["embed_VD"][...], rows_XD]))
+    shape = {"slots": 4, "context": tiny.CONTEXT, "chunk": 8, "prefill_rows": 2, "block": 4}
+    request = Request(PROMPT, n=4, max_tokens=12, top_p=0.95, top_k=40, seed=3)
+
+    async def sampled(config, params):
+        engine = jax_engine.JaxEngine(config, params, tiny.tokenizer(), **shape)
+        found = await engine.generate([request, dataclasses.replace(request, temperature=0.0, n=1)])
+        await engine.close()
+        return found
+
+    plain = asyncio.run(sampled(config, params))
+    same = asyncio.run(sampled(dataclasses.replace(config, vocab_size=n + extra), padded))
+    for one, other in zip(sum(plain, []), sum(same, []), strict=True):
+        assert other.token_ids == one.token_ids and max(other.token_ids) < n
+        np.testing.assert_allclose(other.log_probs, one.log_probs, atol=1e-5)
 
 
 def test_a_context_that_the_model_or_the_chunks_do_not_fit_is_refused():

@@ -38,11 +38,11 @@ def config() -> ModelConfig:
     return ModelConfig(
         family="qwen2",
         vocab_size=len(tokenizer()),
-        d_model=32,
+        d_model=64,
         n_layers=2,
         n_heads=2,
         n_kv_heads=1,
-        head_dim=16,
+        head_dim=32,  # the smallest that vLLM serves
         d_ff=48,
         max_context=CONTEXT,
         tie_embeddings=True,
@@ -57,19 +57,22 @@ def graphdef_and_params(seed: int = 0):
     return graphdef, jax.tree.map(lambda leaf: leaf * 4, params)
 
 
-def full_forward(prompt_ids, token_ids, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """(logits_TV, log_probs_T) at an answer's tokens, by one forward pass, as the losses compute them."""
+def full_forward(
+    prompt_ids, token_ids, temperature: float = 1.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(logits_TV, log_probs_T) at an answer's tokens, by one forward pass, as the losses compute them, of
+    graphdef_and_params(seed)."""
     ids = [*prompt_ids, *token_ids]
     tokens_BS = np.zeros((1, CONTEXT), np.int32)
     tokens_BS[0, : len(ids)] = ids
     answer = slice(len(prompt_ids) - 1, len(ids) - 1)
-    logits_SV, log_probs_S = _full_forward(tokens_BS, len(ids), temperature)
+    logits_SV, log_probs_S = _full_forward(tokens_BS, len(ids), temperature, seed)
     return np.asarray(logits_SV)[answer], np.asarray(log_probs_S)[answer]
 
 
-@functools.partial(jax.jit, static_argnames="temperature")
-def _full_forward(tokens_BS: jax.Array, length: jax.Array, temperature: float):
-    model, positions_S = merge(*graphdef_and_params()), jnp.arange(CONTEXT)
+@functools.partial(jax.jit, static_argnames=("temperature", "seed"))
+def _full_forward(tokens_BS: jax.Array, length: jax.Array, temperature: float, seed: int):
+    model, positions_S = merge(*graphdef_and_params(seed)), jnp.arange(CONTEXT)
     hidden_BSD = model(tokens_BS, positions_S[None], (positions_S < length)[None].astype(int))
     next_BS = jnp.roll(tokens_BS, -1, axis=1)
     log_probs_BS = token_log_probs(hidden_BSD, model.head_DV(), next_BS, temperature=temperature)

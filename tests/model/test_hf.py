@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import math
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from o1jax.model.hf import export, load
-from o1jax.model.hf_names import hf_tensors
+from o1jax.model.hf import export, load, read_layer
+from o1jax.model.hf_names import entries, hf_tensors
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError
 from tests.model.tiny_models import CONFIGS, perturbed
@@ -76,12 +78,13 @@ def edit_config(directory, **fields):
     "fields, words",
     [
         ({"architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 4.0}}, "linear"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "dynamic"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "longrope", "factor": 4.0}}, "longrope"),
         ({"use_sliding_window": True, "sliding_window": 4096}, "sliding"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"attention_bias": True}, "attention_bias"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
         ({"intermediate_size": 50}, r"gate_proj.weight is \(48, 32\).*wants \(50, 32\)"),
         ({"num_hidden_layers": 3}, "layers.2.input_layernorm.weight is missing"),
         ({"num_hidden_layers": 1}, "layers.1.* has no place"),
@@ -118,6 +121,48 @@ def test_a_missing_shard_and_a_tensor_that_the_index_invents_are_named(tmp_path)
         load(tmp_path, make_mesh())
     (tmp_path / sorted(index["weight_map"].values())[-1]).unlink()
     with pytest.raises(InputError, match="00.*safetensors is missing"):
+        load(tmp_path, make_mesh())
+
+
+def test_loading_and_export_hold_one_tensor_of_the_files_at_a_time(tmp_path):
+    config = dataclasses.replace(CONFIGS["llama"], d_model=128, n_heads=16, d_ff=1024, n_layers=40)
+    params, largest = perturbed(config)[1], 128 * 1024 * 4  # bytes
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+    def held(work) -> int:
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert held(lambda: export(tmp_path, config, params, shard_bytes=8 * largest)) < 5 * largest
+    assert held(lambda: load(tmp_path, make_mesh())) < 5 * largest < total / 20
+
+
+@pytest.mark.parametrize("entry", entries(CONFIGS["qwen3"]), ids=lambda entry: entry.path[-1])
+def test_a_device_reads_only_its_slice_of_a_tensor(entry):
+    ours = np.arange(math.prod(entry.shape), dtype=np.float32).reshape(entry.shape)
+    theirs, read = np.asarray(entry.to_hf(ours)), []
+
+    class File:
+        def __getitem__(self, index):
+            read.append(theirs[index].size)
+            return theirs[index]
+
+    for axis in {0, entry.inputs} & set(range(len(entry.shape))):
+        half = slice(entry.shape[axis] // 2, entry.shape[axis])
+        index = tuple(half if i == axis else slice(None) for i in range(len(entry.shape)))
+        np.testing.assert_array_equal(read_layer(File(), entry, index), ours[index])
+        assert read.pop() == ours[index].size
+
+
+def test_a_quantized_tensor_is_named(tmp_path):
+    weights = exported(tmp_path, CONFIGS["qwen2"]) / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
+    save_file(tensors, weights)
+    with pytest.raises(InputError, match="model.norm.weight is I8"):
         load(tmp_path, make_mesh())
 
 

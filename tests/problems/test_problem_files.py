@@ -1,12 +1,14 @@
 """JSON lines and the loader: exact round trips, and one clear line for whatever is malformed."""
 
+import gzip
 import json
 
 import pytest
 
 from o1jax.problems import jsonl, ladder
-from o1jax.problems.load import load_problems
+from o1jax.problems.load import load_problems, load_well_formed
 from o1jax.records import InputError, Problem, TestCase
+from o1jax.search.store import read_records, write_records
 
 GOOD = {
     "id": "a",
@@ -99,3 +101,39 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a UTF-8 text file"):
         load_problems(str(tmp_path / "binary.jsonl"))
+
+
+def test_gzip_parquet_and_directories_are_read(tmp_path):
+    path = tmp_path / "problems.jsonl.gz"
+    path.write_bytes(gzip.compress((json.dumps(GOOD) + "\n").encode()))
+    (problem,) = load_problems(str(path))
+    write_records(tmp_path / "prepared" / "problems.parquet", Problem, [problem])
+    assert load_problems(str(tmp_path / "prepared" / "problems.parquet")) == [problem]
+    assert load_problems(str(tmp_path / "prepared")) == [problem]
+
+
+def test_problems_round_trip_through_parquet(tmp_path):
+    problems = ladder.make_problems("held_out", {1: 5, 3: 5}, seed=0)
+    write_records(tmp_path / "problems.parquet", Problem, problems)
+    assert load_problems(str(tmp_path)) == problems == read_records(tmp_path / "problems.parquet", Problem)
+
+
+@pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.parquet"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(b"{}")[:-4] if name.endswith("gz") else b"PAR1")
+    with pytest.raises(InputError, match=f"{name}: not a whole"):
+        load_problems(str(tmp_path / name))
+
+
+def test_malformed_records_are_left_out_with_a_line_each(tmp_path):
+    path = written(tmp_path, GOOD, GOOD | {"id": "b", "form": "file"}, GOOD)
+    loaded = load_well_formed(path)
+    assert [p.id for p in loaded.problems] == ["a"]
+    assert "record 1 field 'form'" in loaded.malformed[0] and "record 2 field 'id'" in loaded.malformed[1]
+    with pytest.raises(InputError, match="record 0 field 'form'"):
+        load_well_formed(written(tmp_path, GOOD | {"form": "file"}))
+
+
+def test_an_unknown_split_is_taken_for_a_file():
+    with pytest.raises(InputError, match="valid: no such file"):
+        load_problems("mbpp:valid")

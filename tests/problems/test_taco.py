@@ -127,7 +127,8 @@ def test_the_published_set_is_loaded_by_name(monkeypatch):
     stand_in(monkeypatch, lambda *names, **options: asked.append((names, options)) or [record(["1"], ["1"])])
     problem = load_problems("taco:test")[0]
     assert problem.id == "taco/test/0" and problem.hidden_tests
-    assert asked[0][0][0] == "BAAI/TACO" and asked[0][1]["split"] == "test"
+    files = {"test": "hf://datasets/BAAI/TACO/ALL/test-*.parquet"}
+    assert asked == [(("parquet",), {"data_files": files, "split": "test"})]
 
 
 def test_an_unreachable_set_is_one_clear_line(monkeypatch):
@@ -147,3 +148,16 @@ def test_the_real_sample_is_read():
     assert [i for i, p in enumerate(problems) if p.form == "stdin"] == [1, 4, 8]
     assert problems[2].tests[0] == TestCase("[100, 200, 10]", "[109, 190]")
     assert all(p.solutions and p.difficulty == "EASY" for p in problems)
+
+
+def test_apps_records_are_read_through_the_same_format(tmp_path):
+    path = tmp_path / "apps.jsonl"
+    path.write_text(json.dumps(record(["1"], ["2"], problem_id=4, difficulty="interview")))
+    (problem,) = load_problems(f"apps:{path}:test")
+    assert (problem.id, problem.source, problem.difficulty) == ("apps/test/0", "apps", "interview")
+    assert not problem.tests and len(problem.hidden_tests) == 1
+
+
+def test_an_integer_with_thousands_of_digits_is_a_malformed_record():
+    with pytest.raises(InputError, match="field 'input_output': not JSON .*digits"):
+        one(record([], [], input_output='{"inputs": [' + "9" * 5000 + "]}"))

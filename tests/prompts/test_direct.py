@@ -38,3 +38,10 @@ def test_nano_prompts_differ_in_the_marker_only():
 
 def test_the_full_prompt_says_how_the_program_is_run():
     assert "standard input" in direct.messages(PROBLEM)[0]["content"]
+
+
+def test_the_full_prompt_names_the_function_and_shows_where_to_start():
+    started = Problem("p", "Complete it.", "assertion", entry_point="add", starter_code="def add(x):\n")
+    for module in (direct, pseudocode):
+        text = module.messages(started)[-1]["content"]
+        assert "a function named `add`" in text and "```python\ndef add(x):\n```" in text

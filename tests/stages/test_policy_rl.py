@@ -83,7 +83,9 @@ def test_a_run_by_outcome_alone_logs_every_update_and_keeps_its_answers(root, un
     assert figures["trained_tokens"] == sum(row["trained_tokens"] for row in rows)
     assert figures["groups_kept"] + figures["groups_dropped"] == 12
     assert 0 < figures["first_outcome"] < 1 and figures["first_process"] is None
-    assert figures["watch"].keys() == {"entropy", "sampler_difference", "steps", "complete"}
+    assert all(row["push_difference"] < 1e-4 for row in rows)
+    differences = {"sampler_difference", "push_difference"}
+    assert figures["watch"].keys() == {"entropy", "steps", "complete"} | differences
     assert figures["watch"]["steps"] == {"first": rows[0]["steps"], "last": rows[-1]["steps"]}
     assert not same_bits(root / "policy", out)
 

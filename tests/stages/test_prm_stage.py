@@ -20,7 +20,13 @@ from o1jax.search.store import write_records
 from o1jax.stages import prm, prm_baseline
 from o1jax.stages.auc import auc, auc_intervals
 from o1jax.stages.policies import open_policy
-from o1jax.stages.prm_figures import calibration, calibration_error, held_out_figures, ranking
+from o1jax.stages.prm_figures import (
+    calibration,
+    calibration_curve,
+    calibration_error,
+    held_out_figures,
+    ranking,
+)
 from o1jax.stages.prm_nodes import Nodes, nodes_of, score_nodes
 from o1jax.train.checkpoint import save_policy
 
@@ -186,6 +192,10 @@ def test_calibration_hand_values():
     score_N, label_N = np.array([0.05, 0.05, 0.95, 0.55]), np.array([0.0, 0.2, 1.0, 0.35])
     assert calibration_error(score_N, label_N) == pytest.approx((0.1 + 0.05 + 0.2) / 4)
     assert calibration_error(np.array([1.0, 1.0]), np.array([1.0, 0.0])) == 0.5
+    assert calibration_curve(np.array([1.0, 0.05, 0.95]), np.array([1.0, 0.0, 0.5])) == [
+        {"score": 0.05, "label": 0.0, "n": 1},
+        {"score": 0.975, "label": 0.75, "n": 2},
+    ]
     assert calibration_error(np.array([0.51, 0.59]), np.array([0.1, 1.0])) == 0.0  # one bin
 
 

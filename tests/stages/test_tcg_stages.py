@@ -20,7 +20,7 @@ from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
 from o1jax.search.store import read_records
 from o1jax.search.test_writing import WriteSettings
-from o1jax.stages import manifest, run, tcg_rejected, write_tests
+from o1jax.stages import check_problems, manifest, run, tcg_rejected, write_tests
 from o1jax.stages.evaluate_tcg import before_figures
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.tcg_cases import CaseSettings, make_sets
@@ -228,7 +228,7 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     figures = stage(house, "write_tests", {"write": WRITE, "engine": ENGINE}, tcg="tcg_dpo", problems="held")
     assert figures["problems"] == 3 and figures["with_tests"] + figures["skipped"] == 3
     own = jsonl.load(house / "held" / "problems.jsonl")
-    kept = jsonl.load(house / "write_tests" / "problems.jsonl")
+    kept = check_problems.read(house / "write_tests")
     assert all(set(a.tests) <= set(b.tests) for a, b in zip(own, kept, strict=True))
     cases = read_records(house / "write_tests" / "cases.parquet", WrittenCase)
     assert len(cases) == sum(n for fate, n in figures["fates"].items() if fate != "dropped")
@@ -236,6 +236,11 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     chosen = {"sample": sample, "write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
     figures = stage(house, "evaluate_selection", chosen, policy="start", tcg="tcg_dpo", problems="held")
     assert figures["majority_tokens"] == pytest.approx(figures["agreement_tokens"], rel=0.2)
+    search = {"rollouts": 2, "style": "nano", "max_step_tokens": 30, "max_path_tokens": 30}
+    beside = {"sample": sample, "search": search, "prompts": (), "ks": (1,), "with_search": True}
+    beside |= {"write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
+    figures = stage(house, "evaluate", beside, policy="start", tcg="tcg_dpo", problems="held")
+    assert {"search", "best_of_n", "best_of_n_tcg", "random"} <= set(figures["search"])
 
 
 def test_a_wrong_setting_is_named(house):

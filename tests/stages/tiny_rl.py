@@ -12,6 +12,7 @@ from etils import epath
 
 from o1jax.batches.encode import encode_sft
 from o1jax.model.init import init_params
+from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.problems import jsonl, ladder
@@ -40,10 +41,12 @@ class Training:
     train_tokens: int = 60_000
     row_length: int = CONTEXT
     rows_per_batch: int = 4
+    micro_batches: int = 1
     learning_rate: float = 6e-3
     schedule: str = "cosine"
     warmup_steps: int = 5
     weight_decay: float = 0.0
+    lora: LoraSettings = LoraSettings()
 
 
 def make(root):

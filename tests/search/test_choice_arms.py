@@ -1,17 +1,20 @@
-"""The arms of an evaluation with a process reward model, on scripted samples and a scripted judge."""
+"""The arms of an evaluation with a reward model or a test generator, on scripted samples and verdicts."""
 
 import asyncio
 import dataclasses
+import tempfile
 import time
 
 import pytest
+from etils import epath
 from scripted import ScriptedEngine, byte_tokenizer, path, problem, step
 from test_prm_search import ScriptedScorer
 
-from o1jax.records import CaseResult, Status, Verdict
+from o1jax.records import CaseResult, Status, TestCase, Verdict
 from o1jax.search.mcts import SearchSettings
 from o1jax.search.sampling import SampleSettings
-from o1jax.stages.evaluate_prm import PrmComparison
+from o1jax.stages.evaluate_choice import CasesOf, Choices
+from o1jax.stages.evaluate_kept import Kept
 from o1jax.stages.evaluate_search import Comparison
 from o1jax.stages.workers import Workers
 
@@ -66,17 +69,17 @@ def comparison(n_problems=6, seed=0):
         search=SEARCH,
         sample=SampleSettings(top_p=1.0, top_k=0, max_tokens=600),
         aspr_samples=2,
-        concurrency=4,
         problems=problems,
         final_tests=lambda p: p.tests,
         seed=seed,
+        kept=Kept(epath.Path(tempfile.mkdtemp()), None, concurrency=4),
     ), StepwiseScorer(tokenizer, likes)
 
 
 async def played_figures(n_problems=6, seed=0):
     plain, scorer = comparison(n_problems, seed)
     played = await plain.play()
-    return played, await plain.figures(played), await PrmComparison(plain, played, scorer).figures()
+    return played, await plain.figures(played), await Choices(plain, played, scorer).figures()
 
 
 def test_every_arm_states_its_pass_rate_and_tokens():
@@ -104,6 +107,44 @@ def test_the_scorer_finds_what_the_majority_and_a_draw_miss():
     assert differences["search_prm - search"]["n"] == 12
 
 
+def written(problems, n_cases, tokens):
+    cases = tuple(TestCase(f"{i}\n", "1\n") for i in range(n_cases))
+    return {p.id: CasesOf(p.id, cases, tokens) for p in problems}
+
+
+def test_a_generators_cases_find_what_the_majority_misses_at_no_more_tokens():
+    plain, _ = comparison(12)
+    played = asyncio.run(plain.play())
+    got = asyncio.run(Choices(plain, played, cases=written(plain.problems, 6, 40)).figures())
+    arms = got["search"]
+    assert set(arms) == {"best_of_n_tcg", "best_of_n_majority", "random"}
+    assert arms["best_of_n_tcg"]["pass_rate"]["mean"] > arms["best_of_n_majority"]["pass_rate"]["mean"]
+    assert arms["best_of_n_tcg"]["generated_tokens"] <= arms["best_of_n_majority"]["generated_tokens"]
+    assert got["generated_tokens"] == 12 * 40
+    assert set(got["search_differences"]) == {"best_of_n_tcg - best_of_n_majority", "best_of_n_tcg - random"}
+
+
+def test_cases_that_cost_all_tokens_leave_the_first_sample():
+    plain, _ = comparison()
+    played = asyncio.run(plain.play())
+    arms = Choices(plain, played, cases=written(plain.problems, 6, 10**6))
+    wrong, good = one_of_each(played)
+    for group, rate in (
+        ([good, wrong], 1.0),
+        ([wrong, good], 0.0),
+        ([dataclasses.replace(wrong, verdict=None), good], 0.0),
+    ):
+        assert asyncio.run(arms._choose(plain.problems[0], group))["best_of_n_tcg"] == rate
+
+
+def test_without_cases_the_first_well_formed_sample_is_chosen():
+    plain, _ = comparison()
+    played = asyncio.run(plain.play())
+    arms = Choices(plain, played, cases=written(plain.problems, 0, 0))
+    wrong, good = one_of_each(played)
+    assert asyncio.run(arms._choose(plain.problems[0], [wrong, good]))["best_of_n_tcg"] == 0.0
+
+
 def one_of_each(played):
     group = [r for p in played.pseudocode_P_G for r in p if r.verdict]
     return [next(r for r in group if bool(r.reward) is is_good) for is_good in (False, True)]
@@ -122,7 +163,7 @@ class FixedScorer:
 def test_the_last_and_the_lowest_step_may_choose_differently():
     plain, _ = comparison()
     played = asyncio.run(plain.play())
-    arms = PrmComparison(plain, played, FixedScorer((0.1, 0.9), (0.6, 0.7)))
+    arms = Choices(plain, played, FixedScorer((0.1, 0.9), (0.6, 0.7)))
     chosen = asyncio.run(arms._choose(plain.problems[0], one_of_each(played)))
     assert chosen == {
         "best_of_n_prm": 0.0, "best_of_n_prm_min": 1.0, "best_of_n_majority": 0.0, "random": 0.5,
@@ -132,7 +173,7 @@ def test_the_last_and_the_lowest_step_may_choose_differently():
 def test_a_problem_without_a_well_formed_sample_counts_as_failed():
     plain, scorer = comparison()
     played = asyncio.run(plain.play())
-    arms, (_, good) = PrmComparison(plain, played, scorer), one_of_each(played)
+    arms, (_, good) = Choices(plain, played, scorer), one_of_each(played)
     for group in ([], [dataclasses.replace(good, verdict=None)]):
         assert set(asyncio.run(arms._choose(plain.problems[0], group)).values()) == {0.0}
 

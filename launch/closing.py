@@ -1,0 +1,43 @@
+"""The last lines of every launch script: what was done, the headline figures, what to look at or run next.
+
+Writes the page of the run, which is what there is to look at.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from o1jax.report import page, summary
+from o1jax.report.run_files import RunFiles
+
+NEXT = {  # stage -> what goes on from its directory
+    "check_problems": "python launch/search.py --config=configs/search.py:nano --config.problems={}",
+    "write_tests": "python launch/search.py --config=configs/search.py:nano --config.problems={}",
+    "warm_up": "python launch/evaluate.py --config.inputs.policy={}",
+    "policy_sft": "python launch/evaluate.py --config.inputs.policy={}",
+    "policy_dpo": "python launch/evaluate.py --config.inputs.policy={}",
+    "policy_rl": "python launch/evaluate.py --config.inputs.policy={}",
+    "sample": "python launch/policy_sft.py --config.inputs.found_0={}",
+    "search": "python launch/policy_sft.py --config.inputs.found_0={}",
+    "tcg_adversarial": "python launch/write_tests.py --config.inputs.tcg={}",
+}
+
+
+def of_run(workdir: epath.Path, did: str, then: str = "", *, out: epath.Path | None = None) -> None:
+    """Writes the page, to `out` or into the run, and prints; `then` is the command that goes on from here."""
+    files = RunFiles(workdir)
+    where = out or workdir / "report.html"
+    said = page.write(where, files, summary.of(files))
+    for fault in files.faults:
+        print(f"damaged or missing: {fault}", file=sys.stderr)
+    lines: Sequence[str] = (f"{said.word}: {said.text}", *(f"  {line}" for line in said.more))
+    print("\n".join(("", did, *lines, f"look at: {where}", *([f"next: {then}"] if then else []))))
+
+
+def of_stage(workdir: epath.Path, stage: str, seconds: float) -> None:
+    """As `of_run`, of a directory that is one stage."""
+    did = f"{stage}: {seconds:.1f} s, {workdir}/manifest.json has every figure"
+    of_run(workdir, did, NEXT.get(stage, f"python launch/lineage.py {workdir}").format(workdir))

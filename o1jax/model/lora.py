@@ -1,0 +1,158 @@
+"""LoRA (arXiv 2106.09685) and QLoRA: small trained adapters beside the frozen kernels of the layers.
+
+The model is the base's own, with an Adapter at each target (transformer.py), so that the frozen parameters
+are also the reference model: with `switched_off` adapters. qwix makes the 4 and 8 bit kernels; its adapters
+are not used, because it finds weights by following arrays from a module's `__call__` and refuses a layer
+with other einsums, another method (decoding) or kernels that are reshaped before their product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import qwix
+from flax import nnx
+from jax.sharding import Mesh
+
+from o1jax.model.config import ModelConfig
+from o1jax.model.hf_names import Entry, entries
+from o1jax.model.init import abstract_params
+from o1jax.model.quantized import quantize, quantized_like
+from o1jax.model.transformer import Adapter, Transformer
+from o1jax.parallel.mesh import variable_sharding
+from o1jax.records import InputError
+
+BASES = ("as_is", "bfloat16", "int8", "nf4")
+DOWN, UP = "down_IR", "up_RO"  # an Adapter's parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings:
+    """`rank` 0: no adapters, all parameters are trained. What an adapter adds is scaled by `alpha` / `rank`.
+
+    `targets`: patterns (fnmatch) of the kernels that get one: q_proj, k_proj, v_proj, o_proj, gate_proj,
+    up_proj, down_proj. `base`: what the seven kernels, targets or not, are kept in.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("*",)
+    base: Literal["as_is", "bfloat16", "int8", "nf4"] = "as_is"
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise InputError(f"lora.rank: saw {self.rank}, wanted 0 (train all parameters) or more")
+        if self.base not in BASES:
+            raise InputError(f"lora.base: saw {self.base!r}, wanted one of {', '.join(BASES)}")
+        if self.base != "as_is" and not self.rank:
+            raise InputError(f"lora.base: saw {self.base!r} with rank 0, wanted as_is: all is trained")
+
+
+def target_name(entry: Entry) -> str:
+    """The name by which `targets` know a kernel: Hugging Face's, q_proj and so on."""
+    return entry.name.split(".")[-2]
+
+
+def kernels(config: ModelConfig) -> list[Entry]:
+    """The seven kernels of the layers."""
+    return [entry for entry in entries(config) if entry.stacked and entry.inputs]
+
+
+def targets(config: ModelConfig, settings: LoraSettings) -> list[Entry]:
+    """The kernels that get an adapter; InputError for a pattern that meets none."""
+    names = {target_name(entry): entry for entry in kernels(config)}
+    for pattern in settings.targets:
+        if not fnmatch.filter(names, pattern):
+            raise InputError(f"lora.targets: {pattern!r} meets none of {', '.join(names)}")
+    met = {name for pattern in settings.targets for name in fnmatch.filter(names, pattern)}
+    return [entry for name, entry in names.items() if name in met]
+
+
+def abstract_adapted(
+    config: ModelConfig, settings: LoraSettings, mesh: Mesh
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """(graphdef, adapters, frozen) with ShapeDtypeStructs that carry shardings: nothing is allocated."""
+    graphdef, params = abstract_params(config, mesh)
+    model = nnx.merge(graphdef, params)
+    for entry in targets(config, settings):
+        attach(model, entry, config.n_layers, settings, mesh)
+    graphdef, adapters, frozen = nnx.split(model, nnx.LoRAParam, ...)
+    flat = dict(nnx.to_flat_state(frozen))
+    for entry in kernels(config):
+        kernel = flat[entry.path].get_value()
+        flat[entry.path] = flat[entry.path].replace(converted_like(kernel, settings.base, entry.inputs))
+    return graphdef, adapters, nnx.from_flat_state(flat)
+
+
+def attach(model: Transformer, entry: Entry, n_layers: int, settings: LoraSettings, mesh: Mesh) -> None:
+    """Gives the stacked kernel of `entry` an adapter of shapes."""
+    _, room, name = entry.path
+    module = {"attention": model.blocks.attention, "ff": model.blocks.ff}[room]
+    kernel_axes = tuple(nnx.state(module)[name].get_metadata("axes"))
+
+    def parameter(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.LoRAParam:
+        struct = jax.ShapeDtypeStruct((n_layers, *shape), jnp.float32)
+        made = nnx.LoRAParam(struct, axes=axes)
+        sharding = variable_sharding(made, mesh)
+        return nnx.LoRAParam(jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=sharding), axes=axes)
+
+    inputs, rank = entry.inputs, settings.rank
+    module.adapters[name] = Adapter(
+        parameter((*entry.shape[:inputs], rank), (*kernel_axes[:inputs], None)),
+        parameter((rank, *entry.shape[inputs:]), (None, *kernel_axes[inputs:])),
+        settings.alpha / rank,
+    )
+
+
+def converted_like(kernel: jax.ShapeDtypeStruct, base: str, axis: int) -> jax.ShapeDtypeStruct | qwix.QArray:
+    """The shape that `converted` gives a kernel."""
+    if base in ("int8", "nf4"):
+        return quantized_like(kernel, base, axis)
+    dtype = jnp.bfloat16 if base == "bfloat16" else kernel.dtype
+    return jax.ShapeDtypeStruct(kernel.shape, dtype, sharding=kernel.sharding)
+
+
+def converted(kernel: jax.Array, base: str, axis: int) -> jax.Array | qwix.QArray:
+    """A stacked kernel as the frozen base keeps it; `axis` is its last input's."""
+    if base in ("int8", "nf4"):
+        return quantize(kernel, base, axis)
+    return kernel.astype(jnp.bfloat16) if base == "bfloat16" else kernel
+
+
+def adapted(
+    config: ModelConfig, params: nnx.State, settings: LoraSettings, seed: int, mesh: Mesh
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """(graphdef, adapters, frozen): the model of `params` with adapters that add nothing yet.
+
+    frozen holds the arrays of `params` themselves, but for kernels that `base` converts, one at a time.
+    """
+    graphdef, like, frozen_like = abstract_adapted(config, settings, mesh)
+    flat, flat_like = dict(nnx.to_flat_state(params)), dict(nnx.to_flat_state(frozen_like))
+    for entry in kernels(config) if settings.base != "as_is" else ():
+        convert = functools.partial(converted, base=settings.base, axis=entry.inputs)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, flat_like[entry.path].get_value())
+        kernel = jax.jit(convert, out_shardings=shardings)(flat[entry.path].get_value())
+        flat[entry.path] = flat[entry.path].replace(kernel)
+    return graphdef, init_adapters(like, seed), nnx.from_flat_state(flat)
+
+
+def init_adapters(like: nnx.State, seed: int) -> nnx.State:
+    """Adapters whose way down is uniform within 1 / sqrt(inputs), and whose way up is 0."""
+
+    def draw(key: jax.Array) -> nnx.State:
+        flat = dict(nnx.to_flat_state(like))
+        for number, (path, variable) in enumerate(flat.items()):
+            shape = variable.get_value().shape  # L, inputs..., R on the way down
+            bound = 0.0 if path[-1] == UP else math.prod(shape[1:-1]) ** -0.5
+            value = jax.random.uniform(jax.random.fold_in(key, number), shape, jnp.float32, -bound, bound)
+            flat[path] = variable.replace(value)
+        return nnx.from_flat_state(flat)
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))

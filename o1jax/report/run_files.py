@@ -1,0 +1,181 @@
+"""What is read of a run's directory: its stages, and the lines and columns of their files.
+
+What is damaged or missing is named in `faults` and left out; the rest is read. Never raises for what a run
+holds, and makes no figure of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+DEEPEST = 4  # compare/<arm>/round_<k>/<stage>
+BEFORE_ROUNDS, AMONG_ROUNDS = 2, 3
+ORDER = {  # by the first part of a place; the others are before the rounds
+    **dict.fromkeys(("problems", "warm_up_problems"), 0),
+    **dict.fromkeys(("warm_up", "warm_up_evaluate", "start_evaluate"), 1),
+    "search_evaluate": 4,
+    "compare": 5,
+}
+MARKS = ("manifest.json", "spec.json")
+DATA = ("trees", "rollouts", "fit", "problems.jsonl")  # what only a stage leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """`place`: relative to the run, "." for a run that is one stage. `manifest`: None where the stage is not
+    complete, or it is damaged. `spec`: what it was begun with; the manifest holds it too."""
+
+    place: str
+    directory: epath.Path
+    manifest: Mapping[str, Any] | None
+    spec: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Which stage it is, "" where that is not known."""
+        return str(self.spec.get("stage", ""))
+
+    def input(self, name: str) -> str:
+        """The directory that an input was read from, "" without one."""
+        return str(_mapping(self.spec, "places").get(name, ""))
+
+
+class RunFiles:
+    """A run as it is on disk. `stages`: by place, about in the order in which a recipe runs them. `faults`: a
+    line each, with the file."""
+
+    def __init__(self, workdir: epath.Path):
+        self.workdir = workdir
+        self.faults: list[str] = []
+        found = [stage for path in self._directories(workdir, 0) if (stage := self._stage(path)) is not None]
+        self.stages = {stage.place: stage for stage in sorted(found, key=_order)}
+
+    def fault(self, text: str) -> None:
+        """Names one, once."""
+        if text not in self.faults:
+            self.faults.append(text)
+
+    @property
+    def manifests(self) -> dict[str, Mapping[str, Any]]:
+        """Place -> manifest of every complete stage."""
+        return {place: stage.manifest for place, stage in self.stages.items() if stage.manifest is not None}
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Places that were begun and have no manifest yet."""
+        return [place for place, stage in self.stages.items() if stage.manifest is None]
+
+    def of_input(self, path: str) -> Stage | None:
+        """The stage that an input's directory is; where that is gone, this run's of the same place."""
+        if path and epath.Path(path).exists():
+            return self._stage(epath.Path(path))
+        ends = [place for place in self.stages if f"/{path}".endswith(f"/{place}")]
+        return self.stages[max(ends, key=len)] if ends else None
+
+    def json_lines(self, path: epath.Path) -> list[dict[str, Any]]:
+        """The objects of a JSON-lines file, none without one; a line that is not one is a fault."""
+        lines = self._bytes(path).split(b"\n")
+        return [
+            row
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+            for row in self._line(path, number, line)
+        ]
+
+    def tables(self, place: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a Parquet file, or of each of a directory in order of name; none without either."""
+        inside = place.iterdir() if place.is_dir() else [place] if place.exists() else []
+        for path in sorted(path for path in inside if path.suffix == ".parquet"):
+            yield from self._table(path, columns)
+
+    def _table(self, path: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+        try:
+            table = pq.ParquetFile(io.BytesIO(self._bytes(path))).read(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            self.fault(f"{path}: not a whole Parquet file ({_first_line(error)})")
+            return
+        missing = {name.split(".")[0] for name in columns} - set(table.column_names)
+        if missing:
+            self.fault(f"{path}: no column {sorted(missing)[0]!r}")
+        else:
+            yield table
+
+    def _directories(self, directory: epath.Path, depth: int) -> Iterator[epath.Path]:
+        """The directories of stages; a stage holds no other."""
+        inside = {path.name: path for path in directory.iterdir()}
+        if inside.keys() & set(MARKS):
+            yield directory
+        elif depth and inside.keys() & set(DATA):
+            self.fault(f"{directory}: no manifest.json and no spec.json, so what made it is not known")
+        elif depth < DEEPEST:
+            for path in inside.values():
+                if path.is_dir():
+                    yield from self._directories(path, depth + 1)
+
+    def _stage(self, directory: epath.Path) -> Stage | None:
+        manifest = self._record(directory / "manifest.json")
+        if manifest is not None and not _is_manifest(manifest):
+            self.fault(f"{directory / 'manifest.json'}: without a stage, figures and seconds")
+            manifest = None
+        spec = manifest or self._record(directory / "spec.json")
+        if spec is None:
+            return None
+        within = directory.is_relative_to(self.workdir)
+        place = directory.relative_to(self.workdir) if within else directory
+        return Stage(str(place), directory, manifest, spec)
+
+    def _record(self, path: epath.Path) -> dict[str, Any] | None:
+        """A JSON file's object; None without one."""
+        if not path.exists():
+            return None
+        return next(iter(self._line(path, 0, self._bytes(path))), None)
+
+    def _line(self, path: epath.Path, number: int, line: bytes) -> Iterator[dict[str, Any]]:
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # not JSON, or not UTF-8
+            self.fault(f"{_where(path, number)}: damaged ({_first_line(error)})")
+            return
+        if isinstance(row, dict):
+            yield row
+        else:
+            self.fault(f"{_where(path, number)}: saw {type(row).__name__}, wanted an object")
+
+    def _bytes(self, path: epath.Path) -> bytes:
+        try:
+            return path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            self.fault(f"{path}: cannot be read ({_first_line(error)})")
+            return b""
+
+
+def _order(stage: Stage) -> tuple[int, str]:
+    first = stage.place.split("/")[0]
+    return ORDER.get(first, AMONG_ROUNDS if first.startswith("round_") else BEFORE_ROUNDS), stage.place
+
+
+def _is_manifest(manifest: Mapping[str, Any]) -> bool:
+    named, figures = isinstance(manifest.get("stage"), str), isinstance(manifest.get("figures"), dict)
+    return named and figures and isinstance(_mapping(manifest, "timings").get("seconds"), int | float)
+
+
+def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A field that is an object, empty where it is missing or another thing."""
+    value = record.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _where(path: epath.Path, number: int) -> str:
+    return f"{path} line {number}" if number else str(path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,84 @@
+"""The engine that a stage's settings name, with a policy's weights in it.
+
+The engines' own modules are imported where one is opened: vLLM and an HTTP client need not be installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Literal
+
+from o1jax.engine.interface import Engine
+from o1jax.engine.jax_engine import JaxEngine
+from o1jax.engine.vllm_settings import is_here
+from o1jax.records import InputError
+from o1jax.train.checkpoint import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """The engine and its shape: `slots` samples at once, of at most `context` tokens each, in `dtype` (empty:
+    the policy's compute dtype). `endpoints` are the servers of vllm_server, whose dtype is their own; a
+    request waits `patience_s` for any of them to be there. Programs are judged `judge_slots` at once, and
+    may import `judge_packages`."""
+
+    name: Literal["jax", "vllm", "vllm_server"] = "jax"
+    slots: int = 64
+    context: int = 384
+    judge_slots: int = 2
+    judge_packages: tuple[str, ...] = ()
+    dtype: str = ""
+    endpoints: tuple[str, ...] = ()
+    patience_s: float = 120.0
+
+    def __post_init__(self):
+        if self.dtype not in ("", "float32", "bfloat16"):
+            raise InputError(f"engine.dtype: saw {self.dtype!r}, wanted 'float32', 'bfloat16' or ''")
+        if bool(self.endpoints) != (self.name == "vllm_server"):
+            raise InputError(
+                f"engine.endpoints: saw {list(self.endpoints)} with engine.name {self.name!r}; "
+                "give the servers' URLs with 'vllm_server', and none with another"
+            )
+
+
+async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
+    """The engine, running, with the policy's weights as version 0. InputError where it cannot be."""
+    shape = {"slots": settings.slots, "context": settings.context}
+    if settings.name == "vllm_server":
+        return await open_servers(policy, settings)
+    if settings.name == "vllm":
+        if not is_here():
+            raise InputError(
+                "engine.name 'vllm': vLLM is not installed in this environment; run make install-vllm, then "
+                "this script with .venv-vllm/bin/python, or take engine.name 'jax'"
+            )
+        from o1jax.engine.vllm_engine import VllmEngine
+
+        return await asyncio.to_thread(
+            lambda: VllmEngine(
+                policy.config, policy.params, policy.tokenizer, dtype=settings.dtype or None, **shape
+            )
+        )
+    return JaxEngine(policy.config, policy.params, policy.tokenizer, dtype=settings.dtype or None, **shape)
+
+
+async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
+    """The servers, which get the policy's weights whatever they had."""
+    from o1jax.engine.vllm_server import VllmServers
+
+    engine = VllmServers(
+        policy.config,
+        policy.tokenizer,
+        settings.endpoints,
+        slots=settings.slots,
+        context=settings.context,
+        patience_s=settings.patience_s,
+    )
+    try:
+        await engine.open()
+        await engine.load_params(policy.params, 0)
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
