@@ -17,7 +17,8 @@ import jax
 from absl import flags
 
 from o1jax.model.presets import preset
-from o1jax.plan.planning import Job, plan_decode, plan_train, table
+from o1jax.plan.planning import Job, plan_decode, plan_train
+from o1jax.plan.table import table
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-7b", "A preset of o1jax.model.presets.")
 TOPOLOGY = flags.DEFINE_list("topology", ["v5p:2x2x2"], "<chip>:<shape>, with commas between several.")

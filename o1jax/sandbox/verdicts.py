@@ -95,7 +95,7 @@ def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
         said = json.loads(line)
         if type(said) is dict and "v" in said:
             right = _right(job, test, said["v"])
-            detail = "" if right else f"got {line[6:90].decode('ascii', 'replace').rstrip()}"
+            detail = "" if right else f"got {line[6:-1][:84].decode('ascii', 'replace')}"
             return CaseResult(Status.AC if right else Status.WA, detail, cpu_s)
     except (ValueError, RecursionError):  # no encoder of ours wrote that
         return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)

@@ -126,8 +126,8 @@ class Comparison:
         sampler = self.sampler(prompt, n=1)
         programs = []
         for problem, group in zip(self.problems, rollouts_P_G, strict=True):
-            judged = [rollout for rollout in group if rollout.verdict is not None]
-            best = max(judged, key=lambda rollout: rollout.verdict.pass_rate, default=None)
+            right = [rollout for rollout in group if rollout.verdict is not None]
+            best = max(right, key=lambda rollout: rollout.verdict.pass_rate, default=None)
             programs.append(program_of_rollout(sampler, problem, best) if best else "")
         passed_P = await asyncio.gather(*map(self.passes, self.problems, programs))
         return self.arm(passed_P, tokens_of(rollouts_P_G))

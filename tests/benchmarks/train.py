@@ -1,6 +1,6 @@
 """A training step against PyTorch, eager and compiled, on the same model, parameters and batch, in one run.
 
-    python tests/benchmarks/train.py [--size nano|5m] [--compiled] [--rounds 15] [--rows 16] [--row-length 256]
+    python tests/benchmarks/train.py [--size nano|5m] [--compiled] [--rounds 15] [--rows 16]
 
 Prints one JSON line: tokens/s (padding not counted) of each, medians over interleaved rounds, and ours
 over theirs. Needs torch beside o1jax, and a C++ compiler with --compiled. Not a test: nano takes about two

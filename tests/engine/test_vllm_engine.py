@@ -17,25 +17,24 @@ GREEDY = Request(LONG, max_tokens=12, temperature=0.0)
 
 @pytest.mark.vllm
 def test_without_a_reset_of_the_prefix_cache_a_push_gives_wrong_answers(vllm_lent, monkeypatch):
+    from vllm import LLMEngine
+
     _, new = tiny.graphdef_and_params(seed=1)
 
-    async def after_a_push():
+    async def after_a_push(resets):
         async with vllm_lent() as engine:
             await engine.generate([GREEDY])  # fills the cache under the old weights
-            await engine.load_params(new, 1)
+            with monkeypatch.context() as patch:
+                if not resets:
+                    patch.setattr(LLMEngine, "reset_prefix_cache", lambda *_: True)
+                await engine.load_params(new, 1)
             return (await engine.generate([GREEDY]))[0][0]
 
-    right = asyncio.run(after_a_push())
-    with monkeypatch.context() as without:
-        from vllm import LLMEngine
-
-        without.setattr(LLMEngine, "reset_prefix_cache", lambda *_: True)
-        stale = asyncio.run(after_a_push())
-
     wanted = asyncio.run(of_the_jax_engine(new))
+    right, stale = asyncio.run(after_a_push(True)), asyncio.run(after_a_push(False))
     assert right.token_ids == wanted.token_ids
     np.testing.assert_allclose(right.log_probs, wanted.log_probs, atol=1e-4)
-    assert np.abs(np.subtract(stale.log_probs[0], wanted.log_probs[0])) > 1e-2
+    assert np.abs(stale.log_probs[0] - wanted.log_probs[0]) > 1e-2
 
 
 async def of_the_jax_engine(params):

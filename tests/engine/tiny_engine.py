@@ -66,13 +66,13 @@ def full_forward(
     tokens_BS = np.zeros((1, CONTEXT), np.int32)
     tokens_BS[0, : len(ids)] = ids
     answer = slice(len(prompt_ids) - 1, len(ids) - 1)
-    logits_SV, log_probs_S = _full_forward(tokens_BS, len(ids), temperature, seed)
+    logits_SV, log_probs_S = _full_forward(*graphdef_and_params(seed), tokens_BS, len(ids), temperature)
     return np.asarray(logits_SV)[answer], np.asarray(log_probs_S)[answer]
 
 
-@functools.partial(jax.jit, static_argnames=("temperature", "seed"))
-def _full_forward(tokens_BS: jax.Array, length: jax.Array, temperature: float, seed: int):
-    model, positions_S = merge(*graphdef_and_params(seed)), jnp.arange(CONTEXT)
+@functools.partial(jax.jit, static_argnames=("graphdef", "temperature"))
+def _full_forward(graphdef, params, tokens_BS: jax.Array, length: jax.Array, temperature: float):
+    model, positions_S = merge(graphdef, params), jnp.arange(CONTEXT)
     hidden_BSD = model(tokens_BS, positions_S[None], (positions_S < length)[None].astype(int))
     next_BS = jnp.roll(tokens_BS, -1, axis=1)
     log_probs_BS = token_log_probs(hidden_BSD, model.head_DV(), next_BS, temperature=temperature)

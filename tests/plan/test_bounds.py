@@ -40,7 +40,10 @@ def test_too_little_memory_is_read_from_the_compilers_message():
     message = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
     found = refused(message + "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n\nTotal", 3.0)
     assert not found.fits and (found.peak_gib, found.limit_gib) == (20.5, 15.75)
-    assert found.needs == "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
+    assert found.needs.endswith("Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.")
+    message = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+    found = refused(message + "(25.55G) exceeds available HBM (15.75G).", 3.0)
+    assert (found.peak_gib, found.limit_gib) == (25.55, 15.75)
     assert gib("512.00M") == 0.5
     with pytest.raises(RuntimeError, match="INTERNAL: something else"):
         refused("INTERNAL: something else", 1.0)

@@ -4,7 +4,6 @@ import json
 
 from etils import epath
 
-from o1jax.problems import jsonl
 from o1jax.records import CaseResult, Node, Problem, Rollout, Status, TestCase, Tree, Verdict
 from o1jax.search.store import write_records
 
@@ -53,7 +52,7 @@ def problems(run, split, count):
         for k in range(count)
     ]
     directory = stage(run, f"problems/{split}", "check_problems", {"problems": count, "kept": count})
-    jsonl.save(directory / "problems.jsonl", made)
+    write_records(directory / "problems.parquet", Problem, made)
     return made
 
 

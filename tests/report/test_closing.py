@@ -41,7 +41,7 @@ def test_it_refuses_what_is_no_directory_in_one_line(tmp_path):
 
 def test_a_stage_ends_with_what_to_run_next(tmp_path):
     counts = [f"--config.check_problems.counts.rung_{rung}={int(rung == 2)}" for rung in (2, 3, 4)]
-    code, lines, errors = launch("check_problems", *counts, f"--workdir={tmp_path}")
+    code, lines, errors = launch("prepare", *counts, f"--workdir={tmp_path}")
     assert code == 0, errors
     figures = json.loads((tmp_path / "manifest.json").read_text())["figures"]
     assert figures["kept"] == 1 and lines[-2] == f"look at: {tmp_path}/report.html"

@@ -75,6 +75,11 @@ def test_tuple_is_a_list_where_values_are_json(call_cases):
     assert call_cases(source, ("[]", "[1, [2]]"), json_values=False)[0].status is Status.WA
 
 
+def test_a_wrong_value_is_told(call_cases):
+    (wrong,) = call_cases("def f(x): return x", ("[7]", "8"))
+    assert (wrong.status, wrong.detail) == (Status.WA, "got 7")
+
+
 def test_exceptions_carry_their_last_line(call_cases):
     case = call_cases("def f(x): return 1 // x", ("[0]", "1"))[0]
     assert (case.status, case.detail) == (Status.RE, "ZeroDivisionError: integer division or modulo by zero")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-PROGRAM = pathlib.Path(__file__).with_name("eight_devices.py")
+PROGRAM = pathlib.Path(__file__).with_name("on_meshes.py")
 D, V = 16, 64  # as there
 
 
