@@ -16,6 +16,7 @@ import entry
 import jax
 from absl import flags
 
+from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.plan.planning import Job, plan_decode, plan_train
 from o1jax.plan.table import table
@@ -33,6 +34,8 @@ REMAT = flags.DEFINE_string("remat", "", "none, dots, attention or full; the pre
 ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash or cudnn.")
 MOMENT_DTYPE = flags.DEFINE_string("moment_dtype", None, "Of AdamW's first moment.")
 GRADIENT_DTYPE = flags.DEFINE_string("gradient_dtype", None, "Of gradients.")
+LORA_RANK = flags.DEFINE_integer("lora_rank", 0, "Rank of adapters on all kernels; 0: all is trained.")
+LORA_BASE = flags.DEFINE_string("lora_base", "as_is", "What the frozen kernels are kept in (lora.py).")
 JSON = flags.DEFINE_bool("json", False, "One JSON object a topology, on a line of its own.")
 
 
@@ -54,6 +57,7 @@ def main(argv: list[str]) -> None:
             micro_batches=MICRO_BATCHES.value,
             moment_dtype=MOMENT_DTYPE.value,
             gradient_dtype=GRADIENT_DTYPE.value,
+            lora=LoraSettings(rank=LORA_RANK.value, base=LORA_BASE.value),
         )
         plan = plan_train(job) if PROGRAM.value == "train" else plan_decode(job, SLOTS.value)
         plans.append({"model": MODEL.value, **plan})

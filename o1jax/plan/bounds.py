@@ -30,11 +30,18 @@ class Bounds:
 
 
 def train_bounds(
-    config: ModelConfig, chip: Chip, n_devices: int, found: Found, rows: int, row_length: int
+    config: ModelConfig,
+    chip: Chip,
+    n_devices: int,
+    found: Found,
+    rows: int,
+    row_length: int,
+    *,
+    lora: bool = False,
 ) -> Bounds:
     """The bounds of a step on rows of one sequence each."""
     tokens, pairs = rows * row_length, rows * row_length**2 / 2
-    model = train_flops(config, tokens, pairs)
+    model = train_flops(config, tokens, pairs, lora=lora)
     executed = model + RECOMPUTED[config.remat] * forward_flops(config, tokens, pairs)
     return bounds(chip, n_devices, found, model, executed, memory_passes=2)
 

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from o1jax.model.attention import choose
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params, parameter_count
+from o1jax.model.lora import LoraSettings
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.plan.bounds import Bounds, decode_bounds, mfu, train_bounds
-from o1jax.plan.program import GIB, Found, decode_program, train_program
+from o1jax.plan.program import GIB, NO_LORA, Found, decode_program, train_program
 from o1jax.plan.topology import chip_of, devices_of
 from o1jax.records import InputError
 from o1jax.train.optimizer import OptimizerSettings
@@ -33,6 +34,7 @@ class Job:
     micro_batches: int = 1
     moment_dtype: str | None = None
     gradient_dtype: str | None = None
+    lora: LoraSettings = NO_LORA
 
 
 def plan_train(job: Job) -> dict[str, Any]:
@@ -60,9 +62,10 @@ def plan_train(job: Job) -> dict[str, Any]:
         rows=rows,
         row_length=job.row_length,
         micro_batches=job.micro_batches,
+        lora=job.lora,
     )
     chip = chip_of(job.topology)
-    bound = train_bounds(job.config, chip, mesh.size, found, rows, job.row_length)
+    bound = train_bounds(job.config, chip, mesh.size, found, rows, job.row_length, lora=job.lora.rank > 0)
     return {
         "program": "train",
         "topology": job.topology,
@@ -73,6 +76,7 @@ def plan_train(job: Job) -> dict[str, Any]:
         "row_length": job.row_length,
         "attention": kernel_of(job.config, mesh),
         "remat": job.config.remat,
+        "lora": f"rank {job.lora.rank}, base {job.lora.base}" if job.lora.rank else "none",
         "parameters": parameter_count(abstract_params(job.config, mesh)[1]),
         **memory_figures(found),
         "state_gib_per_device": round(found.arguments_gib, 2),

@@ -17,8 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from o1jax.engine.programs import Slots, decode
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import abstract_params
+from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.model.kv_cache import init_cache
+from o1jax.model.lora import LoraSettings, abstract_adapted
 from o1jax.parallel.mesh import batch_spec, replicated
 from o1jax.plan.collectives import Traffic, collectives
 from o1jax.train import objectives
@@ -27,6 +28,7 @@ from o1jax.train.state import abstract_state
 from o1jax.train.step import make_train_step
 
 GIB = 1 << 30
+NO_LORA = LoraSettings(rank=0)
 DECODED_BLOCK = 8  # tokens a call of the engine's decode program
 
 
@@ -53,9 +55,14 @@ def train_program(
     rows: int,
     row_length: int,
     micro_batches: int = 1,
+    lora: LoraSettings = NO_LORA,
 ) -> Found:
-    """The SFT step on a global batch of `rows` x `row_length` tokens."""
-    graphdef, params = abstract_params(config, mesh)
+    """The SFT step on a global batch of `rows` x `row_length` tokens, of all parameters or of adapters."""
+    frozen = NO_PARAMS
+    if lora.rank:
+        graphdef, params, frozen = abstract_adapted(config, lora, mesh)
+    else:
+        graphdef, params = abstract_params(config, mesh)
     transformation = make_optimizer(optimizer)
     state = abstract_state(params, transformation, mesh)
     step = make_train_step(
@@ -67,8 +74,10 @@ def train_program(
         schedule=make_schedule(optimizer),
         micro_batches=micro_batches,
         gradient_dtype=optimizer.gradient_dtype,
+        frozen=frozen,
     )
-    return compiled(step.trace(state, abstract_batch(mesh, rows, row_length)), mesh.size)
+    batch = abstract_batch(mesh, rows, row_length)
+    return compiled(step.trace(state, batch, *((frozen,) if lora.rank else ())), mesh.size)
 
 
 def abstract_batch(mesh: Mesh, rows: int, row_length: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from o1jax.losses.logprobs import token_log_probs
+from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import batch_spec, make_mesh, spec_of
 from o1jax.parallel.traced import on_mesh
@@ -25,6 +26,8 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 SMALL = dataclasses.replace(
     preset("qwen2.5-0.5b"), n_layers=9, d_model=256, d_ff=512, n_heads=4, n_kv_heads=2, vocab_size=2048
 )
+
+LORA = (LoraSettings(rank=0), LoraSettings(rank=8, base="nf4"))
 
 
 def test_a_small_model_fits_with_splash_and_says_what_it_sends():
@@ -45,6 +48,13 @@ def test_two_slices_are_joined_over_data():
 def test_rows_split_over_context_compile_with_splash():
     plan = plan_train(Job(SMALL, "v5e:2x2", ["context=2", "fsdp=2"], rows_per_device=0.5, row_length=1024))
     assert plan["fits"] and plan["attention"] == "splash"
+
+
+def test_adapters_on_a_base_of_four_bits_take_less():
+    job = Job(SMALL, "v5e:2x2", ["fsdp=*"], row_length=512)
+    whole, adapters = (plan_train(dataclasses.replace(job, lora=lora)) for lora in LORA)
+    assert adapters["state_gib_per_device"] < whole["state_gib_per_device"] / 2
+    assert adapters["lora"] == "rank 8, base nf4" and adapters["model_flops"] < whole["model_flops"]
 
 
 def test_the_engines_decode_step_fits():
