@@ -47,7 +47,6 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls `main` with the arguments that are none; errors as `start`."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("o1jax").setLevel(logging.INFO)
 
     def run_main(argv: list[str]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)

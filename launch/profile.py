@@ -14,6 +14,7 @@ import jax
 from absl import flags
 from etils import epath
 
+from o1jax.model.attention import choose
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.parallel.processes import is_leader, start_processes
@@ -55,7 +56,11 @@ def main(argv: list[str]) -> None:
     )
     if is_leader():
         device = jax.devices()[0]
-        print(json.dumps({"model": MODEL.value, "device": device.device_kind, **figures}, indent=1))
+        kernel = choose(
+            config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
+        )
+        named = {"model": MODEL.value, "device": device.device_kind, "attention": kernel}
+        print(json.dumps(named | figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,6 @@ def plan_train(job: Job) -> dict[str, Any]:
         "lora": f"rank {job.lora.rank}, base {job.lora.base}" if job.lora.rank else "none",
         "parameters": parameter_count(abstract_params(job.config, mesh)[1]),
         **memory_figures(found),
-        "state_gib_per_device": round(found.arguments_gib, 2),
         **bound_figures(bound, found),
         "mfu_bound": round(mfu(bound, chip, mesh.size), 3) if found.fits else 0.0,
     }
@@ -116,7 +115,8 @@ def memory_figures(found: Found) -> dict[str, Any]:
     figures = {"fits": found.fits, "peak_gib_per_device": round(found.peak_gib, 2)}
     if not found.fits:
         return figures | {"limit_gib_per_device": round(found.limit_gib, 2), "compiler": found.needs}
-    return figures | {"temporaries_gib_per_device": round(found.temporaries_gib, 2)}
+    parts = {"state": found.arguments_gib, "temporaries": found.temporaries_gib}
+    return figures | {f"{name}_gib_per_device": round(gib, 2) for name, gib in parts.items()}
 
 
 def bound_figures(bound: Bounds, found: Found) -> dict[str, Any]:

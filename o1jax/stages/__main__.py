@@ -23,7 +23,6 @@ def main(out: str, request: str) -> int:
     if sys.platform == "linux":  # a stage whose self_play was killed saves and ends too
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("o1jax").setLevel(logging.INFO)
     try:
         run.run(epath.Path(out), run.spec_of(json.loads(request)))
     except (InputError, OSError, NonFiniteLoss, SandboxError) as error:
