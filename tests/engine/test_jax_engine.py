@@ -97,9 +97,11 @@ def test_a_bfloat16_engine_runs_on_float32_weights():
 def test_rows_of_a_padded_vocabulary_are_never_sampled_and_take_no_share():
     config, params = tiny.config(), tiny.graphdef_and_params()[1]
     n, extra = config.vocab_size, 84  # the head is tied: these rows would win whatever the state
-    rows_XD = jnp.concatenate([100 * jnp.ones((extra // 2, 32)), -100 * jnp.ones((extra // 2, 32))])
+    rows_XD = 100 * jnp.ones((extra // 2, config.d_model))
     padded = jax.tree.map(lambda leaf: leaf, params)
-    padded["embed_VD"] = padded["embed_VD"].replace(jnp.concatenate([params["embed_VD"][...], rows_XD]))
+    padded["embed_VD"] = padded["embed_VD"].replace(
+        jnp.concatenate([params["embed_VD"][...], rows_XD, -rows_XD])
+    )
     shape = {"slots": 4, "context": tiny.CONTEXT, "chunk": 8, "prefill_rows": 2, "block": 4}
     request = Request(PROMPT, n=4, max_tokens=12, top_p=0.95, top_k=40, seed=3)
 

@@ -19,7 +19,7 @@ from o1jax.train import loop
 from o1jax.train.optimizer import OptimizerSettings
 from o1jax.train.policy_objective import PolicyGradient, policy_gradient
 from o1jax.train.reference import token_log_probs_of
-from o1jax.train.step import accumulate
+from o1jax.train.step import accumulate, sums_and_gradient
 
 CONFIG = dataclasses.replace(tiny_run.CONFIG, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=32)
 GOOD, BAD = 5, 9
@@ -110,9 +110,9 @@ def logits_program():
 
 @functools.cache
 def gradient_program(case: str, micro_batches: int = 1):
-    graphdef, objective = model()[0], policy_gradient(CASES[case])
+    gradient = functools.partial(sums_and_gradient, model()[0], policy_gradient(CASES[case]), None)
     return jax.jit(
-        lambda params, batch: accumulate(graphdef, objective, params, batch, micro_batches),
+        lambda params, batch: accumulate(gradient, params, batch, micro_batches),
         compiler_options=UNOPTIMIZED,
     )
 

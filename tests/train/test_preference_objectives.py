@@ -20,7 +20,7 @@ from o1jax.records import PreferencePair, StepLabel, StepPair
 from o1jax.train import loop, objectives
 from o1jax.train.optimizer import OptimizerSettings
 from o1jax.train.reference import token_log_probs_of, with_reference
-from o1jax.train.step import accumulate
+from o1jax.train.step import accumulate, sums_and_gradient
 
 CONFIG = dataclasses.replace(tiny_run.CONFIG, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=32)
 GOOD, BAD = 5, 9
@@ -91,9 +91,9 @@ def packed(examples) -> Batches:
 
 @functools.cache
 def gradient_program(case: str):
-    graphdef, objective = model()[0], CASES[case][0]
+    gradient = functools.partial(sums_and_gradient, model()[0], CASES[case][0], None)
     return jax.jit(
-        lambda params, batch: accumulate(graphdef, objective, params, batch, 1),
+        lambda params, batch: accumulate(gradient, params, batch, 1),
         compiler_options=UNOPTIMIZED,
     )
 
