@@ -84,7 +84,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "sample": {**ANSWER, "n": 8},
             "prompts": (),
             "with_search": True,
-            "search_problems": 60 if demo else 150,
+            "search_problems": 40 if demo else 150,
             "search": {**SEARCH, "rollouts": 12},
             "engine": {**ENGINE},
             "concurrency": 64,
@@ -168,7 +168,7 @@ def _rewards(demo: bool) -> dict:
             "learning_rate": 2e-4,
         },
         "policy_rl": {
-            "updates": 24 if demo else 100,
+            "updates": 10 if demo else 100,
             "problems_per_update": 16 if demo else 32,
             "draw": "by_difficulty",
             "sample": {**ANSWER, "n": 8},
