@@ -68,7 +68,7 @@ class JaxEngine:
         self._intake = Intake(
             tokenizer, self._scheduler.table, context, config.vocab_size, self.shape.stop_ids
         )
-        self._thread = ServingThread("jax_engine", self._scheduler, self._swap)
+        self._thread = ServingThread(self._scheduler, self._swap)
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """See Engine.generate; RuntimeError after close, or after the engine's thread has failed."""

@@ -1,21 +1,16 @@
-"""One thread owns a scheduler and its device: coroutines hand in requests and weights, and await futures.
+"""A scheduler in a device's thread: requests are added as they come, new weights when nothing runs.
 
-The thread takes what is queued and turns the scheduler; weights wait until it is idle. Knows nothing of
-what a scheduler does in a turn.
+Knows nothing of what a scheduler does in a turn, and leaves futures to device_thread.py.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from o1jax.engine.device_thread import DeviceThread
 from o1jax.engine.interface import Completion
 from o1jax.engine.jobs import Job
 from o1jax.records import InputError
@@ -49,70 +44,47 @@ class ServingThread:
     """Runs a scheduler until `close`. `swap(params, version)` gives the idle scheduler new weights; an
     InputError of it is the caller's, any other failure ends the thread and is told to all who wait."""
 
-    def __init__(self, name: str, scheduler: Turning, swap: Callable[[Any, int], None]):
+    def __init__(self, scheduler: Turning, swap: Callable[[Any, int], None]):
         self._scheduler, self._swap = scheduler, swap
-        self._inbox: collections.deque[Job | Load] = collections.deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread: DeviceThread[Job | Load] = DeviceThread("engine", self._turn, scheduler.jobs)
         self._thread.start()
-        atexit.register(self._stop)
 
     async def completions(self, jobs: Sequence[Job]) -> list[list[Completion]]:
         """What the jobs give, in order; RuntimeError after close, or after the thread has failed."""
-        self._hand_in(jobs)
-        return list(await asyncio.gather(*(asyncio.wrap_future(job.result) for job in jobs)))
+        return await self._thread.results(jobs)
 
     async def load(self, params: Any, version: int) -> None:
         """Returns when the weights are swapped: after all that was handed in before."""
-        load = Load(params, version, concurrent.futures.Future())
-        self._hand_in([load])
-        await asyncio.wrap_future(load.result)
+        await self._thread.results([Load(params, version, concurrent.futures.Future())])
 
     async def close(self) -> None:
         """Ends the thread; what still runs is cancelled. Closing twice does nothing."""
-        await asyncio.to_thread(self._stop)
+        await self._thread.close()
 
-    def _stop(self) -> None:
-        atexit.unregister(self._stop)
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _hand_in(self, items: Sequence[Job | Load]) -> None:
-        with self._changed:
-            if self._failure is not None:
-                raise RuntimeError(f"the engine stopped: {self._failure}") from self._failure
-            if self._closed:
-                raise RuntimeError("the engine is closed")
-            self._inbox.extend(items)
-            self._changed.notify()
-
-    def _serve(self) -> None:
-        """The thread's whole life: take what is queued, turn the scheduler, sleep when idle."""
-        with contextlib.ExitStack() as ending:
-            ending.push(self._end)
-            while self._take():
-                if not self._scheduler.idle:
-                    self._scheduler.step()
+    def _turn(self) -> bool:
+        """Takes what is queued and turns the scheduler once, unless it is idle."""
+        if not self._take():
+            return False
+        if not self._scheduler.idle:
+            self._scheduler.step()
+        return True
 
     def _take(self) -> bool:
         """Moves requests to the scheduler, up to new weights, which wait until it is idle.
 
         False when the engine closes. Sleeps while there is nothing to do.
         """
-        with self._changed:
-            while self._scheduler.idle and not self._inbox and not self._closed:
-                self._changed.wait()
-            while self._inbox and isinstance(self._inbox[0], Job):
-                self._scheduler.add(self._inbox.popleft())
-            load = self._inbox[0] if self._inbox and self._scheduler.idle else None
-        if load is not None and not self._closed:
+        thread, inbox = self._thread, self._thread.inbox
+        with thread.changed:
+            while self._scheduler.idle and not inbox and not thread.closed:
+                thread.changed.wait()
+            while inbox and isinstance(inbox[0], Job):
+                self._scheduler.add(inbox.popleft())
+            load = inbox[0] if inbox and self._scheduler.idle else None
+        if load is not None and not thread.closed:
             self._load(load)
-            self._inbox.popleft()  # only now: were loading to fail, its caller is still found there
-        return not self._closed
+            inbox.popleft()  # only now: were loading to fail, its caller is still found there
+        return not thread.closed
 
     def _load(self, load: Load) -> None:
         if load.result.cancelled():
@@ -124,16 +96,3 @@ class ServingThread:
             refusal = error
         if load.result.set_running_or_notify_cancel():
             load.result.set_result(None) if refusal is None else load.result.set_exception(refusal)
-
-    def _end(self, kind, failure: BaseException | None, trace) -> bool:
-        """Tells everybody who waits that the thread ends: closed, or failed at `failure`."""
-        with self._changed:
-            self._failure = failure
-            waiting = [*self._inbox, *self._scheduler.jobs()]
-            self._inbox.clear()
-        for item in waiting:
-            if failure is None:
-                item.result.cancel()
-            elif item.result.set_running_or_notify_cancel():
-                item.result.set_exception(failure)
-        return True  # the failure is handed to the callers, those to come included

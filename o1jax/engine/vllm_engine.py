@@ -79,7 +79,7 @@ class VllmEngine:
         self._scheduler = VllmScheduler(self._vllm, tokenizer, table, slots)
         self._scheduler.version = version
         self._intake = Intake(tokenizer, table, context, config.vocab_size, MOST_STOP_IDS)
-        self._thread = ServingThread("vllm_engine", self._scheduler, self._swap)
+        self._thread = ServingThread(self._scheduler, self._swap)
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """See Engine.generate; RuntimeError after close, or after the engine's thread has failed."""

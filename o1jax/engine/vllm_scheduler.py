@@ -47,9 +47,7 @@ class VllmScheduler:
                     **sampling(job, index), detokenize=False, output_kind=RequestOutputKind.DELTA
                 )
                 self.engine.add_request(str(self._added), prompt, params)
-            except (
-                ValueError
-            ) as error:  # vLLM refuses what our checks let pass: this request's, nobody else's
+            except ValueError as error:  # what our checks let pass: this request's fault, nobody else's
                 fail(job, InputError(f"vLLM refuses the request: {' '.join(str(error).split())}"))
                 return
             self._samples[str(self._added)] = Sample(job, index)

@@ -7,13 +7,9 @@ not train a scorer (train/objectives.py) or weigh scores against outcomes (aggre
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from o1jax.engine.device_thread import DeviceThread
 from o1jax.engine.weights import placed
 from o1jax.losses.prm import scored_logits
 from o1jax.model.config import ModelConfig
@@ -127,14 +124,9 @@ class StepScorer:
         self._program = make_program(config, graphdef, good_id, bad_id)
         self._buckets = buckets_of(context)
         self._counters: collections.Counter[str] = collections.Counter()
-        self._waiting: list[Job] = []
         self._running: list[Job] = []
-        self._changed = threading.Condition()
-        self._closed = False
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._serve, name="step_scorer", daemon=True)
+        self._thread: DeviceThread[Job] = DeviceThread("step scorer", self._turn, lambda: self._running)
         self._thread.start()
-        atexit.register(self._stop)
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...]]:
         """A score in (0, 1) for every step of every path, in order.
@@ -146,8 +138,7 @@ class StepScorer:
         for index, path in enumerate(paths):
             self._check(index, path)
         jobs = [Job(path, self._bucket(path), concurrent.futures.Future()) for path in paths]
-        self._hand_in(jobs)
-        return list(await asyncio.gather(*(asyncio.wrap_future(job.result) for job in jobs)))
+        return await self._thread.results(jobs)
 
     def stats(self) -> dict[str, float]:
         """Totals: paths, their tokens, forward passes, and the seconds those took."""
@@ -155,14 +146,7 @@ class StepScorer:
 
     async def close(self) -> None:
         """Ends the thread after its forward pass; what still waits is cancelled. Twice does nothing."""
-        await asyncio.to_thread(self._stop)
-
-    def _stop(self) -> None:
-        atexit.unregister(self._stop)
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        await self._thread.close()
 
     def _check(self, index: int, path: Path) -> None:
         length = len(path.token_ids)
@@ -183,36 +167,28 @@ class StepScorer:
     def _bucket(self, path: Path) -> int:
         return next(length for length in self._buckets if len(path.token_ids) <= length)
 
-    def _hand_in(self, jobs: Sequence[Job]) -> None:
-        with self._changed:
-            if self._failure is not None:
-                raise RuntimeError(f"the step scorer stopped: {self._failure}") from self._failure
-            if self._closed:
-                raise RuntimeError("the step scorer is closed")
-            self._waiting.extend(jobs)
-            self._changed.notify()
-
-    def _serve(self) -> None:
-        """The thread's whole life: take what waits, score it, sleep when idle."""
-        with contextlib.ExitStack() as ending:
-            ending.push(self._end)
-            while self._take():
-                self._pass()
+    def _turn(self) -> bool:
+        """Scores what waits, once; False when the scorer closes."""
+        if not self._take():
+            return False
+        self._pass()
+        return True
 
     def _take(self) -> bool:
         """Makes up to `slots` waiting jobs the running ones; False when the scorer closes.
 
         They are the oldest one and those of its class of lengths that came after it.
         """
-        with self._changed:
-            while not self._waiting and not self._closed:
-                self._changed.wait()
-            if self._closed:
+        thread = self._thread
+        with thread.changed:
+            while not thread.inbox and not thread.closed:
+                thread.changed.wait()
+            if thread.closed:
                 return False
-            bucket = self._waiting[0].bucket
-            self._running = [job for job in self._waiting if job.bucket == bucket][: self.slots]
-            taken = set(self._running)
-            self._waiting = [job for job in self._waiting if job not in taken]
+            bucket = thread.inbox[0].bucket
+            self._running = [job for job in thread.inbox if job.bucket == bucket][: self.slots]
+            for job in self._running:
+                thread.inbox.remove(job)
         return True
 
     def _pass(self) -> None:
@@ -233,18 +209,6 @@ class StepScorer:
             if job.result.set_running_or_notify_cancel():
                 job.result.set_result(values)
         self._running = []
-
-    def _end(self, kind, failure: BaseException | None, trace) -> bool:
-        """Tells everybody who waits that the thread ends: closed, or failed at `failure`."""
-        with self._changed:
-            self._failure = failure
-            waiting, self._waiting = [*self._running, *self._waiting], []
-        for job in waiting:
-            if failure is None:
-                job.result.cancel()
-            elif job.result.set_running_or_notify_cancel():
-                job.result.set_exception(failure)
-        return True  # the failure is handed to the callers, those to come included
 
 
 def struct(leaf: jax.Array, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -233,7 +233,7 @@ def test_a_closed_scorer_refuses_and_cancels_what_waits():
         waits = asyncio.create_task(scorer.score(paths(4)))
         await asyncio.sleep(0)
         closing = asyncio.create_task(scorer.close())
-        await until(lambda: scorer._closed)
+        await until(lambda: scorer._thread.closed)
         release.set()
         found = await asyncio.gather(begun, waits, closing, return_exceptions=True)
         assert len(found[0]) == 1 and isinstance(found[1], asyncio.CancelledError)
