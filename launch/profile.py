@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from o1jax.model.attention import choose
+from o1jax.model.init import kernel_of
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.parallel.processes import is_leader, start_processes
@@ -43,9 +43,10 @@ def main(argv: list[str]) -> None:
     config = preset(MODEL.value)
     config = dataclasses.replace(config, attention=ATTENTION.value, remat=REMAT.value or config.remat)
     workdir = epath.Path(entry.WORKDIR.value or "runs/profile")
+    mesh = make_mesh(sizes_of(MESH.value, len(jax.devices())) if MESH.value else None)
     figures = profile(
         config,
-        make_mesh(sizes_of(MESH.value, len(jax.devices())) if MESH.value else None),
+        mesh,
         OptimizerSettings(1e-4, 1000, moment_dtype=MOMENT_DTYPE.value, gradient_dtype=GRADIENT_DTYPE.value),
         workdir / "checkpoint",
         rows=ROWS.value,
@@ -55,11 +56,8 @@ def main(argv: list[str]) -> None:
         trace=workdir / "trace" if TRACE.value else None,
     )
     if is_leader():
-        device = jax.devices()[0]
-        kernel = choose(
-            config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
-        )
-        named = {"model": MODEL.value, "device": device.device_kind, "attention": kernel}
+        device = jax.devices()[0].device_kind
+        named = {"model": MODEL.value, "device": device, "attention": kernel_of(config, mesh)}
         print(json.dumps(named | figures, indent=1))
 
 

@@ -27,11 +27,7 @@ def abstract_params(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.
 
     The graphdef's model has the attention kernel that its config's setting means on this mesh.
     """
-    device = mesh.devices.flat[0]
-    kernel = choose(
-        config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
-    )
-    config = dataclasses.replace(config, attention=kernel)
+    config = dataclasses.replace(config, attention=kernel_of(config, mesh))
     abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
     structs = jax.tree.map(
@@ -40,6 +36,14 @@ def abstract_params(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.
         param_shardings(params, mesh),
     )
     return graphdef, structs
+
+
+def kernel_of(config: ModelConfig, mesh: Mesh) -> str:
+    """The name of the attention kernel that the model has on this mesh."""
+    device = mesh.devices.flat[0]
+    return choose(
+        config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
+    )
 
 
 def init_params(config: ModelConfig, seed: int, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:

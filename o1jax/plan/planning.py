@@ -6,11 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jax.sharding import Mesh
-
-from o1jax.model.attention import choose
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import abstract_params, parameter_count
+from o1jax.model.init import abstract_params, kernel_of, parameter_count
 from o1jax.model.lora import LoraSettings
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.plan.bounds import Bounds, decode_bounds, mfu, train_bounds
@@ -100,14 +97,6 @@ def plan_decode(job: Job, slots: int) -> dict[str, Any]:
         **bound_figures(bound, found),
         "tokens_per_s_bound": round(slots / bound.step_s) if found.fits else 0,
     }
-
-
-def kernel_of(config: ModelConfig, mesh: Mesh) -> str:
-    """The attention kernel that the model has on this mesh."""
-    device = mesh.devices.flat[0]
-    return choose(
-        config.attention, device.platform, device.device_kind, config.compute_dtype, config.head_dim
-    )
 
 
 def memory_figures(found: Found) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The engines' own modules are imported where one is opened: vLLM and an HTTP clie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from typing import Literal
 
@@ -75,10 +76,9 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
         context=settings.context,
         patience_s=settings.patience_s,
     )
-    try:
+    async with contextlib.AsyncExitStack() as on_failure:
+        on_failure.push_async_callback(engine.close)
         await engine.open()
         await engine.load_params(policy.params, 0)
-    except BaseException:
-        await engine.close()
-        raise
+        on_failure.pop_all()
     return engine
