@@ -9,7 +9,7 @@ Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {"name": "jax", "slots": 64, "context": 256, "judge_slots": 2}
+ENGINE = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
 ANSWER = {**SAMPLING, "max_tokens": 176}
 SEARCH = {
     **SAMPLING,

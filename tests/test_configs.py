@@ -84,6 +84,17 @@ def test_every_page_parses_into_its_stages_settings(name, variant):
     assert parsed
 
 
+@pytest.mark.parametrize("name, variant", PAGES)
+def test_every_engine_of_a_page_can_be_another_by_flag(name, variant):
+    """A flag can set only keys that a page has."""
+
+    def engines(value):
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            yield from [inner] if key.endswith("engine") else engines(inner)
+
+    assert all({"name", "endpoints", "dtype"} <= engine.keys() for engine in engines(load(name, variant)))
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_model_builds_in_shapes_alone(name):
     mesh = make_mesh()
