@@ -29,7 +29,7 @@ def headline(files: RunFiles, summary: Mapping[str, Any]) -> Headline:
     first = found[name].change if name in found else None
     if first is None:
         return _without_change(files, summary)
-    ends = f"{_percent(first.before)} → {_percent(first.after)}"
+    ends = f"{percent(first.before)} → {percent(first.after)}"
     text = f"pass@1 on {first.n} held-out problems: {ends}, {points(first)}"
     others = {arm: change(curve.last, found[name].last) for arm, curve in found.items() if arm != name}
     more = [f"{name} less {arm}: {points(less)}" for arm, less in others.items() if less is not None]
@@ -82,8 +82,9 @@ def with_interval(figure: Mapping[str, Any]) -> str:
     """A share and its interval in percent; a dash where nothing was measured."""
     if figure.get("mean") is None:
         return "–"
-    return f"{_percent(figure['mean'])} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+    return f"{percent(figure['mean'])} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def percent(value: float | None) -> str:
+    """A share in percent; a dash where nothing was measured."""
+    return "–" if value is None else f"{100 * value:.1f} %"

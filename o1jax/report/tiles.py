@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from o1jax.report.headline import with_interval
+from o1jax.report.headline import percent, with_interval
 from o1jax.report.learning import SELF_PLAY, arms, main_arm
 from o1jax.report.run_files import RunFiles
 
@@ -32,12 +32,12 @@ def _passes(summary: Mapping[str, Any]) -> Iterator[Tile]:
         if figures:
             first, last = next(iter(figures.items())), list(figures.values())[-1]
             before = (
-                f"{first[0].replace('_', '-')}: {_percent(first[1]['mean'])}"
+                f"{first[0].replace('_', '-')}: {percent(first[1]['mean'])}"
                 if len(figures) > 1
                 else "held-out problems"
             )
             whose = "" if arm == SELF_PLAY else f" of {arm}"
-            yield Tile(name + whose, _percent(last["mean"]), before)
+            yield Tile(name + whose, percent(last["mean"]), before)
 
 
 def _searched(files: RunFiles) -> Iterator[Tile]:
@@ -55,7 +55,7 @@ def _models(summary: Mapping[str, Any]) -> Iterator[Tile]:
     if generators:
         last = generators[-1]
         accepted = last["after"].get("generated", {}).get("false_accept_mutants", {}).get("mean")
-        below = "before the gate" if accepted is None else f"after it {_percent(accepted)} of mutants pass"
+        below = "before the gate" if accepted is None else f"after it {percent(accepted)} of mutants pass"
         yield Tile(
             "valid test cases", with_interval(last["before"]["program"]["validity"]).split(" [")[0], below
         )
@@ -75,14 +75,10 @@ def _reinforced(summary: Mapping[str, Any]) -> Iterator[Tile]:
     if found:
         first, last = found[-1]["first_outcome"], found[-1]["last_outcome"]
         below = ", ".join(raised).replace("_", " ") or "no flag raised"
-        yield Tile("passing answers in RL", f"{100 * first:.1f} → {_percent(last)}", below, bool(raised))
+        yield Tile("passing answers in RL", f"{100 * first:.1f} → {percent(last)}", below, bool(raised))
 
 
 def _spent(summary: Mapping[str, Any]) -> Tile:
     totals = summary["totals"]
     tokens = f"{totals['generated_tokens']:,.0f} tokens generated, {totals['trained_tokens']:,.0f} trained"
     return Tile("time", f"{totals['seconds'] / 60:.0f} min", tokens)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"

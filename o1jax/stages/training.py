@@ -26,8 +26,8 @@ from o1jax.train.reference import with_reference
 
 class TokenBudget(Protocol):
     """What such a stage's settings have. `train_tokens`: tokens to train on, padding not counted, in as
-    many epochs as that takes. `micro_batches`: the parts of a batch whose gradients
-    are added up. `lora`: the adapters that the policy was given to train (adapters.py)."""
+    many epochs as that takes. `micro_batches`: the parts of a batch whose gradients are added up. `lora`:
+    the adapters that the policy was given to train (adapters.py)."""
 
     train_tokens: int
     row_length: int
