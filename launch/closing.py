@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from o1jax.parallel.processes import place
 from o1jax.report import page, summary
 from o1jax.report.run_files import RunFiles
 
@@ -27,7 +28,10 @@ NEXT = {  # stage -> what goes on from its directory
 
 
 def of_run(workdir: epath.Path, did: str, then: str = "", *, out: epath.Path | None = None) -> None:
-    """Writes the page, to `out` or into the run, and prints; `then` is the command that goes on from here."""
+    """In process 0 writes the page, to `out` or into the run, and prints; `then` is the command that goes on
+    from here."""
+    if place().index:
+        return
     files = RunFiles(workdir)
     where = out or workdir / "report.html"
     said = page.write(where, files, summary.of(files))

@@ -17,10 +17,16 @@ from absl import logging as absl_logging
 from etils import epath
 from ml_collections import config_dict, config_flags
 
+from o1jax.parallel.processes import place
 from o1jax.records import InputError
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that there is no PyTorch
 
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0, or auto (Slurm, Open MPI, TPU); alone if empty."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this script.", lower_bound=1)
+PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", lower_bound=0)
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Directory of the run, perhaps a bucket; runs/<script> if empty."
 )
@@ -51,6 +57,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     def run_main(argv: list[str]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         try:
+            take_place()
             main(argv)
         except (InputError, OSError) as error:
             fail(str(error))
@@ -60,6 +67,18 @@ def run(main: Callable[[list[str]], None]) -> None:
             return flags.FLAGS(argv)
 
     app.run(run_main, flags_parser=parse)
+
+
+def take_place() -> None:
+    """Hands the flags about processes on to the stages, by environment; all but process 0 print nothing."""
+    given = {
+        "O1JAX_COORDINATOR": COORDINATOR.value,
+        "O1JAX_PROCESSES": PROCESSES.value,
+        "O1JAX_PROCESS_INDEX": PROCESS_INDEX.value,
+    }
+    os.environ.update({name: str(value) for name, value in given.items() if value not in ("", None)})
+    if place().index:
+        sys.stdout = open(os.devnull, "w")
 
 
 @contextlib.contextmanager

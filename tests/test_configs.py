@@ -78,7 +78,7 @@ def test_every_page_parses_into_its_stages_settings(name, variant):
                 value = {**value, "source": page["problems"]}
             if key == "tcg_sft" and name == "tcg":
                 value = {**value, "train_tokens": page["forms"]["plain"]["train_tokens"]}
-            module = importlib.import_module(run.STAGES[stage])
+            module = run.module_of(stage)
             settings.parse(module.Settings, value, key)
             parsed += 1
     assert parsed

@@ -28,9 +28,7 @@ def played(monkeypatch, tmp_path):
 
         def note(out, spec):
             place = str(out.relative_to(epath.Path(tmp_path)))
-            parsed = settings.parse(
-                importlib.import_module(run.STAGES[spec.stage]).Settings, spec.config, spec.stage
-            )
+            parsed = settings.parse(run.module_of(spec.stage).Settings, spec.config, spec.stage)
             made = spec.stage, parsed, dict(spec.inputs)
             assert stages.setdefault(place, made) == made  # or it is done already
             out.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,18 @@
 """Starting this process among the others, and waiting for them.
 
 Plain multi-controller JAX. What each process owns is decided elsewhere: problems by
-seeds.in_share, rows of a batch by the mesh.
+seeds.in_share, rows of a batch by the mesh. A process knows its place by the environment alone, so that
+what is not collective (D1) need not join the others.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from o1jax.records import InputError
@@ -19,31 +22,54 @@ KEEP_FREED_MEMORY = ":".join(
     for setting in ("hugetlb=1", "mmap_max=0", f"trim_threshold={16 << 30}", "arena_max=1")
 )
 AUTO = "auto"  # let JAX ask Slurm, Open MPI, GKE or the TPU's metadata
+SCHEDULERS = (  # the variables with the number of processes, and with this one's index
+    ("O1JAX_PROCESSES", "O1JAX_PROCESS_INDEX"),
+    ("SLURM_NTASKS", "SLURM_PROCID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+)
 
 
-def start_processes(
-    coordinator: str = "", processes: int = 0, index: int = -1, env: Mapping[str, str] | None = None
-) -> None:
-    """Joins the other processes; call it before anything touches a device. Alone, it does nothing.
+class Place(NamedTuple):
+    """One process of `count`; its `coordinator` is empty where it is alone."""
 
-    coordinator: "host:port" of process 0, or "auto". What is not given is read from the environment:
-    O1JAX_COORDINATOR, O1JAX_PROCESSES and O1JAX_PROCESS_INDEX. Raises InputError when part is missing.
+    index: int
+    count: int
+    coordinator: str
+
+
+def place(env: Mapping[str, str] | None = None) -> Place:
+    """This process's place by the environment; touches no device and asks no other process.
+
+    O1JAX_COORDINATOR is "host:port" of process 0, or "auto"; without it the process is alone. The number
+    of processes and the index are O1JAX_PROCESSES and O1JAX_PROCESS_INDEX, with "auto" else those of Slurm or
+    Open MPI. InputError when part is missing.
     """
     env = os.environ if env is None else env
-    coordinator = coordinator or env.get("O1JAX_COORDINATOR", "")
+    coordinator = env.get("O1JAX_COORDINATOR", "")
     if not coordinator:
+        return Place(0, 1, "")
+    for count, index in SCHEDULERS if coordinator == AUTO else SCHEDULERS[:1]:
+        if env.get(count, "").isdigit() and env.get(index, "").isdigit():
+            found = Place(int(env[index]), int(env[count]), coordinator)
+            if found.index < found.count:
+                return found
+    seen = {name: env[name] for names in SCHEDULERS for name in names if name in env}
+    raise InputError(
+        f"O1JAX_COORDINATOR {coordinator!r} with {seen or 'no number of processes'}: set O1JAX_PROCESSES to "
+        "the number of processes, and O1JAX_PROCESS_INDEX to this one's, from 0"
+    )
+
+
+def start_processes(env: Mapping[str, str] | None = None) -> None:
+    """Joins the other processes; call it before anything touches a device. Alone, it does nothing, nor does
+    it a second time. Raises InputError as `place`."""
+    index, count, coordinator = place(env)
+    if not coordinator or jax.distributed.is_initialized():
         return
     if coordinator == AUTO:
         jax.distributed.initialize()
-        return
-    processes = processes or int(env.get("O1JAX_PROCESSES", "0"))
-    index = index if index >= 0 else int(env.get("O1JAX_PROCESS_INDEX", "-1"))
-    if not 0 <= index < processes:
-        raise InputError(
-            f"coordinator {coordinator!r} with process index {index} of {processes}: give the number of "
-            "processes and this one's index (O1JAX_PROCESSES, O1JAX_PROCESS_INDEX)"
-        )
-    jax.distributed.initialize(coordinator, processes, index)
+    else:
+        jax.distributed.initialize(coordinator, count, index)
 
 
 def process_index() -> int:
@@ -65,6 +91,11 @@ def barrier(name: str) -> None:
     """Returns when every process has called it with the same name; alone, at once."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def agreed(value: bool) -> bool:
+    """The value of process 0, in every process; all of them call it."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def compute_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from o1jax.parallel.processes import place
 from o1jax.parallel.seeds import fold_seed
 from o1jax.report import page, summary
 from o1jax.report.run_files import RunFiles
@@ -48,8 +49,11 @@ class Recipe:
         return str(out)
 
     def report(self) -> dict[str, Any]:
-        """Writes summary.json and report.html of what is finished so far; returns the summary."""
+        """Writes summary.json and report.html of what is finished so far, in process 0 alone; returns the
+        summary."""
         files = RunFiles(self.workdir)
+        if place().index:
+            return summary.of(files)
         figures = summary.write(files)
         page.write(self.workdir / "report.html", files, figures)
         for fault in files.faults:

@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 
+from o1jax.parallel.processes import place
 from o1jax.records import InputError, Problem, TestCase
 from o1jax.report.evaluation import table
 from o1jax.rewards.process import StepScorer
@@ -36,6 +37,7 @@ from o1jax.stages.evaluate_search import Comparison
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy, open_tokenizer
 from o1jax.stages.scorers import open_scorer, scorer_timings
+from o1jax.stages.together import joined, my_share, wait_for
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
 
 Inputs = Mapping[str, epath.Path]
@@ -76,7 +78,8 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
     problems = check_problems.read(inputs["problems"])
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
     figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
-    (out / "table.md").write_text(table(figures))
+    if place().index == 0:
+        (out / "table.md").write_text(table(figures))
     return StageResult(figures, timings)
 
 
@@ -174,5 +177,9 @@ async def _cases(
                 )
                 return CasesOf(problem.id, written.cases, written.generated_tokens)
 
-            write_records(path, CasesOf, await run_in_order(write, problems, settings.concurrency))
+            mine = await run_in_order(write, my_share(problems), settings.concurrency)
+        cases = await asyncio.to_thread(joined, kept.out, "tcg_cases", CasesOf, mine, problems)
+        if place().index == 0:
+            write_records(path, CasesOf, cases)
+        await asyncio.to_thread(wait_for, [path], "process 0")
     return {cases.problem_id: cases for cases in read_records(path, CasesOf)}

@@ -25,6 +25,7 @@ from o1jax.search.store import read_trees
 from o1jax.stages.estimators import mean_with_interval
 from o1jax.stages.evaluate_search import Comparison, Played, tokens_of
 from o1jax.stages.prm_nodes import path_of
+from o1jax.stages.together import my_share
 
 PAIRED = (
     ("search_prm", "search"),
@@ -80,14 +81,14 @@ class Choices:
 
     async def _trees(self, scorer: StepScorer) -> list[Tree]:
         workers, seed, kept = self.comparison.workers, self.comparison.seed, self.comparison.kept
+        plain = {tree.problem_id: tree for tree in self.played.trees}
         with kept.trees("trees_prm") as store:
-            done = {tree.problem_id: tree for tree in read_trees(store.directory)}
+            done = {tree.problem_id for tree in read_trees(store.directory)}
 
-            async def work(item: tuple[Tree, Problem]) -> Tree:
-                plain, problem = item
+            async def work(problem: Problem) -> None:
                 if problem.id in done:
-                    return done[problem.id]
-                budget = self._budget(plain)  # each rollout generates a token at least
+                    return
+                budget = self._budget(plain[problem.id])  # each rollout generates a token at least
                 settings = dataclasses.replace(
                     self.comparison.search, leaf_value="prm", max_tokens=budget, rollouts=budget
                 )
@@ -101,10 +102,9 @@ class Choices:
                     scorer=scorer,
                 )
                 store.append(tree)
-                return tree
 
-            items = list(zip(self.played.trees, self.comparison.problems, strict=True))
-            return await run_in_order(work, items, self.comparison.kept.concurrency)
+            await run_in_order(work, my_share(self.comparison.problems), kept.concurrency)
+        return await kept.all_trees("trees_prm", self.comparison.problems)
 
     def _budget(self, plain: Tree) -> int:
         """The plain search's tokens less half an expansion's: a search ends with the rollout that reaches

@@ -6,6 +6,7 @@ Samples nothing and judges nothing itself.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import time
@@ -14,11 +15,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from etils import epath
 
 from o1jax.engine.interface import Completion, Request
+from o1jax.parallel.processes import place
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout, Tree
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.search.bounded import run_in_order
-from o1jax.search.store import ShardWriter, read_records, read_shards, write_records
+from o1jax.search.store import ShardWriter, read_records, read_shards, read_trees, write_records
+from o1jax.stages.together import all_have_played, my_share, wait_for
 from o1jax.stages.workers import EngineSettings, Workers
 
 Sample = Callable[[Problem], Awaitable[list[Rollout]]]
@@ -47,11 +50,12 @@ class Kept:
         `shown` is called for each new group. Raises InputError for a problem that the earlier one lacks."""
         whole = self.out / f"{name}.parquet"
         if not whole.exists():
-            await self._complete(name, problems, sample, judge_again, shown)
+            await self._play(name, my_share(problems), sample, judge_again, shown)
+            await asyncio.to_thread(self._join, name, problems)
         by_problem = _by_problem(read_records(whole, Rollout))
         return [by_problem[problem.id] for problem in problems]
 
-    async def _complete(
+    async def _play(
         self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: JudgeAgain, shown: Shown
     ) -> None:
         shards = self.out / f"{name}.shards"
@@ -72,9 +76,17 @@ class Kept:
                     shown(group)
 
             await run_in_order(work, problems, self.concurrency)
-        rollouts = [rollout for problem in problems for rollout in done[problem.id]]
-        write_records(self.out / f"{name}.parquet", Rollout, rollouts)
-        shards.rmtree(missing_ok=True)
+
+    def _join(self, name: str, problems: Sequence[Problem]) -> None:
+        """Makes one file of all processes' shards, when all have played."""
+        all_have_played(self.out, name.replace("/", "_"))
+        shards, whole = self.out / f"{name}.shards", self.out / f"{name}.parquet"
+        if place().index == 0:
+            done = _by_problem(read_shards(shards, Rollout))
+            rollouts = [rollout for problem in problems for rollout in done[problem.id]]
+            write_records(whole, Rollout, rollouts)
+            shards.rmtree(missing_ok=True)
+        wait_for([whole], "process 0")
 
     def _earlier_group(
         self, earlier: Mapping[str, Sequence[Rollout]], problem: Problem, name: str
@@ -89,6 +101,11 @@ class Kept:
     def trees(self, name: str) -> ShardWriter[Tree]:
         """Where searched trees are: the earlier evaluation's stand as they are."""
         return ShardWriter((self.earlier or self.out) / name, Tree)
+
+    async def all_trees(self, name: str, problems: Sequence[Problem]) -> list[Tree]:
+        """Those of `problems`, in order, when every process has kept its share of them."""
+        await asyncio.to_thread(all_have_played, self.out, name)
+        return read_trees(self.trees(name).directory, [problem.id for problem in problems])
 
 
 class NoEngine:

@@ -29,6 +29,7 @@ from o1jax.search.sampling import (
 from o1jax.search.tree import passing_leaves
 from o1jax.stages.estimators import mean_with_interval
 from o1jax.stages.evaluate_kept import Kept
+from o1jax.stages.together import my_share
 from o1jax.stages.workers import Workers
 
 Tests = Callable[[Problem], tuple[TestCase, ...]]
@@ -88,8 +89,8 @@ class Comparison:
 
     async def _trees(self) -> list[Tree]:
         workers = self.workers
-        return await search_many(
-            self.problems,
+        await search_many(
+            my_share(self.problems),
             workers.engine,
             workers.judge,
             workers.tokenizer,
@@ -98,6 +99,7 @@ class Comparison:
             concurrency=self.kept.concurrency,
             store=self.kept.trees("trees"),
         )
+        return await self.kept.all_trees("trees", self.problems)
 
     async def _best_of(self, prompt: Prompt, trees: Sequence[Tree]) -> list[list[Rollout]]:
         """Samples judged on the visible tests, for each problem at the tokens that its search took."""

@@ -7,7 +7,6 @@ Those of policy gradient are in lineage_rl.py, of a generator in lineage_tcg.py.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from o1jax.stages.found import places_of, trees_of
 from o1jax.stages.lineage_paths import Archive, Path, PathStep, Role, of_node, of_rollout
 from o1jax.stages.lineage_stages import Stage
 from o1jax.stages.policies import open_tokenizer
-from o1jax.stages.run import STAGES
+from o1jax.stages.run import module_of
 from o1jax.stages.settings import parse
 
 
@@ -52,7 +51,7 @@ class Wanted:
 
 def settings_of(stage: Stage) -> Any:
     """The stage's settings, as it had them."""
-    return parse(importlib.import_module(STAGES[stage.stage]).Settings, stage.config, stage.stage)
+    return parse(module_of(stage.stage).Settings, stage.config, stage.stage)
 
 
 def tokenizer_of(stage: Stage) -> Tokenizer:

@@ -13,11 +13,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from etils import epath
 
 from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
-from o1jax.model.init import NO_PARAMS, abstract_params
+from o1jax.model.init import abstract_params
 from o1jax.model.lora import LoraSettings
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
@@ -33,7 +34,7 @@ from o1jax.stages.prm_nodes import nodes_of, score_nodes
 from o1jax.stages.scorers import scorer_of
 from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy
+from o1jax.train.checkpoint import Policy, load_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,6 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
     objective = make_objective(*score_ids(policy.tokenizer))
     fitted = train_tokens(out, f"prm {settings.objective}", policy, objective, examples, settings, seed)
-    prm = _scoring(dataclasses.replace(policy, params=fitted.params, frozen=NO_PARAMS), settings.likelihood)
     return StageResult(
         figures={
             "objective": settings.objective,
@@ -94,7 +94,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             "dropped_long": dropped,
             "steps": fitted.progress.step,
             "trained_tokens": fitted.progress.tokens,
-            "held_out": _held_out(settings, prm, trees, held_out, seed) if held_out else None,
+            "held_out": _held_out(out, settings, trees, held_out, seed) if held_out else None,
         },
         timings=tokens_per_second(fitted),
     )
@@ -151,8 +151,10 @@ def _scoring(policy: Policy, likelihood: float) -> Policy:
 
 
 def _held_out(
-    settings: Settings, prm: Policy, trees: Sequence[Tree], held_out: Sequence[Tree], seed: int
+    out: epath.Path, settings: Settings, trees: Sequence[Tree], held_out: Sequence[Tree], seed: int
 ) -> dict[str, Any]:
+    """The figures of the model that was saved, on one device of each process."""
+    prm = load_policy(out / "policy", make_mesh(devices=jax.local_devices()[:1]))
     eos_id = prm.tokenizer.eos_token_id
 
     async def scores() -> np.ndarray:

@@ -13,31 +13,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import jax
 from etils import epath
 
-from o1jax.parallel.processes import compute_environment
+from o1jax.parallel.processes import compute_environment, place, start_processes
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
+from o1jax.stages.together import Together, wait_for
 
-STAGES = {  # name -> module with a dataclass Settings and run(out, settings, inputs, seed)
-    "check_problems": "o1jax.stages.check_problems",
-    "warm_up": "o1jax.stages.warm_up",
-    "search": "o1jax.stages.search",
-    "sample": "o1jax.stages.sample",
-    "policy_sft": "o1jax.stages.policy_sft",
-    "policy_dpo": "o1jax.stages.policy_dpo",
-    "policy_rl": "o1jax.stages.policy_rl",
-    "prm": "o1jax.stages.prm",
-    "evaluate": "o1jax.stages.evaluate",
-    "tcg_sft": "o1jax.stages.tcg_sft",
-    "tcg_dpo": "o1jax.stages.tcg_dpo",
-    "tcg_adversarial": "o1jax.stages.tcg_adversarial",
-    "evaluate_tcg": "o1jax.stages.evaluate_tcg",
-    "evaluate_selection": "o1jax.stages.evaluate_selection",
-    "write_tests": "o1jax.stages.write_tests",
+STAGES: dict[str, Together] = {  # name -> how several processes go about it
+    "check_problems": "one",
+    "warm_up": "one",
+    "search": "share",
+    "sample": "share",
+    "policy_sft": "train",
+    "policy_dpo": "train",
+    "policy_rl": "one",
+    "prm": "train",
+    "evaluate": "share",
+    "tcg_sft": "train",
+    "tcg_dpo": "train",
+    "tcg_adversarial": "one",
+    "evaluate_tcg": "one",
+    "evaluate_selection": "one",
+    "write_tests": "one",
 }
 
 REFUSED = 2  # exit code after one line on stderr
@@ -50,18 +52,38 @@ def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """
     if spec.stage not in STAGES:
         raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
-    module = importlib.import_module(STAGES[spec.stage])
+    module = module_of(spec.stage)
     parsed = settings.parse(module.Settings, spec.config, spec.stage)
+    leads = place().index == 0
+    if not leads:
+        wait_for([out / "manifest.json", out / "spec.json"], "process 0")
     finished = manifest.begin(out, spec)
     if finished is not None:
         return finished
+    if not leads and STAGES[spec.stage] == "one":
+        return finished_by_another(out)
+    if STAGES[spec.stage] == "train":
+        start_processes()
     keep_compiled_programs()
     started = time.monotonic()
     result = module.run(
         out, parsed, {name: epath.Path(path) for name, path in spec.inputs.items()}, spec.seed
     )
+    if not leads:
+        return finished_by_another(out)
     timings = {"seconds": round(time.monotonic() - started, 2), **result.timings}
     return manifest.finish(out, spec, manifest.StageResult(result.figures, timings))
+
+
+def module_of(stage: str) -> ModuleType:
+    """Where a stage of STAGES lives: it has a dataclass Settings and run(out, settings, inputs, seed)."""
+    return importlib.import_module(f"o1jax.stages.{stage}")
+
+
+def finished_by_another(out: epath.Path) -> dict[str, Any]:
+    """The manifest, when process 0 has written it."""
+    wait_for([out / "manifest.json"], "process 0")
+    return manifest.read_manifest(out)
 
 
 def keep_compiled_programs() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
+from o1jax.parallel.processes import place
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.search.bounded import run_in_order
 from o1jax.search.mcts import search_tests
@@ -20,6 +21,7 @@ from o1jax.search.store import read_trees, write_records
 from o1jax.stages import check_problems
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy
+from o1jax.stages.together import joined, my_share
 from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train.metrics import ProgressLine
 
@@ -37,11 +39,14 @@ class Settings:
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, solved, solved_share, samples, passed, generated_tokens."""
     problems = check_problems.read(inputs["problems"])
-    tokens_P = _budgets(problems, settings, inputs)
-    rollouts_P_G, timings = asyncio.run(_sample(settings, inputs["policy"], problems, tokens_P, seed))
+    mine = my_share(problems)
+    tokens_P = _budgets(mine, settings, inputs)
+    rollouts_P_G, timings = asyncio.run(_sample(settings, inputs["policy"], mine, tokens_P, seed))
     rollouts = [rollout for group in rollouts_P_G for rollout in group]
-    write_records(out / "rollouts" / "rollouts.parquet", Rollout, rollouts)
-    solved = sum(any(r.reward for r in group) for group in rollouts_P_G)
+    rollouts = joined(out, "rollouts", Rollout, rollouts, problems)
+    if place().index == 0:
+        write_records(out / "rollouts" / "rollouts.parquet", Rollout, rollouts)
+    solved = len({rollout.problem_id for rollout in rollouts if rollout.reward})
     return StageResult(
         figures={
             "problems": len(problems),

@@ -15,12 +15,13 @@ from etils import epath
 
 from o1jax.records import Problem, Tree
 from o1jax.search.mcts import SearchSettings, search_many
-from o1jax.search.store import ShardWriter
+from o1jax.search.store import ShardWriter, read_trees
 from o1jax.search.tree import passing_leaves
 from o1jax.stages import check_problems
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy
 from o1jax.stages.scorers import open_scorer, scorer_timings
+from o1jax.stages.together import all_have_played, my_share
 from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train.metrics import ProgressLine
 
@@ -39,7 +40,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: problems, solved, solved_share, passing_paths, rollouts, judged_programs, dead_paths,
     generated_tokens and, by difficulty, the share solved."""
     problems = check_problems.read(inputs["problems"])
-    trees, timings = asyncio.run(_search(out, settings, inputs, problems, seed))
+    timings = asyncio.run(_search(out, settings, inputs, my_share(problems), seed))
+    all_have_played(out, "trees")
+    trees = read_trees(out / "trees", [problem.id for problem in problems])
     return StageResult(_figures(problems, trees), timings)
 
 
@@ -49,7 +52,7 @@ async def _search(
     inputs: Mapping[str, epath.Path],
     problems: Sequence[Problem],
     seed: int,
-) -> tuple[list[Tree], dict[str, float]]:
+) -> dict[str, float]:
     line, solved = ProgressLine("search", len(problems)), []
 
     def show(tree: Tree) -> None:
@@ -63,7 +66,7 @@ async def _search(
         ) as scorer,
     ):
         with ShardWriter(out / "trees", Tree) as store:
-            trees = await search_many(
+            await search_many(
                 problems,
                 workers.engine,
                 workers.judge,
@@ -75,7 +78,7 @@ async def _search(
                 store=store,
                 on_tree=show,
             )
-        return trees, workers.timings() | scorer_timings(scorer)
+        return workers.timings() | scorer_timings(scorer)
 
 
 def _figures(problems: Sequence[Problem], trees: Sequence[Tree]) -> dict:

@@ -14,6 +14,7 @@ from typing import get_args
 from etils import epath
 
 from o1jax.model.lora import LoraSettings
+from o1jax.parallel.processes import place
 from o1jax.prompts import chat
 from o1jax.records import InputError, PreferencePair
 from o1jax.sandbox.fork_judge import ForkJudge
@@ -24,6 +25,7 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.tcg_cases import CaseSet, CaseSettings
 from o1jax.stages.tcg_rejected import Cases, Rejected, chosen_and_rejected, chosen_and_sampled
+from o1jax.stages.together import made_once
 from o1jax.stages.training import tokens_per_second, train_preferences
 from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train.checkpoint import Policy
@@ -60,8 +62,15 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     check_model("tcg_dpo", settings.model, policy)
     if settings.rejected not in (kinds := get_args(Rejected)):
         raise InputError(f"tcg_dpo.rejected: saw {settings.rejected!r}, wanted one of {', '.join(kinds)}")
+    if settings.rejected == "sampled" and place().count > 1:
+        raise InputError(
+            f"tcg_dpo.rejected: saw 'sampled' with {place().count} processes, wanted one: they are "
+            "sampled by the policy that is trained"
+        )
     made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
-    pairs = pairs_of(made.sets, settings, policy, seed)
+    pairs = made_once(
+        out / "pairs.parquet", PreferencePair, lambda: pairs_of(made.sets, settings, policy, seed)
+    )
     if not pairs:
         raise InputError(
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"

@@ -21,6 +21,7 @@ from orbax import checkpoint as ocp
 
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import NO_PARAMS, abstract_params
+from o1jax.parallel.processes import barrier, is_leader
 from o1jax.prompts.chat import load_tokenizer, save_tokenizer
 from o1jax.records import InputError
 from o1jax.train import integrity
@@ -94,7 +95,7 @@ class Checkpoints:
         """Seals the checkpoint under way if it is written by now; never waits."""
         if self._pending and not self._manager.is_saving_in_progress():
             self._pending = False
-            if jax.process_index() == 0 and self._path(self.latest).exists():
+            if is_leader() and self._path(self.latest).exists():
                 integrity.seal(self._path(self.latest))
 
     def wait(self) -> None:
@@ -165,12 +166,15 @@ def save_policy(
     params: nnx.State,
     tokenizer: transformers.PreTrainedTokenizerFast,
 ) -> None:
-    """Writes a policy directory, in place of what was there; its checkpoint comes last."""
+    """Writes a policy directory, in place of what was there; its checkpoint comes last. All processes that
+    train call it."""
     directory = epath.Path(directory)
-    if (directory / "checkpoint").exists():
-        (directory / "checkpoint").rmtree()
-    directory.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(str(directory / "tokenizer"), tokenizer)
+    if is_leader():
+        if (directory / "checkpoint").exists():
+            (directory / "checkpoint").rmtree()
+        directory.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(str(directory / "tokenizer"), tokenizer)
+    barrier(f"save_policy {directory}")
     with Checkpoints(directory / "checkpoint") as checkpoints:
         checkpoints.save(0, {"params": params}, {"config": config.to_json()})
 

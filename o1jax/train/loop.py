@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import place_batch
+from o1jax.parallel.processes import agreed
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.objectives import Objective
@@ -32,6 +33,7 @@ from o1jax.train.state import TrainState, abstract_state, init_state, struct
 from o1jax.train.step import local_rows, make_train_step
 
 LAG = 2  # steps between dispatch and fetching metrics
+AGREE_EVERY = 16  # steps; asking the first process waits for the device
 Evaluate = Callable[[nnx.State], Mapping[str, float]]
 
 
@@ -185,7 +187,9 @@ class Run:
     def _save_is_due(self) -> bool:
         every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_every_s
         by_step = every and self.progress.step % every == 0
-        by_clock = seconds and jax.process_count() == 1 and time.monotonic() - self.saved_at >= seconds
+        by_clock = bool(seconds) and time.monotonic() - self.saved_at >= seconds
+        if seconds and jax.process_count() > 1:
+            by_clock = self.progress.step % AGREE_EVERY == 0 and agreed(by_clock)
         return bool(by_step or by_clock)
 
     def _save(self, log: MetricsLog, line: ProgressLine) -> None:

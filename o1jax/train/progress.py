@@ -20,7 +20,8 @@ from o1jax.train.optimizer import OptimizerSettings
 class FitSettings:
     """`patience` evaluations without a loss lower by `min_improvement` end the run, and the best
     parameters are the result; 0 runs to `max_steps`, and the last ones are. Checkpoints come every
-    `checkpoint_every` steps and, in a single process, `checkpoint_every_s` seconds (0: never)."""
+    `checkpoint_every` steps and `checkpoint_every_s` seconds (0: never); of several processes, the first
+    one's clock counts, and is asked every AGREE_EVERY steps."""
 
     max_steps: int
     evaluate_every: int = 0

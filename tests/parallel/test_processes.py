@@ -10,6 +10,7 @@ from o1jax.parallel.processes import (
     barrier,
     compute_environment,
     is_leader,
+    place,
     process_count,
     process_index,
     start_processes,
@@ -29,17 +30,30 @@ barrier("done")
 
 
 def test_alone_nothing_starts_and_barriers_return():
-    start_processes(env={})
+    start_processes({})
     barrier("alone")
     assert (process_index(), process_count(), is_leader()) == (0, 1, True)
 
 
 @pytest.mark.parametrize(
-    "env", [{}, {"O1JAX_PROCESSES": "2"}, {"O1JAX_PROCESSES": "2", "O1JAX_PROCESS_INDEX": "2"}]
+    "env",
+    [
+        {},
+        {"O1JAX_PROCESSES": "2"},
+        {"O1JAX_PROCESSES": "2", "O1JAX_PROCESS_INDEX": "2"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},  # which only "auto" reads
+    ],
 )
 def test_half_a_description_is_refused(env):
     with pytest.raises(InputError, match="O1JAX_PROCESS_INDEX"):
-        start_processes("localhost:1234", env=env)
+        start_processes({"O1JAX_COORDINATOR": "localhost:1234"} | env)
+
+
+def test_a_process_knows_its_place_without_the_others():
+    slurm = {"O1JAX_COORDINATOR": "auto", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
+    assert place(slurm) == (3, 4, "auto")
+    assert place(slurm | {"O1JAX_PROCESSES": "2", "O1JAX_PROCESS_INDEX": "0"}) == (0, 2, "auto")
+    assert place({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}) == (0, 1, "")  # of a job, not asked to join
 
 
 def test_the_compute_environment_keeps_what_is_set():

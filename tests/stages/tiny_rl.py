@@ -3,7 +3,6 @@ and `python tiny_rl.py ROOT OUT SETTINGS` to run the stage in a process of its o
 
 import dataclasses
 import functools
-import importlib
 import json
 import pathlib
 import sys
@@ -19,7 +18,7 @@ from o1jax.problems import jsonl, ladder
 from o1jax.prompts import chat, nano_tokenizer, pseudocode
 from o1jax.records import SftSample
 from o1jax.stages import references, settings
-from o1jax.stages.run import STAGES
+from o1jax.stages.run import module_of
 from o1jax.stages.training import train_tokens
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy
@@ -94,7 +93,7 @@ SETTINGS = {
 def run(root, out, names=("policy", "problems"), seed=0, **more):
     """The stage with SETTINGS, and `more` in their place, on what `make` left."""
     inputs = {name: epath.Path(root) / ("policy" if name == "prm" else name) for name in names}
-    stage = importlib.import_module(STAGES["policy_rl"])
+    stage = module_of("policy_rl")
     parsed = settings.parse(stage.Settings, {**SETTINGS, **more}, "policy_rl")
     return stage.run(epath.Path(out), parsed, inputs, seed)
 
