@@ -113,6 +113,14 @@ def encode_rollout(
     )
 
 
+def as_replay(example: Example, like: Example) -> Example:
+    """An example of encode_sft among those of encode_rollout, with the columns of `like`: its weights go to
+    the column `replay`, where each token is predicted, and it has no action."""
+    zeros = (0.0,) * len(example.token_ids)
+    columns = dict.fromkeys(like.columns, zeros) | {"replay": (*example.weights[1:], 0.0)}
+    return dataclasses.replace(example, weights=zeros, columns=columns)
+
+
 def two_parts(
     id: str,
     prompt_ids: tuple[int, ...],

@@ -1,10 +1,11 @@
 """Step 5: policy-gradient RL of a policy on its own answers, rewarded by outcome and process (O1-CODER, 3.5).
 
 Inputs: policy; problems (check_problems), whose own tests judge; prm, where alpha is below 1; audit: a
-check_problems stage of the same problems with more tests, which only measures. An update: draw problems
-(rl_draw), sample and score answers (rl_rollouts), reward them (rl_examples), take the optimizer's steps
-(rl_learner), hand the engine the new weights. All of update t is a pure function of (seed, t, parameters,
-history), so that a run killed at any instant goes on to the same curve. Changes no reward model.
+check_problems stage of the same problems with more tests, which only measures; references and found_<k>
+(searches), of which something is replayed in every update. An update: draw problems (rl_draw) and what to
+replay (rl_replay), sample and score answers (rl_rollouts), reward them (rl_examples), take the optimizer's
+steps (rl_learner), hand the engine the new weights. All of update t is a pure function of (seed, t,
+parameters, history), so that a run killed at any instant goes on to the same curve. Changes no reward model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from etils import epath
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError, Problem
-from o1jax.stages import check_problems, rl_draw
+from o1jax.stages import check_problems, rl_draw, rl_replay
 from o1jax.stages.adapters import save_trained, with_adapters, without_adapters
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
@@ -77,6 +78,7 @@ class Run:
         self.pushes = Pushes(policy)
         policy = with_adapters(policy, settings.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
+        self.replayed = rl_replay.replayed(settings, inputs, policy.tokenizer, seed)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), policy.params)
         like = abstract_state(shapes, transformation, mesh)
@@ -116,7 +118,9 @@ class Run:
         line, ahead = ProgressLine("policy_rl", self.settings.updates), None
         while not self.progress.is_done(self.settings):
             groups, seconds = ahead or await self._unless_sigterm(self._play(player))
-            lesson = lesson_of(groups, self.settings, self.t, scored=player.scorer is not None)
+            replay = rl_replay.draw(self.replayed, self.settings.replay.examples, self.seed, self.t)
+            scored = player.scorer is not None
+            lesson = lesson_of(groups, self.settings, self.t, scored=scored, replay=replay)
             row = {"update": self.t, "staleness": self.t - groups[0][0].rollout.policy_version}
             self.progress = after(self.progress, groups, lesson, self.settings)
             learning, ahead = asyncio.to_thread(self._learn, lesson), None

@@ -30,19 +30,22 @@ OF_STEPS = {
 
 
 class Lesson(NamedTuple):
-    """What update t trains on: the groups that were kept, their tokens (prompts included, in one epoch), and
-    the figures of all groups."""
+    """What update t trains on: the groups that were kept, and examples replayed beside them; the tokens of
+    both (prompts included, in one epoch), and the figures of all groups."""
 
     t: int
     kept: list[Group]
     tokens: int
     figures: dict[str, float]
+    replay: Sequence[Example] = ()
 
 
-def lesson_of(groups: Sequence[Group], settings: Settings, t: int, *, scored: bool) -> Lesson:
+def lesson_of(
+    groups: Sequence[Group], settings: Settings, t: int, *, scored: bool, replay: Sequence[Example] = ()
+) -> Lesson:
     """Rewards the groups and drops those whose answers are rewarded alike: beside the others they only
-    take room. With `gae`, which compares an answer with its value, all are kept. `scored`: a process
-    reward model scored the steps."""
+    take room. With `gae`, which compares an answer with its value, all are kept. If none is left, nothing
+    is replayed either. `scored`: a process reward model scored the steps."""
     parts_P_G = [[reward_of(answer, settings, t) for answer in group] for group in groups]
     kept = [
         group
@@ -52,7 +55,9 @@ def lesson_of(groups: Sequence[Group], settings: Settings, t: int, *, scored: bo
     rollouts = [answer.rollout for group in kept for answer in group]
     figures = reward_figures(groups, parts_P_G, scored)
     figures |= {"groups_kept": len(kept), "groups_dropped": len(groups) - len(kept)}
-    return Lesson(t, kept, sum(len(r.prompt_ids) + len(r.token_ids) for r in rollouts), figures)
+    replay = replay if kept else ()
+    tokens = sum(len(r.prompt_ids) + len(r.token_ids) for r in rollouts)
+    return Lesson(t, kept, tokens + sum(len(example.token_ids) for example in replay), figures, replay)
 
 
 def reward_of(answer: Answer, settings: Settings, t: int) -> RewardParts:

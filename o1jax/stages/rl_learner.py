@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from o1jax.batches.encode import Example, with_column
+from o1jax.batches.encode import Example, as_replay, with_column
 from o1jax.batches.stream import Batches
 from o1jax.model.lora_merge import switched_off
 from o1jax.parallel.seeds import fold_seed
@@ -34,7 +34,8 @@ class Learner:
         self.settings, self.mesh, self.seed = settings, mesh, seed
         local_rows(settings.rows_per_micro_batch, mesh)  # refuses rows that do not divide over the devices
         temperature, graphdef = settings.sample.temperature, policy.graphdef
-        loss = dataclasses.replace(settings.loss, temperature=temperature)
+        weight = settings.replay.weight if settings.replay.examples else 0.0
+        loss = dataclasses.replace(settings.loss, temperature=temperature, replay_weight=weight)
         if loss.value_weight:
             good_id, bad_id = score_ids(policy.tokenizer)
             loss = dataclasses.replace(loss, good_id=good_id, bad_id=bad_id)
@@ -81,7 +82,10 @@ class Learner:
         for name, model in models.items():
             values = token_values(self.log_probs, model, batches, self.mesh)
             examples = [with_column(e, name, v.tolist()) for e, v in zip(examples, values, strict=True)]
-        return examples
+        if not lesson.replay:
+            return examples
+        examples = [with_column(e, "replay", (0.0,) * len(e.token_ids)) for e in examples]
+        return examples + [as_replay(example, examples[0]) for example in lesson.replay]
 
     def _values(self, params: nnx.State, lesson: Lesson) -> list[np.ndarray]:
         """For each answer, the values before its steps: the scores of what is read up to there."""

@@ -16,6 +16,7 @@ from o1jax.model.lora import LoraSettings
 from o1jax.records import InputError
 from o1jax.rewards.aggregate import Reward
 from o1jax.search.sampling import SampleSettings
+from o1jax.stages.found import places_of
 from o1jax.stages.workers import EngineSettings
 from o1jax.train.policy_objective import PolicyGradient
 
@@ -27,6 +28,18 @@ NOT_IN_IDENTITY = ("checkpoint_every", "checkpoint_every_s")  # they decide no c
 
 
 @dataclasses.dataclass(frozen=True)
+class Replay:
+    """What an update trains on beside its own answers: `examples` drawn from the paths that passed in the
+    searches found_<k>, at most `max_per_problem` of each problem's, and from the references, `variants` of
+    each; `weight` of their negative log-likelihood (PolicyGradient.replay_weight)."""
+
+    examples: int = 0
+    weight: float = 0.1
+    max_per_problem: int = 2
+    variants: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """An update: `problems_per_update` problems, drawn in epochs ("uniform") or by how uncertain their
     outcome was so far ("by_difficulty"); `sample.n` answers of each, and, while none passed, as many again
@@ -34,12 +47,14 @@ class Settings:
 
     `reward`: phi of the outcome and the process reward model's scores. `advantage`: the functions of
     losses/advantages.py; `gae` takes its values from the policy's own score head, needs loss.value_weight,
-    and with `whiten` scales an update's advantages. `loss`: its temperature and score tokens are filled in.
+    and with `whiten` scales an update's advantages. `loss`: its temperature, score tokens and replay_weight
+    are filled in.
 
     The run ends after `updates`, or after the update that reaches `generated_tokens` or `trained_tokens`
     (0: no limit). `first_update`: the number of updates of earlier rounds, by which alpha and seeds go on.
     `max_staleness` 1: an update's answers are sampled with the weights before the last update, while that
     one trains. `model`: the preset that the policy must have the shape of, where it is given.
+    `replay` needs an input references or found_<k>.
     `lora`: trains adapters of this rank, not all parameters; the frozen ones are the reference of a KL term.
     """
 
@@ -56,6 +71,7 @@ class Settings:
     gae_lambda: float = 0.95
     whiten: bool = False
     loss: PolicyGradient = PolicyGradient()
+    replay: Replay = Replay()
     epochs: int = 1
     row_length: int = 384
     rows_per_micro_batch: int = 8
@@ -109,6 +125,10 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
         raise _refusal(
             "row_length", settings.row_length, f"at least engine.context ({settings.engine.context})"
         )
+    replays = "references" in inputs or bool(places_of(inputs))
+    if replays != (settings.replay.examples > 0):
+        wanted = "a number with references or found_<k>" if replays else "0 without references and found_<k>"
+        raise _refusal("replay.examples", settings.replay.examples, wanted)
     _check_sampling(settings.sample)
     _check_rewards(settings, inputs)
 

@@ -32,6 +32,10 @@ class PolicyGradient:
     means over tokens, or over sequences of their sums / `constant` tokens (Dr. GRPO). `temperature`: that of
     sampling, inside the log-prob. `good_id` and `bad_id`: the score tokens, read as a value in [0, 1].
 
+    `replay_weight` counts the negative log-likelihood of replayed examples (as_replay): its sum over their
+    tokens is divided by what the policy's loss is divided by. It holds the policy where the noise of its own
+    answers would let it drift (the pretraining term of InstructGPT's PPO-ptx, arXiv 2203.02155, eq. 2).
+
     KL and value terms are normalised as the policy's are: a value that stands at every 30th token counts a
     30th of `value_weight`.
     """
@@ -42,6 +46,7 @@ class PolicyGradient:
     importance_cap: float = 2.0
     kl_weight: float = 0.0
     value_weight: float = 0.0
+    replay_weight: float = 0.0
     normalize: Literal["token", "sequence", "constant"] = "token"
     constant: int = 0
     temperature: float = 1.0
@@ -61,7 +66,8 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
 
     Metrics, each the mean over action tokens, by "sequence" and "constant" within each sequence first:
     importance, clip_share, ratio (to the proximal policy), sampler_difference (|log_prob - behaviour|),
-    entropy (-log_prob, its estimate), kl (k3) and value_error (its square, over the positions with a
+    entropy (-log_prob, its estimate), kl (k3), replay (the sum over replayed tokens, divided as the loss is)
+    and value_error (its square, over the positions with a
     value). All sums are plain sums over tokens or sequences: micro-batches and packing change nothing.
     """
     check(settings)
@@ -84,7 +90,11 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
             loss_BT += settings.value_weight * value_BT
             metrics["value_error"] = 2 * value_BT * tokens_a_value(batch, mask_BT)
         sums = {name: jnp.sum(shares.metric_BT * values_BT) for name, values_BT in metrics.items()}
-        return jnp.sum(shares.loss_BT * loss_BT), shares.weight_sum, sums
+        loss = jnp.sum(shares.loss_BT * loss_BT)
+        if settings.replay_weight:
+            sums["replay"] = jnp.sum(weighted(-log_probs_BT, batch["replay_BT"]))
+            loss += settings.replay_weight * sums["replay"]
+        return loss, shares.weight_sum, sums
 
     return objective
 
@@ -169,6 +179,7 @@ def check(settings: PolicyGradient) -> None:
         f"importance_cap {s.importance_cap}; wanted 0 (no weights) or more": s.importance_cap >= 0,
         f"kl_weight {s.kl_weight}; wanted 0 or more": s.kl_weight >= 0,
         f"value_weight {s.value_weight}; wanted 0 or more": s.value_weight >= 0,
+        f"replay_weight {s.replay_weight}; wanted 0 or more": s.replay_weight >= 0,
         f"temperature {s.temperature}; wanted more than 0": s.temperature > 0,
         f"constant {s.constant}; normalize='constant' needs a number of tokens": (
             s.normalize != "constant" or s.constant > 0
@@ -186,6 +197,7 @@ def check_columns(settings: PolicyGradient, batch: Batch) -> None:
     """InputError that names a column which the settings need and the batch has not."""
     needed = ["advantage", "behaviour"]
     needed += ["reference"] * (settings.kl_weight > 0)
+    needed += ["replay"] * (settings.replay_weight > 0)
     needed += ["value_target", "value_weight"] * (settings.value_weight > 0)
     missing = [name for name in needed if f"{name}_BT" not in batch]
     if missing:

@@ -183,6 +183,15 @@ def test_values_epochs_and_a_reference_have_their_columns_and_metrics(root, tmp_
     )
 
 
+def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path):
+    shutil.copytree(root / "problems", root / "references", dirs_exist_ok=True)
+    names, replay = ("policy", "problems", "references"), {"examples": 3, "weight": 2.0}
+    tiny_rl.run(root, tmp_path, names, updates=3, replay=replay)
+    first, _, last = tiny_rl.rows(tmp_path)
+    assert first["replay"] > last["replay"] > 0  # the sum of their nats, by action token
+    assert first["trained_tokens"] > tiny_rl.rows(undisturbed[0])[0]["trained_tokens"]  # of the same answers
+
+
 def test_a_run_ends_after_the_update_that_reaches_its_tokens(root, tmp_path):
     for name in ("generated_tokens", "trained_tokens"):
         out = tmp_path / name
@@ -263,6 +272,7 @@ def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
         ({"loss": {"normalize": "constant"}}, "constant 0"),
         ({"engine": {"slots": 4, "context": 32}}, "its prompt of .* tokens leaves no room"),
         ({"model": "nano"}, "policy_rl.model: saw 1 layers"),
+        ({"replay": {"examples": 3}}, "replay.examples: saw 3, wanted 0 without references"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(more, words, root, tmp_path):

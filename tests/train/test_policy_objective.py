@@ -10,11 +10,11 @@ import pytest
 import tiny_run
 from tiny_run import UNOPTIMIZED
 
-from o1jax.batches.encode import encode_rollout, with_column
+from o1jax.batches.encode import as_replay, encode_rollout, encode_sft, with_column
 from o1jax.batches.stream import Batches
 from o1jax.model.init import init_params, merge
 from o1jax.parallel.mesh import make_mesh
-from o1jax.records import InputError, Rollout
+from o1jax.records import InputError, Rollout, SftSample
 from o1jax.train import loop
 from o1jax.train.optimizer import OptimizerSettings
 from o1jax.train.policy_objective import PolicyGradient, policy_gradient
@@ -216,6 +216,27 @@ def test_packing_and_padding_change_no_mean_and_no_gradient(case):
     assert max(packed(examples()).at(0)["segment_ids_BT"].max(axis=1)) > 1  # a row holds several
     alone = [packed([example]).at(0) for example in examples()]  # beside two empty rows
     agree(epoch_means(case), batch_means(case, alone))
+
+
+def test_replayed_examples_add_their_likelihood_and_change_no_metric_of_the_actions():
+    settings, rows = CASES["ppo by token"], {"row_length": 30, "rows_per_batch": 6}
+    sample = SftSample("s", "p", (1, 2, 3), (4, 5, 6), (True, False, True))
+    actions = [with_column(e, "replay", (0.0,) * len(e.token_ids)) for e in examples()]
+    mixed = [*actions, as_replay(encode_sft(sample), actions[0])]
+    replaying = policy_gradient(dataclasses.replace(settings, replay_weight=0.7))
+    found = {}
+    for name, objective, made in (
+        ("without", policy_gradient(settings), actions),
+        ("with", replaying, mixed),
+    ):
+        sums = objective(merge(*model()), Batches(made, **rows, seed=4).at(0))
+        found[name] = jax.tree.map(float, sums)
+    (loss, weight, sums), (more, same_weight, more_sums) = found["without"], found["with"]
+    log_probs_TV = jax.nn.log_softmax(full_logits(model()[1], (1, 2, 3, 4, 5, 6)) / TEMPERATURE)
+    wanted = -float(log_probs_TV[2, 4] + log_probs_TV[4, 6])  # the tokens that are trained
+    assert weight == same_weight and more_sums.pop("replay") == pytest.approx(wanted, rel=1e-4)
+    assert more - loss == pytest.approx(0.7 * wanted, rel=1e-3)
+    assert more_sums == pytest.approx(sums, rel=1e-5)
 
 
 def test_micro_batches_give_the_whole_batchs_means():
