@@ -95,9 +95,12 @@ def prm(recipe: Recipe, at: str, state: State) -> State:
 
 
 def policy_rl(recipe: Recipe, at: str, state: State) -> State:
-    """Step 5: policy gradient; updates are counted over all rounds, for alpha falls with them."""
+    """Step 5: policy gradient; updates are counted over all rounds, for alpha falls with them. What it
+    replays are the references of the warm-up and every path that passed so far."""
     recipe = recipe.with_page("policy_rl", first_update=state.updates)
     inputs = {"problems": state.pool, "prm": state.prm, "audit": state.audit}
+    if recipe.config["policy_rl"].get("replay", {}).get("examples", 0):
+        inputs |= {"references": state.references, **found(state.searches)}
     policy = recipe.stage("policy_rl", f"{at}/policy_rl", policy=state.policy, **inputs)
     return dataclasses.replace(state, policy=policy, updates=figures(policy)["next_update"])
 

@@ -13,8 +13,16 @@ from etils import epath
 
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import Rollout
+from o1jax.stages import rl_replay
 from o1jax.stages.lineage_paths import Archive, of_rollout
-from o1jax.stages.lineage_samples import Sample, Wanted, settings_of, tokenizer_of
+from o1jax.stages.lineage_samples import (
+    Sample,
+    Wanted,
+    of_answers,
+    read_inputs,
+    settings_of,
+    tokenizer_of,
+)
 from o1jax.stages.lineage_stages import Input, Stage
 from o1jax.stages.rl_examples import Group, lesson_of, reward_of
 from o1jax.stages.rl_progress import read_rows
@@ -26,7 +34,7 @@ Played = tuple[int, Sequence[Rollout]]  # an update, and a problem's rollouts in
 
 
 def of_policy_rl(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]:
-    """Rollouts of the updates that were learned from."""
+    """Rollouts of the updates that were learned from, and what was replayed beside them."""
     settings, tokenizer = settings_of(stage), tokenizer_of(stage)
     played = [
         (t, group)
@@ -50,7 +58,28 @@ def of_policy_rl(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]
                 facts = {"update": t, "reward": parts.total, "outcome": parts.outcome, "alpha": parts.alpha}
                 facts |= {"process": parts.process} if scores else {}
                 samples.append(Sample(rollout.id, rollout.problem_id, "rollout", left_out, facts, (path,)))
-    return samples
+    return samples + _replayed(archive, stage, settings, tokenizer, wanted)
+
+
+def _replayed(
+    archive: Archive, stage: Stage, settings: Settings, tokenizer: Tokenizer, wanted: Wanted
+) -> list[Sample]:
+    """Found paths and references, each with the updates that drew it."""
+    inputs = read_inputs(stage, "found_", "references")
+    found, references = rl_replay.samples_of(settings, inputs, tokenizer, stage.seed)
+    examples = rl_replay.replayed(settings, inputs, tokenizer, stage.seed)
+    drawn: dict[str, list[int]] = {}
+    for t in _updates(stage):
+        for example in rl_replay.draw(examples, settings.replay.examples, stage.seed, t):
+            drawn.setdefault(example.id, []).append(t)
+    return [
+        dataclasses.replace(
+            sample,
+            left_out=sample.left_out or ("" if sample.id in drawn else "no update drew it"),
+            facts={"updates": ", ".join(map(str, drawn.get(sample.id, [])))},
+        )
+        for sample in of_answers(archive, stage, found, references, tokenizer, settings.row_length, wanted)
+    ]
 
 
 def _updates(stage: Stage) -> list[int]:

@@ -73,13 +73,26 @@ def of_policy_sft(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample
     inputs = read_inputs(stage, "found_", "references", "pool_references")
     found, references = policy_sft.samples_of(settings, inputs, tokenizer, stage.seed)
     check_count(stage, len(found) + len(references), "found", "references")
+    return of_answers(archive, stage, found, references, tokenizer, settings.row_length, wanted)
+
+
+def of_answers(
+    archive: Archive,
+    stage: Stage,
+    found: Sequence[SftSample],
+    references: Sequence[SftSample],
+    tokenizer: Tokenizer,
+    row_length: int,
+    wanted: Wanted,
+) -> list[Sample]:
+    """Of found paths, and of references."""
     samples = []
     for record in found:
         if wanted.has(record.id, record.problem_id):
             paths = _found_paths(archive, stage, record, tokenizer)
-            left_out = too_long(encode_sft(record), settings.row_length)
+            left_out = too_long(encode_sft(record), row_length)
             samples.append(Sample(record.id, record.problem_id, "found path", left_out, {}, paths))
-    return samples + _of_references(archive, stage, references, tokenizer, settings.row_length, wanted)
+    return samples + _of_references(archive, stage, references, tokenizer, row_length, wanted)
 
 
 def of_warm_up(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]:

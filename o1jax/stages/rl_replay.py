@@ -14,6 +14,7 @@ from etils import epath
 from o1jax.batches.encode import Example, encode_sft, keep_short
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer
+from o1jax.records import SftSample
 from o1jax.stages import check_problems, found, references
 from o1jax.stages.rl_settings import Settings
 
@@ -22,12 +23,18 @@ def replayed(
     settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
 ) -> list[Example]:
     """All that may be drawn, and that fits into a row."""
-    replay, places = settings.replay, found.places_of(inputs)
-    samples = found.passing_paths(places, tokenizer.eos_token_id, replay.max_per_problem, seed)
-    if "references" in inputs:
-        problems = check_problems.read(inputs["references"])
-        samples += references.samples(problems, tokenizer, replay.variants, settings.sample.style)
+    samples = [sample for kind in samples_of(settings, inputs, tokenizer, seed) for sample in kind]
     return keep_short([encode_sft(sample) for sample in samples], settings.row_length)[0]
+
+
+def samples_of(
+    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
+) -> tuple[list[SftSample], list[SftSample]]:
+    """The answers that were found, and those of the references."""
+    replay, places = settings.replay, found.places_of(inputs)
+    passing = found.passing_paths(places, tokenizer.eos_token_id, replay.max_per_problem, seed)
+    problems = check_problems.read(inputs["references"]) if "references" in inputs else []
+    return passing, references.samples(problems, tokenizer, replay.variants, settings.sample.style)
 
 
 def draw(examples: Sequence[Example], count: int, seed: int, t: int) -> list[Example]:

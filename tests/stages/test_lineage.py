@@ -150,7 +150,7 @@ def test_cases_lead_to_their_program(trained):
 def played(house, tmp_path_factory):
     """(alpha, inputs) -> a policy_rl stage under way: updates 3 and 4 learned from, 5 only sampled."""
 
-    def play(alpha, **inputs):
+    def play(alpha, replay=0, **inputs):
         out = epath.Path(tmp_path_factory.mktemp("rl"))
         config = {
             "updates": 9,
@@ -158,6 +158,7 @@ def played(house, tmp_path_factory):
             "sample": {"n": 2, "style": "nano", "top_p": 1.0, "top_k": 0, "temperature": 1.0},
             "engine": {"context": 256},
             "reward": {"gamma": 1.0, "alpha": {"kind": "constant", "start": alpha}},
+            "replay": {"examples": replay},
         }
         inputs = {"policy": "warm_up", "problems": "tests", **inputs}
         places = {name: str(house / place) for name, place in inputs.items()}
@@ -184,6 +185,17 @@ def test_an_answer_of_the_generator_leads_to_the_programs_that_it_kills(house, t
     chosen, rejected = sample.paths
     assert "kills wrong programs 1," in chosen.record and "kills wrong programs none," in rejected.record
     assert chosen.policy.place == str(house / "warm_up") and chosen.place == str(out)
+
+
+def test_what_was_replayed_leads_to_the_updates_that_drew_it(house, played):
+    out = played(1.0, replay=4, references="problems/references", found_0="round_00/search")
+    samples = [sample for sample in trace(out, problem="a").samples if sample.kind != "rollout"]
+    assert {sample.kind for sample in samples} == {"found path", "reference"}
+    drawn = [sample for sample in samples if not sample.left_out]
+    assert {update for sample in drawn for update in sample.facts["updates"].split(", ")} <= {"3", "4"}
+    assert all(sample.facts["updates"] == "" for sample in samples if sample.left_out)
+    every = [s for id in IDS for s in trace(out, problem=id).samples if s.kind != "rollout"]
+    assert sum(len(s.facts["updates"].split(", ")) for s in every if s.facts["updates"]) == 2 * 4
 
 
 def test_a_rollout_leads_to_its_update_reward_and_policy(house, played):
