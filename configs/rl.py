@@ -35,6 +35,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
     loop = {
         "search_pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
         "sft_share": 0.5,
+        "updates": 40,
         "prm": {"train_tokens": 1_000_000},
         "reward": ARMS["rl_linear"]["reward"],
     }
@@ -103,16 +104,18 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "learning_rate": 7e-4,
             },
             "policy_rl": {
-                "updates": 400,
-                "problems_per_update": 16,
+                "updates": 75,
+                "problems_per_update": 8,
                 "draw": "by_difficulty",
                 "sample": {**sample, "n": 8},
                 "engine": {**ENGINE},
-                "advantage": "group_mean",
+                "advantage": "group_normalized",
+                "replay": {"examples": 32, "weight": 2.0},
                 "row_length": 256,
                 "rows_per_micro_batch": 16,
-                "learning_rate": 1e-4,
-                "warmup_steps": 5,
+                "learning_rate": 1e-3,
+                "schedule": "cosine",
+                "warmup_steps": 10,
             },
             "evaluate": {
                 "sample": {**sample, "n": 8},

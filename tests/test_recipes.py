@@ -157,6 +157,7 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
             if arm.startswith("rl_"):
                 assert (parsed.generated_tokens, parsed.trained_tokens) == (searched, 500)
                 assert inputs["prm"] == f"{root}/prm/start"
+                assert inputs["references"] == "r" and "found_0" not in inputs  # what is replayed
             if last == "policy_sft":
                 assert inputs["references"] == "r"
             if arm == "sampling":
@@ -165,6 +166,10 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
     used = figures_of(root, "compare/loop/round_01/search")["generated_tokens"]
     assert loop.generated_tokens == max(1, searched - used) and loop.trained_tokens == 250
     assert loop.first_update == figures_of(root, "compare/loop/round_00/policy_rl")["next_update"]
+    replayed = stages["compare/loop/round_01/policy_rl"][2]
+    assert [replayed[f"found_{k}"] for k in (0, 1)] == [
+        f"{root}/compare/loop/round_0{k}/search" for k in (0, 1)
+    ]
     assert stages["compare/loop/round_01/prm"][2]["prm"] == f"{root}/compare/loop/round_00/prm"
     assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 250
 

@@ -71,7 +71,7 @@ def rl(recipe: Recipe, at: str, state: State) -> State:
 def loop(recipe: Recipe, at: str, state: State) -> State:
     """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
     is left of the tokens. config["arms"]["loop"] holds the problems to search, the share of the trained
-    tokens that is SFT's, and the reward."""
+    tokens that is SFT's, the updates at most, and the reward."""
     page, (generated, trained) = recipe.config["arms"]["loop"], _budget(recipe, at)
     few = recipe.with_page("search_pool", **page["search_pool"])
     few = few.problems("problems", "search_pool", directory="compare/loop")
@@ -80,7 +80,7 @@ def loop(recipe: Recipe, at: str, state: State) -> State:
     sft_tokens = round(trained * page["sft_share"])
     recipe = recipe.with_page("policy_sft", train_tokens=sft_tokens).with_page("prm", **page["prm"])
     limits = {"generated_tokens": left, "trained_tokens": trained - sft_tokens}
-    recipe = recipe.with_page("policy_rl", reward=page["reward"], **limits)
+    recipe = recipe.with_page("policy_rl", reward=page["reward"], updates=page["updates"], **limits)
     state = play.prm(recipe, at, play.policy_sft(recipe, at, dataclasses.replace(searched, pool=state.pool)))
     return play.policy_rl(recipe, at, state)
 

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from o1jax.parallel.processes import compute_environment, place, start_processes
+from o1jax.parallel.processes import compute_environment, place, start_processes, stay_alone
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
 from o1jax.stages.together import Together, wait_for
@@ -64,6 +64,8 @@ def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
         return finished_by_another(out)
     if STAGES[spec.stage] == "train":
         start_processes()
+    else:
+        stay_alone()
     keep_compiled_programs()
     started = time.monotonic()
     result = module.run(
