@@ -129,6 +129,24 @@ def place_params(params: Any, mesh: Mesh) -> Any:
     return jax.device_put(params, param_shardings(params, mesh))
 
 
+def own_copy(tree: Any) -> Any:
+    """The tree with every array whole on this process's first device, for what is not collective; all
+    processes call it. Alone, the tree itself. One array at a time is whole on every device meanwhile."""
+    if jax.process_count() == 1:
+        return tree
+
+    def copy(leaf: jax.Array) -> jax.Array:
+        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+        return jax.jit(lambda x: x, out_shardings=whole)(leaf).addressable_data(0)
+
+    return jax.tree.map(copy, tree)
+
+
+def own_device() -> Mesh:
+    """The mesh of this process's first device."""
+    return make_mesh(devices=jax.local_devices()[:1])
+
+
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch, each [B, T], as arrays of the global batch on the mesh."""
     sharding = NamedSharding(mesh, batch_spec())

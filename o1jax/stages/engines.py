@@ -13,6 +13,7 @@ from typing import Literal
 from o1jax.engine.interface import Engine
 from o1jax.engine.jax_engine import JaxEngine
 from o1jax.engine.vllm_settings import is_here
+from o1jax.parallel.processes import place
 from o1jax.records import InputError
 from o1jax.train.checkpoint import Policy
 
@@ -65,13 +66,21 @@ async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
 
 
 async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
-    """The servers, which get the policy's weights whatever they had."""
+    """The servers, which get the policy's weights whatever they had; of several processes each has its own.
+    InputError if they are fewer than the processes."""
+    index, count, _ = place()
+    endpoints = settings.endpoints[index::count]
+    if not endpoints:
+        raise InputError(
+            f"engine.endpoints: saw {len(settings.endpoints)} servers for {count} processes, wanted one for "
+            "each at least; start more with launch/serve.py"
+        )
     from o1jax.engine.vllm_server import VllmServers
 
     engine = VllmServers(
         policy.config,
         policy.tokenizer,
-        settings.endpoints,
+        endpoints,
         slots=settings.slots,
         context=settings.context,
         patience_s=settings.patience_s,

@@ -178,8 +178,8 @@ async def _cases(
                 return CasesOf(problem.id, written.cases, written.generated_tokens)
 
             mine = await run_in_order(write, my_share(problems), settings.concurrency)
-        cases = await asyncio.to_thread(joined, kept.out, "tcg_cases", CasesOf, mine, problems)
+        cases = joined(kept.out / "tcg_cases.parts", CasesOf, mine, problems, lambda cases: cases.problem_id)
         if place().index == 0:
             write_records(path, CasesOf, cases)
-        await asyncio.to_thread(wait_for, [path], "process 0")
+        wait_for([path], "process 0")
     return {cases.problem_id: cases for cases in read_records(path, CasesOf)}

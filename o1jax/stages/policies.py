@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from etils import epath
+from jax.sharding import Mesh
 
 from o1jax.model import hf
 from o1jax.model.init import abstract_params
@@ -18,14 +19,14 @@ from o1jax.records import InputError
 from o1jax.train.checkpoint import Policy, load_policy
 
 
-def open_policy(place: epath.Path) -> Policy:
+def open_policy(place: epath.Path, mesh: Mesh | None = None) -> Policy:
     """The policy of a stage (place/policy), a policy directory, or a Hugging Face directory of
-    safetensors, on the mesh of this process. InputError if there is none, or it is damaged."""
+    safetensors, on the mesh, or on that of all devices. InputError if there is none, or it is damaged."""
+    mesh = mesh or make_mesh()
     for directory in (place / "policy", place):
         if (directory / "checkpoint").exists():
-            return load_policy(directory, make_mesh())
+            return load_policy(directory, mesh)
     if (place / "config.json").exists():
-        mesh = make_mesh()
         config, params = hf.load(place, mesh)
         config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
         graphdef, _ = abstract_params(config, mesh)

@@ -21,7 +21,8 @@ import jax
 from etils import epath
 
 from o1jax.model.init import NO_PARAMS
-from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.mesh import make_mesh, own_copy
+from o1jax.parallel.processes import agreed, is_leader
 from o1jax.records import InputError, Problem
 from o1jax.stages import check_problems, rl_draw, rl_replay
 from o1jax.stages.adapters import save_trained, with_adapters, without_adapters
@@ -39,7 +40,7 @@ from o1jax.train.checkpoint import Checkpoints, Policy
 from o1jax.train.loop import items_of
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.optimizer import make_optimizer
-from o1jax.train.preemption import Preempted, sigterm_noted
+from o1jax.train.preemption import Preempted, preempted, sigterm_noted
 from o1jax.train.progress import refuse_other
 from o1jax.train.state import TrainState, abstract_state, init_state, struct
 
@@ -54,6 +55,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         training = Run(settings, inputs, problems, seed, checkpoints, sigterm)
         timings = asyncio.run(training.play_and_learn(out))
         save_trained(out, training.trained, training.state.params, settings.lora)
+    if not is_leader():
+        return StageResult({}, {})
     rows = read_rows(out / "fit" / "metrics.jsonl")
     return StageResult(figures_of(rows, settings), timings | timings_of(rows))
 
@@ -95,9 +98,10 @@ class Run:
         return self.settings.first_update + self.progress.updates
 
     def policy(self) -> Policy:
-        """The policy as it is now, without adapters."""
+        """The policy as it is now, without adapters; of several processes, each has its own copy."""
         trained = dataclasses.replace(self.trained, params=self.state.params)
-        return without_adapters(trained, self.settings.lora)
+        plain = without_adapters(trained, self.settings.lora)
+        return dataclasses.replace(plain, params=own_copy(plain.params))
 
     async def play_and_learn(self, out: epath.Path) -> dict[str, float]:
         """All updates, with what they need held open; returns timings."""
@@ -109,8 +113,9 @@ class Run:
             audit = audit_of(self.inputs, self.problems)
             player = Player(workers, scorer, self.settings, audit, out / "rollouts", self.seed)
             player.check(self.problems)
+            player.begin()
             await self.pushes.push(workers.engine, self.policy().params, self.t)
-            with MetricsLog(out / "fit", self.progress.updates) as log:
+            with MetricsLog(out / "fit", self.progress.updates, writes=is_leader()) as log:
                 await self._until_done(player, log)
             return workers.timings() | scorer_timings(scorer)
 
@@ -134,7 +139,7 @@ class Run:
             log.write(self.progress.updates, row | lesson.figures | learned | {"sampling_seconds": seconds})
             outcome, reward = lesson.figures["outcome"], lesson.figures["reward"]
             line.show(self.progress.updates, f"outcome {outcome:.3f}, reward {reward:.3f}")
-            if self.sigterm.is_set():
+            if preempted(self.progress.updates, self.sigterm):
                 self._stop()
             if self._save_is_due():
                 self._save()
@@ -157,10 +162,11 @@ class Run:
         return figures | {"training_seconds": time.monotonic() - began}
 
     async def _unless_sigterm(self, work: Coroutine) -> Any:
-        """What the work gives; if SIGTERM comes first, which need not wait for it, stops."""
+        """What the work gives; if SIGTERM comes first, which need not wait for it, stops. (Several processes
+        stop after the same update, no earlier.)"""
         task = asyncio.create_task(work)
         while not task.done():
-            if self.sigterm.is_set():
+            if self.sigterm.is_set() and jax.process_count() == 1:
                 task.cancel()
                 await asyncio.wait([task])
                 self._stop()
@@ -179,7 +185,7 @@ class Run:
 
     def _save_is_due(self) -> bool:
         every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_every_s
-        by_clock = seconds and time.monotonic() - self.saved_at >= seconds
+        by_clock = agreed(bool(seconds) and time.monotonic() - self.saved_at >= seconds)
         return bool(every and self.progress.updates % every == 0 or by_clock)
 
     def _save(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
+from o1jax.parallel.processes import barrier, is_leader, place
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout
@@ -24,6 +25,7 @@ from o1jax.search.steps import SampledStep
 from o1jax.search.store import read_records, write_records
 from o1jax.stages.prm_nodes import path_of
 from o1jax.stages.rl_settings import Settings
+from o1jax.stages.together import joined
 from o1jax.stages.workers import Workers
 
 
@@ -54,7 +56,13 @@ class Player:
     ):
         self.sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
         self.scorer, self.settings, self.audit = scorer, settings, audit
-        self.directory, self.seed = directory, seed
+        self.directory, self.parts, self.seed = directory, directory.parent / "parts", seed
+
+    def begin(self) -> None:
+        """Forgets what processes of an earlier, killed try said to one another; all call it."""
+        if is_leader():
+            self.parts.rmtree(missing_ok=True)
+        barrier("rollouts")
 
     def check(self, problems: Sequence[Problem]) -> None:
         """InputError that names a problem which could not be played: no tests, or too long a prompt."""
@@ -68,19 +76,31 @@ class Player:
                 )
 
     async def play(self, problems: Sequence[Problem], t: int) -> list[list[Answer]]:
-        """groups_P_G of update t: what the engine's weights, or the update's file, answer."""
-        rollouts_P_G = await self._rollouts(problems, t)
-        items = list(zip(problems, rollouts_P_G, strict=True))
-        return await run_in_order(lambda item: self._read(*item), items, len(items))
-
-    async def _rollouts(self, problems: Sequence[Problem], t: int) -> list[list[Rollout]]:
-        path = rollouts_path(self.directory, t)
+        """groups_P_G of update t: what the engine's weights, or the update's file, answer. Of several
+        processes each plays as many, and all get all groups."""
+        index, count, _ = place()
+        path, mine = rollouts_path(self.directory, t), problems[index::count]
         kept = groups_in(path) if path.exists() else {}
-        if list(kept) == [problem.id for problem in problems]:
-            return list(kept.values())
-        groups = await run_in_order(lambda problem: self._sample(problem, t), problems, len(problems))
-        write_records(path, Rollout, [rollout for group in groups for rollout in group])
-        return groups
+        is_kept = list(kept) == [problem.id for problem in problems]
+        if is_kept:
+            rollouts_P_G = [kept[problem.id] for problem in mine]
+        else:
+            rollouts_P_G = await run_in_order(lambda problem: self._sample(problem, t), mine, len(mine))
+        items = list(zip(mine, rollouts_P_G, strict=True))
+        groups = await run_in_order(lambda item: self._read(*item), items, len(items))
+        answers = await self._joined([answer for group in groups for answer in group], problems, t)
+        if not is_kept and index == 0:
+            write_records(path, Rollout, [answer.rollout for answer in answers])
+        by_problem = itertools.groupby(answers, key=lambda answer: answer.rollout.problem_id)
+        return [list(group) for _, group in by_problem]
+
+    async def _joined(self, mine: Sequence[Answer], problems: Sequence[Problem], t: int) -> list[Answer]:
+        """Those of all processes, which have read the parts of the update before the last."""
+        if is_leader():
+            (self.parts / str(t - 2)).rmtree(missing_ok=True)
+        return await asyncio.to_thread(
+            joined, self.parts / str(t), Answer, mine, problems, lambda answer: answer.rollout.problem_id
+        )
 
     async def _sample(self, problem: Problem, t: int) -> list[Rollout]:
         """sample.n answers, and as many again while none passed, up to max_samples."""

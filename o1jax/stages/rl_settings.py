@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax
 from etils import epath
 
 from o1jax.model.lora import LoraSettings
@@ -101,11 +100,6 @@ class Settings:
 
 def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int) -> None:
     """InputError, with the value seen and the one wanted, for settings that ask for what cannot be."""
-    if jax.process_count() > 1:
-        raise InputError(
-            f"policy_rl: saw {jax.process_count()} processes, wanted 1: answers are sampled in the process "
-            "that trains on them; start it alone, on one machine's devices"
-        )
     for name, seen, least in (
         ("updates", settings.updates, 1),
         ("problems_per_update", settings.problems_per_update, 1),

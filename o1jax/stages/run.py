@@ -31,7 +31,7 @@ STAGES: dict[str, Together] = {  # name -> how several processes go about it
     "sample": "share",
     "policy_sft": "train",
     "policy_dpo": "train",
-    "policy_rl": "one",
+    "policy_rl": "train",
     "prm": "train",
     "evaluate": "share",
     "tcg_sft": "train",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from etils import epath
 
@@ -25,15 +25,8 @@ from o1jax.search.store import read_records, write_records
 
 Together = Literal["train", "share", "one"]
 T = TypeVar("T")
-Row = TypeVar("Row", bound="OfProblem")
 LOOK_EVERY_S = 0.2
 SAY_EVERY_S = 60.0
-
-
-class OfProblem(Protocol):
-    """A record about a problem."""
-
-    problem_id: str
 
 
 def my_share(problems: Sequence[Problem]) -> list[Problem]:
@@ -54,19 +47,24 @@ def all_have_played(out: epath.Path, what: str) -> None:
 
 
 def joined(
-    out: epath.Path, what: str, cls: type[Row], mine: Sequence[Row], problems: Sequence[Problem]
-) -> list[Row]:
-    """What all processes made, records of `cls` that name their problem, in the order of `problems`."""
+    parts: epath.Path,
+    cls: type[T],
+    mine: Sequence[T],
+    problems: Sequence[Problem],
+    problem_of: Callable[[T], str],
+) -> list[T]:
+    """What all processes made, records of `cls`, in the order of `problems`; each process keeps its own as a
+    file of the directory `parts`."""
     index, count, _ = place()
-    if count == 1:
-        return list(mine)
-    write_records(out / "processes" / f"{what}.{index}_of_{count}.parquet", cls, mine)
-    all_have_played(out, what)
-    parts = [out / "processes" / f"{what}.{other}_of_{count}.parquet" for other in range(count)]
-    by_problem: dict[str, list[Row]] = {problem.id: [] for problem in problems}
-    for record in (record for part in parts for record in read_records(part, cls)):
-        by_problem[record.problem_id].append(record)
-    return [record for records in by_problem.values() for record in records]
+    records = list(mine)
+    if count > 1:
+        write_records(parts / f"{index}_of_{count}.parquet", cls, records)
+        for other in (other for other in range(count) if other != index):
+            path = parts / f"{other}_of_{count}.parquet"
+            wait_for([path], f"process {other}")
+            records += read_records(path, cls)
+    rank = {problem.id: at for at, problem in enumerate(problems)}
+    return sorted(records, key=lambda record: rank[problem_of(record)])
 
 
 def made_once(path: epath.Path, cls: type[T], make: Callable[[], Sequence[T]]) -> list[T]:

@@ -188,7 +188,7 @@ class Run:
         every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_every_s
         by_step = every and self.progress.step % every == 0
         by_clock = bool(seconds) and time.monotonic() - self.saved_at >= seconds
-        if seconds and jax.process_count() > 1:
+        if jax.process_count() > 1:
             by_clock = self.progress.step % AGREE_EVERY == 0 and agreed(by_clock)
         return bool(by_step or by_clock)
 

@@ -14,6 +14,7 @@ from o1jax.model.init import init_params
 from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.processes import start_processes
 from o1jax.problems import jsonl, ladder
 from o1jax.prompts import chat, nano_tokenizer, pseudocode
 from o1jax.records import SftSample
@@ -106,4 +107,5 @@ def rows(out):
 
 
 if __name__ == "__main__":
+    start_processes()
     run(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
