@@ -140,9 +140,18 @@ def test_what_is_installed_is_an_extra_of_the_package(command):
     assert all(f'"{name}": [' in text_of("setup.py") for extra in extras for name in extra.split(","))
 
 
+def test_no_two_commands_write_into_one_directory():
+    """A stage refuses a directory that was made with other settings."""
+    flags_of = {}
+    for command in COMMANDS:
+        flags = sorted(command.words)
+        for workdir in (word for word in flags if word.startswith("--workdir=")):
+            assert flags_of.setdefault((command.document, workdir), flags) == flags
+
+
 def test_own_problems_flow_into_a_search(ran, world):
     assert ran and (world[0] / "runs/mine/card.md").exists()
-    assert list(world[0].glob("runs/search/search/trees/*.parquet"))
+    assert list(world[0].glob("runs/mine_nano/search/trees/*.parquet"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
