@@ -4,6 +4,7 @@ A shell reads the commands: it runs the blocks in order, with programs that only
 loops and variables mean what they mean to a reader. Judges nothing (test_readme.py does).
 """
 
+import ast
 import dataclasses
 import pathlib
 import re
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "o1jax/README.md", "o1jax/FORMATS.md")
 PROGRAMS = (  # the first words that a command may have
     "make",
     "python",
@@ -43,7 +45,9 @@ class Command:
 
 
 def text_of(document: str) -> str:
-    return (ROOT / document).read_text()
+    """A file's text; of a Python file its docstring."""
+    text = (ROOT / document).read_text()
+    return (ast.get_docstring(ast.parse(text)) or "") if document.endswith(".py") else text
 
 
 def blocks(document: str) -> list[str]:
@@ -75,6 +79,11 @@ def inline(document: str) -> list[str]:
 def python_blocks(document: str) -> list[str]:
     """The fenced blocks, all of them Python."""
     return re.findall(FENCED, text_of(document))
+
+
+def json_lines(document: str) -> list[str]:
+    """The JSON objects among the blocks, each on a line."""
+    return [line.strip() for line in text_of(document).splitlines() if line.startswith('    {"')]
 
 
 def commands(document: str) -> list[Command]:
