@@ -33,7 +33,7 @@ SMALL = {  # the scripts that are run, and the flags that make them small
         "--config.search.engine.context=256",
     ),
 }
-OUTSIDE = re.compile(r"vllm_server|weights/|qwen|:mbpp")  # needs servers, weights or the network
+OUTSIDE = re.compile(r"vllm_server|weights/|qwen|--config=\S+:(?!nano|ladder|demo)")  # servers, weights, data
 
 
 def way_of(command):
