@@ -1,8 +1,8 @@
 """Says what made a stage, or a sample that it trained on: stages, trees, tests, policies.
 
     python launch/lineage.py runs/demo/round_01/policy_sft
-    python launch/lineage.py runs/demo/round_01/policy_sft --problem=<id>
-    python launch/lineage.py runs/demo/round_01/policy_sft --sample=<id>
+    python launch/lineage.py runs/demo/round_01/policy_sft --problem='<id>'
+    python launch/lineage.py runs/demo/round_01/policy_sft --sample='<id>'
 
 Reads a run that has ended or is under way, and writes nothing.
 """

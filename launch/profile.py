@@ -1,9 +1,10 @@
 """Measures the train step on this machine: tokens/s, step times, MFU, stalls, memory, compile time.
 
-    python launch/profile.py --model=nano --rows=16 --row_length=256 [--mesh=fsdp=4,tensor=2] [--trace]
+    python launch/profile.py --model=nano --rows=16 --row_length=256 --trace
 
-Random weights, packed rows of random tokens. With --trace, `tensorboard --logdir <workdir>/trace` (with the
-plugin xprof) shows three steps. XLA's programs are kept on disk: the second run compiles nothing.
+Random weights, packed rows of random tokens, on the mesh of --mesh=fsdp=4,tensor=2. With --trace,
+`tensorboard --logdir <workdir>/trace` (with the plugin xprof) shows three steps. XLA's programs are kept on
+disk: the second run compiles nothing.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Generated test cases and what they are worth: the gate before they judge anything (DESIGN.md, D6).
+"""Generated test cases and what they are worth: the gate before they judge anything (README.md, D6).
 
 Needs a reference program; without one, selection.py picks cases by agreement. Makes no mutants
 (problems/mutants.py) and parses no model's answer.

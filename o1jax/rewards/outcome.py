@@ -1,4 +1,4 @@
-"""The outcome of a program: terminal value and RL reward from the judge's verdict (DESIGN.md, D7).
+"""The outcome of a program: terminal value and RL reward from the judge's verdict (README.md, D7).
 
 Pure arithmetic around one call of the judge. Knows no process rewards (process.py's) and no
 schedule of their weight (aggregate.py's).

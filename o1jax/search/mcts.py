@@ -4,7 +4,7 @@ A rollout selects a leaf. A leaf never visited is simulated from: one call compl
 steps become nodes below it. A leaf visited before (and the root) is expanded: `samples` next steps
 less those it has are sampled in one call, those that end in a program or are malformed are judged
 and backed up at once, and the first of the others is simulated from. Every judged path is one visit
-of its terminal value v (DESIGN D7) for each of its steps.
+of its terminal value v (README.md, D7) for each of its steps.
 
 With leaf_value "prm" the others are not simulated from: a process reward model scores all of an
 expansion's new inner steps at once, and each score is backed up as one visit. Below `max_depth`, where

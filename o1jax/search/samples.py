@@ -1,7 +1,7 @@
 """From trees to training samples: D+, step labels, step pairs and preference pairs.
 
 Pure functions of a tree (and a seed). A leaf is distinct by its path's token ids: the tree merged equal
-siblings, so every leaf of it counts once (DESIGN D8), dead ones with value 0. In step labels and step
+siblings, so every leaf of it counts once (README.md, D8), dead ones with value 0. In step labels and step
 pairs a step's last token is the one that completes `<Step_End>`: a final end-of-sequence token is left
 out. Answers to imitate or prefer end with one: where search stopped before it, it is added, for a model
 must learn to stop. Samples nothing; encodes nothing.

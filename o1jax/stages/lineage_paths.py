@@ -30,7 +30,7 @@ Role = Literal["answer", "chosen", "rejected"]
 class PathStep:
     """A step's text and its numbers of tokens and of log-probs. Of a tree's node also its index and its
     parent's, UCT's visits and mean value, its terminal value if it was judged, the process reward model's
-    score if one was asked, and its label (DESIGN D8); else None. `error`: why it is malformed."""
+    score if one was asked, and its label (README.md, D8); else None. `error`: why it is malformed."""
 
     text: str
     tokens: int

@@ -1,0 +1,131 @@
+"""What the documents name is there, and their tables are the code's (commands: test_readme.py)."""
+
+import enum
+import importlib
+import importlib.util
+import json
+import re
+import types
+import typing
+
+import pytest
+from documents import DOCUMENTS, ROOT, inline, json_lines, python_blocks, tables, text_of
+from etils import epath
+from test_layers import FLOORS
+
+from o1jax.problems.load import load_problems
+from o1jax.report import summary
+from o1jax.report.run_files import RunFiles
+from o1jax.stages import manifest
+from tests.report import made_run
+
+ROOMS = {path.name for place in (ROOT, ROOT / "o1jax") for path in place.iterdir()}
+RECORDS = [title for title in tables("o1jax/FORMATS.md") if re.fullmatch("([A-Z][a-z]+)+", title)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with a run in runs/demo."""
+    place = tmp_path_factory.mktemp("place")
+    made_run.whole(place / "runs" / "demo")
+    return place
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_and_links_that_are_named_exist(document):
+    names = {word for code in inline(document) for word in code.split() if is_file_name(word)}
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", text_of(document))
+    missing = [name for name in names if not any((ROOT / place / name).exists() for place in ("", "o1jax"))]
+    missing += [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def is_file_name(word):
+    """Of a file here: of what a run writes there is nothing to find."""
+    return re.fullmatch(r"[\w./-]+", word) and (
+        word.endswith(".py") or ("/" in word and word.split("/")[0] in ROOMS)
+    )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_names_and_variables_of_the_package_exist(document):
+    for code in inline(document):
+        for name in re.findall(r"o1jax(?:\.\w+)+", code):
+            module, _, attribute = name.rpartition(".")
+            assert importlib.util.find_spec(name) if module == "o1jax" else name_in(module, attribute), name
+    sources = "".join(path.read_text() for path in (ROOT / "o1jax").rglob("*.py"))
+    assert all(name in sources for name in re.findall(r"O1JAX_[A-Z]+", text_of(document)))
+
+
+def name_in(module, attribute):
+    return hasattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_flags_that_are_named_are_keys_of_a_page(document):
+    pages = [page_of(path) for path in sorted((ROOT / "configs").glob("*.py"))]
+    for code in inline(document):
+        for key in re.findall(r"--config\.([\w.]+)", code):
+            assert any(has_key(page, key.split(".")) for page in pages) or key == "key", key
+
+
+def page_of(path):
+    spec = importlib.util.spec_from_file_location(f"page_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config().to_dict()
+
+
+def has_key(page, keys):
+    return not keys or (isinstance(page, dict) and keys[0] in page and has_key(page[keys[0]], keys[1:]))
+
+
+def test_the_floors_of_the_house_are_as_documented():
+    rows = tables("o1jax/README.md")["The house"]
+    assert {room: int(floor) for floor, rooms in rows for room in rooms.split(", ")} == FLOORS
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_columns_of_a_record_are_as_documented(name):
+    module = re.search(rf"`(o1jax[\w.]+)\.{name}`", text_of("o1jax/FORMATS.md"))[1]
+    cls = getattr(importlib.import_module(module), name)
+    columns = [[name, spelled(hint)] for name, hint in typing.get_type_hints(cls).items()]
+    assert [[row[0].strip("`"), row[1]] for row in tables("o1jax/FORMATS.md")[name]] == columns
+
+
+def spelled(hint):
+    """A field's type in the words of FORMATS.md."""
+    if isinstance(hint, types.UnionType):
+        return f"{spelled(typing.get_args(hint)[0])} or null"
+    if typing.get_origin(hint) is tuple:
+        return f"list of {spelled(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is typing.Literal or issubclass(hint, enum.StrEnum):
+        return "text"
+    return {str: "text", int: "int64", float: "double", bool: "bool"}.get(hint) or hint.__name__
+
+
+def test_the_keys_of_json_files_are_as_documented(place, tmp_path):
+    spec = manifest.StageSpec("search", {}, 0, {})
+    manifest.begin(epath.Path(tmp_path), spec)
+    manifest.finish(epath.Path(tmp_path), spec, manifest.StageResult({}, {}))
+    found = {name: json.loads((tmp_path / name).read_text()) for name in ("manifest.json", "spec.json")}
+    found["summary.json"] = summary.of(RunFiles(epath.Path(place / "runs" / "demo")))
+    for name, value in found.items():
+        assert {row[0].strip("`") for row in tables("o1jax/FORMATS.md")[name]} == set(value), name
+
+
+@pytest.mark.parametrize("document", ["README.md", "o1jax/FORMATS.md"])
+def test_problems_that_are_shown_can_be_read(document, tmp_path):
+    for number, line in enumerate(json_lines(document)):
+        (tmp_path / f"{number}.jsonl").write_text(line)
+        (problem,) = load_problems(str(tmp_path / f"{number}.jsonl"))
+        assert problem.tests
+
+
+def test_python_that_is_shown_runs(place, monkeypatch):
+    monkeypatch.chdir(place)
+    for document in DOCUMENTS:
+        for block in python_blocks(document):
+            names = {}
+            exec(compile(block, document, "exec"), names)  # noqa: S102
+            assert names["trees"]
