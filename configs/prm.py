@@ -1,12 +1,12 @@
 """Process reward models (PRM): trained on searched trees three ways, tested on held-out trees and in search.
 
     python launch/prm.py --config=configs/prm.py:ladder --config.seed=0 --workdir=runs/prm/seed_0
-    python launch/prm.py --config=configs/prm.py:qwen2_5_coder_7b --workdir=runs/prm_7b
+    python launch/prm.py --config=configs/prm.py:qwen2.5-coder-7b --workdir=runs/prm_7b
 
 ladder: 2 CPU cores, 4 GiB; nano policy, warmed up first unless --config.policy names a stage that trained
 one. Expected time and figures: configs/LOG.md.
 
-qwen2_5_coder_7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
+qwen2.5-coder-7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
 epochs, weight decay .01. Published safetensors in weights/qwen2.5-coder-7b, and two files of problems with
 tests. The frozen weights are 28 GiB in float32, 15 with --config.prm.lora.base=bfloat16; engine and scorer
 hold 15 each in bfloat16: one GPU of 80 GiB. Not run yet.
@@ -16,8 +16,8 @@ import ml_collections
 
 
 def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
-    """`ladder`, or `qwen2_5_coder_7b`."""
-    pages = {"ladder": ladder, "qwen2_5_coder_7b": qwen2_5_coder_7b}
+    """`ladder`, or `qwen2.5-coder-7b`."""
+    pages = {"ladder": ladder, "qwen2.5-coder-7b": coder_7b}
     if variant not in pages:
         raise ValueError(f"variant {variant!r}: there are {' and '.join(pages)}")
     return ml_collections.ConfigDict(
@@ -84,7 +84,7 @@ def ladder() -> dict:
     }
 
 
-def qwen2_5_coder_7b() -> dict:
+def coder_7b() -> dict:
     """Qwen2.5-Coder-7B and problems from files: three epochs of about 17 M tokens of labelled paths."""
     sampling = {"temperature": 0.8, "top_p": 0.95, "top_k": 40}
     search = {

@@ -19,9 +19,14 @@ PROGRAMS = (  # the first words that a command may have
     "python",
     ".venv-gpu/bin/python",
     ".venv-plan/bin/python",
+    ".venv-tpu/bin/python",
     ".venv-vllm/bin/python",
 )
 NOTE = '#!/bin/sh\n{ printf "%s\\037" "$0" "$@"; echo; } >> "$NOTED"\n'
+ELSEWHERE = {  # programs that run a command somewhere else: here they run it
+    "srun": '#!/bin/sh\nwhile case "$1" in -*) true;; *) false;; esac; do shift; done\nexec "$@"\n',
+    "gcloud": '#!/bin/sh\nfor last; do :; done\ncd() { :; }\neval "${last#--command=}"\n',
+}
 NO_COMMANDS = (  # blocks that are something else, by their first line
     r"\S+/($|    )",  # a listing
     r".* -> ",  # a diagram
@@ -91,10 +96,10 @@ def commands(document: str) -> list[Command]:
     program that is none of PROGRAMS or an unknown variable."""
     lines = [*filter(is_commands, blocks(document)), *filter(INLINE.match, inline(document))]
     with tempfile.TemporaryDirectory() as place:
-        for program in PROGRAMS:
+        for program in (*PROGRAMS, *ELSEWHERE):
             path = pathlib.Path(place, program if "/" in program else f"bin/{program}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(NOTE)
+            path.write_text(ELSEWHERE.get(program, NOTE))
             path.chmod(0o755)
         noted = pathlib.Path(place, "noted")
         noted.touch()

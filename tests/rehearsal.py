@@ -37,8 +37,7 @@ TAKE_WORDS = ("report", "lineage", "serve")  # scripts that take more than flags
 
 def parsed(out, spec):
     """A stage's manifest, once its settings are parsed."""
-    module = importlib.import_module(run.STAGES[spec.stage])
-    settings.parse(module.Settings, spec.config, spec.stage)
+    settings.parse(run.module_of(spec.stage).Settings, spec.config, spec.stage)
     out.mkdir(parents=True, exist_ok=True)
     manifest = {"figures": FIGURES, "timings": {"seconds": 0.0}, "places": dict(spec.inputs)}
     (out / "manifest.json").write_text(json.dumps(manifest))
@@ -82,8 +81,8 @@ def rehearse(command):
 def main():
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT / "launch"))
-    for module in run.STAGES.values():
-        importlib.import_module(module)
+    for stage in run.STAGES:
+        run.module_of(stage)
     app.run, argparse.ArgumentParser.parse_args = until_main, until_parsed
     run.run = recipe.run_in_child = parsed
     closing = importlib.import_module("closing")

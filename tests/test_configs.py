@@ -31,7 +31,7 @@ VARIANTS = {
     "search": ("nano",),
     "evaluate": ("demo", "mbpp", "humaneval"),
     "tcg": ("ladder", "deepseek-coder-1.3b"),
-    "prm": ("ladder", "qwen2_5_coder_7b"),
+    "prm": ("ladder", "qwen2.5-coder-7b"),
     "policy_rl": ("nano", "qwen2.5-coder-7b"),
     "policy_dpo": ("nano", "qwen2.5-coder-7b"),
     "rl": ("ladder",),
@@ -114,7 +114,7 @@ def test_the_model_of_a_page_is_a_preset(stage, variant):
     [
         ("tcg", "deepseek-coder-1.3b", "tcg_sft"),
         ("tcg", "deepseek-coder-1.3b", "tcg_dpo"),
-        ("prm", "qwen2_5_coder_7b", "prm"),
+        ("prm", "qwen2.5-coder-7b", "prm"),
     ],
 )
 def test_the_adapters_of_a_page_build_in_shapes_alone(name, variant, stage):
