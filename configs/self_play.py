@@ -1,9 +1,16 @@
-"""Self-play on the ladder: nano models, no weights, no network, no accelerator.
+"""Self-play. On the ladder: nano models, no weights, no network, no accelerator.
 
     python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
     python launch/self_play.py --config=configs/self_play.py:search --workdir=runs/ladder/seed_0
 
 Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
+
+    python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-7b --workdir=runs/coder_7b
+
+qwen2.5-coder-7b: published safetensors of it and of deepseek-coder-1.3b-instruct in weights/; TACO's training
+problems in standard-input form, evaluated on MBPP's test split. The paper's settings where it gives them. All
+weights are trained: 8 devices of 80 GiB or more and O1JAX_MESH=fsdp=*; policies are sampled on the first of
+each process, or by vLLM (--config.<stage>.engine.name). Not run yet.
 """
 
 import ml_collections
@@ -24,12 +31,17 @@ SEARCH = {
 
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     """`demo`: all six steps, two short rounds. `ladder`: three longer ones. `search`: search and SFT only,
-    and the arms that stand beside them at equal tokens. --config.steps adds policy_dpo or tcg_adversarial."""
+    and the arms that stand beside them at equal tokens. `qwen2.5-coder-7b`: all six steps with real models.
+    --config.steps adds policy_dpo or tcg_adversarial."""
+    if variant == "qwen2.5-coder-7b":
+        return ml_collections.ConfigDict(_coder_7b())
     if variant not in ("demo", "ladder", "search"):
-        raise ValueError(f"variant {variant!r}: there are demo, ladder and search")
+        raise ValueError(f"variant {variant!r}: there are demo, ladder, search and qwen2.5-coder-7b")
     demo = variant == "demo"
     page = {
         "seed": 0,
+        "policy": "",
+        "tcg_from": "",
         "rounds": 2 if demo else 3,
         "arms": ("self_play",),
         "generated_tests": True,
@@ -179,6 +191,98 @@ def _rewards(demo: bool) -> dict:
             "rows_per_micro_batch": 16,
             "learning_rate": 1e-4,
             "warmup_steps": 5,
+        },
+    }
+
+
+def _coder_7b() -> dict:
+    """Real models and problems; generated tests judge beside the problems' own."""
+    sampling = {"temperature": 0.8, "top_p": 0.95, "top_k": 40}
+    search = {**sampling, "max_depth": 8, "samples": 3, "c": 2.0, "max_step_tokens": 512}
+    search |= {"max_path_tokens": 2048, "compile_weight": 0.1, "rollouts": 12}
+    engine = {**ENGINE, "slots": 256, "context": 4096, "judge_slots": 16}
+    player = {"engine": {**engine}, "concurrency": 256}
+    answer = {**sampling, "n": 8, "max_tokens": 2048}
+    write = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "answers": 4, "max_tokens": 512}
+    train = {"row_length": 4096, "rows_per_batch": 32, "micro_batches": 4, "warmup_steps": 20}
+    cases = {"max_solutions": 1, "question_only": 0.1}
+    taco = {"source": "taco:train", "keep": "consistent", "filter": {"forms": ("stdin",)}}
+    return {
+        "seed": 0,
+        "rounds": 3,
+        "arms": ("self_play",),
+        "generated_tests": True,
+        "steps": ("policy_sft", "prm", "policy_rl"),
+        "prm_start": "continue",
+        "policy": "weights/qwen2.5-coder-7b-instruct",
+        "tcg_from": "weights/deepseek-coder-1.3b-instruct",
+        "pool": {**taco, "max_problems": 4000, "max_tests": 20, "keep_apart": ("mbpp:test",)},
+        "held_out": {"source": "mbpp:test", "keep": "consistent"},
+        "tcg_problems": {**taco, "max_problems": 8000, "max_tests": 20, "keep_apart": ("mbpp:test",)},
+        "tcg_held_out": {"source": "taco:test", "max_problems": 300, "filter": {"forms": ("stdin",)}},
+        "tcg_sft": {
+            **train,
+            "train_tokens": 30_000_000,
+            "cases": {**cases, "sets": 4},
+            "learning_rate": 5e-4,
+            "lora": {"rank": 1, "base": "nf4"},
+            "model": "deepseek-coder-1.3b",
+        },
+        "tcg_dpo": {
+            **train,
+            "row_length": 8192,
+            "train_tokens": 5_000_000,
+            "cases": {**cases, "sets": 1},
+            "rejected": "shuffled",
+            "beta": 0.1,
+            "learning_rate": 5e-5,
+            "lora": {"rank": 1, "base": "nf4"},
+            "model": "deepseek-coder-1.3b",
+        },
+        "write_tests": {"write": {**write}, "engine": {**engine}},
+        "evaluate_tcg": {"write": {**write}, "engine": {**engine}},
+        "search": {"search": {**search}, **player},
+        "sample": {"sample": {**answer, "n": 1}, **player},
+        "policy_sft": {
+            **train,
+            "train_tokens": 20_000_000,
+            "learning_rate": 1e-5,
+            "max_per_problem": 4,
+            "model": "qwen2.5-coder-7b",
+        },
+        "prm": {
+            **train,
+            "train_tokens": 30_000_000,
+            "objective": "soft",
+            "learning_rate": 1e-5,
+            "model": "qwen2.5-coder-7b",
+        },
+        "policy_dpo": {  # if config["steps"] names it
+            **train,
+            "row_length": 8192,
+            "train_tokens": 10_000_000,
+            "learning_rate": 5e-7,
+        },
+        "policy_rl": {
+            "updates": 100,
+            "problems_per_update": 64,
+            "draw": "by_difficulty",
+            "sample": {**answer, "n": 16, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
+            "engine": {**engine},
+            "reward": {"gamma": 0.9, "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}},
+            "replay": {"examples": 64, "weight": 0.1},
+            "row_length": 4096,
+            "rows_per_micro_batch": 16,
+            "learning_rate": 1e-6,
+            "warmup_steps": 5,
+        },
+        "evaluate": {"sample": {**answer}, "prompts": ("pseudocode", "direct"), "ks": (1, 8), **player},
+        "search_evaluate": {
+            "sample": {**answer},
+            "prompts": (),
+            "with_search": True,
+            "search": {**search},
+            **player,
         },
     }
 

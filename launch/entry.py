@@ -28,7 +28,7 @@ COORDINATOR = flags.DEFINE_string(
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this script.", lower_bound=1)
 PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", lower_bound=0)
 WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Directory of the run, perhaps a bucket; runs/<script> if empty."
+    "workdir", "", "Directory of the run (a bucket must be mounted); runs/<script> if empty."
 )
 
 

@@ -137,6 +137,24 @@ def test_search_alone_and_the_arms_beside_it(played):
     )
 
 
+def test_self_play_from_given_weights_warms_nothing_up(played):
+    stages, root = played(play.play, "self_play", "qwen2.5-coder-7b")
+    policy = "weights/qwen2.5-coder-7b-instruct"
+    assert "warm_up" not in {name for name, _, _ in stages.values()}
+    assert stages["start_evaluate"][2]["policy"] == stages["round_00/search"][2]["policy"] == policy
+    assert stages["tcg/sft"][2]["policy"] == "weights/deepseek-coder-1.3b-instruct"
+    assert stages["tcg/dpo_evaluate"][2].keys() == {"tcg", "problems"}
+    assert stages["round_00/policy_sft"][2].keys() == {"policy", "found_0"}
+    rl = stages["round_01/policy_rl"][2]
+    assert rl.keys() == {"policy", "problems", "prm", "found_0", "found_1"}  # which are replayed
+    assert stages["round_01/search"][2] == {
+        "policy": f"{root}/round_00/policy_rl",
+        "problems": f"{root}/tcg/tests",
+    }
+    with pytest.raises(InputError, match="more_warm_up trains on the warm-up's references"):
+        played(play.play, "self_play", "search", policy="given")
+
+
 def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(played):
     given = {"policy": "p", "references_from": "r", "pool_trees": "a", "more_trees": "b"}
     stages, root = played(reinforcement.reinforcement, "rl", "ladder", **given)

@@ -16,12 +16,13 @@ from o1jax.self_play.recipe import Recipe, figures, found
 @dataclasses.dataclass(frozen=True)
 class State:
     """What a run has so far, as directories of stages ("" of what it has not): the policy; the problems to
-    play on, with the tests that judge; those of the warm-up; those with more tests, by which rewards are
-    audited; the generator of test cases; the process reward model; every search; and the number of updates
-    that policy gradient has made."""
+    play on, with the tests that judge; the evaluation of the policy that it began with; the problems of the
+    warm-up; those with more tests, by which rewards are audited; the generator of test cases; the process
+    reward model; every search; and the number of updates that policy gradient has made."""
 
     policy: str
     pool: str
+    began: str = ""
     references: str = ""
     audit: str = ""
     tcg: str = ""
@@ -33,14 +34,18 @@ class State:
 def play(recipe: Recipe) -> dict[str, Any]:
     """The whole run: warm-up, step 1, then rounds of steps 2 to 6; returns the summary.
 
+    config["policy"] is what to begin with, weights or a stage; without it, a nano policy that is warmed up.
     config["arms"] names the loop ("self_play") and what stands beside it at equal tokens.
     """
-    references, validation = recipe.problems("references"), recipe.problems("validation")
-    pool, held_out = recipe.problems("pool"), recipe.problems("held_out")
-    policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
-    recipe.stage("evaluate", "warm_up_evaluate", policy=policy, problems=held_out)
+    held_out, policy, references = recipe.problems("held_out"), recipe.config["policy"], ""
+    name = "start" if policy else "warm_up"
+    if not policy:
+        references, validation = recipe.problems("references"), recipe.problems("validation")
+        policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
+    pool = recipe.problems("pool")
+    began = recipe.stage("evaluate", f"{name}_evaluate", policy=policy, problems=held_out)
     for arm in recipe.config["arms"]:
-        ARMS[arm](recipe, State(policy, pool, references), held_out)
+        ARMS[arm](recipe, State(policy, pool, began, references), held_out)
     return recipe.report()
 
 
@@ -59,15 +64,20 @@ def self_play(recipe: Recipe, state: State, held_out: str) -> None:
 
 
 def tested(recipe: Recipe, state: State, held_out: str) -> State:
-    """Step 1: trains a generator of test cases, measures it, and has it write tests for the pool; what it
-    never sees audits the rewards."""
+    """Step 1: trains a generator of test cases, from config["tcg_from"] or from nothing, measures it (on
+    tcg_held_out, where the page has that), and has it write tests for the pool; where the page says how to
+    draw tests that it never sees (audit), those audit the rewards."""
     problems = recipe.problems("tcg", "tcg_problems")
-    sft = recipe.stage("tcg_sft", "tcg/sft", problems=problems)
+    sft = recipe.stage("tcg_sft", "tcg/sft", problems=problems, policy=recipe.config["tcg_from"])
     tcg = recipe.stage("tcg_dpo", "tcg/dpo", tcg=sft, problems=problems)
-    measured = {"problems": held_out, "policy": state.policy, "wrong": f"{recipe.workdir}/warm_up_evaluate"}
+    measured = {"problems": held_out, "policy": state.policy, "wrong": state.began}
+    if "tcg_held_out" in recipe.config:
+        measured = {"problems": recipe.problems("tcg_held_out")}
     recipe.stage("evaluate_tcg", "tcg/dpo_evaluate", tcg=tcg, **measured)
     pool = recipe.stage("write_tests", "tcg/tests", tcg=tcg, problems=state.pool)
-    audit = recipe.stage("check_problems", "problems/audit", "audit", problems=pool)
+    audit = ""
+    if "audit" in recipe.config:
+        audit = recipe.stage("check_problems", "problems/audit", "audit", problems=pool)
     return dataclasses.replace(state, tcg=tcg, pool=pool, audit=audit)
 
 
@@ -157,6 +167,10 @@ def pool_references(recipe: Recipe, state: State, held_out: str) -> None:
 
 
 def _learn_references(recipe: Recipe, arm: str, state: State, held_out: str, **more: str) -> None:
+    if not state.references:
+        raise InputError(
+            f"arms: {arm} trains on the warm-up's references, and there is none with a policy given"
+        )
     policy = state.policy
     for k in range(recipe.config["rounds"]):
         at, inputs = f"compare/{arm}/round_{k:02d}", {"references": state.references, **more}

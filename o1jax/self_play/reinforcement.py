@@ -35,7 +35,7 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
         searches = found([trees, *more_trees(recipe)])
         prm = recipe.stage("prm", "prm/start", policy=policy, **searches)
     for arm in recipe.config["arms"]:
-        state = State(policy, pool, references, prm=prm)
+        state = State(policy, pool, references=references, prm=prm)
         improve = ARMS["rl" if arm.startswith("rl_") else arm]
         for at in _rounds(recipe, arm):
             state = improve(recipe, at, state)
