@@ -70,6 +70,11 @@ def start_processes(env: Mapping[str, str] | None = None) -> None:
         jax.distributed.initialize()
     else:
         jax.distributed.initialize(coordinator, count, index)
+    if (seen := (jax.process_index(), jax.process_count())) != (index, count):
+        raise InputError(
+            f"process {index} of {count}, but {AUTO!r} found {seen[0]} of {seen[1]}: give each process "
+            "the index that JAX gives it (a TPU's worker number), or a coordinator host:port"
+        )
 
 
 def stay_alone() -> None:

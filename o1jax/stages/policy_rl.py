@@ -113,10 +113,11 @@ class Run:
             audit = audit_of(self.inputs, self.problems)
             player = Player(workers, scorer, self.settings, audit, out / "rollouts", self.seed)
             player.check(self.problems)
-            player.begin()
+            player.forget()
             await self.pushes.push(workers.engine, self.policy().params, self.t)
             with MetricsLog(out / "fit", self.progress.updates, writes=is_leader()) as log:
                 await self._until_done(player, log)
+            player.forget()
             return workers.timings() | scorer_timings(scorer)
 
     async def _until_done(self, player: Player, log: MetricsLog) -> None:

@@ -58,8 +58,8 @@ class Player:
         self.scorer, self.settings, self.audit = scorer, settings, audit
         self.directory, self.parts, self.seed = directory, directory.parent / "parts", seed
 
-    def begin(self) -> None:
-        """Forgets what processes of an earlier, killed try said to one another; all call it."""
+    def forget(self) -> None:
+        """Removes what processes said to one another, now or in an earlier, killed try; all call it."""
         if is_leader():
             self.parts.rmtree(missing_ok=True)
         barrier("rollouts")
