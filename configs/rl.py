@@ -13,17 +13,24 @@ import ml_collections
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
 ENGINE = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
 PAPER = {"form": "paper", "gamma": 0.9}
+OUTCOME = {"alpha": {"kind": "constant", "start": 1.0}}
+PROCESS = {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}
+CONSTANT = {**PAPER, "alpha": {"kind": "constant", "start": 0.75}}
+LINEAR = {**PAPER, "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}}
+LOGARITHMIC = {**PAPER, "alpha": {"kind": "logarithmic", "start": 1.0, "floor": 0.5, "rate": 0.1}}
+# Divided by a group's deviation: good for outcomes, but where all pass or all fail it makes as much of the
+# reward model's noise as of a pass.
+NORMALIZED = {"advantage": "group_normalized", "replay": {"examples": 32, "weight": 2.0}}
 ARMS = {
     "search": {},
     "sampling": {},
     "dpo": {},
-    "rl_outcome": {"reward": {"alpha": {"kind": "constant", "start": 1.0}}},
-    "rl_process": {"reward": {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}},
-    "rl_constant": {"reward": {**PAPER, "alpha": {"kind": "constant", "start": 0.75}}},
-    "rl_linear": {"reward": {**PAPER, "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}}},
-    "rl_logarithmic": {
-        "reward": {**PAPER, "alpha": {"kind": "logarithmic", "start": 1.0, "floor": 0.5, "rate": 0.1}}
-    },
+    "rl_outcome": {"reward": OUTCOME, **NORMALIZED},
+    "rl_process": {"reward": PROCESS, **NORMALIZED},
+    "rl_constant": {"reward": CONSTANT, **NORMALIZED},
+    "rl_linear": {"reward": LINEAR},
+    "rl_constant_mean": {"reward": CONSTANT},
+    "rl_logarithmic": {"reward": LOGARITHMIC},
 }
 
 
@@ -37,7 +44,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
         "sft_share": 0.5,
         "updates": 40,
         "prm": {"train_tokens": 1_000_000},
-        "reward": ARMS["rl_linear"]["reward"],
+        "reward": LINEAR,
     }
     return ml_collections.ConfigDict(
         {
@@ -49,7 +56,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
             "more_trees": "",
             "prm_start": "continue",
             "rounds": 2,
-            "arms": {**{arm: {**page} for arm, page in ARMS.items()}, "loop": loop},
+            "arms": {arm: dict(page) for arm, page in ARMS.items()} | {"loop": loop},
             "references": ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
             "validation": ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
             "warm_up": {
@@ -109,8 +116,8 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "draw": "by_difficulty",
                 "sample": {**sample, "n": 8},
                 "engine": {**ENGINE},
-                "advantage": "group_normalized",
-                "replay": {"examples": 32, "weight": 2.0},
+                "advantage": "group_mean",
+                "replay": {"examples": 32, "weight": 1.0},
                 "row_length": 256,
                 "rows_per_micro_batch": 16,
                 "learning_rate": 1e-3,
