@@ -98,4 +98,4 @@ def test_a_pass_holds_one_tensor_at_a_time():
     for _ in source:
         most = max(most, sum(array.nbytes for array in jax.live_arrays()) - before)
     stacked = max(leaf.nbytes for leaf in jax.tree.leaves(params) if leaf.ndim > 2)
-    assert 0 < most <= 2 * source.largest() < stacked
+    assert 0 < most < 3 * source.largest() < stacked  # a slice, its transpose, and the one before
