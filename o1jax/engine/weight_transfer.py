@@ -1,7 +1,7 @@
 """New weights from the trainer's GPU to servers' by vLLM's weight-transfer API, nccl or ipc.
 
-Untested on GPUs: the CPU tests run all of it but the NCCL and IPC calls themselves. One channel a server,
-so that one which fails breaks no other's. What is sent is weight_source.py's; pausing, labels and what
+Untested on GPUs: on the CPU the tests put another broadcast in NCCL's place, and IPC does not run. One
+channel a server, so that one which fails breaks no other's. What is sent is weight_source.py's; pausing, labels and what
 happens after a fault are replica.py's and fleet.py's, as with files. Needs vLLM in the trainer's environment.
 """
 
@@ -24,7 +24,7 @@ from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeight
 from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
 from vllm.utils.network_utils import get_open_port
 
 from o1jax.engine.replica import Delivery, Replica, ReplicaFault
@@ -92,15 +92,16 @@ class Channel(HTTPVLLMWeightSyncClient):
         self._sender.send_weights()
 
     def update_weights(self, update_info: Mapping[str, Any]) -> None:
-        """Closes the channel where the server breaks off, else the broadcast would wait for it for ever."""
+        """Aborts the broadcast where the server breaks off, which else would wait for it for ever."""
         try:
             super().update_weights(update_info)
         except requests.RequestException:
-            self.close()
+            if isinstance(self._sender, NCCLTrainerWeightTransferEngine):
+                self._sender.model_update_group.destroy()
             raise
 
     def close(self) -> None:
-        """Aborts what runs."""
+        """Ends it, and what it was sending."""
         if self._sender is not None:
             self._sender.shutdown()
 

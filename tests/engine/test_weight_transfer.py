@@ -128,9 +128,9 @@ def test_a_server_is_paused_sent_weights_and_labelled_and_the_channel_is_opened_
 
 
 def specs():
-    from o1jax.model.hf_names import hf_specs
+    from o1jax.model.hf_names import by_layer, hf_specs
 
-    return list(hf_specs(dataclasses.replace(tiny.config(), tie_embeddings=False)))
+    return list(hf_specs(dataclasses.replace(tiny.config(), tie_embeddings=False), by_layer))
 
 
 @pytest.mark.parametrize("path", ["/get_world_size", OPENED[-1], *UPDATE])
