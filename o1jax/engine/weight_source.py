@@ -23,8 +23,8 @@ from o1jax.model.untied import untied
 class JaxSource(WeightSource):
     """vLLM's WeightSource over `params`, which must not be donated while it is in use.
 
-    The wire dtype is config.param_dtype; the order is by layer, so that vLLM need not keep half of each. A tied
-    model is sent as the untied copy that the servers serve: its head is one array more during a pass.
+    The wire dtype is config.param_dtype; the order is by layer, so that vLLM need not keep half of each. A
+    tied model is sent as the untied copy that the servers serve: its head is one array more during a pass.
 
     Tensors are on `device`, "cpu" or "cuda", and come through dlpack. On the CPU none is copied. On CUDA each
     is copied once, on the device: JAX does not know of torch's streams, and would write over an array that

@@ -1,8 +1,9 @@
 """New weights from the trainer's GPU to servers' by vLLM's weight-transfer API, nccl or ipc.
 
 Untested on GPUs: on the CPU the tests put another broadcast in NCCL's place, and IPC does not run. One
-channel a server, so that one which fails breaks no other's. What is sent is weight_source.py's; pausing, labels and what
-happens after a fault are replica.py's and fleet.py's, as with files. Needs vLLM in the trainer's environment.
+channel a server, so that one which fails breaks no other's. What is sent is weight_source.py's; pausing,
+labels and what happens after a fault are replica.py's and fleet.py's, as with files. Needs vLLM in the
+trainer's environment.
 """
 
 from __future__ import annotations
