@@ -36,6 +36,7 @@ def _nano() -> tuple[dict, dict]:
         "engine": {
             "name": "jax",
             "endpoints": (),
+            "transfer": "files",
             "dtype": "",
             "slots": 64,
             "context": 256,
@@ -62,6 +63,7 @@ def _coder_7b() -> tuple[dict, dict]:
         "engine": {
             "name": "jax",
             "endpoints": (),
+            "transfer": "files",
             "dtype": "",
             "slots": 256,
             "context": 4096,

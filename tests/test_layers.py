@@ -16,7 +16,12 @@ FLOORS = {
     "self_play": 6,
 }  # fmt: skip
 HEAVY = ("vllm", "torch", "libtpu")
-HEAVY_ALLOWED = {"engine/vllm_engine.py", "engine/vllm_scheduler.py"}
+HEAVY_ALLOWED = {
+    "engine/vllm_engine.py",
+    "engine/vllm_scheduler.py",
+    "engine/weight_source.py",
+    "engine/weight_transfer.py",
+}
 
 
 def imports_of(path: pathlib.Path) -> list[tuple[str, int]]:

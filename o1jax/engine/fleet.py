@@ -91,6 +91,10 @@ class Fleet:
                 await self._wait_until(lambda: all(r.usable or r.missed == push.label for r in self.replicas))
         self._raise_refusal()
 
+    def withdraw(self) -> None:
+        """Forgets the last weights: none are given to any server until the next are installed."""
+        self._push = None
+
     def down(self) -> ServersDown:
         """What is said when none is there."""
         faults = "; ".join(replica.fault for replica in self.replicas)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
 
 import httpx2
 from etils import epath
+from flax import nnx
 
 from o1jax.engine.jobs import Job
 from o1jax.engine.vllm_settings import sampling
@@ -32,11 +33,24 @@ class OtherWeights(ReplicaFault):
     """A completion was sampled by weights that were not asked for."""
 
 
+Delivery = Callable[["Replica"], Awaitable[None]]  # gives some weights to one server, which is paused
+
+
+class Transfer(Protocol):
+    """Another way for weights than files: weight_transfer.py."""
+
+    def delivery(self, params: nnx.State) -> Delivery:
+        """Of these weights, any number of times, whatever then becomes of `params`."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Push:
-    """Weights on a path that the servers see. `label` names them, never twice the same."""
+    """New weights. `label` names them, never twice the same."""
 
-    directory: str
+    deliver: Delivery
     label: str
     version: int
 
@@ -105,14 +119,30 @@ class Replica:
         that say so (INCOMPLETE), which the next push replaces."""
         await self._call("POST", "/pause", self._work_s, params={"mode": "wait"})
         await self._label(INCOMPLETE)
-        reload = {"method": "reload_weights", "kwargs": {"weights_path": push.directory}}
-        await self._call("POST", "/collective_rpc", self._work_s, body=reload)
+        await push.deliver(self)
         forgot = await self._call("POST", "/reset_prefix_cache", self._answer_s)
         if not read(forgot, lambda found: found["success"]):
             raise ReplicaFault(f"{self.url}: did not forget what it had cached of the old weights")
         await self._call("POST", "/resume", self._answer_s)
         await self._label(push.label)  # last: who has this label is not paused
         self.label = push.label
+
+    async def reload(self, directory: str) -> None:
+        """The weights of a checkpoint on a path that it sees."""
+        reload = {"method": "reload_weights", "kwargs": {"weights_path": directory}}
+        await self._call("POST", "/collective_rpc", self._work_s, body=reload)
+
+    async def workers(self, transfer: str) -> int:
+        """Its processes that hold weights; InputError unless it was started to be sent them by `transfer`."""
+        info = await self._call("GET", "/server_info", self._work_s, params={"config_format": "json"})
+        started = read(info, lambda found: found["vllm_config"]["weight_transfer_config"] or {})
+        if started.get("backend") != transfer:
+            raise InputError(
+                f"{self.url}: started with transfer {started.get('backend', 'files')!r}, engine.transfer is "
+                f"{transfer!r}: start it with launch/serve.py --transfer={transfer}"
+            )
+        size = await self._call("GET", "/get_world_size", self._answer_s)
+        return read(size, lambda found: int(found["world_size"]))
 
     async def sample(self, job: Job, index: int, label: str) -> Answer:
         """Sample `index` of the job; ReplicaFault also when the server is found dead meanwhile."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from o1jax.engine.vllm_settings import (
     MOST_STOP_IDS,
@@ -24,7 +24,6 @@ for name, value in (environment(is_cpu_build()) | QUIET).items():  # read where 
     os.environ.setdefault(name, value)
 
 import jax
-import torch
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 from vllm import EngineArgs, LLMEngine
@@ -34,10 +33,10 @@ from o1jax.engine.jobs import Intake
 from o1jax.engine.serving_thread import ServingThread
 from o1jax.engine.stopping import token_bytes
 from o1jax.engine.vllm_scheduler import VllmScheduler
+from o1jax.engine.weight_source import torch_tensors
 from o1jax.engine.weights import check_shapes
 from o1jax.model import hf
 from o1jax.model.config import ModelConfig
-from o1jax.model.hf_names import hf_tensors
 from o1jax.model.init import abstract_params
 from o1jax.model.untied import untied
 from o1jax.parallel.mesh import make_mesh
@@ -109,16 +108,9 @@ class VllmEngine:
     def _swap(self, params: nnx.State, version: int) -> None:
         """New weights, and nothing that was cached of the old ones: reloading alone would leave it."""
         check_shapes(params, self._abstract)
-        tensors = torch_tensors(*untied(self._config, params))
+        host = jax.local_devices(backend="cpu")[0]
+        tensors = torch_tensors(*untied(self._config, params), host)
         self._vllm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
         if not self._vllm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache, though nothing ran")
         self._scheduler.version = version
-
-
-def torch_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor on the host) of every tensor of the checkpoint, one at a time, from arrays that may be
-    sharded over this process's devices; on a CPU none is copied."""
-    host = jax.local_devices(backend="cpu")[0]
-    for name, array in hf_tensors(config, params):
-        yield name, torch.from_dlpack(jax.device_put(array, host))

@@ -7,6 +7,7 @@ that runs also answers is fleet.py's business.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -25,13 +26,15 @@ MODULE = "vllm.entrypoints.openai.api_server"
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
     """`arguments` are vllm_settings.arguments'; `more` command-line words that come after them. With
-    `gpus` > 0 server i is given GPUs i * gpus and so on, and spreads the model over them."""
+    `gpus` > 0 server i is given GPUs i * gpus and so on, and spreads the model over them. `transfer`: how
+    weights come to it, "files", "nccl" or "ipc"."""
 
     arguments: Mapping[str, str | int | bool]
     cpu: bool
     port: int = 8000
     host: str = "127.0.0.1"
     gpus: int = 0
+    transfer: str = "files"
     more: Sequence[str] = ()
 
 
@@ -101,6 +104,8 @@ def command(model: str, index: int, settings: ServerSettings) -> list[str]:
     words += ["--enable-prompt-tokens-details", "--disable-log-stats"]
     if settings.gpus:
         words += ["--tensor-parallel-size", str(settings.gpus)]
+    if settings.transfer != "files":
+        words += ["--weight-transfer-config", json.dumps({"backend": settings.transfer})]
     for name, value in settings.arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -111,9 +116,11 @@ def command(model: str, index: int, settings: ServerSettings) -> list[str]:
 
 
 def environment_of(index: int, settings: ServerSettings) -> dict[str, str]:
-    """Variables of server `index`: what the environment already sets stays, but for these two."""
+    """Variables of server `index`: what the environment already sets stays, but for these."""
     chosen = {name: os.environ.get(name, value) for name, value in environment(settings.cpu).items()}
     chosen["VLLM_SERVER_DEV_MODE"] = "1"  # pausing, reloading and labelling of weights
+    if settings.transfer == "ipc":
+        chosen["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles of the trainer's memory come pickled
     if settings.gpus:
         first = index * settings.gpus
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + i) for i in range(settings.gpus))

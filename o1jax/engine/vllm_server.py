@@ -1,8 +1,9 @@
 """vLLM servers, one or many, as one engine over HTTP.
 
 Samples are asked for one by one, and again of another server when one fails; weights go as safetensors into
-the served model's directory, which this process and the servers must both see. Which server is asked, and
-whether it lives, is fleet.py's business; what is said to it replica.py's; launch/serve.py starts them.
+the served model's directory, which this process and the servers must both see, or by a Transfer. Which
+server is asked, and whether it lives, is fleet.py's business; what is said to it replica.py's;
+launch/serve.py starts them.
 One engine owns its servers: two would take turns at replacing each other's weights.
 """
 
@@ -24,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from o1jax.engine.fleet import Fleet, ServersDown
 from o1jax.engine.interface import Completion, Request
 from o1jax.engine.jobs import Intake, Job, Sample
-from o1jax.engine.replica import Answer, OtherWeights, Push, Replica, ReplicaFault
+from o1jax.engine.replica import Answer, OtherWeights, Push, Replica, ReplicaFault, Transfer
 from o1jax.engine.served_model import check_served
 from o1jax.engine.stopping import token_bytes
 from o1jax.engine.vllm_settings import MOST_STOP_IDS, check_temperature
@@ -45,7 +46,7 @@ class VllmServers:
     First `await open()`, then `load_params`: before it, nobody knows what weights the servers have. Tokens
     are those of VllmEngine. `slots` and `context` are each server's; `patience_s`: how long a request waits
     for any server to be there; `answer_s`: how long one may take to say that it lives, and `work_s` for a
-    sample or a push; `tries`: how often a sample is asked for.
+    sample or a push; `tries`: how often a sample is asked for; `transfer`: sends weights in place of files.
     """
 
     def __init__(
@@ -61,12 +62,13 @@ class VllmServers:
         work_s: float = 600.0,
         watch_s: float = 1.0,
         tries: int = 8,
+        transfer: Transfer | None = None,
     ):
         for url in endpoints or ("",):
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"engine.endpoints: saw {url!r}, wanted URLs such as http://host:8000")
         self.max_context, self._config, self._tokenizer = context, config, tokenizer
-        self._slots, self._tries = slots, tries
+        self._slots, self._tries, self._transfer = slots, tries, transfer
         _, self._abstract = abstract_params(config, make_mesh(devices=jax.local_devices()[:1]))
         self._table = token_bytes(tokenizer, config.vocab_size)
         self._intake = Intake(tokenizer, self._table, context, config.vocab_size, MOST_STOP_IDS)
@@ -136,6 +138,8 @@ class VllmServers:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._fleet.close()
             await self._client.aclose()
+            if self._transfer is not None:
+                await asyncio.to_thread(self._transfer.close)
             self._forget(keep=None)
 
     def _check(self, url: str, root: epath.Path, context: int) -> None:
@@ -193,11 +197,21 @@ class VllmServers:
         return sample.completion(self._tokenizer, reason, push.version)
 
     async def _replace(self, params: nnx.State, version: int) -> None:
-        """New weights beside the old ones' files, then to all servers, then the old files go."""
+        """New weights to all servers."""
         label = f"{version}_{secrets.token_hex(4)}"  # another run's version of this number is another
+        if self._transfer is None:
+            await self._replace_by_files(params, label, version)
+        else:
+            self._push = None  # its copy of the old weights goes first
+            self._fleet.withdraw()
+            self._push = Push(await asyncio.to_thread(self._transfer.delivery, params), label, version)
+            await self._fleet.install(self._push)
+
+    async def _replace_by_files(self, params: nnx.State, label: str, version: int) -> None:
+        """New weights beside the old ones' files, then to all servers, then the old files go."""
         directory = self._root / f"{PUSHED}{label}"
         await asyncio.to_thread(hf.export, directory, *untied(self._config, params))
-        self._push = Push(str(directory), label, version)
+        self._push = Push(lambda replica: replica.reload(str(directory)), label, version)
         await self._fleet.install(self._push)
         self._forget(keep=directory)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from flax import nnx
@@ -87,20 +87,39 @@ def entries(config: ModelConfig) -> list[Entry]:
     return found
 
 
-def hf_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, jax.Array]]:
-    """(name, array) of every tensor of the checkpoint, one layer at a time."""
-    flat = dict(nnx.to_flat_state(params))
-    for entry in entries(config):
-        ours = flat[entry.path][...]
-        if not entry.stacked:
-            yield entry.name, entry.to_hf(ours)
-            continue
-        for layer in range(config.n_layers):
-            yield entry.hf_name(layer), entry.to_hf(ours[layer])
+Place = tuple[Entry, int]  # of one tensor of the checkpoint; the layer is 0 where there is none
 
 
-def hf_specs(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(name, dtype, shape) of what hf_tensors gives, in its order."""
+def by_parameter(config: ModelConfig) -> Iterator[Place]:
+    """The order of exported files: a parameter's layers one after the other."""
     for entry in entries(config):
         for layer in range(config.n_layers if entry.stacked else 1):
-            yield entry.hf_name(layer), config.param_dtype, entry.hf_shape
+            yield entry, layer
+
+
+def by_layer(config: ModelConfig) -> Iterator[Place]:
+    """Embedding, whole layers, final norm and head: who loads in this order need not keep half of each."""
+    embedding, *rest = entries(config)
+    yield embedding, 0
+    for layer in range(config.n_layers):
+        yield from ((entry, layer) for entry in rest if entry.stacked)
+    yield from ((entry, 0) for entry in rest if not entry.stacked)
+
+
+Order = Callable[[ModelConfig], Iterator[Place]]
+
+
+def hf_tensors(
+    config: ModelConfig, params: nnx.State, order: Order = by_parameter
+) -> Iterator[tuple[str, jax.Array]]:
+    """(name, array) of every tensor of the checkpoint, one layer at a time."""
+    flat = dict(nnx.to_flat_state(params))
+    for entry, layer in order(config):
+        ours = flat[entry.path][...]
+        yield entry.hf_name(layer), entry.to_hf(ours[layer] if entry.stacked else ours)
+
+
+def hf_specs(config: ModelConfig, order: Order = by_parameter) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape) of what hf_tensors gives, in its order."""
+    for entry, layer in order(config):
+        yield entry.hf_name(layer), config.param_dtype, entry.hf_shape

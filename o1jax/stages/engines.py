@@ -22,8 +22,9 @@ from o1jax.train.checkpoint import Policy
 class EngineSettings:
     """The engine and its shape: `slots` samples at once, of at most `context` tokens each, in `dtype` (empty:
     the policy's compute dtype). `endpoints` are the servers of vllm_server, whose dtype is their own; a
-    request waits `patience_s` for any of them to be there. Programs are judged `judge_slots` at once, and
-    may import `judge_packages`."""
+    request waits `patience_s` for any of them to be there, and weights go to them by `transfer`: files, or
+    vLLM's nccl (servers on other GPUs than the trainer) or ipc (on the same). Programs are judged
+    `judge_slots` at once, and may import `judge_packages`."""
 
     name: Literal["jax", "vllm", "vllm_server"] = "jax"
     slots: int = 64
@@ -33,6 +34,7 @@ class EngineSettings:
     dtype: str = ""
     endpoints: tuple[str, ...] = ()
     patience_s: float = 120.0
+    transfer: Literal["files", "nccl", "ipc"] = "files"
 
     def __post_init__(self):
         if self.dtype not in ("", "float32", "bfloat16"):
@@ -41,6 +43,11 @@ class EngineSettings:
             raise InputError(
                 f"engine.endpoints: saw {list(self.endpoints)} with engine.name {self.name!r}; "
                 "give the servers' URLs with 'vllm_server', and none with another"
+            )
+        if self.transfer != "files" and self.name != "vllm_server":
+            raise InputError(
+                f"engine.transfer: saw {self.transfer!r} with engine.name {self.name!r}; "
+                "leave it at 'files', or take 'vllm_server'"
             )
 
 
@@ -77,6 +84,12 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
         )
     from o1jax.engine.vllm_server import VllmServers
 
+    transfer = None
+    if settings.transfer != "files":
+        check_vllm_here(settings.transfer)
+        from o1jax.engine.weight_transfer import WeightTransfer
+
+        transfer = WeightTransfer(settings.transfer, policy.config)
     engine = VllmServers(
         policy.config,
         policy.tokenizer,
@@ -84,6 +97,7 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
         slots=settings.slots,
         context=settings.context,
         patience_s=settings.patience_s,
+        transfer=transfer,
     )
     async with contextlib.AsyncExitStack() as on_failure:
         on_failure.push_async_callback(engine.close)
@@ -91,3 +105,12 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
         await engine.load_params(policy.params, 0)
         on_failure.pop_all()
     return engine
+
+
+def check_vllm_here(transfer: str) -> None:
+    """InputError unless the trainer's environment has vLLM, which sends its weights."""
+    if not is_here():
+        raise InputError(
+            f"engine.transfer {transfer!r}: vLLM is not installed in this environment, where the trainer "
+            "runs; install it (third_party/constraints/vllm-gpu.txt), or take engine.transfer 'files'"
+        )

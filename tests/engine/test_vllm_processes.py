@@ -1,5 +1,7 @@
 """Server processes are started again when they end, later and later, and none outlives its owner's end."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -86,8 +88,17 @@ def test_the_command_line_says_each_argument_and_what_the_user_adds():
     said = " ".join(words)
     assert "--port 9001" in said and "--dtype float32 --enforce-eager --no-enable-chunked-prefill" in said
     assert "--tensor-parallel-size 2" in said and words[-2:] == ["--seed", "3"]
+    assert "transfer" not in said
     environment = vllm_processes.environment_of(1, settings)
     assert environment["CUDA_VISIBLE_DEVICES"] == "2,3" and environment["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+@pytest.mark.parametrize("transfer, pickles", [("nccl", False), ("ipc", True)])
+def test_a_server_is_told_how_weights_come_to_it(transfer, pickles):
+    settings = dataclasses.replace(SETTINGS, transfer=transfer)
+    words = vllm_processes.command("model", 0, settings)
+    assert json.loads(words[words.index("--weight-transfer-config") + 1]) == {"backend": transfer}
+    assert ("VLLM_ALLOW_INSECURE_SERIALIZATION" in vllm_processes.environment_of(0, settings)) == pickles
 
 
 @pytest.mark.vllm

@@ -252,3 +252,68 @@ def test_endpoints_that_are_no_urls_are_refused():
     for endpoints in ((), ("localhost:8000",)):
         with pytest.raises(InputError, match="engine.endpoints"):
             VllmServers(tiny.config(), tiny.tokenizer(), endpoints)
+
+
+class Handed:
+    """A Transfer that only notes which server it was to give which parameters."""
+
+    def __init__(self):
+        self.given, self.closed = [], False
+
+    def delivery(self, params):
+        async def deliver(replica):
+            assert await replica.workers("nccl") == 1
+            self.given.append((replica.url, params))
+
+        return deliver
+
+    def close(self):
+        self.closed = True
+
+
+def test_weights_that_are_sent_go_to_paused_servers_and_through_no_file(root, servers):
+    transfer, params = Handed(), tiny.graphdef_and_params(seed=1)[1]
+    for server in servers:
+        server.transfer = "nccl"
+
+    async def whole():
+        async with opened(servers, transfer=transfer) as engine:
+            await engine.load_params(params, 1)
+            return await engine.generate(requests(12))
+
+    completions = asyncio.run(whole())
+    assert {sample.policy_version for samples in completions for sample in samples} == {1}
+    assert [url for url, given in transfer.given if given is params] and transfer.closed
+    for server in servers:
+        assert len([url for url, _ in transfer.given if url == server.url]) == 2
+        assert (
+            server.calls.index("/pause")
+            < server.calls.index("/get_world_size")
+            < server.calls.index("/resume")
+        )
+        assert not server.pushed and not server.paused
+    assert not list(root.glob(f"{PUSHED}*"))
+
+
+def test_a_server_that_was_not_sent_the_weights_is_not_used_until_it_was(servers):
+    for server in servers[:2]:
+        server.transfer = "nccl"
+
+    async def whole():
+        servers[1].faults["/get_world_size"] = 500
+        async with opened(servers[:2], transfer=Handed()) as engine:
+            await engine.generate(requests(12))
+            assert servers[1].label == "incomplete" and not servers[1].asked
+            servers[1].faults.clear()
+            while servers[1].label != servers[0].label:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
+            return await engine.generate(requests(12))
+
+    asyncio.run(whole())
+    assert servers[1].asked and not servers[1].paused
+
+
+def test_a_server_started_for_another_way_of_weights_is_refused_in_one_line(servers):
+    with pytest.raises(InputError, match="started with transfer 'files'.*launch/serve.py --transfer=nccl$"):
+        played(servers[:1], transfer=Handed())

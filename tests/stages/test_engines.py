@@ -24,6 +24,8 @@ def test_an_unknown_engine_is_refused_by_name():
         ({"name": "vllm_server"}, "engine.endpoints: saw \\[\\] with engine.name 'vllm_server'"),
         ({"name": "jax", "endpoints": ["http://x"]}, "and none with another"),
         ({"dtype": "float16"}, "engine.dtype: saw 'float16'"),
+        ({"transfer": "nccl"}, "engine.transfer: saw 'nccl' with engine.name 'jax'"),
+        ({"transfer": "smoke"}, "engine.transfer: saw 'smoke', wanted one of files, nccl, ipc"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(engine, said):
@@ -35,3 +37,6 @@ def test_settings_that_do_not_go_together_are_refused(engine, said):
 def test_without_vllm_the_error_says_how_to_get_it():
     with pytest.raises(InputError, match="make install-vllm"):
         asyncio.run(engines.open_engine(None, parsed(name="vllm")))
+    servers = parsed(name="vllm_server", endpoints=["http://x"], transfer="nccl")
+    with pytest.raises(InputError, match="engine.transfer 'nccl': vLLM is not installed .* take .* 'files'"):
+        asyncio.run(engines.open_engine(None, servers))
