@@ -42,9 +42,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
     loop = {
         "search_pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
         "sft_share": 0.5,
-        "updates": 40,
         "prm": {"train_tokens": 1_000_000},
-        "reward": LINEAR,
     }
     return ml_collections.ConfigDict(
         {
@@ -56,7 +54,11 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
             "more_trees": "",
             "prm_start": "continue",
             "rounds": 2,
-            "arms": {arm: dict(page) for arm, page in ARMS.items()} | {"loop": loop},
+            "arms": {
+                **{arm: {**page} for arm, page in ARMS.items()},
+                "loop": {**loop, "policy_rl": {"updates": 40, "reward": LINEAR}},
+                "loop_outcome": {**loop, "policy_rl": {"updates": 40, "reward": OUTCOME, **NORMALIZED}},
+            },
             "references": ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
             "validation": ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
             "warm_up": {

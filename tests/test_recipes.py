@@ -168,7 +168,7 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
             name, parsed, inputs = stages[f"{at}/{last}"]
             assert name == last
             start = f"{root}/{previous.format(arm=arm, last=last)}" if previous else "p"
-            first = {"loop": f"{at}/search", "search": f"{at}/search", "dpo": f"{at}/search"}.get(arm)
+            first = f"{at}/search" if arm.split("_")[0] in ("loop", "search", "dpo") else None
             first = f"compare/sampling/round_0{k}/sample" if arm == "sampling" else first
             assert stages[first][2]["policy"] == start if first else inputs["policy"] == start
             assert stages[f"{at}/evaluate"][2]["policy"] == f"{root}/{at}/{last}"

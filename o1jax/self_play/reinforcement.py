@@ -36,7 +36,7 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
         prm = recipe.stage("prm", "prm/start", policy=policy, **searches)
     for arm in recipe.config["arms"]:
         state = State(policy, pool, references=references, prm=prm)
-        improve = ARMS["rl" if arm.startswith("rl_") else arm]
+        improve = ARMS[arm.split("_")[0]]
         for at in _rounds(recipe, arm):
             state = improve(recipe, at, state)
             recipe.stage("evaluate", f"{at}/evaluate", policy=state.policy, problems=held_out)
@@ -70,9 +70,9 @@ def rl(recipe: Recipe, at: str, state: State) -> State:
 
 def loop(recipe: Recipe, at: str, state: State) -> State:
     """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
-    is left of the tokens. config["arms"]["loop"] holds the problems to search, the share of the trained
-    tokens that is SFT's, the updates at most, and the reward."""
-    page, (generated, trained) = recipe.config["arms"]["loop"], _budget(recipe, at)
+    is left of the tokens. config["arms"][arm] holds the problems to search, the share of the trained tokens
+    that is SFT's, and changes on the pages of prm and policy_rl."""
+    page, (generated, trained) = recipe.config["arms"][at.split("/")[1]], _budget(recipe, at)
     few = recipe.with_page("search_pool", **page["search_pool"])
     few = few.problems("problems", "search_pool", directory="compare/loop")
     searched = play.search(recipe, at, dataclasses.replace(state, pool=few))
@@ -80,7 +80,7 @@ def loop(recipe: Recipe, at: str, state: State) -> State:
     sft_tokens = round(trained * page["sft_share"])
     recipe = recipe.with_page("policy_sft", train_tokens=sft_tokens).with_page("prm", **page["prm"])
     limits = {"generated_tokens": left, "trained_tokens": trained - sft_tokens}
-    recipe = recipe.with_page("policy_rl", reward=page["reward"], updates=page["updates"], **limits)
+    recipe = recipe.with_page("policy_rl", **page["policy_rl"], **limits)
     state = play.prm(recipe, at, play.policy_sft(recipe, at, dataclasses.replace(searched, pool=state.pool)))
     return play.policy_rl(recipe, at, state)
 
