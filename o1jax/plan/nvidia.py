@@ -50,8 +50,10 @@ device_description_str: "{gpu.name}"
 
 
 def nvidia_devices(chip: str, shape: str) -> Sequence[jax.Device]:
-    """The devices of `chip`, a key of GPUS, in a shape "8" or, of two hosts, "2x8"; InputError without the
-    plugin."""
+    """The devices of `chip`, a key of GPUS, in a shape "8" or, of two hosts, "2x8"; InputError for another
+    shape, and without the plugin."""
+    if shape.count("x") > 1:
+        raise InputError(f"topology '{chip}:{shape}': wanted {chip}:<GPUs> or {chip}:<hosts>x<GPUs of each>")
     hosts, _, gpus = shape.rpartition("x")
     try:
         found = topologies.get_topology_desc(

@@ -71,6 +71,8 @@ def test_nvidia_says_what_is_missing():
 def test_gpus_come_in_hosts_not_slices():
     with pytest.raises(InputError, match="write its hosts, as h100:2x8"):
         devices_of("h100:8", slices=2)
+    with pytest.raises(InputError, match="wanted h100:<GPUs> or"):
+        devices_of("h100:2x2x2")
 
 
 def test_what_takes_more_than_the_chip_has_does_not_fit():

@@ -45,8 +45,8 @@ def test_the_weights_of_all_layers_are_never_cast_at_once():
     found = train_program(
         wide, make_mesh({"fsdp": 4}, devices), OptimizerSettings(1e-5, 1000), rows=4, row_length=128
     )
-    gradients_gib = found.arguments_gib / 3  # as large as the parameters and each of the moments
-    assert gradients_gib < found.temporaries_gib < 1.3 * gradients_gib  # 1.5 with all layers in bfloat16
+    weights_gib = found.arguments_gib / 3  # beside two moments
+    assert found.temporaries_gib < 0.8 * weights_gib  # 0.6, and half more with all weights in bfloat16 too
 
 
 def test_a_model_on_gpus_takes_cudnn():
