@@ -54,7 +54,7 @@ lint: $(STAMP)
 
 install: $(STAMP)
 
-# The compiler for TPUs (libtpu), for launch/plan.py; no TPU is needed.
+# The compilers for TPUs (libtpu) and NVIDIA GPUs (jax's plugin alone), for launch/plan.py; neither is needed.
 install-plan: $(PLAN)/.installed
 
 install-vllm: $(VLLM)/.installed
@@ -75,6 +75,7 @@ $(PARITY)/.installed: setup.py $(CONSTRAINTS)
 $(PLAN)/.installed: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(PLAN)
 	$(PLAN)/bin/$(PIP) --constraint $(CONSTRAINTS) --editable '.[tpu,test]'
+	$(PLAN)/bin/$(PIP) --no-deps $$(sed -n 's/^jax==/jax-cuda13-pjrt==/p; s/^jaxlib==/jax-cuda13-plugin==/p' $(CONSTRAINTS))
 	@touch $@
 
 $(VLLM)/.installed: setup.py $(VLLM_LOCK)

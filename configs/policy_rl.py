@@ -6,7 +6,13 @@ nano: 2 CPU cores, about 5 s an update; rewarded by the outcome alone. For phi g
 and an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
 
 qwen2.5-coder-7b: published safetensors in weights/, accelerators that hold the weights, their gradients,
-AdamW's moments and the engine's copy. Group baseline without std, token-normalised, clip-higher, no KL.
+AdamW's moments (by arithmetic 14 GiB on each of 8) and on every one the engine's copy, 14 GiB, and cache,
+56 GiB for 256 slots of 4,096 tokens. Have both compiled:
+
+    python launch/plan.py --model=qwen2.5-coder-7b --topology=h200:8 --rows_per_device=2
+    python launch/plan.py --model=qwen2.5-coder-7b --topology=h200:8 --program=decode --slots=256
+
+Group baseline without std, token-normalised, clip-higher, no KL.
 alpha falls from 1 to .5 by .01 an update; the paper's to .1 (--config.policy_rl.reward.alpha.floor=0.1).
 """
 

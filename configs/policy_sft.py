@@ -6,10 +6,16 @@
 
     python launch/policy_sft.py --config=configs/policy_sft.py:qwen2.5-coder-7b --workdir=runs/policy_sft_7b
 
-qwen2.5-<size> and qwen2.5-coder-<size> start from published safetensors in weights/. Training all weights
-takes 16 bytes a parameter in float32 (AdamW): 25 GB at 1.5B, 49 at 3B and 122 at 7B, shared out over the
-devices. By LoRA, with --config.policy_sft.lora.rank=16 --config.policy_sft.learning_rate=1e-4, it takes the
-weights alone, 30 GB at 7B, and with --config.policy_sft.lora.base=nf4 about 8. Not run yet.
+qwen2.5-<size> and qwen2.5-coder-<size> start from published safetensors in weights/. All weights of 7B, a
+row of 4,096 tokens a device, take 17.1 GiB of each of 8 H100, as compiled:
+
+    python launch/plan.py --model=qwen2.5-7b --topology=h100:8
+
+The page's 8 micro-batches add their sum of gradients, by arithmetic 3.5 GiB; see what another size takes with
+--rows_per_device=8 --micro_batches=8. By arithmetic, AdamW takes 16 bytes a parameter: 25 GB at 1.5B and 49
+at 3B. LoRA, with --config.policy_sft.lora.rank=16 --config.policy_sft.learning_rate=1e-4, takes the weights
+alone, 30 GB at 7B. With --config.policy_sft.lora.base=nf4 it takes 9.7 GiB of one H100, compiled at rank 8
+and one row at a time (--topology=h100:1 --lora_rank=8 --lora_base=nf4). Not run yet.
 """
 
 import ml_collections

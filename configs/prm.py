@@ -8,8 +8,13 @@ one. Expected time and figures: configs/LOG.md.
 
 qwen2.5-coder-7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
 epochs, weight decay .01. Published safetensors in weights/qwen2.5-coder-7b, and two files of problems with
-tests. The frozen weights are 28 GiB in float32, 15 with --config.prm.lora.base=bfloat16; engine and scorer
-hold 15 each in bfloat16: one GPU of 80 GiB. Not run yet.
+tests. By arithmetic, the frozen weights are 28 GiB in float32, 15 with --config.prm.lora.base=bfloat16;
+engine and scorer hold 15 each in bfloat16: one GPU of 80 GiB. Not run yet. Have both compiled, two rows a
+micro-batch:
+
+    python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --row_length=8192 --rows_per_device=32
+        --micro_batches=16 --lora_rank=8 --lora_targets=q_proj,v_proj
+    python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --program=decode --slots=64
 """
 
 import ml_collections

@@ -1,12 +1,14 @@
 """Says whether a model trains or decodes on accelerators that are not there, and what it needs.
 
     python launch/plan.py --model=qwen2.5-7b --topology=v5p:2x2x2 --mesh=fsdp=4,tensor=2
-    python launch/plan.py --model=qwen2.5-7b --topology=v5p:2x2x2,v5p:4x4x4,v5p:8x8x8 --mesh=fsdp=*,tensor=2 \
-        --rows_per_device=1
+    python launch/plan.py --model=qwen2.5-7b --topology=h100:8
+    python launch/plan.py --model=qwen2.5-7b --topology=v5p:2x2x2,v5p:4x4x4,v5p:8x8x8 --mesh=fsdp=*,tensor=2
     python launch/plan.py --model=qwen2.5-7b --topology=v5e:2x4 --program=decode --slots=16 --json
 
-Compiles the real programs for the topology, which takes a minute and no accelerator; needs libtpu (make
-install-plan, then .venv-plan/bin/python). Several topologies are columns of one table.
+Compiles the real programs for the topology, which takes a minute and no accelerator; needs the compilers
+(make install-plan, then .venv-plan/bin/python). Several topologies are columns of one table: each is compiled
+for itself, so that what 8, 64 and 512 chips send stands side by side. GPUs come as h100:8, or 2x8 for two
+hosts; cuDNN's own workspace is not counted there.
 """
 
 import dataclasses
@@ -34,7 +36,8 @@ REMAT = flags.DEFINE_string("remat", "", "none, dots, attention or full; the pre
 ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash or cudnn.")
 MOMENT_DTYPE = flags.DEFINE_string("moment_dtype", None, "Of AdamW's first moment.")
 GRADIENT_DTYPE = flags.DEFINE_string("gradient_dtype", None, "Of gradients.")
-LORA_RANK = flags.DEFINE_integer("lora_rank", 0, "Rank of adapters on all kernels; 0: all is trained.")
+LORA_RANK = flags.DEFINE_integer("lora_rank", 0, "Rank of adapters; 0: all is trained.")
+LORA_TARGETS = flags.DEFINE_list("lora_targets", ["*"], "Patterns of the kernels that get one.")
 LORA_BASE = flags.DEFINE_string("lora_base", "as_is", "What the frozen kernels are kept in (lora.py).")
 JSON = flags.DEFINE_bool("json", False, "One JSON object a topology, on a line of its own.")
 
@@ -57,7 +60,7 @@ def main(argv: list[str]) -> None:
             micro_batches=MICRO_BATCHES.value,
             moment_dtype=MOMENT_DTYPE.value,
             gradient_dtype=GRADIENT_DTYPE.value,
-            lora=LoraSettings(rank=LORA_RANK.value, base=LORA_BASE.value),
+            lora=LoraSettings(rank=LORA_RANK.value, targets=tuple(LORA_TARGETS.value), base=LORA_BASE.value),
         )
         plan = plan_train(job) if PROGRAM.value == "train" else plan_decode(job, SLOTS.value)
         plans.append({"model": MODEL.value, **plan})

@@ -6,8 +6,8 @@ import dataclasses
 
 from o1jax.model.config import ModelConfig
 from o1jax.model.flops import forward_flops, train_flops
+from o1jax.parallel.chips import Chip
 from o1jax.plan.program import GIB, Found
-from o1jax.plan.topology import Chip
 
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "attention": 1.0, "full": 1.0}  # forward passes that remat adds
 

@@ -17,6 +17,7 @@ BYTES |= {"s64": 8, "u64": 8, "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1}
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+)\s*\(.*\)\s*->.*\{")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 
 
@@ -85,19 +86,21 @@ def calls(
     for instruction in instructions:
         if kind_of(instruction.operation) or instruction.operation.startswith("reduce"):
             continue
-        loop = CONDITION.search(instruction.rest) if instruction.operation == "while" else None
-        turns = turns_of(computations[loop.group(1)]) if loop else 1
+        turns = turns_of(computations, instruction) if instruction.operation == "while" else 1
         for names in CALLED.findall(instruction.rest):
             for name in re.findall(r"[\w.\-]+", names):
                 if name in computations:
                     yield name, turns
 
 
-def turns_of(condition: list[Instruction]) -> int:
-    """How often a loop turns that counts from 0 to a constant, as scans do; 1 for any other."""
+def turns_of(computations: dict[str, list[Instruction]], loop: Instruction) -> int:
+    """How often a loop turns: as the compiler says, or that counts from 0 to a constant, as scans do; 1 for
+    any other."""
+    if known := TURNS.search(loop.rest):
+        return int(known.group(1))
     limits = [
         re.match(r"(\d+)\)", instruction.rest)
-        for instruction in condition
+        for instruction in computations[CONDITION.search(loop.rest).group(1)]
         if instruction.operation == "constant" and instruction.result.startswith("s32[]")
     ]
     return max((int(limit.group(1)) for limit in limits if limit), default=1)
@@ -122,17 +125,15 @@ def sent_bytes(kind: str, instruction: Instruction, n_devices: int, scattered: b
     return size * share * (2 if kind == "all-reduce" else 1)
 
 
-def result_bytes(instruction: Instruction) -> float:
-    """The bytes of the result; of a begun one, whose result is (operands, results), those of its largest."""
+def result_bytes(instruction: Instruction) -> int:
+    """The bytes of the result; a begun one's, but for an all-reduce's, comes after as many operands, and
+    before scalars of its own."""
     sizes = []
-    for dtype, dimensions in re.findall(r"\b(\w+)\[([\d,]*)\]", instruction.result):
+    for dtype, dimensions in re.findall(r"\b(\w+)\[([\d,]+)\]", instruction.result):
         if dtype in BYTES:
-            size = BYTES[dtype]
-            for dimension in filter(None, dimensions.split(",")):
-                size *= int(dimension)
-            sizes.append(size)
-    begun = instruction.operation.endswith("-start")
-    return max(sizes, default=0) if begun else sum(sizes)
+            sizes.append(BYTES[dtype] * math.prod(map(int, dimensions.split(","))))
+    begun = instruction.operation.endswith("-start") and instruction.operation != "all-reduce-start"
+    return sum(sizes[len(sizes) // 2 :] if begun else sizes)
 
 
 def group_size(rest: str, n_devices: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params, kernel_of, parameter_count
 from o1jax.model.lora import LoraSettings
+from o1jax.parallel.chips import Chip
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.plan.bounds import Bounds, decode_bounds, mfu, train_bounds
 from o1jax.plan.program import GIB, NO_LORA, Found, decode_program, train_program
@@ -62,6 +63,7 @@ def plan_train(job: Job) -> dict[str, Any]:
         lora=job.lora,
     )
     chip = chip_of(job.topology)
+    found = within_memory(found, chip)
     bound = train_bounds(job.config, chip, mesh.size, found, rows, job.row_length, lora=job.lora.rank > 0)
     return {
         "program": "train",
@@ -86,6 +88,7 @@ def plan_decode(job: Job, slots: int) -> dict[str, Any]:
     mesh = make_mesh(devices=devices_of(job.topology)[:1])
     found = decode_program(job.config, mesh, slots=slots, context=job.row_length)
     chip = chip_of(job.topology)
+    found = within_memory(found, chip)
     bound = decode_bounds(job.config, chip, found, slots, job.row_length)
     return {
         "program": "decode",
@@ -97,6 +100,14 @@ def plan_decode(job: Job, slots: int) -> dict[str, Any]:
         **bound_figures(bound, found),
         "tokens_per_s_bound": round(slots / bound.step_s) if found.fits else 0,
     }
+
+
+def within_memory(found: Found, chip: Chip) -> Found:
+    """`found`, which does not fit where it takes more than the chip has: NVIDIA's compiler never refuses."""
+    if not found.fits or found.peak_gib <= chip.hbm_gib:
+        return found
+    needs = f"it compiles, and takes {found.peak_gib:.1f} GiB of the chip's {chip.hbm_gib}"
+    return dataclasses.replace(found, fits=False, limit_gib=chip.hbm_gib, needs=needs)
 
 
 def memory_figures(found: Found) -> dict[str, Any]:
@@ -117,6 +128,7 @@ def bound_figures(bound: Bounds, found: Found) -> dict[str, Any]:
         "memory_s": round(bound.memory_s, 5),
         "network_s": round(bound.network_s, 5),
         "step_s_bound": round(bound.step_s, 5),
+        "sent_gib_per_device": round(sum(t.sent_bytes for t in found.collectives.values()) / GIB, 3),
         "collectives": {
             kind: {"calls": traffic.calls, "sent_gib_per_device": round(traffic.sent_bytes / GIB, 3)}
             for kind, traffic in sorted(found.collectives.items())

@@ -1,6 +1,6 @@
 """Accelerators that are not there: their devices as the compiler sees them, and their published figures.
 
-Needs libtpu (make install-plan), which jax loads by itself; compiles nothing.
+Needs libtpu (make install-plan), which jax loads by itself; compiles nothing. NVIDIA's are nvidia.py's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import jax
 from jax.experimental import topologies
 
 from o1jax.parallel.chips import CHIPS, Chip
+from o1jax.plan.nvidia import GPUS, nvidia_devices
 from o1jax.records import InputError
 
 WITHOUT_TPU = {
@@ -27,19 +28,19 @@ def chip_of(name: str) -> Chip:
     generation = name.split(":")[0]
     if generation not in CHIPS or not re.fullmatch(r"\w+:\d+(x\d+)*", name):
         raise InputError(
-            f"topology {name!r}: wanted <chip>:<shape>, such as v5p:2x2x2; chips: {', '.join(CHIPS)}"
+            f"topology {name!r}: wanted <chip>:<shape>, such as v5p:2x2x2 or h100:8, of {', '.join(CHIPS)}"
         )
     return CHIPS[generation]
 
 
 def devices_of(name: str, slices: int = 1) -> Sequence[jax.Device]:
     """The devices of `slices` topologies of this name; InputError where the compiler is missing."""
-    if name.split(":")[0] in ("h100", "h200"):
-        raise InputError(
-            f"topology {name!r}: only TPUs are compiled for here; for NVIDIA the cuDNN plugin "
-            "(jax-cuda12-pjrt, jax-cuda12-plugin) and a target description are missing"
-        )
     chip_of(name)
+    chip, shape = name.split(":")
+    if chip in GPUS:
+        if slices > 1:
+            raise InputError(f"topology {name!r} has no slices: write its hosts, as {chip}:{slices}x8")
+        return nvidia_devices(chip, shape)
     for key, value in WITHOUT_TPU.items():
         os.environ.setdefault(key, value)
     settings = {"num_slices": slices} if slices > 1 else {}

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 
 import pytest
 
@@ -8,6 +9,7 @@ from o1jax.parallel.chips import CHIPS, chip_of_kind
 from o1jax.parallel.mesh import sizes_of
 from o1jax.plan.bounds import mfu, train_bounds
 from o1jax.plan.collectives import Traffic
+from o1jax.plan.planning import within_memory
 from o1jax.plan.program import GIB, Found, gib, refused
 from o1jax.plan.topology import devices_of
 from o1jax.records import InputError
@@ -60,9 +62,24 @@ def test_an_unknown_topology_is_refused(name):
         devices_of(name)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="the plugin is here")
 def test_nvidia_says_what_is_missing():
-    with pytest.raises(InputError, match="cuDNN plugin"):
+    with pytest.raises(InputError, match="jax-cuda13-pjrt and jax-cuda13-plugin"):
         devices_of("h100:8")
+
+
+def test_gpus_come_in_hosts_not_slices():
+    with pytest.raises(InputError, match="write its hosts, as h100:2x8"):
+        devices_of("h100:8", slices=2)
+    with pytest.raises(InputError, match="wanted h100:<GPUs> or"):
+        devices_of("h100:2x2x2")
+
+
+def test_what_takes_more_than_the_chip_has_does_not_fit():
+    found = Found(True, 80.0, 0.0, 30.0, 50.0, 1.0, {})
+    assert within_memory(found, CHIPS["h200"]) == found
+    refused = within_memory(found, CHIPS["h100"])
+    assert not refused.fits and refused.limit_gib == 79.6 and "80.0 GiB of the chip's 79.6" in refused.needs
 
 
 def test_a_mesh_in_words():

@@ -53,3 +53,25 @@ def test_a_program_on_one_device_has_none():
     assert (
         collectives("ENTRY %main (p: f32[2]) -> f32[2] {\n  ROOT %p = f32[2]{0} parameter(0)\n}\n", 1) == {}
     )
+
+
+GPU_HLO = """HloModule step, is_scheduled=true
+
+%body (arg: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %gathered = (bf16[1,8]{1,0}, bf16[8,8]{1,0}) all-gather-start(%a), dimensions={0}
+  %done = bf16[8,8]{1,0} all-gather-done(%gathered)
+  %scattered = ((f32[8,4], f32[8]), (f32[1,4], f32[1])) reduce-scatter-start(%b, %c), to_apply=%add
+  %summed = (f32[16]{0}, f32[]) all-reduce-start(%d, %e), to_apply=%add
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %loop = (s32[], f32[4]{0}) while(%start), body=%body, backend_config={"known_trip_count":{"n":"28"}}
+}
+"""
+
+
+def test_what_a_begun_collective_returns_comes_after_its_operands():
+    found = collectives(GPU_HLO, 8)
+    assert found["all-gather"] == Traffic(28, 28 * 8 * 8 * 2 * 7 / 8)
+    assert found["reduce-scatter"] == Traffic(28, 28 * (4 + 1) * 4 * 7)
+    assert found["all-reduce"] == Traffic(28, 28 * 2 * 16 * 4 * 7 / 8)
