@@ -12,7 +12,7 @@ tests. By arithmetic, the frozen weights are 28 GiB in float32, 15 with --config
 engine and scorer hold 15 each in bfloat16: one GPU of 80 GiB. Not run yet. Have both compiled, two rows a
 micro-batch:
 
-    python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --row_length=8192 --rows_per_device=32
+    python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --row_length=8192 --rows_per_device=32 \
         --micro_batches=16 --lora_rank=8 --lora_targets=q_proj,v_proj
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --program=decode --slots=64
 """

@@ -10,7 +10,7 @@ of 1 x 8, 5,000 steps; alpha, and all of DPO, are ours. One GPU of 80 GiB: by ar
 in a few GiB, the policy that it is measured by needs 16 in bfloat16. Not run yet.
 
     python launch/tcg.py --config=configs/tcg.py:deepseek-coder-1.3b --workdir=runs/tcg_1.3b
-    python launch/plan.py --model=deepseek-coder-1.3b --topology=h100:1 --rows_per_device=8
+    python launch/plan.py --model=deepseek-coder-1.3b --topology=h100:1 --rows_per_device=8 \
         --micro_batches=8 --lora_rank=1 --lora_base=nf4
 """
 
