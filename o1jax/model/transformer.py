@@ -195,9 +195,6 @@ class Transformer(nnx.Module):
         angles = self.rotation(positions_BT)
 
         def layer(x_BTD, block):
-            if self.config.param_dtype != self.config.compute_dtype:
-                # or XLA casts the weights of all layers before the loop, and keeps them (tests/plan)
-                block = jax.tree.map(jax.lax.optimization_barrier, block)
             return nnx.merge(graphdef, block)(x_BTD, angles, segment_ids_BT), None
 
         unroll = self.config.n_layers if self.config.n_layers <= UNROLLED_LAYERS else 1
