@@ -35,9 +35,9 @@ test-hostile: $(STAMP)
 test-parity: $(PARITY)/.installed
 	$(PARITY)/bin/python -m pytest -m parity tests/model
 
-# Programs compiled for TPUs that are not there: memory, collectives, bounds.
+# Programs compiled for TPUs and GPUs that are not there: memory, collectives, bounds.
 test-plan: $(PLAN)/.installed
-	$(PLAN)/bin/python -m pytest -m plan tests/plan
+	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest -m plan tests/plan
 
 # The page of a run in headless Chromium, which must be there: apt-get install chromium chromium-driver.
 test-report: $(STAMP)
