@@ -6,8 +6,8 @@ nano: 2 CPU cores, about 5 s an update; rewarded by the outcome alone. For phi g
 and an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
 
 qwen2.5-coder-7b: published safetensors in weights/, accelerators that hold the weights, their gradients,
-AdamW's moments (by arithmetic 14 GiB on each of 8) and on every one the engine's copy, 14 GiB, and cache,
-56 GiB for 256 slots of 4,096 tokens. Have both compiled:
+AdamW's moments (a train step of two rows a device takes 18.6 GiB of each of 8 H100, as compiled) and on the
+first of each process the engine's copy, by arithmetic 14 GiB, and cache, 56 for 256 slots of 4,096 tokens:
 
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h200:8 --rows_per_device=2
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h200:8 --program=decode --slots=256

@@ -8,9 +8,8 @@ one. Expected time and figures: configs/LOG.md.
 
 qwen2.5-coder-7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
 epochs, weight decay .01. Published safetensors in weights/qwen2.5-coder-7b, and two files of problems with
-tests. By arithmetic, the frozen weights are 28 GiB in float32, 15 with --config.prm.lora.base=bfloat16;
-engine and scorer hold 15 each in bfloat16: one GPU of 80 GiB. Not run yet. Have both compiled, two rows a
-micro-batch:
+tests. One GPU of 80 GiB: training takes 34.8 GiB of it as compiled, 22.5 with
+--config.prm.lora.base=bfloat16; engine and scorer, by arithmetic, 15 each in bfloat16. Not run yet:
 
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --row_length=8192 --rows_per_device=32 \
         --micro_batches=16 --lora_rank=8 --lora_targets=q_proj,v_proj

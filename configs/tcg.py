@@ -6,8 +6,8 @@ ladder: 2 CPU cores, 4 GiB; expected time and figures: configs/LOG.md. The gener
 Without --config.policy (a stage), the policy that it is measured by is warmed up first.
 deepseek-coder-1.3b: published safetensors in weights/, TACO by name. The generator's settings are the
 paper's: QLoRA of rank 1 on the seven projections over nf4, learning rate 5e-4, length 4,096, micro-batches
-of 1 x 8, 5,000 steps; alpha, and all of DPO, are ours. One GPU of 80 GiB: by arithmetic the generator trains
-in a few GiB, the policy that it is measured by needs 16 in bfloat16. Not run yet.
+of 1 x 8, 5,000 steps; alpha, and all of DPO, are ours. One GPU of 80 GiB: the generator trains in
+1.9 GiB, as compiled; the policy that it is measured by needs, by arithmetic, 16 in bfloat16. Not run yet.
 
     python launch/tcg.py --config=configs/tcg.py:deepseek-coder-1.3b --workdir=runs/tcg_1.3b
     python launch/plan.py --model=deepseek-coder-1.3b --topology=h100:1 --rows_per_device=8 \
