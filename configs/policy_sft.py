@@ -13,8 +13,9 @@ row of 4,096 tokens a device, take 17.1 GiB of each of 8 H100, as compiled:
 
 and with the page's 8 micro-batches (--rows_per_device=8 --micro_batches=8) 20.6. By arithmetic, AdamW takes
 16 bytes a parameter: 25 GB at 1.5B and 49 at 3B. LoRA, with --config.policy_sft.lora.rank=16
---config.policy_sft.learning_rate=1e-4, takes the weights alone, 30 GB at 7B. With --config.policy_sft.lora.base=nf4 it takes 9.7 GiB of one H100, compiled at rank 8
-and one row at a time (--topology=h100:1 --lora_rank=8 --lora_base=nf4). Not run yet.
+--config.policy_sft.learning_rate=1e-4, takes the weights alone, 30 GB at 7B. With
+--config.policy_sft.lora.base=nf4 it takes 9.7 GiB of one H100, compiled at rank 8 and one row at a time
+(--topology=h100:1 --lora_rank=8 --lora_base=nf4). Not run yet.
 """
 
 import ml_collections
