@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
@@ -66,7 +67,15 @@ def run(main: Callable[[list[str]], None]) -> None:
         with one_line_errors():
             return flags.FLAGS(argv)
 
-    app.run(run_main, flags_parser=parse)
+    try:
+        app.run(run_main, flags_parser=parse)
+    except SystemExit as ended:
+        if not ended.code and not jax.distributed.is_initialized():
+            # all is written; a library's C++ thread may abort an interpreter that winds down
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+        raise
 
 
 def take_place() -> None:

@@ -22,7 +22,7 @@ PROGRAMS = (  # the first words that a command may have
     ".venv-tpu/bin/python",
     ".venv-vllm/bin/python",
 )
-NOTE = '#!/bin/sh\n{ printf "%s\\037" "$0" "$@"; echo; } >> "$NOTED"\n'
+NOTE = '#!/bin/sh\nline=$(printf "%s\\037" "$0" "$@")\nprintf "%s\\n" "$line" >> "$NOTED"\n'
 ELSEWHERE = {  # programs that run a command somewhere else: here they run it
     "srun": '#!/bin/sh\nwhile case "$1" in -*) true;; *) false;; esac; do shift; done\nexec "$@"\n',
     "gcloud": '#!/bin/sh\nfor last; do :; done\ncd() { :; }\neval "${last#--command=}"\n',
