@@ -128,8 +128,8 @@ class Run:
             scored = player.scorer is not None
             lesson = lesson_of(groups, self.settings, self.t, scored=scored, replay=replay)
             row = {"update": self.t, "staleness": self.t - groups[0][0].rollout.policy_version}
+            learning, ahead = asyncio.to_thread(self._learn, lesson, self.progress.place(self.settings)), None
             self.progress = after(self.progress, groups, lesson, self.settings)
-            learning, ahead = asyncio.to_thread(self._learn, lesson), None
             if self.settings.max_staleness and not self.progress.is_done(self.settings):
                 learned, ahead = await asyncio.gather(learning, self._play(player))
             else:
@@ -156,10 +156,10 @@ class Run:
             drawn = rl_draw.by_difficulty(self.problems, count, self.seed, self.t, self.progress.history)
         return await player.play(drawn, self.t), time.monotonic() - began
 
-    def _learn(self, lesson: Lesson) -> dict[str, float]:
+    def _learn(self, lesson: Lesson, at: float) -> dict[str, float]:
         """Trains; in a thread of its own, so that the loop goes on sampling."""
         began = time.monotonic()
-        self.state, figures = self.learner.learn(self.state, lesson)
+        self.state, figures = self.learner.learn(self.state, lesson, at)
         return figures | {"training_seconds": time.monotonic() - began}
 
     async def _unless_sigterm(self, work: Coroutine) -> Any:

@@ -43,21 +43,24 @@ class Lesson(NamedTuple):
 def lesson_of(
     groups: Sequence[Group], settings: Settings, t: int, *, scored: bool, replay: Sequence[Example] = ()
 ) -> Lesson:
-    """Rewards the groups and drops those whose answers are rewarded alike: beside the others they only
-    take room. With `gae`, which compares an answer with its value, all are kept. If none is left, nothing
-    is replayed either. `scored`: a process reward model scored the steps."""
+    """Rewards the groups and drops those whose answers are alike (settings.keep_groups): beside the others
+    they only take room. If none is left, nothing is replayed either. `scored`: a process reward model
+    scored the steps."""
     parts_P_G = [[reward_of(answer, settings, t) for answer in group] for group in groups]
-    kept = [
-        group
-        for group, parts in zip(groups, parts_P_G, strict=True)
-        if settings.advantage == "gae" or not advantages.is_zero_variance([part.total for part in parts])
-    ]
+    kept = [group for group, parts in zip(groups, parts_P_G, strict=True) if teaches(parts, settings)]
     rollouts = [answer.rollout for group in kept for answer in group]
     figures = reward_figures(groups, parts_P_G, scored)
     figures |= {"groups_kept": len(kept), "groups_dropped": len(groups) - len(kept)}
     replay = replay if kept else ()
     tokens = sum(len(r.prompt_ids) + len(r.token_ids) for r in rollouts)
     return Lesson(t, kept, tokens + sum(len(example.token_ids) for example in replay), figures, replay)
+
+
+def teaches(parts: Sequence[RewardParts], settings: Settings) -> bool:
+    """Whether a group's answers differ in what they are compared by; `gae` compares each with its value."""
+    by_outcome = settings.keep_groups == "outcome"
+    compared = [part.outcome if by_outcome else part.total for part in parts]
+    return settings.advantage == "gae" or not advantages.is_zero_variance(compared)
 
 
 def reward_of(answer: Answer, settings: Settings, t: int) -> RewardParts:

@@ -46,16 +46,18 @@ class Learner:
         objective, optimizer = policy_gradient(loss), optimizer_of(settings)
         self.updater = Updater(graphdef, objective, optimizer, like, mesh, policy.frozen)
 
-    def learn(self, state: TrainState, lesson: Lesson) -> tuple[TrainState, dict[str, float]]:
+    def learn(self, state: TrainState, lesson: Lesson, at: float) -> tuple[TrainState, dict[str, float]]:
         """(state, figures): the updater's, means over the epochs, but for sampler_difference, which is the
-        first one's, and trained_tokens. A lesson without a group changes nothing, and has no figures but
-        that one. The old state is donated."""
+        first one's, and trained_tokens. `at`: where the run stands among the settings' updates, for the
+        learning rate. A lesson without a group changes nothing, and has no figures but trained_tokens. The
+        old state is donated."""
         if not lesson.kept:
             return state, {"trained_tokens": 0}
         batches = self._batches(self._examples(state.params, lesson), lesson.t)
         figures_E = []
         for epoch in range(self.settings.epochs):
-            state, figures = self.updater.update(state, batches, epoch)
+            step = at * self.settings.epochs + epoch
+            state, figures = self.updater.update(state, batches, epoch, at=step)
             figures_E.append(figures)
         means = {name: float(np.mean([figures[name] for figures in figures_E])) for name in figures_E[0]}
         first = {"sampler_difference": figures_E[0]["sampler_difference"]}

@@ -36,6 +36,18 @@ class Progress:
             or 0 < settings.trained_tokens <= self.trained_tokens
         )
 
+    def place(self, settings: Settings) -> float:
+        """The updates so far, or, where a limit of tokens is nearer, as large a share of all updates."""
+        shares = [
+            tokens / limit
+            for tokens, limit in (
+                (self.generated_tokens, settings.generated_tokens),
+                (self.trained_tokens, settings.trained_tokens),
+            )
+            if limit
+        ]
+        return max([self.updates, *(share * settings.updates for share in shares)])
+
 
 def after(progress: Progress, groups: Sequence[Group], lesson: Lesson, settings: Settings) -> Progress:
     """The progress after the update that learns `lesson` from `groups`."""

@@ -22,6 +22,7 @@ from o1jax.train.policy_objective import PolicyGradient
 Advantage = Literal[
     "group_mean", "group_normalized", "leave_one_out", "step_group_mean", "step_group_normalized", "gae"
 ]
+KeepGroups = Literal["reward", "outcome"]
 OF_STEPS = ("step_group_mean", "step_group_normalized", "gae")
 NOT_IN_IDENTITY = ("checkpoint_every", "checkpoint_every_s")  # they decide no curve
 
@@ -46,11 +47,13 @@ class Settings:
 
     `reward`: phi of the outcome and the process reward model's scores. `advantage`: the functions of
     losses/advantages.py; `gae` takes its values from the policy's own score head, needs loss.value_weight,
-    and with `whiten` scales an update's advantages. `loss`: its temperature, score tokens and replay_weight
-    are filled in.
+    and with `whiten` scales an update's advantages; it keeps all groups, the others drop those whose answers
+    have one reward, or by `keep_groups` one outcome, whatever the process. `loss`: its temperature, score
+    tokens and replay_weight are filled in.
 
     The run ends after `updates`, or after the update that reaches `generated_tokens` or `trained_tokens`
-    (0: no limit). `first_update`: the number of updates of earlier rounds, by which alpha and seeds go on.
+    (0: no limit), whichever is first; the learning rate follows what is nearest to its end. `first_update`:
+    the number of updates of earlier rounds, by which alpha and seeds go on.
     `max_staleness` 1: an update's answers are sampled with the weights before the last update, while that
     one trains. `model`: the preset that the policy must have the shape of, where it is given.
     `replay` needs an input references or found_<k>.
@@ -69,6 +72,7 @@ class Settings:
     gae_gamma: float = 1.0
     gae_lambda: float = 0.95
     whiten: bool = False
+    keep_groups: KeepGroups = "reward"
     loss: PolicyGradient = PolicyGradient()
     replay: Replay = Replay()
     epochs: int = 1

@@ -1,6 +1,6 @@
 """AdamW with clipping, a schedule and a decay mask, from one frozen record of settings.
 
-Does not apply updates; that is step.py.
+Does not apply updates, nor choose where in the schedule a run stands; that is step.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class OptimizerSettings:
 
 
 def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
-    """The learning rate as a function of the step, counted from 0."""
+    """The learning rate as a function of the step, counted from 0, or of a place between steps."""
     peak, final = settings.learning_rate, settings.learning_rate * settings.final_share
     decay_steps = max(1, settings.total_steps - settings.warmup_steps)
     if settings.schedule == "constant":
@@ -68,14 +68,10 @@ def decay_mask(params: Any) -> Any:
 
 
 def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
-    """AdamW on gradients that are clipped by their global norm."""
-    adamw = optax.adamw(
-        make_schedule(settings),
-        b1=settings.b1,
-        b2=settings.b2,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        mask=decay_mask if settings.weight_decay else None,
-        mu_dtype=settings.moment_dtype,
-    )
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw) if settings.clip_norm else adamw
+    """AdamW on gradients that are clipped by their global norm, before the learning rate: its updates are
+    to be multiplied by minus that, which step.stepped does."""
+    parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=settings.moment_dtype))
+    if settings.weight_decay:
+        parts.append(optax.add_decayed_weights(settings.weight_decay, decay_mask))
+    return optax.chain(*parts)

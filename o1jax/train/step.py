@@ -74,16 +74,23 @@ def make_train_step(
 
 
 def stepped(
-    optimizer: optax.GradientTransformation, schedule: optax.Schedule, state: TrainState, total: Total
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    state: TrainState,
+    total: Total,
+    at: jax.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """The state after one optimizer step with the mean gradient, and the metrics but for occupancy's."""
+    """The state after one optimizer step with the mean gradient, and the metrics but for occupancy's. `at`:
+    where in the schedule, if not at the state's step."""
     (loss_sum, weight_sum, sums), gradients = total
     divisor = jnp.where(weight_sum == 0, 1.0, weight_sum)
     gradients = jax.tree.map(lambda g, p: (g / divisor).astype(p.dtype), gradients, state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    rate = schedule(state.step if at is None else at)
+    updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
     params = optax.apply_updates(state.params, updates)
     means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
-    norm, rate = optax.tree.norm(gradients), schedule(state.step)
+    norm = optax.tree.norm(gradients)
     metrics = means | {"grad_norm": norm, "learning_rate": rate, "weight": weight_sum}
     return TrainState(params, opt_state, state.step + 1), metrics
 

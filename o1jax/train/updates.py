@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
@@ -50,8 +51,8 @@ class Updater:
         def add(total: Total, params: nnx.State, batch: DeviceBatch, frozen: nnx.State) -> Total:
             return jax.tree.map(jnp.add, total, gradient(params, batch, frozen))
 
-        def apply(state: TrainState, total: Total) -> tuple[TrainState, Metrics]:
-            return stepped(transformation, schedule, state, total)
+        def apply(state: TrainState, total: Total, at: jax.Array) -> tuple[TrainState, Metrics]:
+            return stepped(transformation, schedule, state, total, at)
 
         states = jax.tree.map(lambda leaf: leaf.sharding, like)
         rows, fixed = NamedSharding(mesh, batch_spec()), jax.tree.map(lambda leaf: leaf.sharding, frozen)
@@ -68,14 +69,15 @@ class Updater:
         self._apply = jax.jit(
             on_mesh(apply, mesh),
             donate_argnums=0,
-            in_shardings=(states, totals),
+            in_shardings=(states, totals, replicated(mesh)),
             out_shardings=(states, replicated(mesh)),
         )
 
     def update(
-        self, state: TrainState, batches: Batches, epoch: int = 0
+        self, state: TrainState, batches: Batches, epoch: int = 0, *, at: float
     ) -> tuple[TrainState, dict[str, float]]:
-        """(state, figures) after one step on every row of the epoch; the old state is donated.
+        """(state, figures) after one step on every row of the epoch; the old state is donated. `at`: where
+        in the schedule the step is taken.
 
         The gradient is that of sum of losses / sum of weights over all rows. figures: loss, grad_norm,
         learning_rate, weight (sum), and the objective's own means. Waits for the device. Raises
@@ -86,7 +88,7 @@ class Updater:
             placed = place_batch(batch, self.mesh)
             total = self._zero(state.params, placed, self.frozen) if total is None else total
             total = self._add(total, state.params, placed, self.frozen)
-        state, metrics = self._apply(state, total)
+        state, metrics = self._apply(state, total, np.float32(at))
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(figures["loss"]) or not math.isfinite(figures["grad_norm"]):
             raise NonFiniteLoss(describe_non_finite(int(state.step), figures, list(batches.ids)))

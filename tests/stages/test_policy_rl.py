@@ -200,6 +200,19 @@ def test_a_run_ends_after_the_update_that_reaches_its_tokens(root, tmp_path):
         assert [path.name for path in sorted((out / "rollouts").iterdir())] == ["update_00000.parquet"]
 
 
+def test_the_learning_rate_falls_by_the_limit_that_is_nearest(root, tmp_path):
+    page = {"updates": 4, "schedule": "linear", "learning_rate": 1e-3}
+    tiny_rl.run(root, tmp_path / "by_updates", **page)
+    by_updates = tiny_rl.rows(tmp_path / "by_updates")
+    rates = [row["learning_rate"] for row in by_updates]
+    np.testing.assert_allclose(rates, 1e-3 * (1 - 0.9 * np.arange(4) / 4), rtol=1e-5)
+    tokens = np.cumsum([0, *(row["trained_tokens"] for row in by_updates)])
+    limit = int(tokens[2])  # which the second update reaches
+    tiny_rl.run(root, tmp_path / "by_tokens", **page, trained_tokens=limit)
+    rates = [row["learning_rate"] for row in tiny_rl.rows(tmp_path / "by_tokens")]
+    np.testing.assert_allclose(rates, 1e-3 * (1 - 0.9 * tokens[:2] / limit), rtol=1e-5)
+
+
 def learner_of(policy, **more):
     wanted = settings.parse(Settings, tiny_rl.SETTINGS | more, "policy_rl")
     state = init_state(policy.params, make_optimizer(optimizer_of(wanted)), make_mesh())

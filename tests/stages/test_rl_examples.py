@@ -75,6 +75,9 @@ def test_groups_of_equal_rewards_are_dropped_whole_but_not_with_values():
         [[answer(FAIL), answer(FAIL, scores=(1, 1, 1))]], settings(reward=HALF), 0, scored=True
     )
     assert with_scores.figures["groups_kept"] == 1
+    by_outcome = settings(reward=HALF, keep_groups="outcome")
+    scored = [answer(FAIL), answer(FAIL, scores=(1, 1, 1))]
+    assert lesson_of([*groups, scored], by_outcome, 0, scored=True).kept == groups[:1]
     assert len(lesson_of(groups, settings("gae"), 0, scored=False).kept) == 3
 
 

@@ -14,7 +14,7 @@ from o1jax.train.checkpoint import Checkpoints
 def main(directory: str) -> None:
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     losses, state, compiled = tiny_run.steps(*init_params(tiny_run.CONFIG, 0, mesh), mesh)
-    moments = jax.tree.map(lambda p, m: p.sharding == m.sharding, state.params, state.opt_state[1][0].mu)
+    moments = jax.tree.map(lambda p, m: p.sharding == m.sharding, state.params, state.opt_state[1].mu)
     with Checkpoints(directory) as checkpoints:
         checkpoints.save(0, {"params": state.params}, {})
     sums = jax.tree.map(lambda leaf: float(jax.device_get(leaf).sum()), state.params)

@@ -30,7 +30,7 @@ def test_an_update_is_the_train_step_on_all_rows_at_once():
     state, step = tiny_run.trainer(*tiny_run.model(), make_mesh())
     whole, wanted = step(state, place_batch(one.at(0), make_mesh()))
     state, programs = updater()
-    state, figures = programs.update(state, in_rows(24, 2))
+    state, figures = programs.update(state, in_rows(24, 2), at=0)
     for name, value in figures.items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-5, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole.params, state.params)
@@ -40,7 +40,7 @@ def test_updates_of_any_size_compile_once_and_count_as_steps():
     state, programs = updater()
     losses = []
     for n in (24, 5, 40, 24):
-        state, figures = programs.update(state, in_rows(n, 2))
+        state, figures = programs.update(state, in_rows(n, 2), at=len(losses))
         losses.append(figures["loss"])
     assert int(state.step) == 4 and losses[3] < losses[0]
     assert programs._zero._cache_size() == programs._add._cache_size() == programs._apply._cache_size() == 1
@@ -52,4 +52,4 @@ def test_a_loss_that_is_not_finite_names_its_examples():
     data = Batches([*tiny_run.examples(4), bad], row_length=64, rows_per_batch=2, seed=0)
     state, programs = updater()
     with pytest.raises(NonFiniteLoss, match="step 1: .*the bad one"):
-        programs.update(state, data)
+        programs.update(state, data, at=0)
