@@ -20,37 +20,34 @@ import kernel
 import seccomp
 
 STACK_BYTES = 100 << 20  # deep recursion in C; the address space stays capped
-ABOVE = 32  # descriptors are first moved out of the way of those they become
 MAX_FILES = 64
 
 
-def become(job, parent, files, cpu_s, file_bytes):
-    """Turns a fresh fork into a jailed execution, or kills it (then it is nobody's verdict). `files`
-    become descriptors 0, 1, 2, ..."""
+def prepare():
+    """What the parent of executions has for them to inherit, once a program: a page that an execution
+    touches is copied, so it does as little as it can."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
+
+
+def become(job, parent, n_files, cpu_s, file_bytes):
+    """Turns a fresh fork, whose first `n_files` descriptors are its own, into a jailed execution, or kills
+    it (then it is nobody's verdict)."""
     try:
-        _become(job, parent, files, cpu_s, file_bytes)
+        kernel.die_with_parent(parent)
+        os.closerange(n_files, 1 << 16)
+        soft_cpu, limit = int(cpu_s) + 1, resource.setrlimit
+        limit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+        limit(resource.RLIMIT_CPU, (soft_cpu, soft_cpu + 1))
+        limit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"]))
+        if job["max_threads"]:
+            limit(resource.RLIMIT_NPROC, (job["max_threads"], job["max_threads"]))
+        if job["sealed"]:
+            seccomp.install_execution_filter(os.getpid())
+        else:
+            os.setsid()  # nothing else keeps its signals from its parent's group
     except BaseException:  # noqa: BLE001 - the harness failed, so nothing here can be trusted to go on
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _become(job, parent, files, cpu_s, file_bytes):
-    kernel.die_with_parent(parent)
-    os.setsid()
-    moved = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, ABOVE) for file in files]
-    for target, source in enumerate(moved):
-        os.dup2(source, target)
-    os.closerange(len(files), 1 << 16)
-    soft_cpu = int(cpu_s) + 1
-    limit = resource.setrlimit
-    limit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    limit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
-    limit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
-    limit(resource.RLIMIT_CPU, (soft_cpu, soft_cpu + 1))
-    limit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"]))
-    if job["max_threads"]:
-        limit(resource.RLIMIT_NPROC, (job["max_threads"], job["max_threads"]))
-    if job["sealed"]:
-        seccomp.install_execution_filter(os.getpid())
 
 
 def sealed_file(text):
@@ -74,10 +71,10 @@ def new_module(name):
 
 
 def run_stdin(code):
-    """Runs a program as `python program.py` does and never returns."""
+    """Runs a program as `python program.py` does, in the __main__ that there is, and never returns."""
     status = 0
     try:
-        exec(code, new_module("__main__"))  # noqa: S102 - the jail is what this file is for
+        exec(code, vars(sys.modules["__main__"]))  # noqa: S102 - the jail is what this file is for
     except SystemExit as stop:
         status = exit_status(stop.code)
     except BaseException as error:  # noqa: BLE001 - untrusted code raises anything

@@ -4,6 +4,7 @@ for all tests (call and assertion form), with a checker beside it where tests ne
 Runs no candidate code itself. Records go to a file in memory that no execution can reach.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import leaf
 # kind, first test, wait status, over wall, cpu seconds, length of output, length of errors
 RECORD = struct.Struct("<ciiidII")
 KEPT_ERROR_BYTES = 4096
+NULL = 7  # an execution's own descriptors are below it
 GONE_S = 0.2  # from hanging up to being dead, for a candidate that ends by itself
 
 
@@ -29,6 +31,8 @@ def judge(job_file, result_file, checks_file):
     `checks_file`, what a checker needs, is not read here: this memory is the candidate's too."""
     job = json.loads(os.pread(job_file, os.fstat(job_file).st_size, 0))
     os.close(job_file)
+    result_file, checks_file = reserve(result_file, checks_file)
+    leaf.prepare()
     write_record(result_file, b"B")
     code, failure = compiled(job)
     write_record(result_file, b"C" if code else b"E", errors=failure.encode("utf-8", "replace"))
@@ -38,6 +42,15 @@ def judge(job_file, result_file, checks_file):
         run_each(job, code, result_file)
     else:
         run_together(job, code, result_file, checks_file)
+
+
+def reserve(*files):
+    """Makes the lowest descriptors /dev/null, for an execution's files to take their place. Returns where
+    `files` are instead."""
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, NULL + 1) for file in files]
+    for target in range(1, NULL + 1):
+        os.dup2(0, target)
+    return moved
 
 
 def compiled(job):
@@ -63,6 +76,7 @@ def write_record(file, kind, first=0, status=0, wall=0, cpu_s=0.0, output=b"", e
 
 def run_each(job, code, result_file):
     cpu_s, most = job["cpu_s"], job["output_bytes"] + 1
+    leaf.new_module("__main__")  # every execution's own, for each is a copy
     output, errors = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr"))
     for index, text in enumerate(job["inputs"]):
         for file in (output, errors):  # nothing of the last execution is left to write to them
@@ -92,7 +106,7 @@ def run_together(job, code, result_file, checks_file):
 
 def called(job, code, first, found, checks_file, cpu_s, wall_s):
     """The candidate answers for itself."""
-    pid = execution(job, "", (1, 1, found), cpu_s, most(job), calls.run, job, code, first)
+    pid = execution(job, "", (NULL, NULL, found), cpu_s, most(job), calls.run, job, code, first)
     return watch(pid, cpu_s, wall_s)
 
 
@@ -101,8 +115,8 @@ def checked(job, code, first, found, checks_file, cpu_s, wall_s):
     candidate's end where it ended by itself before the last of them."""
     asked, questions = os.pipe()
     answers, answered = os.pipe()
-    pid = execution(job, "", (1, 1, answered, asked), cpu_s, most(job), calls.serve, job, code)
-    files = (1, 1, found, answers, checks_file, questions)
+    pid = execution(job, "", (NULL, NULL, answered, asked), cpu_s, most(job), calls.serve, job, code)
+    files = (NULL, NULL, found, answers, checks_file, questions)
     judge = execution(job, "", files, cpu_s, most(job), checker.run, job, first)
     for file in (asked, questions, answers, answered):
         os.close(file)
@@ -125,11 +139,13 @@ def execution(job, text, files, cpu_s, file_bytes, run, *arguments):
     """Forks a jailed process with `text` to read and the descriptors `files` from 1 on, in which
     `run(*arguments)` never returns. Returns its number."""
     own, stdin = os.getpid(), leaf.sealed_file(text)
+    for target, file in enumerate((stdin, *files)):
+        os.dup2(file, target)
+    os.close(stdin)
     pid = kernel.fork()
     if pid == 0:
-        leaf.become(job, own, (stdin, *files), cpu_s, file_bytes)
+        leaf.become(job, own, 1 + len(files), cpu_s, file_bytes)
         run(*arguments)
-    os.close(stdin)
     return pid
 
 
