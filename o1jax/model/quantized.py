@@ -61,13 +61,24 @@ def dense(kernel: jax.Array | qwix.QArray, dtype: jax.typing.DTypeLike) -> jax.A
     qwix.dequantize gives the same and flattens the kernel first, for which a mesh would gather it.
     """
     if not isinstance(kernel, qwix.QArray):
-        return kernel.astype(dtype)
+        return narrowed(kernel, dtype)
     values = nf4_levels()[kernel.qvalue.astype(jnp.int32)] if kernel.qtype == "nf4" else kernel.qvalue
     tiled: list[int] = []  # every axis as (tiles, inputs a tile): the scales are broadcast over the second
     for size, scales in zip(kernel.qvalue.shape, kernel.scale.shape, strict=True):
         tiled += [scales, size // scales]
     scale = kernel.scale.reshape([n for count in kernel.scale.shape for n in (count, 1)])
     return (values.astype(scale.dtype).reshape(tiled) * scale).reshape(kernel.qvalue.shape).astype(dtype)
+
+
+def narrowed(kernel: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """A kernel in the dtype that computes, cast where it is used.
+
+    XLA moves a bare cast out of the loop over layers, through a barrier too, and keeps all layers' casts
+    beside the kernels. A product with a number that it does not know stays inside.
+    """
+    if kernel.dtype == dtype:
+        return kernel
+    return (kernel * jax.lax.optimization_barrier(jnp.ones((), kernel.dtype))).astype(dtype)
 
 
 def nf4_levels() -> jax.Array:

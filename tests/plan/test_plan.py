@@ -3,17 +3,19 @@
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
+from o1jax.model.quantized import narrowed
 from o1jax.parallel.mesh import batch_spec, make_mesh, spec_of
 from o1jax.parallel.traced import on_mesh
 from o1jax.plan.planning import Job, plan_decode, plan_train
@@ -100,3 +102,20 @@ def test_log_probs_of_32768_tokens_and_152064_words_cost_less_than_a_gib():
     devices = devices_of("v5p:2x2x1")
     assert log_probs_gib(make_mesh(devices=devices[:1]), 1536, 1) < 1
     assert log_probs_gib(make_mesh({"fsdp": 2, "tensor": 2}, devices), 3584, 2) < 1
+
+
+@pytest.mark.parametrize("cast, all_at_once", [(narrowed, False), (jax.lax.convert_element_type, True)])
+def test_a_layers_kernel_is_cast_inside_the_loop_over_layers(cast, all_at_once):
+    device = devices_of("v5p:2x2x1")[0]
+
+    def output(kernels_LDD, x_BD):
+        return jax.lax.scan(lambda x, k: (jnp.tanh(x @ cast(k, x.dtype)), None), x_BD, kernels_LDD)[0].sum()
+
+    def struct(shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
+
+    traced = jax.jit(jax.grad(output)).trace(
+        struct((24, 512, 512), jnp.float32), struct((256, 512), jnp.bfloat16)
+    )
+    stacked = re.search(r"= bf16\[24,512,512\]\S* convert\(", traced.lower().compile().as_text())
+    assert bool(stacked) == all_at_once
