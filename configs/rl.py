@@ -18,19 +18,19 @@ PROCESS = {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}
 CONSTANT = {**PAPER, "alpha": {"kind": "constant", "start": 0.75}}
 LINEAR = {**PAPER, "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}}
 LOGARITHMIC = {**PAPER, "alpha": {"kind": "logarithmic", "start": 1.0, "floor": 0.5, "rate": 0.1}}
-# Divided by a group's deviation: good for outcomes, but where all pass or all fail it makes as much of the
-# reward model's noise as of a pass.
-NORMALIZED = {"advantage": "group_normalized", "replay": {"examples": 32, "weight": 2.0}}
+# Groups whose outcomes differ teach: where all pass or all fail there is only the reward model's noise, and
+# divided by a group's deviation it counts as much as a pass.
+BY_OUTCOME = {"advantage": "group_normalized", "keep_groups": "outcome"}
 ARMS = {
     "search": {},
     "sampling": {},
     "dpo": {},
-    "rl_outcome": {"reward": OUTCOME, **NORMALIZED},
-    "rl_process": {"reward": PROCESS, **NORMALIZED},
-    "rl_constant": {"reward": CONSTANT, **NORMALIZED},
-    "rl_linear": {"reward": LINEAR},
-    "rl_constant_mean": {"reward": CONSTANT},
-    "rl_logarithmic": {"reward": LOGARITHMIC},
+    "rl_outcome": {"reward": OUTCOME, **BY_OUTCOME},
+    "rl_process": {"reward": PROCESS},
+    "rl_constant": {"reward": CONSTANT, **BY_OUTCOME},
+    "rl_linear": {"reward": LINEAR, **BY_OUTCOME},
+    "rl_logarithmic": {"reward": LOGARITHMIC, **BY_OUTCOME},
+    "rl_linear_all": {"reward": LINEAR},
 }
 
 
@@ -40,8 +40,8 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
         raise ValueError(f"variant {variant!r}: there is ladder")
     sample = {**SAMPLING, "max_tokens": 176}
     loop = {
-        "search_pool": ladder_problems("pool", {2: 200, 3: 350, 4: 200}),
-        "sft_share": 0.5,
+        "search_pool": ladder_problems("pool", {2: 300, 3: 525, 4: 300}),
+        "sft_share": 0.75,
         "prm": {"train_tokens": 1_000_000},
     }
     return ml_collections.ConfigDict(
@@ -56,8 +56,8 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
             "rounds": 2,
             "arms": {
                 **{arm: {**page} for arm, page in ARMS.items()},
-                "loop": {**loop, "policy_rl": {"updates": 40, "reward": LINEAR}},
-                "loop_outcome": {**loop, "policy_rl": {"updates": 40, "reward": OUTCOME, **NORMALIZED}},
+                "loop": {**loop, "policy_rl": {"updates": 40, "reward": LINEAR, **BY_OUTCOME}},
+                "loop_outcome": {**loop, "policy_rl": {"updates": 40, "reward": OUTCOME, **BY_OUTCOME}},
             },
             "references": ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
             "validation": ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
@@ -119,10 +119,10 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
                 "sample": {**sample, "n": 8},
                 "engine": {**ENGINE},
                 "advantage": "group_mean",
-                "replay": {"examples": 32, "weight": 1.0},
+                "replay": {"examples": 32, "weight": 2.0},
                 "row_length": 256,
                 "rows_per_micro_batch": 16,
-                "learning_rate": 1e-3,
+                "learning_rate": 3e-4,
                 "schedule": "cosine",
                 "warmup_steps": 10,
             },

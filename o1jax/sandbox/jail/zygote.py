@@ -8,13 +8,12 @@ how to be jailed, and answers with one JSON hello: the tier in force and what is
 import gc
 import json
 import os
-import pathlib
 import signal
 import socket
 import struct
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, os.path.dirname(__file__))  # pathlib would make every fork dearer by a tenth of its memory
 import isolation
 import kernel
 import program
