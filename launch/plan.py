@@ -3,7 +3,7 @@
     python launch/plan.py --model=qwen2.5-7b --topology=v5p:2x2x2 --mesh=fsdp=4,tensor=2
     python launch/plan.py --model=qwen2.5-7b --topology=h100:8
     python launch/plan.py --model=qwen2.5-7b --topology=v5p:2x2x2,v5p:4x4x4,v5p:8x8x8 --mesh=fsdp=*,tensor=2
-    python launch/plan.py --model=qwen2.5-7b --topology=v5e:2x4 --program=decode --slots=16 --json
+    python launch/plan.py --model=qwen2.5-7b --topology=v5e:2x4 --program=decode --mesh=tensor=4 --json
 
 Compiles the real programs for the topology, which takes a minute and no accelerator; needs the compilers
 (make install-plan, then .venv-plan/bin/python). Several topologies are columns of one table: each is compiled
@@ -26,7 +26,9 @@ from o1jax.plan.table import table
 MODEL = flags.DEFINE_string("model", "qwen2.5-7b", "A preset of o1jax.model.presets.")
 TOPOLOGY = flags.DEFINE_list("topology", ["v5p:2x2x2"], "<chip>:<shape>, with commas between several.")
 SLICES = flags.DEFINE_integer("slices", 1, "How many such slices; the data axis goes across them.")
-MESH = flags.DEFINE_list("mesh", ["fsdp=*"], "Sizes by axis (data, fsdp, tensor, context); * fills.")
+MESH = flags.DEFINE_list(
+    "mesh", None, "Sizes by axis (data, fsdp, tensor, context), fsdp=* if none; to decode tensor, 1 if none."
+)
 PROGRAM = flags.DEFINE_enum("program", "train", ["train", "decode"], "train or decode (the engine's).")
 ROWS = flags.DEFINE_float("rows_per_device", 1, "Rows of the global batch, a device.")
 ROW_LENGTH = flags.DEFINE_integer("row_length", 4096, "Tokens a row; of decoding, the context.")
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> None:
         job = Job(
             config,
             topology,
-            MESH.value,
+            MESH.value or ([] if PROGRAM.value == "decode" else ["fsdp=*"]),
             slices=SLICES.value,
             rows_per_device=ROWS.value,
             row_length=ROW_LENGTH.value,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import jax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Request
@@ -21,15 +21,17 @@ from o1jax.engine.serving_thread import ServingThread
 from o1jax.engine.weights import placed
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params
+from o1jax.model.kv_cache import cache_sharding
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError
 
 
 class JaxEngine:
-    """Implements Engine on one local device (see interface.py for the promises).
+    """Implements Engine on this process's first `tensor` devices, over which the model and its cache are
+    split by heads (see interface.py for the promises).
 
     A sample's bits depend on (weights, prompt_ids, seed, index, sampling settings) and on the fixed
-    shape (slots, context, chunk, prefill_rows), not on what runs beside it, before it or is cached.
+    shape (slots, context, chunk, prefill_rows, tensor), not on what runs beside it, before it or is cached.
     Requests handed in before load_params finish under the old weights, later ones get the new.
     `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache.
     `prefix_cache_mb` bounds the prompt chunks that stay on the device.
@@ -49,7 +51,7 @@ class JaxEngine:
         prefix_cache_mb: float = 64,
         dtype: str | None = None,
         version: int = 0,
-        device: jax.Device | None = None,
+        tensor: int = 1,
     ):
         dtype = dtype or config.compute_dtype
         config = dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
@@ -59,11 +61,9 @@ class JaxEngine:
         self.max_context, self._config = context, config
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
-        mesh = make_mesh(devices=[device or jax.local_devices()[0]])
+        mesh = tensor_mesh(tensor)
         graphdef, self._abstract = abstract_params(config, mesh)
-        self._scheduler = Scheduler(
-            config, graphdef, tokenizer, self.shape, NamedSharding(mesh, PartitionSpec())
-        )
+        self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
         self._swap(params, version)
         self._intake = Intake(
             tokenizer, self._scheduler.table, context, config.vocab_size, self.shape.stop_ids
@@ -98,3 +98,11 @@ class JaxEngine:
 
     def _swap(self, params: nnx.State, version: int) -> None:
         self._scheduler.swap(placed(params, self._abstract), version)
+
+
+def tensor_mesh(size: int) -> Mesh:
+    """This process's first `size` devices. InputError where there are fewer."""
+    devices = jax.local_devices()
+    if not 1 <= size <= len(devices):
+        raise InputError(f"engine.tensor: saw {size}, wanted 1 to {len(devices)}, this process's devices")
+    return make_mesh({"tensor": size}, devices[:size])

@@ -2,7 +2,8 @@
 
 Each has one shape a run, so nothing recompiles and a row's bits do not depend on its neighbours.
 A pool is a KVCache of `chunk` tokens a row (its last row is scratch); a slot cache has one row a
-slot. Which request is where is the scheduler's business.
+slot. Both lie as `sharding` says (kv_cache.cache_sharding), on all devices that the model is split over.
+Which request is where is the scheduler's business.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.lax import with_sharding_constraint
+from jax.sharding import NamedSharding
 
 from o1jax.engine.sampling import sample, uniform
 from o1jax.model.init import merge
 from o1jax.model.kv_cache import KVCache, gather, read, write
+from o1jax.parallel.mesh import replicated
 
 
 class Slots(NamedTuple):
@@ -44,9 +48,10 @@ class Decoded(NamedTuple):
     steps: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef",), donate_argnames=("pool",))
+@functools.partial(jax.jit, static_argnames=("graphdef", "sharding"), donate_argnames=("pool",))
 def prefill(
     graphdef: nnx.GraphDef,
+    sharding: NamedSharding,
     params: nnx.State,
     pool: KVCache,
     tokens_RT: jax.Array,
@@ -70,24 +75,33 @@ def prefill(
     def keep(row: jax.Array, pool: KVCache) -> KVCache:
         return write(pool, read(rows, row, start_R[row], T), target_R[row], 0)
 
-    return jax.lax.fori_loop(0, R, keep, pool)
+    return with_sharding_constraint(jax.lax.fori_loop(0, R, keep, pool), sharding)
 
 
-@functools.partial(jax.jit, donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("sharding",), donate_argnames=("cache",))
 def copy_chunks(
-    cache: KVCache, pool: KVCache, n: jax.Array, source_M: jax.Array, slot_M: jax.Array, start_M: jax.Array
+    sharding: NamedSharding,
+    cache: KVCache,
+    pool: KVCache,
+    n: jax.Array,
+    source_M: jax.Array,
+    slot_M: jax.Array,
+    start_M: jax.Array,
 ) -> KVCache:
     """Copies pool chunk source_M[m] to position start_M[m] of slot slot_M[m], for m < n."""
 
     def one(m: jax.Array, cache: KVCache) -> KVCache:
         return write(cache, read(pool, source_M[m], 0, pool.slots), slot_M[m], start_M[m])
 
-    return jax.lax.fori_loop(0, n, one, cache)
+    return with_sharding_constraint(jax.lax.fori_loop(0, n, one, cache), sharding)
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "block", "n_tokens"), donate_argnames=("cache",))
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "sharding", "block", "n_tokens"), donate_argnames=("cache",)
+)
 def decode(
     graphdef: nnx.GraphDef,
+    sharding: NamedSharding,
     params: nnx.State,
     cache: KVCache,
     slots: Slots,
@@ -102,7 +116,7 @@ def decode(
     share of the distribution.
     """
     B, S = slots.token_B.shape[0], cache.slots
-    model = merge(graphdef, params)
+    model, whole = merge(graphdef, params), replicated(sharding.mesh)
     n_live = jnp.sum(slots.live_B)
 
     def unfinished(carry) -> jax.Array:
@@ -115,7 +129,8 @@ def decode(
         positions_B = jnp.where(slots.live_B, slots.position_B, S)
         hidden_BTD, cache = model.cached(slots.token_B[:, None], positions_B[:, None], cache)
         draw_B = uniform(slots.seed_B, slots.generated_B.astype(jnp.uint32))
-        logits_BV = model.logits(hidden_BTD[:, 0])[:, :n_tokens]
+        # Whole on every device, where it is sampled from: one exchange, and the bits of one device's sums.
+        logits_BV = with_sharding_constraint(model.logits(hidden_BTD[:, 0]), whole)[:, :n_tokens]
         token_B, log_prob_B = sample(logits_BV, draw_B, slots.temperature_B, slots.top_p_B, slots.top_k_B)
         out = Decoded(
             out.tokens_TB.at[out.steps].set(token_B),
@@ -123,7 +138,7 @@ def decode(
             out.count_B + slots.live_B,
             out.steps + 1,
         )
-        return cache, advance(slots, token_B), out
+        return with_sharding_constraint(cache, sharding), advance(slots, token_B), out
 
     empty = Decoded(
         jnp.zeros((block, B), jnp.int32),

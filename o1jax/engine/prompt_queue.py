@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from o1jax.engine import programs
 from o1jax.engine.jobs import Job, Shape
@@ -20,8 +21,14 @@ from o1jax.model.kv_cache import KVCache
 class PromptQueue:
     """`waiting` hold no chunks yet, `prefilling` lack some keys and values, `ready` lack slots."""
 
-    def __init__(self, graphdef: nnx.GraphDef, shape: Shape, counters: collections.Counter[str]):
-        self.graphdef, self.shape, self.counters = graphdef, shape, counters
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        sharding: NamedSharding,
+        shape: Shape,
+        counters: collections.Counter[str],
+    ):
+        self.graphdef, self.sharding, self.shape, self.counters = graphdef, sharding, shape, counters
         self.prefixes = PrefixCache(shape.pool_chunks, shape.chunk)
         self.waiting: collections.deque[Job] = collections.deque()
         self.prefilling: list[Job] = []
@@ -85,7 +92,8 @@ class PromptQueue:
             rows.setdefault(next(c for c in job.chunks if not c.ready), job)
             if len(rows) == self.shape.prefill_rows:
                 break
-        self.pool = programs.prefill(self.graphdef, self.params, self.pool, *prefill_inputs(rows, self.shape))
+        inputs = prefill_inputs(rows, self.shape)
+        self.pool = programs.prefill(self.graphdef, self.sharding, self.params, self.pool, *inputs)
         self.counters["prefill_rounds"] += 1
         for chunk in rows:
             chunk.ready = True

@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine import programs
@@ -32,13 +33,13 @@ class Scheduler:
         graphdef: nnx.GraphDef,
         tokenizer: PreTrainedTokenizerBase,
         shape: Shape,
-        sharding: jax.sharding.Sharding,
+        sharding: NamedSharding,
     ):
         self.config, self.graphdef, self.shape = config, graphdef, shape
         self.tokenizer, self.table = tokenizer, token_bytes(tokenizer, config.vocab_size)
         self.sharding = sharding  # of the caches: left to JAX, a program would compile twice
         self.counters: collections.Counter[str] = collections.Counter()
-        self.prompts = PromptQueue(graphdef, shape, self.counters)
+        self.prompts = PromptQueue(graphdef, sharding, shape, self.counters)
         self.samples: list[Sample | None] = [None] * shape.slots
         self.slots = empty_slots(shape)
 
@@ -72,7 +73,7 @@ class Scheduler:
         self.counters["busy_s"] += time.perf_counter() - begin
 
     def _empty_cache(self, rows: int, size: int) -> KVCache:
-        return jax.device_put(init_cache(self.config, rows, size), self.sharding)
+        return init_cache(self.config, rows, size, sharding=self.sharding)
 
     def _drop_cancelled(self) -> None:
         """Frees what requests hold whose caller has gone."""
@@ -96,7 +97,7 @@ class Scheduler:
             padded_M3 = np.zeros((self.shape.slots * self.shape.chunks_a_slot, 3), np.int32)
             padded_M3[: len(copies)] = copies
             self.cache = programs.copy_chunks(
-                self.cache, self.prompts.pool, np.int32(len(copies)), *padded_M3.T
+                self.sharding, self.cache, self.prompts.pool, np.int32(len(copies)), *padded_M3.T
             )
 
     def _free(self, slot: int) -> None:
@@ -109,6 +110,7 @@ class Scheduler:
         patience = max(1, self.shape.slots // 16) if self.prompts.jobs() else self.shape.slots
         self.cache, out = programs.decode(
             self.graphdef,
+            self.sharding,
             self.params,
             self.cache,
             self.slots,

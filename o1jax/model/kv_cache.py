@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from o1jax.model.config import ModelConfig
+from o1jax.parallel.mesh import spec_of
 
 
 class KVCache(NamedTuple):
@@ -31,13 +33,24 @@ class KVCache(NamedTuple):
         return self.v_BKSH[0].shape[2]
 
 
-def init_cache(config: ModelConfig, rows: int, slots: int, dtype: str | None = None) -> KVCache:
+def init_cache(
+    config: ModelConfig,
+    rows: int,
+    slots: int,
+    dtype: str | None = None,
+    sharding: NamedSharding | None = None,
+) -> KVCache:
     """A cache of zeros for `rows` sequences of up to `slots` tokens; dtype None: the compute dtype."""
     dtype = dtype or config.compute_dtype
     K, H = config.n_kv_heads, config.head_dim
-    keys = tuple(jnp.zeros((rows, K, H, slots), dtype) for _ in range(config.n_layers))
-    values = tuple(jnp.zeros((rows, K, slots, H), dtype) for _ in range(config.n_layers))
+    keys = tuple(jnp.zeros((rows, K, H, slots), dtype, device=sharding) for _ in range(config.n_layers))
+    values = tuple(jnp.zeros((rows, K, slots, H), dtype, device=sharding) for _ in range(config.n_layers))
     return KVCache(keys, values)
+
+
+def cache_sharding(mesh: Mesh) -> NamedSharding:
+    """That of every array of a cache: key heads are split as those of the kernels that make them."""
+    return NamedSharding(mesh, spec_of((None, "kv_heads")))
 
 
 def write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT) -> tuple[jax.Array, jax.Array]:

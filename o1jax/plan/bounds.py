@@ -46,10 +46,12 @@ def train_bounds(
     return bounds(chip, n_devices, found, model, executed, memory_passes=2)
 
 
-def decode_bounds(config: ModelConfig, chip: Chip, found: Found, slots: int, context: int) -> Bounds:
+def decode_bounds(
+    config: ModelConfig, chip: Chip, n_devices: int, found: Found, slots: int, context: int
+) -> Bounds:
     """The bounds of one token a slot, at half of the context."""
     flops = forward_flops(config, slots, slots * context / 2)
-    return bounds(chip, 1, found, flops, flops, memory_passes=1)
+    return bounds(chip, n_devices, found, flops, flops, memory_passes=1)
 
 
 def bounds(

@@ -84,16 +84,23 @@ def plan_train(job: Job) -> dict[str, Any]:
 
 
 def plan_decode(job: Job, slots: int) -> dict[str, Any]:
-    """The decode step's figures on one device of the topology, `slots` sequences of row_length tokens."""
-    mesh = make_mesh(devices=devices_of(job.topology)[:1])
+    """The figures of the engine's decode step, `slots` sequences of row_length tokens. job.mesh is empty, for
+    one device of the topology, or ["tensor=n"]. InputError for another."""
+    devices = devices_of(job.topology)
+    sizes = sizes_of(job.mesh, len(devices))
+    if set(sizes) > {"tensor"} or sizes.get("tensor", 1) > len(devices):
+        raise InputError(
+            f"mesh {','.join(job.mesh)!r} to decode on {len(devices)} devices: give --mesh=tensor=<how many>"
+        )
+    mesh = make_mesh(sizes or None, devices[: sizes.get("tensor", 1)])
     found = decode_program(job.config, mesh, slots=slots, context=job.row_length)
     chip = chip_of(job.topology)
     found = within_memory(found, chip)
-    bound = decode_bounds(job.config, chip, found, slots, job.row_length)
+    bound = decode_bounds(job.config, chip, mesh.size, found, slots, job.row_length)
     return {
         "program": "decode",
         "topology": job.topology,
-        "devices": 1,
+        "devices": mesh.size,
         "slots": slots,
         "context": job.row_length,
         **memory_figures(found),

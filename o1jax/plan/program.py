@@ -10,6 +10,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from o1jax.engine.programs import Slots, decode
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import NO_PARAMS, abstract_params
-from o1jax.model.kv_cache import init_cache
+from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.lora import LoraSettings, abstract_adapted
 from o1jax.parallel.mesh import batch_spec, replicated
 from o1jax.plan.collectives import Traffic, collectives
@@ -92,17 +93,17 @@ def abstract_batch(mesh: Mesh, rows: int, row_length: int) -> dict[str, jax.Shap
 
 
 def decode_program(config: ModelConfig, mesh: Mesh, *, slots: int, context: int) -> Found:
-    """The engine's decode program on one device, weights and cache in the compute dtype."""
+    """The engine's decode program on a mesh of one axis, tensor; weights and cache in the compute dtype."""
     config = dataclasses.replace(config, param_dtype=config.compute_dtype)
     graphdef, params = abstract_params(config, mesh)
 
-    def on_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
+    def lying(tree: Any, sharding: NamedSharding) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    cache = jax.tree.map(on_device, jax.eval_shape(lambda: init_cache(config, slots, context)))
-    traced = decode.trace(
-        graphdef, params, cache, jax.tree.map(on_device, empty_slots(slots)), jnp.int32(1), DECODED_BLOCK
-    )
+    sharding = cache_sharding(mesh)
+    cache = lying(jax.eval_shape(lambda: init_cache(config, slots, context)), sharding)
+    state = lying(empty_slots(slots), replicated(mesh))
+    traced = decode.trace(graphdef, sharding, params, cache, state, jnp.int32(1), DECODED_BLOCK)
     return compiled(traced, mesh.size)
 
 

@@ -21,10 +21,11 @@ from o1jax.train.checkpoint import Policy
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
     """The engine and its shape: `slots` samples at once, of at most `context` tokens each, in `dtype` (empty:
-    the policy's compute dtype). `endpoints` are the servers of vllm_server, whose dtype is their own; a
-    request waits `patience_s` for any of them to be there, and weights go to them by `transfer`: files, or
-    vLLM's nccl (servers on other GPUs than the trainer) or ipc (on the same). Programs are judged
-    `judge_slots` at once, and may import `judge_packages`."""
+    the policy's compute dtype). The JAX engine is split over `tensor` of the process's devices. `endpoints`
+    are the servers of vllm_server, whose dtype is their own; a request waits `patience_s` for any of them to
+    be there, and weights go to them by `transfer`: files, or vLLM's nccl (servers on other GPUs than the
+    trainer) or ipc (on the same). Programs are judged `judge_slots` at once, and may import
+    `judge_packages`."""
 
     name: Literal["jax", "vllm", "vllm_server"] = "jax"
     slots: int = 64
@@ -32,6 +33,7 @@ class EngineSettings:
     judge_slots: int = 2
     judge_packages: tuple[str, ...] = ()
     dtype: str = ""
+    tensor: int = 1
     endpoints: tuple[str, ...] = ()
     patience_s: float = 120.0
     transfer: Literal["files", "nccl", "ipc"] = "files"
@@ -39,6 +41,11 @@ class EngineSettings:
     def __post_init__(self):
         if self.dtype not in ("", "float32", "bfloat16"):
             raise InputError(f"engine.dtype: saw {self.dtype!r}, wanted 'float32', 'bfloat16' or ''")
+        if self.tensor != 1 and self.name != "jax":
+            raise InputError(
+                f"engine.tensor: saw {self.tensor} with engine.name {self.name!r}; leave it at 1, or take "
+                "'jax' (servers are split by launch/serve.py's own flags)"
+            )
         if bool(self.endpoints) != (self.name == "vllm_server"):
             raise InputError(
                 f"engine.endpoints: saw {list(self.endpoints)} with engine.name {self.name!r}; "
@@ -69,7 +76,14 @@ async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
                 policy.config, policy.params, policy.tokenizer, dtype=settings.dtype or None, **shape
             )
         )
-    return JaxEngine(policy.config, policy.params, policy.tokenizer, dtype=settings.dtype or None, **shape)
+    return JaxEngine(
+        policy.config,
+        policy.params,
+        policy.tokenizer,
+        dtype=settings.dtype or None,
+        tensor=settings.tensor,
+        **shape,
+    )
 
 
 async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:

@@ -28,7 +28,7 @@ from o1jax.engine.interface import Request
 from o1jax.engine.jax_engine import JaxEngine
 from o1jax.engine.scheduler import empty_slots
 from o1jax.model.init import init_params
-from o1jax.model.kv_cache import init_cache
+from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 
@@ -102,7 +102,8 @@ async def one_by_one(engine: JaxEngine, requests: list[Request]) -> None:
 
 def bare_decode(config, graphdef, params, shape, blocks: int = 12) -> float:
     """Tokens a second of the decode program alone, all slots live."""
-    cache = init_cache(config, shape.slots, shape.context)
+    sharding = cache_sharding(make_mesh(devices=jax.devices()[:1]))
+    cache = init_cache(config, shape.slots, shape.context, sharding=sharding)
     slots = empty_slots(shape)
     slots.live_B[:] = True
     slots.limit_B[:] = shape.context
@@ -110,7 +111,9 @@ def bare_decode(config, graphdef, params, shape, blocks: int = 12) -> float:
     for turn in range(blocks + 1):
         if turn == 1:
             begin = time.perf_counter()
-        cache, out = programs.decode(graphdef, params, cache, slots, np.int32(shape.slots + 1), shape.block)
+        cache, out = programs.decode(
+            graphdef, sharding, params, cache, slots, np.int32(shape.slots + 1), shape.block
+        )
         jax.block_until_ready(out)
     return shape.slots * shape.block * blocks / (time.perf_counter() - begin)
 

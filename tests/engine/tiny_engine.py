@@ -40,8 +40,8 @@ def config() -> ModelConfig:
         vocab_size=len(tokenizer()),
         d_model=64,
         n_layers=2,
-        n_heads=2,
-        n_kv_heads=1,
+        n_heads=4,
+        n_kv_heads=2,
         head_dim=32,  # the smallest that vLLM serves
         d_ff=48,
         max_context=CONTEXT,
@@ -87,5 +87,6 @@ def engine(**options) -> JaxEngine:
         "prefill_rows": 2,
         "block": 4,
         "prefix_cache_mb": 1,
+        "tensor": jax.local_device_count(),
     } | options
     return JaxEngine(config(), graphdef_and_params()[1], tokenizer(), **options)
