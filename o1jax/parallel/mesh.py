@@ -58,13 +58,15 @@ def make_mesh(
     sizes = tuple(shape.get(axis, 1) for axis in MESH_AXES)
     if int(np.prod(sizes)) != len(devices):
         raise InputError(f"a mesh of {shape} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
-    auto = (AxisType.Auto,) * len(sizes)
-    if slices == 1:
-        return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
     if sizes[0] % slices:
         raise InputError(f"a mesh of {shape} on {slices} slices: make data a multiple of {slices}")
     inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), MESH_AXES, axis_types=auto)
+    # A torus of 4 x 4 x 4 has no axis of 2: one of its own is split then.
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def sizes_of(words: Sequence[str], n_devices: int) -> dict[str, int]:
