@@ -58,10 +58,10 @@ def demo() -> tuple[dict, dict]:
             "max_step_tokens": 100,
             "max_path_tokens": 176,
         },
-        "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256},
+        "engine": {"name": "jax", "endpoints": (), "dtype": "", "tensor": 1, "slots": 64, "context": 256},
         "concurrency": 64,
         "write": {"answers": 4, "style": "nano", "top_p": 1.0, "top_k": 0, "max_tokens": 160},
-        "tcg_engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 640},
+        "tcg_engine": {"name": "jax", "endpoints": (), "dtype": "", "tensor": 1, "slots": 64, "context": 640},
     }
 
 
@@ -92,6 +92,7 @@ def mbpp() -> tuple[dict, dict]:
             "name": "jax",
             "endpoints": (),
             "dtype": "",
+            "tensor": 1,
             "slots": 64,
             "context": 4096,
             "judge_slots": 8,
@@ -100,7 +101,14 @@ def mbpp() -> tuple[dict, dict]:
         "concurrency": 64,
         "scorer_slots": 16,
         "write": {"answers": 4, "max_tokens": 1024},
-        "tcg_engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 4096},
+        "tcg_engine": {
+            "name": "jax",
+            "endpoints": (),
+            "dtype": "",
+            "tensor": 1,
+            "slots": 64,
+            "context": 4096,
+        },
     }
 
 

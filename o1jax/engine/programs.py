@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding
 from o1jax.engine.sampling import sample, uniform
 from o1jax.model.init import merge
 from o1jax.model.kv_cache import KVCache, gather, read, write
-from o1jax.parallel.mesh import replicated
+from o1jax.parallel.mesh import replicated, spec_of
 
 
 class Slots(NamedTuple):
@@ -116,7 +116,8 @@ def decode(
     share of the distribution.
     """
     B, S = slots.token_B.shape[0], cache.slots
-    model, whole = merge(graphdef, params), replicated(sharding.mesh)
+    model, mesh = merge(graphdef, params), sharding.mesh
+    of_shards = NamedSharding(mesh, spec_of((None, "vocab")))
     n_live = jnp.sum(slots.live_B)
 
     def unfinished(carry) -> jax.Array:
@@ -129,8 +130,9 @@ def decode(
         positions_B = jnp.where(slots.live_B, slots.position_B, S)
         hidden_BTD, cache = model.cached(slots.token_B[:, None], positions_B[:, None], cache)
         draw_B = uniform(slots.seed_B, slots.generated_B.astype(jnp.uint32))
-        # Whole on every device, where it is sampled from: one exchange, and the bits of one device's sums.
-        logits_BV = with_sharding_constraint(model.logits(hidden_BTD[:, 0]), whole)[:, :n_tokens]
+        # Made in shards, or the head would be gathered; sampled from whole, with the bits of one device.
+        logits_BV = with_sharding_constraint(model.logits(hidden_BTD[:, 0]), of_shards)
+        logits_BV = with_sharding_constraint(logits_BV, replicated(mesh))[:, :n_tokens]
         token_B, log_prob_B = sample(logits_BV, draw_B, slots.temperature_B, slots.top_p_B, slots.top_k_B)
         out = Decoded(
             out.tokens_TB.at[out.steps].set(token_B),

@@ -88,7 +88,7 @@ def plan_decode(job: Job, slots: int) -> dict[str, Any]:
     one device of the topology, or ["tensor=n"]. InputError for another."""
     devices = devices_of(job.topology)
     sizes = sizes_of(job.mesh, len(devices))
-    if set(sizes) > {"tensor"} or sizes.get("tensor", 1) > len(devices):
+    if not set(sizes) <= {"tensor"} or sizes.get("tensor", 1) > len(devices):
         raise InputError(
             f"mesh {','.join(job.mesh)!r} to decode on {len(devices)} devices: give --mesh=tensor=<how many>"
         )

@@ -22,6 +22,7 @@ from o1jax.plan.planning import Job, plan_decode, plan_train
 from o1jax.plan.program import GIB
 from o1jax.plan.table import table
 from o1jax.plan.topology import devices_of
+from o1jax.records import InputError
 
 pytestmark = pytest.mark.plan
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -68,6 +69,15 @@ def test_adapters_on_a_base_of_four_bits_take_less():
 def test_the_engines_decode_step_fits():
     plan = plan_decode(Job(SMALL, "v5e:2x2", [], row_length=256), slots=8)
     assert plan["fits"] and plan["tokens_per_s_bound"] > 0 and not plan["collectives"]
+
+
+def test_a_split_decode_step_sends_activations_and_logits_alone():
+    plan = plan_decode(Job(SMALL, "v5e:2x2", ["tensor=2"], row_length=256), slots=8)
+    assert plan["devices"] == 2
+    sent = {kind: round(c["sent_gib_per_device"] * GIB) for kind, c in plan["collectives"].items()}
+    assert sum(sent.values()) < SMALL.vocab_size * SMALL.d_model  # bytes: less than any kernel of a layer
+    with pytest.raises(InputError, match="--mesh=tensor="):
+        plan_decode(Job(SMALL, "v5e:2x2", ["fsdp=2"], row_length=256), slots=8)
 
 
 def test_too_little_memory_is_the_compilers_own_answer_in_one_json_line():
