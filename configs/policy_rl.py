@@ -5,12 +5,14 @@
 nano: 2 CPU cores, about 5 s an update; rewarded by the outcome alone. For phi give a process reward model
 and an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
 
-qwen2.5-coder-7b: published safetensors in weights/, accelerators that hold the weights, their gradients,
-AdamW's moments (a train step of two rows a device takes 18.6 GiB of each of 8 H100, as compiled) and on the
-first of each process the engine's copy, by arithmetic 14 GiB, and cache, 56 for 256 slots of 4,096 tokens:
+qwen2.5-coder-7b: published safetensors in weights/, 8 devices of 80 GiB that hold the weights, their
+gradients, AdamW's moments (a train step of two rows a device takes 18.6 GiB of each of 8 H100, as compiled)
+and, split over the first four of a process, the engine's copy and cache (18.3 GiB of each, 256 slots of 4,096
+tokens):
 
-    python launch/plan.py --model=qwen2.5-coder-7b --topology=h200:8 --rows_per_device=2
-    python launch/plan.py --model=qwen2.5-coder-7b --topology=h200:8 --program=decode --slots=256
+    python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:8 --rows_per_device=2
+    python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:8 --program=decode --slots=256 \
+        --mesh=tensor=4
 
 Group baseline without std, token-normalised, clip-higher, no KL.
 alpha falls from 1 to .5 by .01 an update; the paper's to .1 (--config.policy_rl.reward.alpha.floor=0.1).

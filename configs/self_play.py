@@ -9,8 +9,8 @@ Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
 
 qwen2.5-coder-7b: published safetensors of it and of deepseek-coder-1.3b-instruct in weights/; TACO's training
 problems in standard-input form, evaluated on MBPP's test split. The paper's settings where it gives them. All
-weights are trained: 8 devices of 80 GiB or more and O1JAX_MESH=fsdp=*; policies are sampled on the first of
-each process, or by vLLM (--config.<stage>.engine.name). Not run yet.
+weights are trained: 8 devices of 80 GiB or more and O1JAX_MESH=fsdp=*; policies are sampled on the first four
+of each process, or by vLLM (--config.<stage>.engine.name, with .engine.tensor=1). Not run yet.
 """
 
 import ml_collections

@@ -44,7 +44,7 @@ class EngineSettings:
         if self.tensor != 1 and self.name != "jax":
             raise InputError(
                 f"engine.tensor: saw {self.tensor} with engine.name {self.name!r}; leave it at 1, or take "
-                "'jax' (servers are split by launch/serve.py's own flags)"
+                "'jax' (servers are split by launch/serve.py --gpus)"
             )
         if bool(self.endpoints) != (self.name == "vllm_server"):
             raise InputError(

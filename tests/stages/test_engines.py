@@ -24,6 +24,7 @@ def test_an_unknown_engine_is_refused_by_name():
         ({"name": "vllm_server"}, "engine.endpoints: saw \\[\\] with engine.name 'vllm_server'"),
         ({"name": "jax", "endpoints": ["http://x"]}, "and none with another"),
         ({"dtype": "float16"}, "engine.dtype: saw 'float16'"),
+        ({"name": "vllm", "tensor": 2}, "engine.tensor: saw 2 with engine.name 'vllm'; leave it at 1"),
         ({"transfer": "nccl"}, "engine.transfer: saw 'nccl' with engine.name 'jax'"),
         ({"transfer": "smoke"}, "engine.transfer: saw 'smoke', wanted one of files, nccl, ipc"),
     ],
