@@ -39,6 +39,8 @@ ARMS = {
     "rl_linear": {"reward": LINEAR, **BY_OUTCOME},
     "rl_logarithmic": {"reward": LOGARITHMIC, **BY_OUTCOME},
     "rl_linear_all": {"reward": LINEAR},
+    # Its gradient is that of the replayed references alone: what an arm of RL owes to them.
+    "rl_replay": {"reward": OUTCOME, **BY_OUTCOME, "replay": {"examples": 32, "weight": 2000.0}},
 }
 
 

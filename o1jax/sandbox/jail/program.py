@@ -45,12 +45,17 @@ def judge(job_file, result_file, checks_file):
 
 
 def reserve(*files):
-    """Makes the lowest descriptors /dev/null, for an execution's files to take their place. Returns where
-    `files` are instead."""
+    """Makes the lowest descriptors /dev/null, NULL the last of them: an execution's files are placed there
+    before its fork. Returns where `files` are instead."""
     moved = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, NULL + 1) for file in files]
-    for target in range(1, NULL + 1):
-        os.dup2(0, target)
+    os.dup2(0, NULL)
+    nothing_placed()
     return moved
+
+
+def nothing_placed():
+    for target in range(NULL):
+        os.dup2(NULL, target)
 
 
 def compiled(job):
@@ -120,6 +125,7 @@ def checked(job, code, first, found, checks_file, cpu_s, wall_s):
     judge = execution(job, "", files, cpu_s, most(job), checker.run, job, first)
     for file in (asked, questions, answers, answered):
         os.close(file)
+    nothing_placed()  # a pipe ends when nobody holds its other end
     status, wall, used = watch(judge, cpu_s, wall_s, beside=pid)
     answered_all = first + contents(found).count(b"\n") == len(job["inputs"])
     alone = not answered_all and not os.WIFSIGNALED(status) and has_ended(pid, GONE_S)
