@@ -210,7 +210,7 @@ def test_what_a_server_says_is_wrong_with_a_request_is_not_asked_again(servers):
         ),
         (lambda server, root: vars(server).update(root="/no/such/place"), "not seen from here"),
         (
-            lambda server, root: edit(root / "config.json", '"hidden_size": 64', '"hidden_size": 96'),
+            lambda server, root: edit(root / "config.json", '"hidden_size": 128', '"hidden_size": 96'),
             "d_model 96",
         ),
     ],

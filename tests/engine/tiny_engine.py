@@ -38,7 +38,7 @@ def config() -> ModelConfig:
     return ModelConfig(
         family="qwen2",
         vocab_size=len(tokenizer()),
-        d_model=64,
+        d_model=128,
         n_layers=2,
         n_heads=4,
         n_kv_heads=2,
