@@ -7,8 +7,8 @@
     python tests/benchmarks/rl.py runs/rl/seed_*
 
 Prints a table, then one JSON line: for each arm the difference of its final pass@1 to the start's, to
-that of search with SFT, and to that of RL on the outcome alone, each with a 95 % interval from a bootstrap
-over seeds and problems; the tokens of each arm; the ratio of the loop's gain to search's.
+that of search with SFT, and to that of the references that RL replays, trained on alone, each with a 95 %
+interval from a bootstrap over seeds and problems; the tokens of each arm; the ratio of the loop's gain to search's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from etils import epath
 from ladder import difference, table
 
-AGAINST = ("start", "search", "rl_outcome")
+AGAINST = ("start", "search", "rl_replay")
 COUNTED = ("generated_tokens", "trained_tokens")
 
 
