@@ -6,9 +6,9 @@
         --config.pool_trees=runs/ladder/seed_$s/round_00/search --workdir=runs/rl/seed_$s; done
     python tests/benchmarks/rl.py runs/rl/seed_*
 
-Prints a table, then one JSON line: for each arm the difference of its final pass@1 to the start's, to
-that of search with SFT, and to that of the references that RL replays, trained on alone, each with a 95 %
-interval from a bootstrap over seeds and problems; the tokens of each arm; the ratio of the loop's gain to search's.
+Prints a table, then one JSON line: for each arm the difference of its final pass@1 to the start's, to that
+of search with SFT, and to that of the references that RL replays, trained on alone, each with a 95 % interval
+from a bootstrap over seeds and problems; the tokens of each arm; the ratio of the loop's gain to search's.
 """
 
 from __future__ import annotations
