@@ -190,7 +190,7 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
         f"{root}/compare/loop/round_0{k}/search" for k in (0, 1)
     ]
     assert stages["compare/loop/round_01/prm"][2]["prm"] == f"{root}/compare/loop/round_00/prm"
-    assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 250
+    assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 375
 
 
 def test_reinforcement_that_warms_up_itself_trains_on_those_references(played):
