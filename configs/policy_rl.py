@@ -46,7 +46,6 @@ def _nano() -> tuple[dict, dict]:
             "endpoints": (),
             "transfer": "files",
             "dtype": "",
-            "tensor": 1,
             "slots": 64,
             "context": 256,
             "judge_slots": 2,

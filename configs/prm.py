@@ -32,15 +32,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def ladder() -> dict:
     """Nano models and the built-in problems."""
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-    engine = {
-        "name": "jax",
-        "endpoints": (),
-        "dtype": "",
-        "tensor": 1,
-        "slots": 64,
-        "context": 256,
-        "judge_slots": 2,
-    }
+    engine = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
     search = {
         **sampling,
         "rollouts": 12,

@@ -11,15 +11,7 @@ names a process reward model. One round takes about 75 minutes of a core; figure
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {
-    "name": "jax",
-    "endpoints": (),
-    "dtype": "",
-    "tensor": 1,
-    "slots": 64,
-    "context": 256,
-    "judge_slots": 2,
-}
+ENGINE = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
 PAPER = {"form": "paper", "gamma": 0.9}
 OUTCOME = {"alpha": {"kind": "constant", "start": 1.0}}
 PROCESS = {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}

@@ -32,14 +32,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                 "max_steps": 600,
                 "evaluate_every": 150,
                 "sample": {**SAMPLING, "n": 4, "max_tokens": 176},
-                "engine": {
-                    "name": "jax",
-                    "endpoints": (),
-                    "dtype": "",
-                    "tensor": 1,
-                    "slots": 64,
-                    "context": 256,
-                },
+                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256},
             },
             "search": {
                 "search": {

@@ -37,14 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "style": "nano",
                     "max_tokens": 176,
                 },
-                "engine": {
-                    "name": "jax",
-                    "endpoints": (),
-                    "dtype": "",
-                    "tensor": 1,
-                    "slots": 64,
-                    "context": 256,
-                },
+                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256},
             },
         }
     )

@@ -87,12 +87,12 @@ def plan_decode(job: Job, slots: int) -> dict[str, Any]:
     """The figures of the engine's decode step, `slots` sequences of row_length tokens. job.mesh is empty, for
     one device of the topology, or ["tensor=n"]. InputError for another."""
     devices = devices_of(job.topology)
-    sizes = sizes_of(job.mesh, len(devices))
-    if not set(sizes) <= {"tensor"} or sizes.get("tensor", 1) > len(devices):
+    sizes = {"tensor": 1} | sizes_of(job.mesh, len(devices))
+    if set(sizes) != {"tensor"} or sizes["tensor"] > len(devices):
         raise InputError(
             f"mesh {','.join(job.mesh)!r} to decode on {len(devices)} devices: give --mesh=tensor=<how many>"
         )
-    mesh = make_mesh(sizes or None, devices[: sizes.get("tensor", 1)])
+    mesh = make_mesh(sizes, devices[: sizes["tensor"]])
     found = decode_program(job.config, mesh, slots=slots, context=job.row_length)
     chip = chip_of(job.topology)
     found = within_memory(found, chip)

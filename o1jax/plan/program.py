@@ -30,7 +30,7 @@ from o1jax.train.step import make_train_step
 
 GIB = 1 << 30
 NO_LORA = LoraSettings(rank=0)
-DECODED_BLOCK = 1  # the engine decodes some tokens a call; of one, what it sends is that of a token
+DECODED_BLOCK = 1  # tokens a call (the engine's are more): what it sends is then what a token sends
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,11 +30,7 @@ class Progress:
 
     def is_done(self, settings: Settings) -> bool:
         """Whether the update that was the last has been."""
-        return (
-            self.updates >= settings.updates
-            or 0 < settings.generated_tokens <= self.generated_tokens
-            or 0 < settings.trained_tokens <= self.trained_tokens
-        )
+        return self.place(settings) >= settings.updates
 
     def place(self, settings: Settings) -> float:
         """The updates so far, or, where a limit of tokens is nearer, as large a share of all updates."""
