@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 from flax import nnx
-from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Request
@@ -22,7 +20,7 @@ from o1jax.engine.weights import placed
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params
 from o1jax.model.kv_cache import cache_sharding
-from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.mesh import own_devices
 from o1jax.records import InputError
 
 
@@ -61,7 +59,7 @@ class JaxEngine:
         self.max_context, self._config = context, config
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
-        mesh = tensor_mesh(tensor)
+        mesh = own_devices(tensor)
         graphdef, self._abstract = abstract_params(config, mesh)
         self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
         self._swap(params, version)
@@ -98,11 +96,3 @@ class JaxEngine:
 
     def _swap(self, params: nnx.State, version: int) -> None:
         self._scheduler.swap(placed(params, self._abstract), version)
-
-
-def tensor_mesh(size: int) -> Mesh:
-    """This process's first `size` devices. InputError where there are fewer."""
-    devices = jax.local_devices()
-    if not 1 <= size <= len(devices):
-        raise InputError(f"engine.tensor: saw {size}, wanted 1 to {len(devices)}, this process's devices")
-    return make_mesh({"tensor": size}, devices[:size])

@@ -144,9 +144,13 @@ def own_copy(tree: Any) -> Any:
     return jax.tree.map(copy, tree)
 
 
-def own_device() -> Mesh:
-    """The mesh of this process's first device."""
-    return make_mesh(devices=jax.local_devices()[:1])
+def own_devices(tensor: int = 1) -> Mesh:
+    """The mesh of this process's first device, or of the first `tensor`, by that axis. InputError where there
+    are fewer."""
+    devices = jax.local_devices()
+    if not 1 <= tensor <= len(devices):
+        raise InputError(f"tensor: saw {tensor}, wanted 1 to {len(devices)}, this process's devices")
+    return make_mesh({"tensor": tensor}, devices[:tensor])
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

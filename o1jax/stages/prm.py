@@ -19,7 +19,7 @@ from etils import epath
 from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
 from o1jax.model.init import abstract_params
 from o1jax.model.lora import LoraSettings
-from o1jax.parallel.mesh import make_mesh, own_device
+from o1jax.parallel.mesh import make_mesh, own_devices
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.rewards.process import score_ids
@@ -153,7 +153,7 @@ def _held_out(
     out: epath.Path, settings: Settings, trees: Sequence[Tree], held_out: Sequence[Tree], seed: int
 ) -> dict[str, Any]:
     """The figures of the model that was saved, on one device of each process."""
-    prm = load_policy(out / "policy", own_device())
+    prm = load_policy(out / "policy", own_devices())
     eos_id = prm.tokenizer.eos_token_id
 
     async def scores() -> np.ndarray:

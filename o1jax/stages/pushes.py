@@ -15,7 +15,7 @@ from flax import nnx
 from o1jax.batches.encode import Example
 from o1jax.batches.stream import Batches
 from o1jax.engine.interface import Completion, Engine, Request
-from o1jax.parallel.mesh import make_mesh, own_device
+from o1jax.parallel.mesh import make_mesh, own_devices
 from o1jax.train.checkpoint import Policy
 from o1jax.train.reference import log_probs_program, token_values
 
@@ -28,7 +28,7 @@ class Pushes:
     processes each has an engine, and its own copy of the parameters (mesh.own_copy)."""
 
     def __init__(self, policy: Policy):
-        self._mesh = make_mesh() if jax.process_count() == 1 else own_device()
+        self._mesh = make_mesh() if jax.process_count() == 1 else own_devices()
         self._program = log_probs_program(policy.graphdef, self._mesh)
         prompt_ids = policy.tokenizer.encode(PROBE, add_special_tokens=False)
         self._request = Request(tuple(prompt_ids), max_tokens=TOKENS, reuse_prefix=False)

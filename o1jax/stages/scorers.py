@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from etils import epath
 
-from o1jax.parallel.mesh import own_device
+from o1jax.parallel.mesh import own_devices
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError
 from o1jax.rewards.process import StepScorer, score_ids
@@ -29,7 +29,7 @@ async def open_scorer(
     if "prm" not in inputs:
         yield None
         return
-    prm = open_policy(inputs["prm"], own_device())
+    prm = open_policy(inputs["prm"], own_devices())
     if prm.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"{inputs['prm']}: this process reward model has another tokenizer than the policy; "

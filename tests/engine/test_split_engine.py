@@ -44,5 +44,5 @@ def test_the_answers_are_those_of_one_device_and_each_holds_its_share():
 
 @pytest.mark.parametrize("tensor", [0, 9])
 def test_devices_that_are_not_there_are_refused(tensor):
-    with pytest.raises(InputError, match=rf"engine.tensor: saw {tensor}, wanted 1 to 1"):
+    with pytest.raises(InputError, match=rf"tensor: saw {tensor}, wanted 1 to 1"):
         tiny.engine(tensor=tensor)
