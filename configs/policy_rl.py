@@ -74,6 +74,7 @@ def _coder_7b() -> tuple[dict, dict]:
             "transfer": "files",
             "dtype": "",
             "tensor": 4,
+            "prefix_cache_mb": 4096.0,
             "slots": 256,
             "context": 4096,
             "judge_slots": 16,

@@ -29,6 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "endpoints": (),
                     "dtype": "",
                     "tensor": 1,
+                    "prefix_cache_mb": 64.0,
                     "slots": 64,
                     "context": 256,
                 },

@@ -50,6 +50,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                     "endpoints": (),
                     "dtype": "",
                     "tensor": 1,
+                    "prefix_cache_mb": 64.0,
                     "slots": 16,
                     "context": 2048,
                 },

@@ -200,7 +200,14 @@ def _coder_7b() -> dict:
     sampling = {"temperature": 0.8, "top_p": 0.95, "top_k": 40}
     search = {**sampling, "max_depth": 8, "samples": 3, "c": 2.0, "max_step_tokens": 512}
     search |= {"max_path_tokens": 2048, "compile_weight": 0.1, "rollouts": 12}
-    engine = {**ENGINE, "tensor": 4, "slots": 256, "context": 4096, "judge_slots": 16}
+    engine = {
+        **ENGINE,
+        "tensor": 4,
+        "prefix_cache_mb": 4096.0,
+        "slots": 256,
+        "context": 4096,
+        "judge_slots": 16,
+    }
     player = {"engine": {**engine}, "concurrency": 256}
     answer = {**sampling, "n": 8, "max_tokens": 2048}
     write = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "answers": 4, "max_tokens": 512}

@@ -16,7 +16,7 @@ from o1jax.engine.interface import Completion, Request
 from o1jax.engine.jobs import Intake, Shape, pool_size
 from o1jax.engine.scheduler import Scheduler
 from o1jax.engine.serving_thread import ServingThread
-from o1jax.engine.weights import placed
+from o1jax.engine.weights import check_shapes, placed
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params
 from o1jax.model.kv_cache import cache_sharding
@@ -95,4 +95,6 @@ class JaxEngine:
         await self._thread.close()
 
     def _swap(self, params: nnx.State, version: int) -> None:
+        check_shapes(params, self._abstract)
+        self._scheduler.forget()
         self._scheduler.swap(placed(params, self._abstract), version)

@@ -34,9 +34,13 @@ class PromptQueue:
         self.prefilling: list[Job] = []
         self.ready: collections.deque[Job] = collections.deque()
 
+    def forget(self) -> None:
+        """Lets go of the weights and the pool."""
+        self.prefixes.clear()
+        self.params = self.pool = None
+
     def restart(self, params: nnx.State, pool: KVCache) -> None:
         """New weights and an empty pool of pool_chunks + 1 rows (the last is scratch)."""
-        self.prefixes.clear()
         self.params, self.pool = params, pool
 
     def jobs(self) -> list[Job]:

@@ -65,16 +65,17 @@ class Answer:
 
 
 class Replica:
-    """A server. `label` is that of its weights when last asked; `fault` says why it is not used, and
-    `missed` is the label of the last push that it could not take."""
+    """A server, asked for `at_once` samples at a time. `label` is that of its weights when last asked;
+    `fault` says why it is not used, and `missed` is the label of the last push that it could not take."""
 
-    def __init__(self, url: str, client: httpx2.AsyncClient, answer_s: float, work_s: float):
+    def __init__(self, url: str, client: httpx2.AsyncClient, answer_s: float, work_s: float, at_once: int):
         self.url = url.rstrip("/")
         self.label, self.missed, self.fault = "", "", "not asked yet"
         self.root: epath.Path | None = None  # the directory of its model, once it was there
         self.strikes, self.rests_until = 0, 0.0
         self._client, self._answer_s, self._work_s = client, answer_s, work_s
         self._death, self._due = asyncio.Event(), asyncio.Event()
+        self._room = asyncio.Semaphore(at_once)  # else look() queues for a connection, behind samples
 
     @property
     def usable(self) -> bool:
@@ -153,9 +154,12 @@ class Replica:
             "skip_special_tokens": False,  # a stop string may be one
         }
         body = {"token_ids": request.prompt_ids, "sampling_params": params}
-        work = self._call("POST", "/inference/v1/generate", self._work_s, body=body)
-        response = await self._while_alive(work)
+        response = await self._while_alive(self._generate(body))
         return read(response, lambda found: self._answer(found, label))
+
+    async def _generate(self, body: Any) -> httpx2.Response:
+        async with self._room:
+            return await self._call("POST", "/inference/v1/generate", self._work_s, body=body)
 
     async def _while_alive(self, work: Coroutine[Any, Any, T]) -> T:
         task, death = asyncio.ensure_future(work), asyncio.ensure_future(self._death.wait())

@@ -56,8 +56,13 @@ class Scheduler:
         live = [sample.job for sample in self.samples if sample is not None]
         return list(dict.fromkeys([*self.prompts.jobs(), *live]))
 
+    def forget(self) -> None:
+        """Lets go of the weights and of all keys and values: the next ones need the room. Only when idle."""
+        self.params = self.cache = None
+        self.prompts.forget()
+
     def swap(self, params: nnx.State, version: int) -> None:
-        """New weights; every key and value of the old ones goes. Only when idle."""
+        """New weights, and empty caches. Only when idle, after `forget`."""
         self.params, self.version = params, version
         self.prompts.restart(params, self._empty_cache(self.shape.pool_chunks + 1, self.shape.chunk))
         self.cache = self._empty_cache(self.shape.slots, self.shape.context)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import hashlib
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
@@ -37,7 +38,7 @@ from o1jax.model.untied import untied
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError
 
-PUSHED = "pushed_weights_"  # directories in the served model's
+PUSHED = "pushed_weights_"  # directories in the served model's, then the servers' names, then the label
 
 
 class VllmServers:
@@ -72,11 +73,14 @@ class VllmServers:
         _, self._abstract = abstract_params(config, make_mesh(devices=jax.local_devices()[:1]))
         self._table = token_bytes(tokenizer, config.vocab_size)
         self._intake = Intake(tokenizer, self._table, context, config.vocab_size, MOST_STOP_IDS)
-        limits = httpx2.Limits(max_connections=2 * slots * len(endpoints) + 16)
+        at_once = 2 * slots  # samples a server; the other connections are for what is asked beside them
+        limits = httpx2.Limits(max_connections=(at_once + 4) * len(endpoints))
         self._client = httpx2.AsyncClient(limits=limits, trust_env=False)
-        replicas = [Replica(url, self._client, answer_s, work_s) for url in endpoints]
+        replicas = [Replica(url, self._client, answer_s, work_s, at_once) for url in endpoints]
         self._fleet = Fleet(replicas, self._check, patience_s, watch_s)
         self._root: epath.Path | None = None  # a served model's directory; pushed weights are in it
+        names = hashlib.sha256("\n".join(sorted(endpoints)).encode()).hexdigest()
+        self._pushed = f"{PUSHED}{names[:8]}_"  # other engines push to other servers of this model
         self._push: Push | None = None
         self._counters: collections.Counter[str] = collections.Counter()
         self._tasks: set[asyncio.Task] = set()  # of samples
@@ -209,14 +213,14 @@ class VllmServers:
 
     async def _replace_by_files(self, params: nnx.State, label: str, version: int) -> None:
         """New weights beside the old ones' files, then to all servers, then the old files go."""
-        directory = self._root / f"{PUSHED}{label}"
+        directory = self._root / f"{self._pushed}{label}"
         await asyncio.to_thread(hf.export, directory, *untied(self._config, params))
         self._push = Push(lambda replica: replica.reload(str(directory)), label, version)
         await self._fleet.install(self._push)
         self._forget(keep=directory)
 
     def _forget(self, keep: epath.Path | None) -> None:
-        """Removes weights that were pushed, also by an engine that was killed."""
-        for directory in self._root.glob(f"{PUSHED}*") if self._root else ():
+        """Removes weights that were pushed to these servers, also by an engine that was killed."""
+        for directory in self._root.glob(f"{self._pushed}*") if self._root else ():
             if directory != keep:
                 directory.rmtree()

@@ -15,10 +15,10 @@ from o1jax.records import InputError
 
 
 def placed(params: nnx.State, abstract: nnx.State) -> nnx.State:
-    """A copy of `params` with the dtypes and shardings of `abstract`; InputError where shapes differ."""
-    check_shapes(params, abstract)
-    on_device = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
-    return cast(on_device, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)))
+    """A copy of `params` with the dtypes and shardings of `abstract`, cast where they are. Shapes must be
+    the same (check_shapes)."""
+    copies = cast(params, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)))
+    return jax.device_put(copies, jax.tree.map(lambda leaf: leaf.sharding, abstract))
 
 
 def check_shapes(params: nnx.State, abstract: nnx.State) -> None:

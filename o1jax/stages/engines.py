@@ -21,11 +21,12 @@ from o1jax.train.checkpoint import Policy
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
     """The engine and its shape: `slots` samples at once, of at most `context` tokens each, in `dtype` (empty:
-    the policy's compute dtype). The JAX engine is split over `tensor` of the process's devices. `endpoints`
-    are the servers of vllm_server, whose dtype is their own; a request waits `patience_s` for any of them to
-    be there, and weights go to them by `transfer`: files, or vLLM's nccl (servers on other GPUs than the
-    trainer) or ipc (on the same). Programs are judged `judge_slots` at once, and may import
-    `judge_packages`."""
+    the policy's compute dtype). The JAX engine is split over `tensor` of the process's devices and keeps
+    `prefix_cache_mb` of prompts' keys and values, at least those that it prefills at once; a search is
+    faster where its trees' prefixes fit (stats: prefix_evictions). `endpoints` are the servers of
+    vllm_server, whose dtype is their own; a request waits `patience_s` for any of them to be there, and
+    weights go to them by `transfer`: files, or vLLM's nccl (servers on other GPUs than the trainer) or ipc
+    (on the same). Programs are judged `judge_slots` at once, and may import `judge_packages`."""
 
     name: Literal["jax", "vllm", "vllm_server"] = "jax"
     slots: int = 64
@@ -34,6 +35,7 @@ class EngineSettings:
     judge_packages: tuple[str, ...] = ()
     dtype: str = ""
     tensor: int = 1
+    prefix_cache_mb: float = 64.0
     endpoints: tuple[str, ...] = ()
     patience_s: float = 120.0
     transfer: Literal["files", "nccl", "ipc"] = "files"
@@ -82,6 +84,7 @@ async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
         policy.tokenizer,
         dtype=settings.dtype or None,
         tensor=settings.tensor,
+        prefix_cache_mb=settings.prefix_cache_mb,
         **shape,
     )
 

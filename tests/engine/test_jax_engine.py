@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,30 @@ def test_a_failure_while_weights_are_loaded_reaches_the_caller(monkeypatch):
             await engine.load_params(tiny.graphdef_and_params()[1], 1)
 
     with_engine(use)
+
+
+def test_the_old_weights_and_caches_are_gone_before_the_new_ones_need_room(monkeypatch):
+    alive, placed = [], jax_engine.placed
+
+    async def use(engine):
+        scheduler = engine._scheduler
+        held = [scheduler.params, scheduler.cache, scheduler.prompts.pool]
+        old = [weakref.ref(leaf) for leaf in jax.tree.leaves(held)]
+        del held
+
+        def spied(*arguments):
+            alive.append(sum(reference() is not None for reference in old))
+            return placed(*arguments)
+
+        await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
+        monkeypatch.setattr(jax_engine, "placed", spied)
+        before = await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
+        await engine.load_params(tiny.graphdef_and_params()[1], 1)
+        after = await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
+        assert [c.token_ids for c in before[0]] == [c.token_ids for c in after[0]]
+
+    with_engine(use)
+    assert alive == [0]
 
 
 def test_nothing_recompiles_once_every_program_has_run():

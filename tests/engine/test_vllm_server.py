@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import pathlib
+import threading
+import time
 
 import pytest
 import tiny_engine as tiny
@@ -147,11 +149,10 @@ def test_a_server_that_a_push_did_not_reach_is_not_used_until_it_has_it(servers)
 
 
 def test_weights_are_whole_files_that_go_when_they_are_replaced(root, servers):
-    left = root / f"{PUSHED}3_of_a_killed_engine"
-    left.mkdir()
-
     async def whole():
         async with opened(servers) as engine:
+            (left,) = root.glob(f"{PUSHED}*")
+            left.with_name(f"{left.name}_of_a_killed_engine").mkdir()
             await engine.load_params(tiny.graphdef_and_params(seed=1)[1], 1)
             return list(root.glob(f"{PUSHED}*"))
 
@@ -159,6 +160,29 @@ def test_weights_are_whole_files_that_go_when_they_are_replaced(root, servers):
     for server in servers:
         assert server.pushed[-1] == str(pushed) and len(server.pushed) == 2
     assert not list(root.glob(f"{PUSHED}*"))
+
+
+def test_a_push_to_other_servers_of_the_model_leaves_the_weights_of_these(root, servers):
+    async def whole():
+        async with opened(servers[:1]), opened(servers[1:]) as other:
+            await other.load_params(tiny.graphdef_and_params(seed=1)[1], 1)
+            return [pathlib.Path(server.pushed[-1]).exists() for server in servers]
+
+    assert asyncio.run(whole()) == [True, True, True]
+    assert not list(root.glob(f"{PUSHED}*"))
+
+
+def test_a_server_with_more_samples_than_connections_is_not_taken_for_dead(servers, monkeypatch):
+    answer, room = FakeServer.answer, threading.Semaphore(2)
+
+    def slow(server, path, body):
+        with room if path == GENERATE else contextlib.nullcontext():
+            time.sleep(0.1 if path == GENERATE else 0)
+            return answer(server, path, body)
+
+    monkeypatch.setattr(FakeServer, "answer", slow)
+    _, stats = played(servers[:1], count=40, slots=2, answer_s=1.0)
+    assert stats["retries"] == 0
 
 
 def test_all_dead_is_one_clear_line_after_the_patience(servers):
