@@ -12,6 +12,7 @@ from typing import Literal
 
 Form = Literal["stdin", "call", "assertion"]
 ACTIONS = (1, 2, 3)  # define the structure, refine part of the pseudocode, generate Python
+GRADERS = ("exact", "fold_case", "unordered")  # of standard output; "" is the sandbox's own comparison
 
 
 class InputError(ValueError):
@@ -49,7 +50,8 @@ class Problem:
     `solutions` are reference programs; `reasoning` holds reference step chains (each ends in an
     action-3 step whose text is the program). `entry_point` names the function that tests call.
     `setup` is code that the tests need beside the program. `json_values` says that call-form
-    values came through JSON, so that a tuple equals a list.
+    values came through JSON, so that a tuple equals a list. `grader` is one of GRADERS where standard output
+    counts letter by letter, whatever its case, or with its lines in any order.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Problem:
     time_limit_s: float = 0.0  # 0: the judge's default
     memory_limit_mb: int = 0
     json_values: bool = True
+    grader: str = ""
 
 
 class Status(enum.StrEnum):

@@ -42,5 +42,6 @@ def _call(text: str, name: str) -> TestCase | None:
             return None
         arguments = [ast.literal_eval(argument) for argument in call.args]
         return TestCase(repr(arguments), repr(ast.literal_eval(compared.comparators[0])))
-    except (SyntaxError, ValueError, TypeError):  # of literal_eval, and of no or many statements
+    # Of literal_eval, and of no or many statements.
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None

@@ -36,9 +36,9 @@ def problem_of(record: dict[str, Any], index: int, where: str, split: str = "tra
         solutions=tuple(_solutions(record, where)),
         difficulty=_difficulty(fields.integer(record, "difficulty", where)),
         source=f"codecontests/{_name(SOURCES, fields.integer(record, 'source', where))}",
-        tags=tuple(tag for tag in record.get("cf_tags") or () if tag),
-        time_limit_s=_seconds(record.get("time_limit")),
-        memory_limit_mb=(record.get("memory_limit_bytes") or 0) >> 20,
+        tags=tuple(filter(None, fields.texts(record, "cf_tags", where) if record.get("cf_tags") else ())),
+        time_limit_s=_seconds(record.get("time_limit"), f"{where} field 'time_limit'"),
+        memory_limit_mb=fields.optional_integer(record, "memory_limit_bytes", where) >> 20,
     )
 
 
@@ -71,8 +71,9 @@ def _name(names: tuple[str, ...], number: int) -> str:
     return names[number] if 0 <= number < len(names) else names[0]
 
 
-def _seconds(limit: Any) -> float:
+def _seconds(limit: Any, where: str) -> float:
     """A duration {seconds, nanos}; 0 (the judge's default) where there is none."""
     if not isinstance(limit, dict):
         return 0.0
-    return (limit.get("seconds") or 0) + (limit.get("nanos") or 0) / 1e9
+    seconds, nanos = (fields.optional_integer(limit, name, where) for name in ("seconds", "nanos"))
+    return seconds + nanos / 1e9

@@ -45,6 +45,14 @@ def integer(record: Record, name: str, where: str) -> int:
     return value
 
 
+def optional_integer(record: Record, name: str, where: str) -> int:
+    """A whole number of 0 or more, or 0 where there is none."""
+    number = integer(record, name, where) if record.get(name) is not None else 0
+    if number < 0:
+        raise InputError(f"{where} field {name!r}: saw {number}, wanted 0 or more")
+    return number
+
+
 def mapping(record: Record, name: str, where: str) -> Record:
     """An object."""
     value = record.get(name)

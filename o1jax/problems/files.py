@@ -65,7 +65,5 @@ def _of_json(data: bytes, path: str) -> list[Any]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not JSON ({error.msg} at line {error.lineno} column {error.colno})"
-        ) from error
+    except (ValueError, RecursionError) as error:  # also of an integer with thousands of digits
+        raise InputError(f"{where}: not JSON ({error})") from error

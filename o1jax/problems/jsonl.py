@@ -14,21 +14,22 @@ from typing import Any
 from etils import epath
 
 from o1jax.problems.files import read_records
-from o1jax.records import ACTIONS, InputError, Problem, Step, TestCase
+from o1jax.records import ACTIONS, GRADERS, InputError, Problem, Step, TestCase
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Problem)}
-_TEXTS = ("id", "question", "form", "entry_point", "starter_code", "setup", "difficulty", "source")
+_TEXTS = ("id", "question", "form", "entry_point", "starter_code", "setup", "difficulty", "source", "grader")
+_MOST = 1e9  # seconds or MiB of a limit
 _FORMS = ("stdin", "call", "assertion")
 
 
 def save(path: str, problems: Iterable[Problem]) -> None:
-    """Writes the problems in order, under another name first so that no half file is ever seen."""
+    """Writes the problems in order, under another name first so that no half file is ever seen. What UTF-8
+    cannot say (half of a surrogate pair) is written as JSON's escape."""
     target = epath.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(
-        "".join(json.dumps(dataclasses.asdict(p), ensure_ascii=False) + "\n" for p in problems)
-    )
+    text = "".join(json.dumps(dataclasses.asdict(p), ensure_ascii=False) + "\n" for p in problems)
+    partial.write_bytes(text.encode("utf-8", "backslashreplace"))
     partial.replace(target)
 
 
@@ -50,6 +51,9 @@ def problem_of(record: dict[str, Any], where: str) -> Problem:
         raise InputError(f"{where} field 'form': saw {values['form']!r}, wanted one of {_FORMS}")
     if values["form"] == "call" and not values.get("entry_point"):
         raise InputError(f"{where} field 'entry_point': missing or empty, wanted the function's name")
+    graders = ("", *GRADERS) if values["form"] == "stdin" else ("",)
+    if values.get("grader", "") not in graders:
+        raise InputError(f"{where} field 'grader': saw {values['grader']!r}, wanted one of {graders}")
     return Problem(**values)
 
 
@@ -66,6 +70,8 @@ def _field(name: str, value: Any, where: str) -> Any:
     if name == "json_values":
         return _checked(value, bool, where)
     number = _checked(value, (int, float), where)
+    if not 0 <= number <= _MOST:
+        raise InputError(f"{where}: saw {number!r:.40}, wanted 0 (the judge's default) to {_MOST:.0f}")
     return float(number) if name == "time_limit_s" else int(number)
 
 

@@ -59,7 +59,7 @@ def entry_point(source: str, asserts: list[str]) -> str:
         with warnings.catch_warnings(action="ignore"):  # of escapes in other people's programs
             defined = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
             called = [_names_called(text) for text in asserts]
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return ""
     return next((name for name in reversed(defined) if all(name in names for names in called)), "")
 

@@ -16,7 +16,7 @@ from typing import Any
 from o1jax.problems import fields
 from o1jax.records import InputError, Problem, TestCase
 
-_NUMBER_AND_UNIT = re.compile(r"\s*([\d.]+)\s*([a-z]+)")
+_NUMBER_AND_UNIT = re.compile(r"\s*(\d{1,12}(?:\.\d*)?)\s*([a-z]+)", re.ASCII)
 _MEGABYTES = {
     "byte": 2**-20,
     "kilobyte": 2**-10,
@@ -37,7 +37,7 @@ def problem_of(record: dict[str, Any], index: int, where: str, split: str = "tra
     """The problem of one TACO record, whose tests are hidden on split test; `where` begins the message of any
     InputError."""
     cases = _json(record, "input_output", dict, where)
-    entry_point = cases.get("fn_name") or ""
+    entry_point = fields.optional_text(cases, "fn_name", f"{where} field 'input_output'")
     tests = _tests(cases, bool(entry_point), f"{where} field 'input_output'")
     return Problem(
         id=f"taco/{split}/{index}",
@@ -46,13 +46,13 @@ def problem_of(record: dict[str, Any], index: int, where: str, split: str = "tra
         tests=() if split == "test" else tests,
         hidden_tests=tests if split == "test" else (),
         entry_point=entry_point,
-        starter_code=record.get("starter_code") or "",
+        starter_code=fields.optional_text(record, "starter_code", where),
         solutions=tuple(_solutions(record, where)),
-        difficulty=record.get("difficulty") or "",
+        difficulty=fields.optional_text(record, "difficulty", where),
         source=f"taco/{record.get('source') or 'unknown'}",
         tags=_tags(record.get("tags")),
-        time_limit_s=_seconds(record.get("time_limit")),
-        memory_limit_mb=_megabytes(record.get("memory_limit")),
+        time_limit_s=_seconds(fields.optional_text(record, "time_limit", where)),
+        memory_limit_mb=_megabytes(fields.optional_text(record, "memory_limit", where)),
     )
 
 
@@ -62,7 +62,7 @@ def _json(record: dict[str, Any], field: str, kind: type, where: str) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:  # also of an integer with thousands of digits
+        except (ValueError, RecursionError) as error:  # also of an integer with thousands of digits
             raise InputError(f"{where} field {field!r}: not JSON ({error})") from error
     if not isinstance(value, kind):
         raise InputError(f"{where} field {field!r}: saw {type(value).__name__}, wanted {kind.__name__}")
@@ -108,14 +108,18 @@ def _call_tests(inputs: list[Any], outputs: list[Any], where: str) -> tuple[Test
         if not isinstance(arguments, list):
             raise InputError(f"{where}: saw {type(arguments).__name__} as arguments, wanted a list")
         value = _with_integer_keys(output[0] if wrapped else output)
-        tests.append(TestCase(repr([_with_integer_keys(a) for a in arguments]), repr(value)))
+        arguments = [_with_integer_keys(argument) for argument in arguments]
+        try:
+            tests.append(TestCase(repr(arguments), repr(value)))
+        except RecursionError as error:
+            raise InputError(f"{where}: saw a value nested too deep, wanted one that can be shown") from error
     return tuple(tests)
 
 
 def _argument_lines(text: str, where: str) -> list[Any]:
     try:
         return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: saw arguments {text!r:.40}, wanted one JSON value a line") from error
 
 
@@ -131,18 +135,18 @@ def _tags(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return ()
     return tuple(tag for tag in value if isinstance(tag, str)) if isinstance(value, list) else ()
 
 
-def _seconds(text: str | None) -> float:
+def _seconds(text: str) -> float:
     """A limit such as "1 seconds"; 0 (the judge's default) where none can be read."""
-    found = _NUMBER_AND_UNIT.match((text or "").lower())
+    found = _NUMBER_AND_UNIT.match(text.lower())
     return float(found[1]) if found and found[2].startswith("sec") else 0.0
 
 
-def _megabytes(text: str | None) -> int:
+def _megabytes(text: str) -> int:
     """A limit such as "256 megabytes"; 0 if none can be read or, as "50000 bytes", none can be meant."""
-    found = _NUMBER_AND_UNIT.match((text or "").lower())
+    found = _NUMBER_AND_UNIT.match(text.lower())
     return int(float(found[1]) * _MEGABYTES.get(found[2].rstrip("s"), 0)) if found else 0

@@ -7,6 +7,7 @@ supervisor's own cgroup, and the controllers for memory and processes there.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import pathlib
 
@@ -28,16 +29,15 @@ def own_cgroup() -> pathlib.Path:
 
 
 class Cgroup:
-    """One slot's. `Cgroup(parent, name)` makes the directory; raises OSError where the kernel refuses."""
+    """One slot's. `Cgroup(parent)` makes a directory of its own; raises OSError where the kernel refuses."""
 
-    def __init__(self, parent: pathlib.Path, name: str):
+    def __init__(self, parent: pathlib.Path):
         there = (parent / "cgroup.controllers").read_text().split()
         if not set(CONTROLLERS) <= set(there):
             raise OSError(errno.ENOTSUP, f"{parent} controls {there}, not {' and '.join(CONTROLLERS)}")
         _remove_stale(parent)
         _write(parent / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
-        self._path = parent / f"{PREFIX}{os.getpid()}-{name}"
-        self._path.mkdir(exist_ok=True)
+        self._path = _new_directory(parent)
         self._memory_mb = 0
         _write(self._path / "pids.max", str(MOST_PROCESSES))
 
@@ -54,6 +54,14 @@ class Cgroup:
     def remove(self) -> None:
         """Removes the directory; a process not yet reaped keeps it, for the next start to remove."""
         _remove(self._path)
+
+
+def _new_directory(parent: pathlib.Path) -> pathlib.Path:
+    """The first of this process's that is not there: its other slots and judges have theirs."""
+    paths = (parent / f"{PREFIX}{os.getpid()}-{number}" for number in itertools.count())
+    path = next(path for path in paths if not path.exists())
+    path.mkdir()
+    return path
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -77,7 +77,7 @@ def equal_token(want: str, got: str) -> bool:
     if not (FLOAT.fullmatch(want) and NUMBER.fullmatch(got)):
         return False
     x, y = float(want), float(got)
-    return x == y or abs(x - y) <= STDIN_TOLERANCE * max(1.0, abs(x))
+    return x == y or math.isfinite(x) and abs(x - y) <= STDIN_TOLERANCE * max(1.0, abs(x))
 
 
 def equal_value(expected: Any, got: Any, rules: Rules) -> bool:

@@ -7,10 +7,11 @@ be used from one event loop, and never forks the process it lives in.
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from o1jax.records import Verdict
 from o1jax.sandbox import wire
-from o1jax.sandbox.interface import Job
+from o1jax.sandbox.interface import Job, SandboxError
 from o1jax.sandbox.slots import Slots, SlotSettings
 from o1jax.sandbox.supervisor_process import SupervisorProcess
 from o1jax.sandbox.zygote_process import Isolation
@@ -29,9 +30,10 @@ class ForkJudge:
     `supervisors` asks for so many processes (0: none). `highest` is the isolation tier to try for,
     `packages` can be imported by programs (a judge of their own: they make every fork dearer).
 
-    Raises SandboxError at the start where the kernel grants no isolation (seccomp and either Landlock or
-    a root directory of its own are the least), unless `insecure=True`. `memo` verdicts are kept, so that
-    the same job is not run twice; stats() counts.
+    Raises SandboxError on a system that is not Linux, and at the start where the kernel grants no isolation
+    (seccomp and either Landlock or a root directory of its own are the least), unless `insecure=True`.
+    `memo` verdicts are kept, so that the same job is not run twice (0: equal jobs are all run); those with
+    outputs (keep_output) are only shared by jobs that are asked for meanwhile. stats() counts.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class ForkJudge:
         highest: str = "T2",
         packages: tuple[str, ...] = (),
     ):
+        if sys.platform != "linux":
+            raise SandboxError(f"system: saw {sys.platform}, wanted linux; use a Linux container or machine")
         if supervisors is None:
             supervisors = 0 if slots <= SLOTS_A_SUPERVISOR else -(-slots // SLOTS_A_SUPERVISOR)
         if slots < 1 or not 0 <= supervisors <= slots:
@@ -52,7 +56,7 @@ class ForkJudge:
             raise ValueError(f"highest: saw {highest!r}, wanted one of {TIERS}")
         self.jobs = self.memo_hits = 0
         self._memo_size = memo
-        self._memo: dict[Job, Verdict] = {}
+        self._memo: dict[Job, asyncio.Future[Verdict]] = {}  # in order of asking; of jobs under way too
         isolation = Isolation(highest, tuple(packages))
         counts = [len(range(i, slots, max(1, supervisors))) for i in range(max(1, supervisors))]
         kind = SupervisorProcess if supervisors else Slots
@@ -101,20 +105,38 @@ class ForkJudge:
         """The verdict on one program. Raises SandboxError (infrastructure, after three attempts) and
         InputError (a malformed test); cancelling the awaiting task kills the job's processes."""
         self.jobs += 1
-        if job in self._memo:
-            self.memo_hits += 1
-            return self._memo[job]
+        if not self._memo_size:
+            return await self._judged(job)
+        while (known := self._memo.get(job)) is not None:
+            if not known.done():
+                await asyncio.wait([known])
+            if not known.cancelled():
+                self.memo_hits += 1
+                return known.result()
+        return await self._remembered(job)
+
+    async def _remembered(self, job: Job) -> Verdict:
+        """Judges a job whose equals wait for the same future: it fails with this one's exception, and is
+        cancelled with it, whereupon they find another."""
+        if len(self._memo) >= self._memo_size:
+            del self._memo[next(iter(self._memo))]
+        future = self._memo[job] = asyncio.get_running_loop().create_future()
+        try:
+            verdict = await self._judged(job)
+            future.set_result(verdict)
+            return verdict
+        except Exception as error:
+            future.set_exception(error)
+            raise
+        finally:
+            if job.keep_output or not future.done() or future.exception() is not None:
+                self._memo.pop(job, None)
+            future.cancel()
+
+    async def _judged(self, job: Job) -> Verdict:
         wire.check(job)
         team = await self._turns.get()
         try:
-            verdict = await team.judge(job)
+            return await team.judge(job)
         finally:
             self._turns.put_nowait(team)
-        self._remember(job, verdict)
-        return verdict
-
-    def _remember(self, job: Job, verdict: Verdict) -> None:
-        while self._memo and len(self._memo) >= self._memo_size:
-            del self._memo[next(iter(self._memo))]
-        if self._memo_size:
-            self._memo[job] = verdict

@@ -6,6 +6,7 @@ Holds the types and the Protocol only. Knows nothing of models.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,18 +15,25 @@ from o1jax.records import Form, Problem, TestCase, Verdict
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of one execution (one program on one test in stdin form; on all tests in call form)."""
+    """Of one execution (one program on one test in stdin form; on all tests in call form). Raises ValueError
+    for one that is not finite or not above 0."""
 
     cpu_s: float = 2.0
     wall_s: float = 8.0  # at least 4 x cpu_s, so that a busy machine does not change verdicts
     memory_mb: int = 512
     output_bytes: int = 1 << 20
 
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"limits: saw {name} {value!r}, wanted a finite number above 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One program and its tests. `stop_at_failure`: tests after the first failure are not run and
-    carry the status NORESULT with detail "not run". `keep_output` (form stdin): results carry what the
+    """One program and its tests. `stop_at_failure`: tests after the first failure carry the status NORESULT
+    with detail "not run" (in form stdin they are not; the other forms run all tests in one execution, whose
+    time they share). `keep_output` (form stdin): results carry what the
     program printed, of programs that ended well. `grader`: "" is this sandbox's own strict comparison;
     the others (graders.py) are for problems that need one, or for parity with a data set's own grader."""
 
@@ -42,7 +50,7 @@ class Job:
 
 
 def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Limits) -> Job:
-    """The job of `source` on `tests` of `problem`; the problem's own time limit, if any, wins."""
+    """The job of `source` on `tests` of `problem`; the problem's own limits, if any, win."""
     if problem.time_limit_s:
         limits = dataclasses.replace(
             limits, cpu_s=problem.time_limit_s, wall_s=max(limits.wall_s, 4 * problem.time_limit_s)
@@ -57,6 +65,7 @@ def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Lim
         setup=problem.setup,
         json_values=problem.json_values,
         limits=limits,
+        grader=problem.grader,
     )
 
 

@@ -21,6 +21,7 @@ ATTEMPTS = 3
 SLACK_S = 120.0  # beyond all wall limits: only a stuck sandbox process gets there
 MAX_THREADS = 64
 MOST_EXECUTIONS = 10_000  # of one warm parent: then it is replaced, whatever it may have gathered
+BULKY = 1 << 20  # bytes of records that are not compared in one go: everybody here waits meanwhile
 NOT_RUN = CaseResult(Status.NORESULT, "not run")
 
 
@@ -71,10 +72,12 @@ class Slots:
             self._free.put_nowait(index)
 
     async def _on_slot(self, index: int, job: Job) -> Verdict:
-        """Tests in one batch; with stop_at_failure in batches of 1, 2, 4, ..., for the comparison is here."""
+        """Tests in one batch; with stop_at_failure in form stdin in batches of 1, 2, 4, ..., for the
+        comparison is here. In the other forms all tests share one execution and its time, so one batch."""
+        in_batches = job.stop_at_failure and job.form == "stdin"
         cases: list[CaseResult] = []
         while len(cases) < max(1, len(job.tests)):
-            size = len(cases) + 1 if job.stop_at_failure else len(job.tests)
+            size = len(cases) + 1 if in_batches else len(job.tests)
             tests = job.tests[len(cases) : len(cases) + size]
             compiled, found = await self._attempts(index, job, tests)
             cases += found
@@ -94,8 +97,7 @@ class Slots:
         """(compiled, results), tried three times; each attempt after the first has a fresh warm parent."""
         for attempt in range(ATTEMPTS):
             try:
-                compiled, cases = await self._once(index, job, tests)
-                killed = any(case.detail == verdicts.KILLED for case in cases)
+                compiled, cases, killed = await self._once(index, job, tests)
                 if not killed or attempt == ATTEMPTS - 1:  # three times: the program's own doing
                     return compiled, cases
                 failure: Exception | None = None
@@ -108,7 +110,10 @@ class Slots:
             await self._discard(index)
         raise SandboxError(f"no verdict after {ATTEMPTS} attempts: {failure}") from failure
 
-    async def _once(self, index: int, job: Job, tests: tuple[TestCase, ...]) -> tuple[bool, list[CaseResult]]:
+    async def _once(
+        self, index: int, job: Job, tests: tuple[TestCase, ...]
+    ) -> tuple[bool, list[CaseResult], bool]:
+        """(compiled, results, whether an execution was killed from outside)."""
         zygote = await self._zygote(index)
         if index in self._cgroups:
             self._cgroups[index].cap(job.limits.memory_mb)
@@ -123,8 +128,13 @@ class Slots:
         zygote.executions += made
         why = verdicts.compile_failure(status, found)
         if why is not None:
-            return False, [CaseResult(Status.CE, why)] * max(1, len(tests))
-        return True, verdicts.results(job, tests, found)
+            return False, [CaseResult(Status.CE, why)] * max(1, len(tests)), False
+        cases = []
+        for case in verdicts.results(job, tests, found):
+            cases.append(case)
+            if len(raw) > BULKY:
+                await asyncio.sleep(0)
+        return True, cases, verdicts.killed_from_outside(job, found)
 
     async def _zygote(self, index: int) -> Zygote:
         zygote = self._zygotes[index]
@@ -156,7 +166,7 @@ class Slots:
             return ""
         try:
             if index not in self._cgroups:
-                self._cgroups[index] = Cgroup(own_cgroup(), str(index))
+                self._cgroups[index] = Cgroup(own_cgroup())
             return self._cgroups[index]
         except OSError as error:
             return error.strerror

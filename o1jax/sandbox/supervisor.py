@@ -56,23 +56,28 @@ async def serve(connection: socket.socket) -> None:
         writer.close()
 
 
-async def _started(slots: Slots) -> SandboxError | None:
+async def _started(slots: Slots) -> Exception | None:
     try:
         await slots.start()
-    except SandboxError as error:
-        return SandboxError(str(error))
+    except Exception as error:  # noqa: BLE001 - who asked would wait for ever
+        return _told(error)
     return None
 
 
 async def _answer(slots: Slots, writer: asyncio.StreamWriter, number: int, job: Job) -> None:
     try:
         answer: object = await slots.judge(job)
-    except SandboxError as error:
-        answer = SandboxError(str(error))
-    except InputError as error:
-        answer = error
+    except Exception as error:  # noqa: BLE001 - who asked would wait for ever
+        answer = _told(error)
     writer.write(packed((number, answer, (slots.lost, slots.replaced, slots.executions))))
     await writer.drain()
+
+
+def _told(error: Exception) -> Exception:
+    """An error as whoever asked gets it: one of this project's own."""
+    if isinstance(error, InputError):
+        return error
+    return SandboxError(str(error) if isinstance(error, SandboxError) else repr(error))
 
 
 def main() -> None:

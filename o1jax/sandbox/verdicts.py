@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 from o1jax.records import CaseResult, Status, TestCase
 from o1jax.sandbox import assertions, compare, graders
 from o1jax.sandbox.interface import Job
 from o1jax.sandbox.literals import parsed
-from o1jax.sandbox.wire import Incomplete, Record
+from o1jax.sandbox.wire import OUTPUT, WALL, Incomplete, Record
 
 CLAIMS = {"RE", "BADVALUE", "NORESULT", "MLE", "OLE"}  # statuses a child may give itself: none passes
-KILLED = "killed from outside"
 
 
 def compile_failure(exit_status: int, found: list[Record]) -> str | None:
@@ -33,17 +33,29 @@ def compile_failure(exit_status: int, found: list[Record]) -> str | None:
     raise Incomplete(f"the program's process ended with {exit_status} and records {kinds}")
 
 
-def results(job: Job, tests: tuple[TestCase, ...], found: list[Record]) -> list[CaseResult]:
-    """One result a test, in order. Raises Incomplete where a test has none."""
+def results(job: Job, tests: tuple[TestCase, ...], found: list[Record]) -> Iterator[CaseResult]:
+    """One result a test, in order. Raises Incomplete, after the last one, where a test has none."""
     runs = [record for record in found if record.kind == b"T"]
-    cases = _each(job, tests, runs) if job.form == "stdin" else _together(job, tests, runs)
-    if len(cases) != len(tests):
-        raise Incomplete(f"{len(cases)} results for {len(tests)} tests")
-    return cases
+    made = 0
+    for case in _each(job, tests, runs) if job.form == "stdin" else _together(job, tests, runs):
+        made += 1
+        yield case
+    if made != len(tests):
+        raise Incomplete(f"{made} results for {len(tests)} tests")
 
 
-def _each(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> list[CaseResult]:
-    return [_stdin_result(job, test, run) for test, run in zip(tests, runs, strict=False)]
+def killed_from_outside(job: Job, found: list[Record]) -> bool:
+    """Whether an execution died of SIGKILL, which it cannot send itself, while it had time left."""
+    spent = 0.0
+    for run in found:
+        spent = run.cpu_s if job.form == "stdin" else spent + run.cpu_s
+        if _died_of(run.status, signal.SIGKILL) and run.over != WALL and spent < job.limits.cpu_s:
+            return True
+    return False
+
+
+def _each(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> Iterator[CaseResult]:
+    return (_stdin_result(job, test, run) for test, run in zip(tests, runs, strict=False))
 
 
 def _stdin_result(job: Job, test: TestCase, run: Record) -> CaseResult:
@@ -56,38 +68,36 @@ def _stdin_result(job: Job, test: TestCase, run: Record) -> CaseResult:
 
 def _ended_badly(job: Job, run: Record) -> tuple[Status, str] | None:
     """The status that the clock, the output's size or the exit status decides, if one does."""
-    if run.over_wall:
+    if run.over == WALL:
         return Status.TLE, "wall time"
     if run.cpu_s >= job.limits.cpu_s or _died_of(run.status, signal.SIGXCPU):
         return Status.TLE, "CPU time"
-    if len(run.output) > job.limits.output_bytes:
+    if run.over == OUTPUT:
         return Status.OLE, f"more than {job.limits.output_bytes} bytes"
     if os.WIFSIGNALED(run.status):
-        return Status.RE, KILLED if _died_of(run.status, signal.SIGKILL) else _signal_name(run.status)
+        outside = _died_of(run.status, signal.SIGKILL)
+        return Status.RE, "killed from outside" if outside else _signal_name(run.status)
     if run.status:
         detail = _last_line(run.errors) or f"exit status {os.WEXITSTATUS(run.status)}"
         return (Status.MLE if detail.startswith("MemoryError") else Status.RE), detail
     return None
 
 
-def _together(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> list[CaseResult]:
-    cases: list[CaseResult] = []
-    spent = 0.0
+def _together(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> Iterator[CaseResult]:
+    done, spent = 0, 0.0
     for run in runs:
-        lines = run.output.split(b"\n")[:-1][: len(tests) - len(cases)]
+        lines = run.output.split(b"\n")[:-1][: len(tests) - done]
         share = run.cpu_s / (len(lines) + 1)
-        cases += [
-            _answer(job, test, line, share) for test, line in zip(tests[len(cases) :], lines, strict=False)
-        ]
+        for test, line in zip(tests[done:], lines, strict=False):
+            yield _answer(job, test, line, share)
+        done += len(lines)
         spent += run.cpu_s
-        if len(cases) < len(tests):
-            failure = _ended_badly(job, run._replace(cpu_s=spent, output=b"")) or (
-                Status.NORESULT,
-                "exited early",
-            )
+        if done < len(tests):
+            failure = _ended_badly(job, run._replace(cpu_s=spent)) or (Status.NORESULT, "exited early")
             late = failure[0] is Status.TLE
-            cases += [CaseResult(*failure, share)] * (len(tests) - len(cases) if late else 1)
-    return cases
+            missed = len(tests) - done if late else 1
+            yield from [CaseResult(*failure, share)] * missed
+            done += missed
 
 
 def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
@@ -118,7 +128,7 @@ def _right(job: Job, test: TestCase, got: Any) -> bool:
         return compare.equal_value(parsed(test.output), got, compare.Rules(tuple_is_list=job.json_values))
     if job.grader in graders.BELIEVED:
         return got == [True]
-    expected = assertions.rewrite(test.input).expected
+    expected = assertions.rewrite(test.input, job.entry_point).expected
     return type(got) is list and len(got) == len(expected) and all(map(_holds, expected, got))
 
 

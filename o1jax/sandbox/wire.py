@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from o1jax.records import InputError, TestCase
+from o1jax.records import Form, InputError, TestCase
 from o1jax.sandbox import assertions, graders
 from o1jax.sandbox.interface import Job
 from o1jax.sandbox.literals import parsed
 
-RECORD = struct.Struct("<ciiidII")  # as in jail/program.py
+RECORD, WALL, OUTPUT = struct.Struct("<ciiidII"), 1, 2  # as in jail/program.py
 
 
 class Incomplete(RuntimeError):
@@ -26,7 +26,7 @@ class Record(NamedTuple):
     kind: bytes
     first: int
     status: int
-    over_wall: int
+    over: int
     cpu_s: float
     output: bytes
     errors: bytes
@@ -34,7 +34,11 @@ class Record(NamedTuple):
 
 def check(job: Job) -> None:
     """Raises InputError where the job is malformed, before anything is run."""
+    if job.form not in get_args(Form):
+        raise InputError(f"form: saw {job.form!r}, wanted one of {get_args(Form)}")
     graders.check(job.form, job.grader)
+    if job.form == "call" and not job.entry_point:
+        raise InputError("entry_point: saw none in form call, wanted the name of the function to call")
     for test in job.tests:
         _input(job, test)
         if job.form == "call":
@@ -71,7 +75,8 @@ def checks(job: Job, tests: tuple[TestCase, ...]) -> bytes:
         return b""
     setup = "" if assertions.free_names(job.setup) else job.setup
     found = {
-        str(index): {"text": text, "names": assertions.free_names(text)} for index, text in blocks.items()
+        str(index): {"text": text, "names": assertions.free_names(text, job.entry_point)}
+        for index, text in blocks.items()
     }
     return json.dumps({"setup": setup, "blocks": found}).encode()
 
@@ -79,14 +84,14 @@ def checks(job: Job, tests: tuple[TestCase, ...]) -> bytes:
 def _blocks(job: Job, tests: tuple[TestCase, ...]) -> dict[int, str]:
     if job.form != "assertion" or job.grader in graders.BELIEVED:
         return {}
-    found = ((index, assertions.rewrite(test.input).block) for index, test in enumerate(tests))
+    found = ((i, assertions.rewrite(test.input, job.entry_point).block) for i, test in enumerate(tests))
     return {index: text for index, text in found if text}
 
 
 def _input(job: Job, test: TestCase) -> str:
     if job.form == "assertion":
         believed = job.grader in graders.BELIEVED
-        rewritten = assertions.rewrite(test.input)
+        rewritten = assertions.rewrite(test.input, job.entry_point)
         return json.dumps([{"block": test.input}] if believed else rewritten.steps)
     if job.form == "call" and not isinstance(parsed(test.input), list | tuple):
         raise InputError(f"a call-form input must be a list of arguments, got {test.input[:80]!r}")

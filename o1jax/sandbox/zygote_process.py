@@ -7,6 +7,7 @@ started it (the kernel's rule), so that is the event loop's. What a record means
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -54,27 +55,10 @@ class Zygote:
     async def start(cls, wanted: Isolation, cgroup: Cgroup | str = "") -> Zygote:
         """A jailed, warm interpreter that has said hello. `cgroup` is its own, or why it has none. Raises
         ZygoteDied where it cannot start."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        # Not -I, which would ignore PYTHONHASHSEED: -s and -P are the rest of it, and the
-        # environment holds nothing else (the loader's path is needed where Python is a shared library).
-        command = [sys.executable, "-s", "-P", "-S", "-B", "-W", "ignore", "-X", "utf8", str(SCRIPT)]
-        environment = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}  # only one thread may fork
-        if "LD_LIBRARY_PATH" in os.environ:
-            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        log = os.memfd_create("log", os.MFD_CLOEXEC)
-        with theirs:
-            process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
-        zygote = cls(process, ours, log)
+        try:
+            zygote = cls(*_launched())
+        except OSError as error:
+            raise ZygoteDied(f"a sandbox process could not be started: {error!r}") from error
         try:
             zygote._tell(wanted, cgroup)
             await zygote._greet()
@@ -115,20 +99,21 @@ class Zygote:
         """Runs one job: (wait status of the program's process, its records). `checks` is for its checker
         alone. Raises ZygoteDied."""
         loop = asyncio.get_running_loop()
-        self._busy = True
-        job, result, asked = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("job", "result", "checks"))
+        self._busy, files = True, []
         try:
-            _write_all(job, payload)
-            _write_all(asked, checks)
-            socket.send_fds(self._control, [b"J"], [job, result, asked])
+            for data in (payload, b"", checks):  # the second is for the records
+                files.append(os.memfd_create("job", os.MFD_CLOEXEC))
+                _write_all(files[-1], data)
+            socket.send_fds(self._control, [b"J"], files)
             data = await asyncio.wait_for(loop.sock_recv(self._control, 16), deadline_s)
             if not data:
                 raise ZygoteDied(f"the warm parent died {self._complaint()}")
+            result = files[1]
             return STATUS.unpack(data)[0], os.pread(result, os.fstat(result).st_size, 0)
         except (OSError, TimeoutError) as error:
             raise ZygoteDied(repr(error)) from error
         finally:
-            for file in (job, result, asked):
+            for file in files:
                 os.close(file)
             self._busy = False
             if self._dead:
@@ -150,6 +135,39 @@ class Zygote:
         os.close(self._log)
         if not self._busy:  # closed under a waiting reader, it would never wake
             self._control.close()
+
+
+def _launched() -> tuple[subprocess.Popen, socket.socket, int]:
+    """A new process, this end of its socket, and what it complains to. Raises OSError, with nothing open."""
+    # Not -I, which would ignore PYTHONHASHSEED: -s and -P are the rest of it, and the
+    # environment holds nothing else (the loader's path is needed where Python is a shared library).
+    command = [sys.executable, "-s", "-P", "-S", "-B", "-W", "ignore", "-X", "utf8", str(SCRIPT)]
+    environment = {
+        "PYTHONHASHSEED": "0",
+        "OPENBLAS_NUM_THREADS": "1",  # only one thread may fork
+        "MALLOC_ARENA_MAX": "1",  # 64 MiB of address space for every thread's own is most of a limit
+    }
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    with contextlib.ExitStack() as undo:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(ours.close)
+        ours.setblocking(False)
+        with theirs:
+            log = os.memfd_create("log", os.MFD_CLOEXEC)
+            undo.callback(os.close, log)
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        undo.pop_all()
+    return process, ours, log
 
 
 def _write_all(file: int, data: bytes) -> None:

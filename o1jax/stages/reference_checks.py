@@ -74,7 +74,9 @@ async def _checked(judge: ForkJudge, problem: Problem, judging: Judging) -> Refe
     tests = (*problem.tests, *problem.hidden_tests)
     jobs = [
         dataclasses.replace(
-            job_of(problem, source, tests, judging.limits), grader=judging.grader, stop_at_failure=True
+            job_of(problem, source, tests, judging.limits),
+            grader=judging.grader or problem.grader,
+            stop_at_failure=True,
         )
         for source in problem.solutions[: judging.max_solutions]
     ]

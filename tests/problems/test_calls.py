@@ -39,6 +39,7 @@ def test_arguments_and_value_become_literals():
         "f(1) == 1",
         "",
         "assert f(",
+        "assert f(1) == " + "-" * 9999 + "1",
     ],
 )
 def test_any_other_test_leaves_the_problem_as_it_is(text):

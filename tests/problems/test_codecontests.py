@@ -64,6 +64,12 @@ def test_limits_that_are_not_given_are_the_judges():
         ({"public_tests": {"input": ["1"], "output": []}}, "saw 1 inputs and 0 outputs"),
         ({"private_tests": {"input": [1], "output": ["1"]}}, "field 'private_tests' field 'input'"),
         ({"solutions": {"language": [3], "solution": []}}, "field 'solutions'"),
+        ({"cf_tags": "math"}, "field 'cf_tags': saw 'math', wanted a list of texts"),
+        (
+            {"time_limit": {"seconds": "1"}},
+            "field 'time_limit' field 'seconds': saw '1', wanted a whole number",
+        ),
+        ({"memory_limit_bytes": -1}, "field 'memory_limit_bytes': saw -1, wanted 0 or more"),
         ({"difficulty": "A"}, "field 'difficulty': saw 'A', wanted a whole number"),
         ({"input_file": "in.txt"}, "field 'input_file': saw 'in.txt', wanted standard streams"),
         (

@@ -37,6 +37,7 @@ def test_problems_round_trip_exactly(tmp_path):
             time_limit_s=1.5,
         )
     )
+    problems.append(Problem("half", "a lone \ud800 and a \\ud800", "stdin", grader="unordered"))
     path = str(tmp_path / "new" / "problems.jsonl")
     jsonl.save(path, problems)
     assert jsonl.load(path) == problems == load_problems(path)
@@ -66,6 +67,15 @@ def test_a_limit_keeps_the_first_problems(tmp_path):
         ({"reasoning": [[{"action": 4, "text": ""}]]}, "record 1 field 'reasoning'"),
         ({"time_limit_s": True}, "record 1 field 'time_limit_s': saw bool"),
         ({"json_values": 1}, "record 1 field 'json_values': saw int, wanted bool"),
+        ({"grader": 1}, "record 1 field 'grader': saw int, wanted str"),
+        ({"grader": "exact"}, "record 1 field 'grader': saw 'exact', wanted one of ('',)"),
+        (
+            {"form": "stdin", "grader": "mbpp"},
+            "record 1 field 'grader': saw 'mbpp', wanted one of ('', 'exact'",
+        ),
+        ({"time_limit_s": float("inf")}, "record 1 field 'time_limit_s': saw inf, wanted 0"),
+        ({"time_limit_s": float("nan")}, "record 1 field 'time_limit_s': saw nan, wanted 0"),
+        ({"memory_limit_mb": -1}, "record 1 field 'memory_limit_mb': saw -1, wanted 0"),
         ({"id": "a"}, "record 1 field 'id': 'a' seen before"),
     ],
 )
@@ -84,6 +94,8 @@ def test_a_malformed_record_is_named_with_its_field(tmp_path, change, message):
         ("\n\n", "no problems in it"),
         ('{"id": "a"', "record 0: not JSON"),
         ("[{]", "not JSON"),
+        ('{"memory_limit_mb": ' + "1" * 5000 + "}", "record 0: not JSON"),
+        ("[" * 100_000 + "]" * 100_000, "not JSON"),
         ("3\n", "record 0: saw int, wanted a JSON object"),
         ("[1, 2]", "record 0: saw int, wanted a JSON object"),
         ('{"prompt": "?"}\n', "wanted 'form' (ours) or 'input_output' (TACO)"),
@@ -114,6 +126,7 @@ def test_gzip_parquet_and_directories_are_read(tmp_path):
 
 def test_problems_round_trip_through_parquet(tmp_path):
     problems = ladder.make_problems("held_out", {1: 5, 3: 5}, seed=0)
+    problems.append(Problem("a", "?", "stdin", grader="fold_case"))
     write_records(tmp_path / "problems.parquet", Problem, problems)
     assert load_problems(str(tmp_path)) == problems == read_records(tmp_path / "problems.parquet", Problem)
 

@@ -78,6 +78,18 @@ def test_limits_tags_and_empty_fields_are_read():
     assert (bare.time_limit_s, bare.memory_limit_mb, bare.tags, bare.solutions) == (0.0, 0, (), ())
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1.2.3 seconds", 0.0), ("1.5 sec", 1.5), (". seconds", 0.0), ("9" * 400 + " seconds", 0.0), ("2", 0.0)],
+)
+def test_a_limit_that_cannot_be_read_is_the_judges_default(text, seconds):
+    assert one(record(["1"], ["1"], time_limit=text)).time_limit_s == seconds
+
+
+def test_tags_that_are_no_list_are_none():
+    assert one(record(["1"], ["1"], tags="{[]: 1}")).tags == ()
+
+
 def test_tests_of_the_test_split_are_hidden():
     problem = taco.problem_of(record(["1"], ["2"]), 7, "file record 7", split="test")
     assert problem.id == "taco/test/7" and not problem.tests and len(problem.hidden_tests) == 1
@@ -97,6 +109,12 @@ def test_tests_of_the_test_split_are_hidden():
         (record([1], ["1"]), "saw int as standard input or output"),
         (record([5], [[1]], "f"), "saw int as arguments, wanted a list"),
         (record(["{"], [[1]], "f"), "wanted one JSON value a line"),
+        (record(["[" * 9999], [[1]], "f"), "wanted one JSON value a line"),
+        (record([[1]], [[1]], 5), "field 'fn_name': saw int, wanted text"),
+        (record(["1"], ["1"], input_output="[" * 9999), "field 'input_output': not JSON"),
+        (record(["1"], ["1"], time_limit=2.0), "field 'time_limit': saw float, wanted text"),
+        (record(["1"], ["1"], memory_limit=256), "field 'memory_limit': saw int, wanted text"),
+        (record(["1"], ["1"], difficulty=["EASY"]), "field 'difficulty': saw list, wanted text"),
     ],
 )
 def test_a_malformed_record_is_named_with_its_field(tmp_path, bad, message):

@@ -65,8 +65,8 @@ def call_cases(runner, judge):
 def assertion_cases(runner, judge):
     """The results of a program on assertion tests."""
 
-    def ask(source, *tests, setup="", limits=SHORT):
-        job = Job(source, tuple(map(TestCase, tests)), "assertion", setup=setup, limits=limits)
+    def ask(source, *tests, setup="", limits=SHORT, **fields):
+        job = Job(source, tuple(map(TestCase, tests)), "assertion", setup=setup, limits=limits, **fields)
         return runner.run(judge.judge(job)).cases
 
     return ask

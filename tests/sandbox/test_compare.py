@@ -45,6 +45,8 @@ STRICT, JSON, PYTHON = Rules(), Rules(tuple_is_list=True), Rules(bool_is_int=Tru
         ("1.0", "inf", "WA"),
         ("1e999", "2e999", "AC"),
         ("1.0", "0x1", "WA"),
+        ("1e400", "5", "WA"),
+        ("9" * 400 + ".0", "5", "WA"),
     ],
 )
 def test_stdout_rules(expected, output, status):

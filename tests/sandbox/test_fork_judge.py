@@ -1,19 +1,24 @@
 """The judge as a service: order, concurrency, cancellation, lost processes, nothing left behind."""
 
 import asyncio
+import dataclasses
+import errno
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
 import pytest
 
-from o1jax.records import InputError, Status, TestCase
+from o1jax import sandbox
+from o1jax.records import GRADERS, InputError, Problem, Status, TestCase
+from o1jax.sandbox import graders, slots, verdicts, wire
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.sandbox.interface import Job, Limits, SandboxError
+from o1jax.sandbox.interface import Job, Limits, SandboxError, job_of
 
 ECHO = "print(input())"
 SLEEP = "import time\ntime.sleep(60)"
@@ -81,6 +86,21 @@ def test_stop_at_failure_leaves_the_rest_unrun(runner, judge):
 def test_stop_at_failure_changes_no_passing_verdict(runner, judge):
     job = Job("def f(x): return x", (TestCase("[1]", "1"),) * 5, "call", "f", stop_at_failure=True)
     assert runner.run(judge.judge(job)).passed
+
+
+def test_stop_at_failure_changes_no_time(runner, judge):
+    """Tests of call form share one time, and a program is loaded once for all of them."""
+    spin = "from time import process_time as t\ndef spin(s):\n  end = t() + s\n  while t() < end: pass\n"
+    slow = spin + "def f(x):\n  spin(0.06)\n  return x"
+    slow_to_load = spin + "spin(0.15)\ndef f(x): return x"
+    tests = tuple(TestCase(f"[{i}]", f"{i}") for i in range(7))
+    limits = Limits(cpu_s=0.35, wall_s=60.0)
+    for source, passes in ((slow, False), (slow_to_load, True)):
+        job = Job(source, tests, "call", "f", limits=limits)
+        for stop in (False, True):
+            verdict = runner.run(judge.judge(dataclasses.replace(job, stop_at_failure=stop)))
+            assert verdict.passed is passes, verdict
+            assert passes or Status.TLE in {case.status for case in verdict.cases}
 
 
 def test_cancelling_frees_the_slot_and_kills_the_program():
@@ -155,6 +175,192 @@ def test_equal_jobs_are_run_once():
     asyncio.run(go())
 
 
+def test_equal_jobs_asked_for_together_are_run_once():
+    async def go():
+        async with ForkJudge(slots=4) as judge:
+            verdicts = await asyncio.gather(*(judge.judge(echo(2)) for _ in range(64)))
+            assert all(verdict is verdicts[0] for verdict in verdicts) and verdicts[0].passed
+            assert (judge.stats()["executions"], judge.memo_hits) == (2, 63)
+
+    asyncio.run(go())
+
+
+def test_an_equal_job_that_is_cancelled_takes_no_other_with_it():
+    job = Job("import time\ntime.sleep(0.5)", (TestCase(""),), "stdin", limits=PATIENT)
+
+    async def go():
+        async with ForkJudge(slots=2) as judge:
+            first, *others = (asyncio.create_task(judge.judge(job)) for _ in range(5))
+            await asyncio.sleep(0.1)
+            first.cancel()
+            others[0].cancel()
+            answers = await asyncio.gather(first, *others, return_exceptions=True)
+            assert [type(answer) for answer in answers[:2]] == [asyncio.CancelledError] * 2
+            assert all(verdict.passed for verdict in answers[2:]) and judge.memo_hits == 2
+
+    asyncio.run(go())
+
+
+def test_equal_jobs_fail_together(monkeypatch):
+    async def go():
+        async with ForkJudge(slots=2) as judge:
+            monkeypatch.setattr(wire, "records", lambda raw: iter(()))
+            asked = (judge.judge(echo(1)) for _ in range(5))
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(answer) for answer in answers] == [SandboxError] * 5
+            assert judge.stats()["zygotes_lost"] == slots.ATTEMPTS
+            monkeypatch.undo()
+            assert (await judge.judge(echo(1))).passed
+
+    asyncio.run(go())
+
+
+def test_the_memo_keeps_no_outputs():
+    async def go():
+        async with ForkJudge(slots=1, memo=2) as judge:
+            keeping = dataclasses.replace(echo(1), keep_output=True)
+            for _ in range(2):
+                assert (await judge.judge(keeping)).cases[0].output == "0\n"
+            assert (judge.memo_hits, len(judge._memo)) == (0, 0)
+            for number in range(4):
+                await judge.judge(echo(1, str(number)))
+            assert len(judge._memo) == 2
+
+    asyncio.run(go())
+
+
+def test_a_program_cannot_say_that_it_was_killed_from_outside(runner, judge):
+    text = "killed from outside"
+    lost = judge.stats()["zygotes_lost"]
+    spoof = f"import os, sys\nprint({text!r}, file=sys.stderr)\nsys.exit(1)"
+    assert runner.run(judge.judge(Job(spoof, (TestCase(""),), "stdin"))).cases[0].detail == text
+    answer = f'{{"e": "RE", "d": "{text}"}}\n'
+    spoof = f"import os\nos.write(3, {answer!r}.encode())\ndef f(): return 1"
+    assert runner.run(judge.judge(Job(spoof, (TestCase("[]", "1"),), "call", "f"))).cases[0].detail == text
+    assert judge.stats()["zygotes_lost"] == lost
+
+
+def test_killed_from_outside_is_sigkill_with_time_left():
+    job = Job("", (TestCase(""),), "stdin", limits=Limits(cpu_s=1.0))
+
+    def killed(status, over, cpu_s):
+        return verdicts.killed_from_outside(job, [wire.Record(b"T", 0, status, over, cpu_s, b"", b"")])
+
+    assert killed(signal.SIGKILL, 0, 0.1)
+    assert not killed(signal.SIGKILL, wire.WALL, 0.1) and not killed(signal.SIGKILL, 0, 1.0)
+    assert not killed(signal.SIGTERM, 0, 0.1) and not killed(1 << 8, 0, 0.1)
+
+
+def files_open() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("call", ["os.memfd_create", "subprocess.Popen"])
+def test_too_many_open_files_are_an_infrastructure_failure_and_leave_none(monkeypatch, call):
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def go():
+        async with ForkJudge(slots=1) as judge:
+            await judge._teams[0]._discard(0)
+            with monkeypatch.context() as patched:
+                patched.setattr(call, refuse)
+                with pytest.raises(SandboxError, match="Too many open files"):
+                    await judge.judge(echo(1))
+            assert (await judge.judge(echo(1))).passed
+            if call == "os.memfd_create":  # now of a parent that is warm
+                with monkeypatch.context() as patched:
+                    patched.setattr(call, refuse)
+                    with pytest.raises(SandboxError, match="Too many open files"):
+                        await judge.judge(echo(2))
+
+    asyncio.run(go())
+    before = files_open()
+    asyncio.run(go())
+    assert files_open() == before
+
+
+def test_an_output_past_the_limit_is_not_sent(runner, judge, monkeypatch):
+    sizes, records = [], wire.records
+    monkeypatch.setattr(wire, "records", lambda raw: sizes.append(len(raw)) or records(raw))
+    case = runner.run(judge.judge(Job("print('x' * (2 << 20))", (TestCase(""),), "stdin"))).cases[0]
+    assert case.status is Status.OLE and sizes[0] < 1000
+
+
+def test_bulky_outputs_are_compared_one_by_one(runner, judge, monkeypatch):
+    """Others on the event loop have their turn between two comparisons."""
+    turns, seen, grade = 0, [], graders.grade_stdout
+
+    async def other():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def go():
+        task = asyncio.create_task(other())
+        verdict = await judge.judge(echo(5, "bulky"))
+        task.cancel()
+        return verdict
+
+    monkeypatch.setattr(slots, "BULKY", 0)
+    monkeypatch.setattr(graders, "grade_stdout", lambda *fields: seen.append(turns) or grade(*fields))
+    assert runner.run(go()).passed and len(set(seen)) == 5
+
+
+def test_flags_of_a_file_reach_no_other_program(call_cases, runner, judge):
+    source = """
+import fcntl, os
+def f():
+    flags = fcntl.fcntl(1, fcntl.F_GETFL)
+    fcntl.fcntl(1, fcntl.F_SETFL, flags | os.O_APPEND | os.O_NONBLOCK)
+    return flags & (os.O_APPEND | os.O_NONBLOCK)
+"""
+    assert all(call_cases(source, ("[]", "0"))[0].passed for _ in range(4))
+    job = Job(source + "print(f())", (TestCase("", "0"),) * 3, "stdin", limits=PATIENT)
+    assert runner.run(judge.judge(job)).passed
+
+
+def test_a_problems_own_grader_judges(runner, judge):
+    for grader, source, expected, passes in (
+        ("", "print('b a')", "B a", False),
+        ("fold_case", "print('b a')", "B a", True),
+        ("unordered", "print('a'); print('b')", "b\na", True),
+        ("", "print(1.00)", "1.00", True),
+        ("exact", "print(1.00)", "1.00", False),
+    ):
+        problem = Problem("p", "?", "stdin", (TestCase("", expected),), grader=grader)
+        verdict = runner.run(judge.judge(job_of(problem, source, problem.tests, PATIENT)))
+        assert verdict.passed is passes, grader
+    assert set(GRADERS) <= graders.STDOUT.keys()
+
+
+def test_malformed_jobs_are_the_users_error(runner, judge):
+    for job, message in (
+        (Job("", (), "Stdin"), "form: saw 'Stdin', wanted one of .'stdin', 'call', 'assertion'"),
+        (Job("def f(): pass", (TestCase("[]", "1"),), "call"), "entry_point: saw none"),
+        (Job("", (TestCase("x = f()\nassert x"),), "assertion", setup="import"), "a setup is not Python"),
+    ):
+        with pytest.raises(InputError, match=message):
+            runner.run(judge.judge(job))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"cpu_s": 0}, {"cpu_s": float("inf")}, {"wall_s": float("nan")}, {"memory_mb": -1}, {"output_bytes": 0}],
+)
+def test_limits_are_finite_and_above_zero(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"limits: saw {name} .*, wanted a finite number above 0"):
+        Limits(**wrong)
+
+
+def test_another_system_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match="saw darwin, wanted linux"):
+        ForkJudge(slots=1, insecure=True)
+
+
 def test_malformed_tests_are_the_users_error(runner, judge):
     for form, test in [
         ("call", TestCase("f(", "1")),
@@ -220,6 +426,12 @@ def test_close_ends_the_jobs_under_way():
         assert [type(answer) for answer in answers] == [SandboxError] * 3
 
     asyncio.run(go())
+
+
+def test_the_example_of_the_docstring_runs(capsys):
+    example = sandbox.__doc__.split("\n\n    ", 1)[1].split("\n\n`")[0]
+    exec(compile(textwrap.dedent("    " + example), "example", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.startswith("True ")
 
 
 def test_command_line_prints_the_tier():

@@ -25,6 +25,10 @@ HONEST = {  # each prints the sum of the numbers on standard input
     "the main guard": "if __name__ == '__main__': print(total())",
     "a dataclass": "import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: int\nprint(P(total()).x)",
     "writing to devnull": "sys.stderr = open(os.devnull, 'w'); print(total())",
+    "eight threads": "from concurrent.futures import ThreadPoolExecutor\nimport time\n"
+    "with ThreadPoolExecutor(8) as pool: pool.map(time.sleep, [0.02] * 64)\nprint(total())",
+    "a larger stack": "import resource as r\nr.setrlimit(r.RLIMIT_STACK, (2**28, r.RLIM_INFINITY))\n"
+    "print(total())",
     "late imports": "import sqlite3, decimal, zlib, bisect, heapq; print(total())",
 }
 PRELUDE = """
@@ -38,7 +42,7 @@ def deep(n): return n and 1 + deep(n - 1)
 @pytest.mark.parametrize("name", HONEST)
 @pytest.mark.parametrize("tier", ["T2", pytest.param("T0", marks=pytest.mark.hostile)])
 def test_honest_program_passes(runner, judges, tier, name):
-    limits = Limits(cpu_s=5.0, wall_s=120.0)
+    limits = Limits(cpu_s=5.0, wall_s=120.0, memory_mb=256)
     job = Job(PRELUDE + HONEST[name], (TestCase("1 2\n", "3\n"),), "stdin", limits=limits)
     case = runner.run(judges(tier).judge(job)).cases[0]
     assert case.passed, case

@@ -62,6 +62,29 @@ def test_a_lost_supervisor_loses_no_job():
     asyncio.run(go())
 
 
+def test_a_job_that_cannot_be_judged_is_answered():
+    async def go():
+        team = SupervisorProcess(SlotSettings(count=1))
+        for job, error in (
+            (Job(b"print(1)", (TestCase("", "1"),), "stdin"), SandboxError),
+            (Job("def f(): return 1", (TestCase("assert f() == ..."),), "assertion"), InputError),
+        ):
+            with pytest.raises(error, match="TypeError|a test expects"):
+                await asyncio.wait_for(team.judge(job), 120)
+        assert (await team.judge(echo(1))).passed
+        await team.close()
+
+    asyncio.run(go())
+
+
+def test_what_goes_wrong_at_the_start_is_told():
+    async def go():
+        with pytest.raises(SandboxError, match="AttributeError"):
+            await SupervisorProcess(SlotSettings(count=1, isolation=None)).start()
+
+    asyncio.run(go())
+
+
 def test_how_many_supervisors_there_are():
     assert [type(team) for team in ForkJudge(slots=8)._teams] == [Slots]
     wide = ForkJudge(slots=100)

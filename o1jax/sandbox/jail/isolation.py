@@ -52,7 +52,7 @@ class Isolation:
 
     def seal(self, uid, packages):
         """Everything else, in the only order that works. `uid` 0: this user stays; `packages`: more
-        readable directories. Raises OSError where even the least is refused."""
+        readable places. Raises OSError where even the least is refused."""
         readable = (*READABLE, *packages)
         if "mount" in self.names:
             self.attempt("root", root.pivot, readable)

@@ -27,7 +27,9 @@ def prepare():
     """What the parent of executions has for them to inherit, once a program: a page that an execution
     touches is copied, so it does as little as it can."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FILES, MAX_FILES))
-    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
+    most = resource.getrlimit(resource.RLIMIT_STACK)[1]  # stays: programs raise their own limit, up to it
+    stack = STACK_BYTES if most == resource.RLIM_INFINITY else min(STACK_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, most))
 
 
 def become(job, parent, n_files, cpu_s, file_bytes):

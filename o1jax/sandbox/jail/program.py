@@ -19,8 +19,9 @@ import checker
 import kernel
 import leaf
 
-# kind, first test, wait status, over wall, cpu seconds, length of output, length of errors
+# kind, first test, wait status, what it is over (0: nothing), cpu seconds, length of output, of errors
 RECORD = struct.Struct("<ciiidII")
+WALL, OUTPUT = 1, 2  # wall time; the output's limit in stdin form: then none of it is in the record
 KEPT_ERROR_BYTES = 4096
 NULL = 7  # an execution's own descriptors are below it
 GONE_S = 0.2  # from hanging up to being dead, for a candidate that ends by itself
@@ -48,7 +49,8 @@ def reserve(*files):
     """Makes the lowest descriptors /dev/null, NULL the last of them: an execution's files are placed there
     before its fork. Returns where `files` are instead."""
     moved = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, NULL + 1) for file in files]
-    os.dup2(0, NULL)
+    # Opened anew, for flags that a program sets stay; as a descriptor below NULL, which are all covered.
+    os.dup2(os.open("/dev/null", os.O_RDWR), NULL)
     nothing_placed()
     return moved
 
@@ -73,8 +75,8 @@ def compiled(job):
         resource.setrlimit(resource.RLIMIT_CPU, (unlimited, unlimited))
 
 
-def write_record(file, kind, first=0, status=0, wall=0, cpu_s=0.0, output=b"", errors=b""):
-    data = RECORD.pack(kind, first, status, wall, cpu_s, len(output), len(errors)) + output + errors
+def write_record(file, kind, first=0, status=0, over=0, cpu_s=0.0, output=b"", errors=b""):
+    data = RECORD.pack(kind, first, status, over, cpu_s, len(output), len(errors)) + output + errors
     while data:
         data = data[os.write(file, data) :]
 
@@ -87,10 +89,13 @@ def run_each(job, code, result_file):
         for file in (output, errors):  # nothing of the last execution is left to write to them
             os.ftruncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)
+            fcntl.fcntl(file, fcntl.F_SETFL, 0)
         pid = execution(job, text, (output, errors), cpu_s, most, leaf.run_stdin, code)
-        ended = watch(pid, cpu_s, job["wall_s"])
-        said = contents(output), contents(errors)[-KEPT_ERROR_BYTES:]
-        write_record(result_file, b"T", index, *ended, *said)
+        status, over, used = watch(pid, cpu_s, job["wall_s"])
+        said, complained = contents(output), contents(errors)[-KEPT_ERROR_BYTES:]
+        if len(said) >= most:
+            said, over = b"", over or OUTPUT
+        write_record(result_file, b"T", index, status, over, used, said, complained)
 
 
 def run_together(job, code, result_file, checks_file):
@@ -166,22 +171,22 @@ def has_ended(pid, seconds):
 
 def watch(pid, cpu_s, wall_s, beside=None):
     """Waits for an execution, killing it past its time; what runs `beside` it uses the same time. Returns
-    (wait status, over wall, its own CPU seconds)."""
+    (wait status, WALL or 0, its own CPU seconds)."""
     handle = os.pidfd_open(pid)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
     end = time.monotonic() + wall_s
-    own, used, over_wall = 0.0, 0.0, 0
+    own, used, over = 0.0, 0.0, 0
     while not poller.poll(1 + 1000 * max(0.0, min(cpu_s - used, end - time.monotonic()))):
         own = kernel.cpu_seconds(pid)
         used = own + (kernel.cpu_seconds(beside) if beside else 0.0)
-        over_wall = int(time.monotonic() >= end and used < cpu_s)
-        if over_wall or used >= cpu_s:
+        over = WALL if time.monotonic() >= end and used < cpu_s else 0
+        if over or used >= cpu_s:
             os.kill(pid, signal.SIGKILL)
             break
     os.close(handle)
     _, status, usage = os.wait4(pid, 0)
-    return status, over_wall, max(own, usage.ru_utime + usage.ru_stime)  # rusage rounds down
+    return status, over, max(own, usage.ru_utime + usage.ru_stime)  # rusage rounds down
 
 
 def contents(file):

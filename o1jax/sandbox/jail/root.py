@@ -23,8 +23,9 @@ def pivot(paths):
     _mount(None, "/", None, RECURSIVE | PRIVATE)
     _mount("tmpfs", STAGE, "tmpfs", 0, "size=1m,mode=755")
     for path, source in sources.items():
-        _make_like(path, STAGE + path)
-        _mount(f"/proc/self/fd/{source}", STAGE + path, None, BIND | RECURSIVE)
+        opened = f"/proc/self/fd/{source}"  # the path itself may lie under STAGE
+        _make_like(opened, STAGE + path)
+        _mount(opened, STAGE + path, None, BIND | RECURSIVE)
         os.close(source)
     os.chdir(STAGE)
     _checked(kernel.LIBC.pivot_root(b".", b"."), "pivot_root")

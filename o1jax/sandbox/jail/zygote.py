@@ -34,13 +34,13 @@ def main(control, supervisor):
     jail.unshare()
     if "pid" in jail.names:
         stand_in_for_child()
-    directories = warm_up(told["packages"], told["path"])
+    readable = warm_up(told["packages"], told["path"])
     children = None if "pid" in jail.names else open_children()
     if told["cgroup"] == "joined":
         jail.names.append("cgroup")
     elif told["cgroup"]:
         jail.missing["cgroup"] = told["cgroup"]
-    jail.seal(told["uid"], directories)
+    jail.seal(told["uid"], readable)
     hello = {"tier": jail.tier, "sealed": jail.sealed, "names": jail.names, "missing": jail.missing}
     os.write(control.fileno(), json.dumps(hello).encode())
     serve(control, children)
@@ -58,7 +58,7 @@ def stand_in_for_child():
 
 def warm_up(packages, path):
     """Imports what programs import most, so that a fork finds it ready, and `packages` from `path`.
-    Returns the directories of the packages."""
+    Returns the places of the packages."""
     sys.path += path
     for name in (*WARM, *packages):
         __import__(name)
@@ -69,8 +69,18 @@ def warm_up(packages, path):
     sys.modules["random"].seed(0)  # every execution starts from here
     gc.collect()
     gc.freeze()
-    homes = [os.path.dirname(sys.modules[name].__file__) for name in packages]
-    return [*homes, *(f"{home}.libs" for home in homes)]  # wheels keep shared libraries beside them
+    return [place for name in packages for place in places(name)]
+
+
+def places(name):
+    """The directories of an imported package, or the one file of a module."""
+    spec = sys.modules[name].__spec__
+    if spec.submodule_search_locations is not None:
+        homes = list(spec.submodule_search_locations)
+        return [*homes, *(f"{home}.libs" for home in homes)]  # wheels keep shared libraries beside them
+    if spec.has_location:
+        return [spec.origin]
+    sys.exit(f"packages: {name!r} is built into Python, which every program can import; leave it out")
 
 
 def serve(control, children):
