@@ -26,6 +26,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "row_length": 8192,
             "rows_per_batch": 32,
             "learning_rate": 5e-7,
+            "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
         }
     else:
         raise ValueError(f"variant {variant!r}: there are nano and qwen2.5-coder-7b")

@@ -88,4 +88,5 @@ def _coder_7b() -> tuple[dict, dict]:
         "rows_per_micro_batch": 16,
         "learning_rate": 1e-6,
         "warmup_steps": 5,
+        "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
     }

@@ -53,6 +53,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                 "schedule": "cosine",
                 "warmup_steps": 10,
                 "weight_decay": 0.1,
+                "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
                 "max_per_problem": 4,
                 "style": "nano" if variant == "nano" else "full",
                 "lora": {"rank": 0, "alpha": 16.0, "targets": ("*",), "base": "as_is"},

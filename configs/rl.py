@@ -38,106 +38,117 @@ ARMS = {
 
 
 def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
-    """`ladder`: nano models and the built-in problems."""
-    if variant != "ladder":
-        raise ValueError(f"variant {variant!r}: there is ladder")
+    """`ladder`: nano models and the built-in problems. `ladder_long`: five rounds of search with SFT beside
+    one run of policy gradient with all their tokens, in updates of 256 answers."""
+    page = _ladder()
+    if variant == "ladder_long":
+        arms = ("search", "rl_outcome", "rl_linear", "rl_replay")
+        page |= {"rounds": 5, "rl_at_once": True, "arms": {arm: page["arms"][arm] for arm in arms}}
+        page["arms"]["rl_replay"] |= {"replay": {"examples": 64, "weight": 2000.0}}
+        page["policy_rl"] |= {"updates": 110, "problems_per_update": 32, "learning_rate": 6e-4}
+        page["policy_rl"]["replay"] = {"examples": 64, "weight": 1.0}
+    elif variant != "ladder":
+        raise ValueError(f"variant {variant!r}: there are ladder and ladder_long")
+    return ml_collections.ConfigDict(page)
+
+
+def _ladder() -> dict:
     sample = {**SAMPLING, "max_tokens": 176}
     loop = {
         "search_pool": ladder_problems("pool", {2: 300, 3: 525, 4: 300}),
         "sft_share": 0.75,
         "prm": {"train_tokens": 1_000_000},
     }
-    return ml_collections.ConfigDict(
-        {
-            "seed": 0,
-            "policy": "",
-            "references_from": "",
-            "prm_from": "",
-            "pool_trees": "",
-            "more_trees": "",
-            "prm_start": "continue",
-            "rounds": 2,
-            "arms": {
-                **{arm: {**page} for arm, page in ARMS.items()},
-                "loop": {**loop, "policy_rl": {"updates": 40, "reward": LINEAR, **BY_OUTCOME}},
-                "loop_outcome": {**loop, "policy_rl": {"updates": 40, "reward": OUTCOME, **BY_OUTCOME}},
-            },
-            "references": ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
-            "validation": ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
-            "warm_up": {
-                "max_steps": 600,
-                "evaluate_every": 300,
-                "sample": {**sample, "n": 4},
-                "engine": {**ENGINE},
-            },
-            "pool": ladder_problems("pool", {2: 400, 3: 700, 4: 400}),
-            "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
+    return {
+        "seed": 0,
+        "policy": "",
+        "references_from": "",
+        "prm_from": "",
+        "pool_trees": "",
+        "more_trees": "",
+        "prm_start": "continue",
+        "rounds": 2,
+        "rl_at_once": False,
+        "arms": {
+            **{arm: {**page} for arm, page in ARMS.items()},
+            "loop": {**loop, "policy_rl": {"updates": 40, "reward": LINEAR, **BY_OUTCOME}},
+            "loop_outcome": {**loop, "policy_rl": {"updates": 40, "reward": OUTCOME, **BY_OUTCOME}},
+        },
+        "references": ladder_problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
+        "validation": ladder_problems("pool", {2: 40, 3: 40, 4: 40}),
+        "warm_up": {
+            "max_steps": 600,
+            "evaluate_every": 300,
+            "sample": {**sample, "n": 4},
+            "engine": {**ENGINE},
+        },
+        "pool": ladder_problems("pool", {2: 400, 3: 700, 4: 400}),
+        "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
+        "search": {
             "search": {
-                "search": {
-                    **SAMPLING,
-                    "rollouts": 6,
-                    "stop_after_passes": 1,
-                    "max_depth": 3,
-                    "samples": 3,
-                    "c": 2.0,
-                    "max_step_tokens": 100,
-                    "max_path_tokens": 176,
-                    "compile_weight": 0.1,
-                },
-                "engine": {**ENGINE},
-                "concurrency": 64,
+                **SAMPLING,
+                "rollouts": 6,
+                "stop_after_passes": 1,
+                "max_depth": 3,
+                "samples": 3,
+                "c": 2.0,
+                "max_step_tokens": 100,
+                "max_path_tokens": 176,
+                "compile_weight": 0.1,
             },
-            "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
-            "policy_sft": {
-                "train_tokens": 600_000,
-                "row_length": 256,
-                "rows_per_batch": 16,
-                "learning_rate": 2e-3,
-                "warmup_steps": 10,
-                "weight_decay": 0.1,
-                "max_per_problem": 2,
-                "style": "nano",
-            },
-            "policy_dpo": {
-                "train_tokens": 600_000,
-                "pairs": "both",
-                "beta": 0.1,
-                "nll_weight": 1.0,
-                "row_length": 512,
-                "rows_per_batch": 8,
-                "learning_rate": 5e-5,
-            },
-            "prm": {
-                "train_tokens": 3_000_000,
-                "objective": "hard",
-                "likelihood": 0.3,
-                "row_length": 512,
-                "rows_per_batch": 8,
-                "learning_rate": 7e-4,
-            },
-            "policy_rl": {
-                "updates": 75,
-                "problems_per_update": 8,
-                "draw": "by_difficulty",
-                "sample": {**sample, "n": 8},
-                "engine": {**ENGINE},
-                "advantage": "group_mean",
-                "replay": {"examples": 32, "weight": 2.0},
-                "row_length": 256,
-                "rows_per_micro_batch": 16,
-                "learning_rate": 3e-4,
-                "schedule": "cosine",
-                "warmup_steps": 10,
-            },
-            "evaluate": {
-                "sample": {**sample, "n": 8},
-                "prompts": ("pseudocode",),
-                "ks": (1, 8),
-                "engine": {**ENGINE},
-                "concurrency": 64,
-            },
-        }
-    )
+            "engine": {**ENGINE},
+            "concurrency": 64,
+        },
+        "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
+        "policy_sft": {
+            "train_tokens": 600_000,
+            "row_length": 256,
+            "rows_per_batch": 16,
+            "learning_rate": 2e-3,
+            "warmup_steps": 10,
+            "weight_decay": 0.1,
+            "max_per_problem": 2,
+            "style": "nano",
+        },
+        "policy_dpo": {
+            "train_tokens": 600_000,
+            "pairs": "both",
+            "beta": 0.1,
+            "nll_weight": 1.0,
+            "row_length": 512,
+            "rows_per_batch": 8,
+            "learning_rate": 5e-5,
+        },
+        "prm": {
+            "train_tokens": 3_000_000,
+            "objective": "hard",
+            "likelihood": 0.3,
+            "row_length": 512,
+            "rows_per_batch": 8,
+            "learning_rate": 7e-4,
+        },
+        "policy_rl": {
+            "updates": 75,
+            "problems_per_update": 8,
+            "draw": "by_difficulty",
+            "sample": {**sample, "n": 8},
+            "engine": {**ENGINE},
+            "advantage": "group_mean",
+            "replay": {"examples": 32, "weight": 2.0},
+            "row_length": 256,
+            "rows_per_micro_batch": 16,
+            "learning_rate": 3e-4,
+            "schedule": "cosine",
+            "warmup_steps": 10,
+        },
+        "evaluate": {
+            "sample": {**sample, "n": 8},
+            "prompts": ("pseudocode",),
+            "ks": (1, 8),
+            "engine": {**ENGINE},
+            "concurrency": 64,
+        },
+    }
 
 
 def ladder_problems(split: str, counts: dict[int, int]) -> dict:

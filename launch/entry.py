@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import pathlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
+import pages
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
-from ml_collections import config_dict, config_flags
 
 from o1jax.parallel.processes import place
 from o1jax.records import InputError
@@ -33,27 +31,32 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
-def start(page: str, main: Callable[[epath.Path, config_dict.ConfigDict], None]) -> None:
-    """Parses --workdir, --config (default configs/<page>.py) and --config.key=value; calls main.
+def start(page: str, main: Callable[[epath.Path, dict[str, Any]], None]) -> None:
+    """Parses --workdir, --config (default configs/<page>.py) and --config.key=value; calls main with the
+    run's directory and the page as JSON values.
 
     Exit code 2 and one line on stderr when flags, config or input are wrong.
     """
-    page_file = pathlib.Path(__file__).parents[1] / "configs" / f"{page}.py"
     with one_line_errors():
-        config = config_flags.DEFINE_config_file("config", str(page_file), "The experiment's page.")
+        config = pages.Page(pages.CONFIGS / f"{page}.py", sys.argv[1:])
+    sys.argv[1:] = config.others
 
     def run_page(argv: list[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: write --config.key=value and --workdir=directory")
-        main(epath.Path(WORKDIR.value or f"runs/{page}"), config.value)
+        main(epath.Path(WORKDIR.value or f"runs/{page}"), config.settings())
 
-    run(run_page)
+    run(run_page, "config")
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags and calls `main` with the arguments that are none; errors as `start`."""
+def run(main: Callable[[list[str]], None], *shown: str) -> None:
+    """Parses the flags and calls `main` with the arguments that are none; errors as `start`. --help shows the
+    script's own flags, those about processes, and `shown`."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+    for name in ("workdir", "coordinator", "processes", "process_index", *shown):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
     def run_main(argv: list[str]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)
@@ -95,9 +98,9 @@ def one_line_errors() -> Iterator[None]:
     """An unknown flag or config key, a bad value or a missing page ends the script with its last line."""
     try:
         yield
-    except KeyError as error:
-        fail(f"--config: {error.args[0]}")
-    except (flags.Error, AttributeError, ImportError, OSError, TypeError, ValueError) as error:
+    except InputError as error:
+        fail(str(error))
+    except (flags.Error, AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
         fail(str(error).strip().splitlines()[-1])
 
 
@@ -105,8 +108,3 @@ def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
-
-
-def plain(config: config_dict.ConfigDict) -> dict:
-    """The config as JSON values."""
-    return json.loads(config.to_json_best_effort())

@@ -16,8 +16,7 @@ from o1jax.self_play.parts import process_rewards
 from o1jax.self_play.recipe import Recipe
 
 
-def main(workdir: epath.Path, config) -> None:
-    page = entry.plain(config)
+def main(workdir: epath.Path, page: dict) -> None:
     figures = process_rewards(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(figures))
     did = f"prm: models in {workdir}/prm/<objective>; {workdir}/summary.json has every figure"

@@ -31,8 +31,8 @@ STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.")
 MICRO_BATCHES = flags.DEFINE_integer("micro_batches", 1, "Parts in which a batch's gradient is made.")
 REMAT = flags.DEFINE_string("remat", "", "none, dots, attention or full; the preset's if empty.")
 ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash or cudnn.")
-MOMENT_DTYPE = flags.DEFINE_string("moment_dtype", None, "Of AdamW's first moment.")
-GRADIENT_DTYPE = flags.DEFINE_string("gradient_dtype", None, "Of gradients.")
+MOMENT_DTYPE = flags.DEFINE_string("moment_dtype", "", "Of AdamW's first moment.")
+GRADIENT_DTYPE = flags.DEFINE_string("gradient_dtype", "", "Of gradients.")
 TRACE = flags.DEFINE_bool("trace", False, "Write a trace of three steps to <workdir>/trace.")
 
 

@@ -14,8 +14,7 @@ from o1jax.self_play.recipe import Recipe
 from o1jax.self_play.reinforcement import reinforcement
 
 
-def main(workdir: epath.Path, config) -> None:
-    page = entry.plain(config)
+def main(workdir: epath.Path, page: dict) -> None:
     figures = reinforcement(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(figures))
     did = f"rl: {figures['totals']['seconds'] / 60:.1f} min; {workdir}/summary.json has every figure"

@@ -15,14 +15,23 @@ from o1jax.self_play.parts import search
 from o1jax.self_play.recipe import Recipe
 
 
-def main(workdir: epath.Path, config) -> None:
-    page = entry.plain(config)
+def main(workdir: epath.Path, page: dict) -> None:
     manifest = search(Recipe(workdir, page, page["seed"]))
     print(json.dumps(manifest["figures"], indent=1))
     did = f"search: {manifest['timings']['seconds']} s; trees in {workdir}/search/trees"
+    closing.of_run(workdir, did, next_command(workdir, manifest))
+
+
+def next_command(workdir: epath.Path, manifest: dict) -> str:
+    """Training on what passed, and on the references of the warm-up where there was one; more search where
+    that is nothing."""
+    references = workdir / "warm_up_problems" / "references"
+    if not manifest["figures"]["passing_paths"] and not references.exists():
+        return "nothing passed: search with a higher --config.search.search.rollouts, in a new --workdir"
+    given = references if references.exists() else ""
     policy = manifest["places"]["policy"]
-    then = f"python launch/policy_sft.py --config.inputs.policy={policy} --config.inputs.references="
-    closing.of_run(workdir, did, f"{then} --config.inputs.found_0={workdir}/search")
+    then = f"python launch/policy_sft.py --config.inputs.policy={policy} --config.inputs.references={given}"
+    return f"{then} --config.inputs.found_0={workdir}/search"
 
 
 if __name__ == "__main__":

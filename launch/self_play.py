@@ -14,8 +14,7 @@ from o1jax.self_play.play import play
 from o1jax.self_play.recipe import Recipe
 
 
-def main(workdir: epath.Path, config) -> None:
-    page = entry.plain(config)
+def main(workdir: epath.Path, page: dict) -> None:
     figures = play(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(figures))
     totals = figures["totals"]

@@ -20,8 +20,7 @@ def launch(name: str, page: str = "") -> None:
     """Runs stage `name` into --workdir and prints its figures, as a table where the stage writes one. Its
     settings are in configs/<page>.py (the stage's name, if empty), unless --config says another."""
 
-    def main(workdir: epath.Path, config) -> None:
-        settings = entry.plain(config)
+    def main(workdir: epath.Path, settings: dict) -> None:
         inputs = {name: place for name, place in settings["inputs"].items() if place}
         manifest = run.run(workdir, StageSpec(name, settings[name], settings["seed"], inputs))
         table = workdir / "table.md"

@@ -14,8 +14,7 @@ from o1jax.self_play.parts import test_generator
 from o1jax.self_play.recipe import Recipe
 
 
-def main(workdir: epath.Path, config) -> None:
-    page = entry.plain(config)
+def main(workdir: epath.Path, page: dict) -> None:
     found = test_generator(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(found))
     did = f"tcg: generators in {workdir}/tcg/<form>/<arm>; {workdir}/summary.json has every figure"

@@ -14,11 +14,15 @@ import transformers
 from o1jax.records import InputError
 
 Tokenizer = transformers.PreTrainedTokenizerFast
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # one of them is there; else it would be empty
 Message = Mapping[str, str]  # role ("system", "user" or "assistant") and content
 
 
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer saved in a directory (or a model's name); InputError if there is none."""
+    place = pathlib.Path(path)
+    if place.is_dir() and not any((place / name).exists() for name in FILES):
+        raise InputError(f"no tokenizer at {str(path)!r}, wanted one of {', '.join(FILES)} there")
     try:
         return _class_of(path).from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError) as error:  # the last two: other content

@@ -61,8 +61,10 @@ def dpo(recipe: Recipe, at: str, state: State) -> State:
 
 
 def rl(recipe: Recipe, at: str, state: State) -> State:
-    """Policy gradient alone, rewarded as config["arms"][arm] says; the reward model stays as it is."""
-    generated, trained = _budget(recipe, at)
+    """Policy gradient alone, rewarded as config["arms"][arm] says; the reward model stays as it is. With
+    config["rl_at_once"] one run has the tokens of all rounds."""
+    rounds = _rounds(recipe, "search") if recipe.config["rl_at_once"] else [at]
+    generated, trained = map(sum, zip(*(_budget(recipe, round) for round in rounds), strict=True))
     changes = recipe.config["arms"][at.split("/")[1]]
     limited = recipe.with_page("policy_rl", **changes, generated_tokens=generated, trained_tokens=trained)
     return play.policy_rl(limited, at, state)
@@ -89,7 +91,8 @@ ARMS = {"search": search, "sampling": sampling, "dpo": dpo, "rl": rl, "loop": lo
 
 
 def _rounds(recipe: Recipe, arm: str) -> Sequence[str]:
-    return [f"compare/{arm}/round_{k:02d}" for k in range(recipe.config["rounds"])]
+    rounds = [f"compare/{arm}/round_{k:02d}" for k in range(recipe.config["rounds"])]
+    return rounds[-1:] if recipe.config["rl_at_once"] and arm.startswith("rl_") else rounds
 
 
 def _same_round(recipe: Recipe, at: str) -> str:

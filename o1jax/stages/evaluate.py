@@ -68,7 +68,8 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
     search; aspr; search_differences, with a PRM or a TCG; generated_tokens."""
     if max(settings.ks) > settings.sample.n:
         raise InputError(
-            f"evaluate.ks: pass@{max(settings.ks)} needs sample.n of at least that, saw {settings.sample.n}"
+            f"evaluate.ks: pass@{max(settings.ks)} needs sample.n of at least that, saw {settings.sample.n}; "
+            "set the one or the other, as in --config.evaluate.ks='(1,)'"
         )
     for name in ("prm", "tcg"):
         if name in inputs and not settings.with_search:
@@ -178,8 +179,9 @@ async def _cases(
                 return CasesOf(problem.id, written.cases, written.generated_tokens)
 
             mine = await run_in_order(write, my_share(problems), settings.concurrency)
-        cases = joined(kept.out / "tcg_cases.parts", CasesOf, mine, problems, lambda cases: cases.problem_id)
+        parts = kept.out / "tcg_cases.parts"
+        cases = await joined(kept.out, parts, CasesOf, mine, problems, lambda cases: cases.problem_id)
         if place().index == 0:
             write_records(path, CasesOf, cases)
-        wait_for([path], "process 0")
+        await wait_for(kept.out, [path], "process 0")
     return {cases.problem_id: cases for cases in read_records(path, CasesOf)}

@@ -1,0 +1,95 @@
+"""The flags of a page: every setting of its stages is one, those that the documents name among them."""
+
+import json
+import pathlib
+import re
+import sys
+
+import pytest
+from absl import flags
+
+from o1jax.records import InputError
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "launch"))
+import pages  # noqa: E402 - a script's neighbour
+
+NAMED = [  # (page, flag) for every --config.a.b= in the docstring of a page, but for <placeholders>
+    (path.stem, flag)
+    for path in sorted(pages.CONFIGS.glob("*.py"))
+    for flag in sorted(set(re.findall(r"--config(?:\.\w+)+(?==)", path.read_text())))
+]
+
+
+def settings_of(*arguments, page="policy_sft"):
+    """What a script with these arguments would run."""
+    values = flags.FlagValues()
+    found = pages.Page(pages.CONFIGS / f"{page}.py", arguments, values)
+    values(["script", *found.others])
+    return found.settings()
+
+
+def test_a_page_is_run_as_it_is_written_where_no_flag_says_otherwise():
+    for path in sorted(pages.CONFIGS.glob("*.py")):
+        written = pages.loaded(str(path))
+        found = settings_of(page=path.stem)
+        assert found == json.loads(json.dumps(written)) and list(found) == list(written)
+
+
+def test_a_flag_sets_what_the_page_leaves_out_and_nothing_else():
+    page = pages.loaded(str(pages.CONFIGS / "policy_rl.py"))
+    assert "clip_norm" not in str(page) and "lora" not in page["policy_rl"]
+    found = settings_of(
+        "--config.policy_rl.adamw.clip_norm=0.5", "--config.policy_rl.engine.tensor=2", page="policy_rl"
+    )
+    assert found["policy_rl"].pop("adamw")["clip_norm"] == 0.5
+    assert found["policy_rl"]["engine"].pop("tensor") == 2
+    assert found == json.loads(json.dumps(page))
+    found = settings_of("--config.policy_sft.lora.targets=('q_proj',)")
+    assert found["policy_sft"]["lora"]["targets"] == ["q_proj"]
+
+
+def test_a_default_that_is_no_class_default_keeps_its_other_values():
+    found = settings_of("--config.policy_rl.loss.clip_low=0.1", page="policy_rl")
+    assert found["policy_rl"]["loss"]["clip_low"] == 0.1 and found["policy_rl"]["loss"]["clip_high"] == 0.28
+
+
+def test_further_rounds_are_inputs():
+    found = settings_of(
+        "--config.inputs.found_1=there", "--config=" + str(pages.CONFIGS / "policy_sft.py:nano")
+    )
+    assert found["inputs"]["found_1"] == "there" and "found_2" not in found["inputs"]
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        (
+            "--config=configs/serch.py",
+            "saw configs/serch.py, which is no file; in configs/ there are evaluate.py",
+        ),
+        (f"--config={pages.CONFIGS}/policy_sft.py:nan", "variant 'nan': there are nano"),
+        (
+            "--config.policy_sft.lora.rnk=2",
+            "policy_sft.lora.rnk: no such setting; .* has alpha, base, rank, targets",
+        ),
+        ("--config.seed.of=2", "config.seed.of: no such setting; config.seed has no settings of its own"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_is(argument, said):
+    with pytest.raises(InputError, match=said):
+        settings_of(argument)
+
+
+@pytest.mark.parametrize("page, flag", NAMED)
+def test_the_flags_that_a_page_names_are_there_in_one_of_its_variants(page, flag):
+    text = (pages.CONFIGS / f"{page}.py").read_text()
+    variants = {"", *re.findall(rf"configs/{page}\.py:([\w.-]+)", text)}
+    refusals = []
+    for variant in sorted(variants):
+        named = f"{pages.CONFIGS}/{page}.py" + (f":{variant}" if variant else "")
+        try:
+            pages.check(flag, pages.with_stage_defaults(pages.loaded(named)))
+        except InputError as error:
+            refusals.append(str(error))
+    assert len(refusals) < len(variants), refusals
