@@ -21,6 +21,7 @@ from o1jax.records import InputError
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that there is no PyTorch
 
+INTERRUPTS = (signal.SIGTERM, signal.SIGINT)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, or auto (Slurm, Open MPI, TPU); alone if empty."
 )
@@ -52,7 +53,9 @@ def start(page: str, main: Callable[[epath.Path, dict[str, Any]], None]) -> None
 def run(main: Callable[[list[str]], None], *shown: str) -> None:
     """Parses the flags and calls `main` with the arguments that are none; errors as `start`. --help shows the
     script's own flags, those about processes, and `shown`."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in INTERRUPTS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have Ctrl-C
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
     for name in ("workdir", "coordinator", "processes", "process_index", *shown):
@@ -73,6 +76,8 @@ def run(main: Callable[[list[str]], None], *shown: str) -> None:
     try:
         app.run(run_main, flags_parser=parse)
     except SystemExit as ended:
+        if ended.code in {128 + number for number in INTERRUPTS}:
+            print("interrupted: the same command goes on from what is written", file=sys.stderr)
         if not ended.code and not jax.distributed.is_initialized():
             # all is written; a library's C++ thread may abort an interpreter that winds down
             sys.stdout.flush()

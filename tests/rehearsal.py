@@ -30,7 +30,7 @@ from o1jax.self_play import recipe
 from o1jax.stages import run, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
-FIGURES = {"generated_tokens": 1000, "trained_tokens": 500, "next_update": 1}
+FIGURES = {"generated_tokens": 1000, "trained_tokens": 500, "next_update": 1, "passing_paths": 1}
 TORCH = types.SimpleNamespace(nn=types.SimpleNamespace(Module=object))  # where it is not installed
 TAKE_WORDS = ("report", "lineage", "serve")  # scripts that take more than flags
 
@@ -87,6 +87,7 @@ def main():
     run.run = recipe.run_in_child = parsed
     closing = importlib.import_module("closing")
     closing.of_run = closing.of_stage = lambda *words, **more: None
+    recipe.Recipe.check_given = lambda self: None
     recipe.Recipe.report = lambda self: summary.of(RunFiles(epath.Path(self.workdir)))
     warnings.simplefilter("ignore")  # JAX's, of forks: no device is in use here
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:

@@ -41,6 +41,7 @@ def played(monkeypatch, tmp_path):
 
         monkeypatch.setattr(recipe, "run_in_child", note)
         monkeypatch.setattr(recipe.Recipe, "report", lambda self: {})  # of made-up figures
+        monkeypatch.setattr(recipe.Recipe, "check_given", lambda self: None)  # made-up too
         function(recipe.Recipe(epath.Path(tmp_path), config, 0))
         return stages, str(tmp_path)
 
@@ -193,6 +194,32 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
     assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 375
 
 
+def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_when_told(played):
+    stages, root = played(reinforcement.reinforcement, "rl", "ladder_long", policy="p", prm_from="prm")
+    generated = [figures_of(root, f"compare/search/round_0{k}/search")["generated_tokens"] for k in range(5)]
+    for arm in ("rl_outcome", "rl_linear", "rl_replay"):
+        (run,) = (
+            place for place in stages if place.startswith(f"compare/{arm}/") and "rl" in stages[place][0]
+        )
+        assert run == f"compare/{arm}/round_04/policy_rl"
+        name, parsed, inputs = stages[run]
+        assert (parsed.generated_tokens, parsed.trained_tokens) == (sum(generated), 5 * 500)
+        assert inputs["policy"] == "p" and parsed.replay.examples == 64
+
+
+@pytest.mark.parametrize("setting", ["policy", "references_from", "prm_from", "pool_trees", "more_trees"])
+def test_a_place_that_is_not_there_is_refused_before_anything_runs(setting, monkeypatch, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "manifest.json").write_text(json.dumps(dict.fromkeys(SPEC, "")))
+    there, missing = str(tmp_path / "there"), str(tmp_path / "missing")
+    given = {"policy": there, "prm_from": "", "more_trees": "", setting: missing}
+    if setting == "more_trees":
+        given[setting] = f"{there},{missing}"
+    with pytest.raises(InputError, match=f"--config.{setting}: {missing}"):
+        recipe.Recipe(epath.Path(tmp_path), given, 0).check_given()
+    recipe.Recipe(epath.Path(tmp_path), {**given, setting: there}, 0).check_given()
+
+
 def test_reinforcement_that_warms_up_itself_trains_on_those_references(played):
     stages, root = played(reinforcement.reinforcement, "rl", "ladder")
     wanted = f"{root}/warm_up_problems/references"
@@ -200,6 +227,7 @@ def test_reinforcement_that_warms_up_itself_trains_on_those_references(played):
     assert stages["compare/search/round_00/policy_sft"][2]["references"] == wanted
 
 
+SPEC = ("stage", "config", "seed", "inputs", "figures")
 LAST = {"search": "policy_sft", "sampling": "policy_sft", "dpo": "policy_dpo"}
 
 

@@ -58,15 +58,15 @@ class Batches:
         epoch = next(e for e in reversed(range(len(self._starts))) if self._starts[e] <= step)
         return self.plan(epoch).batch(step - self._starts[epoch])
 
-    def at(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The global batch at `step`, or a slice of its rows (a process's share)."""
-        return self.assemble(self.rows(step)[rows])
+    def at(self, step: int, rows: Sequence[int] | None = None) -> Batch:
+        """The global batch at `step`, or some of its rows (a process's share)."""
+        return self.assemble(chosen(self.rows(step), rows))
 
-    def epoch(self, epoch: int = 0, rows: slice = slice(None)) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """Every example once: what evaluation reads."""
         planned = self.plan(epoch)
         for index in range(planned.n_batches):
-            yield self.assemble(planned.batch(index)[rows])
+            yield self.assemble(chosen(planned.batch(index), rows))
 
     def ids_at(self, step: int) -> list[str]:
         """The ids of all examples in the global batch at `step`, to name a bad one."""
@@ -128,3 +128,8 @@ class Batches:
             batch["targets_BT"][row, last] = batch["weights_BT"][row, last] = 0
             start = last + 1
         return end
+
+
+def chosen(planned: Sequence[Sequence[int]], rows: Sequence[int] | None) -> Sequence[Sequence[int]]:
+    """These rows of a planned batch, or all."""
+    return planned if rows is None else [planned[row] for row in rows]

@@ -92,6 +92,13 @@ def whiten(advantages: Sequence[ArrayLike], eps: float = EPS) -> list[np.ndarray
     return [(values - entries.mean()) / (entries.std() + eps) for values in arrays]
 
 
+def tempered(advantages: ArrayLike, negative_weight: float) -> np.ndarray:
+    """The advantages, those below 0 times `negative_weight` (Zhu et al. 2025, arXiv 2506.01347): at 0 only
+    the better answers are learned from, by as much as they are better; no answer is unlearned."""
+    values = vector(advantages)
+    return np.where(values < 0, negative_weight * values, values)
+
+
 def is_zero_variance(rewards_G: ArrayLike, tolerance: float = 1e-9) -> bool:
     """Whether the rewards differ by at most `tolerance`: such a group teaches nothing."""
     return bool(np.ptp(vector(rewards_G)) <= tolerance)

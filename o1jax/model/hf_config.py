@@ -16,10 +16,11 @@ ARCHITECTURES: dict[str, Family] = {
     "Qwen3ForCausalLM": "qwen3",
     "LlamaForCausalLM": "llama",
 }
+COMPUTE_DTYPES = ("o1jax_compute_dtype", "dtype", "torch_dtype")  # the first that is there counts
 
 
 def config_from_hf(fields: dict[str, Any], param_dtype: str) -> ModelConfig:
-    """The ModelConfig of a config.json; products run in the checkpoint's own dtype.
+    """The ModelConfig of a config.json; products run in the dtype that our export notes, else in its own.
 
     Raises InputError for an architecture, rope type, activation, bias or attention that is not supported.
     """
@@ -44,7 +45,7 @@ def config_from_hf(fields: dict[str, Any], param_dtype: str) -> ModelConfig:
             qkv_bias=family == "qwen2",
             qk_norm=family == "qwen3",
             param_dtype=param_dtype,
-            compute_dtype=fields.get("dtype") or fields.get("torch_dtype") or "float32",
+            compute_dtype=next(filter(None, map(fields.get, COMPUTE_DTYPES)), "float32"),
         )
     except KeyError as error:
         raise InputError(f"config.json has no {error}: it is not a {family} checkpoint's") from error
@@ -98,4 +99,5 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "use_sliding_window": False,
         "dtype": config.param_dtype,
         "torch_dtype": config.param_dtype,
+        "o1jax_compute_dtype": config.compute_dtype,
     }

@@ -228,8 +228,9 @@ class Transformer(nnx.Module):
         return rotation(config.rope_theta, config.head_dim, config.rope_scaling, positions_BT)
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        """The embedded tokens, in the compute dtype."""
-        return self.embed_VD[...].astype(self.config.compute_dtype)[tokens_BT]
+        """The embedded tokens, in the compute dtype. Cast after they are looked up: the gradients of all
+        places of a token are then added up in the parameters' dtype."""
+        return self.embed_VD[...][tokens_BT].astype(self.config.compute_dtype)
 
     def head_DV(self) -> jax.Array:
         """The output head: the embedding transposed where it is tied."""

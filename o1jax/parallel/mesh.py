@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -153,7 +153,39 @@ def own_devices(tensor: int = 1) -> Mesh:
     return make_mesh({"tensor": tensor}, devices[:tensor])
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch, each [B, T], as arrays of the global batch on the mesh."""
+class OwnRows(NamedTuple):
+    """The rows of a global batch of `total` rows that this process's devices hold: their `indices`, rising,
+    with gaps where the mesh follows a torus."""
+
+    indices: tuple[int, ...]
+    total: int
+
+
+def own_rows(total: int, mesh: Mesh) -> OwnRows:
+    """Those of a batch of `total` rows; InputError where they do not divide over the mesh."""
+    sharding = NamedSharding(mesh, PartitionSpec(batch_spec()[0]))
+    try:
+        held = sharding.addressable_devices_indices_map((total,)).values()
+    except ValueError as error:
+        raise InputError(f"{total} rows a batch do not divide over the mesh {dict(mesh.shape)}") from error
+    return OwnRows(tuple(sorted({row for (part,) in held for row in range(total)[part]})), total)
+
+
+def place_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, own: OwnRows | None = None
+) -> dict[str, jax.Array]:
+    """The arrays of a global batch, each [B, T], on the mesh. `batch` has all columns of this process's rows,
+    `own`; or, without that, all rows, in every process."""
     sharding = NamedSharding(mesh, batch_spec())
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+    def placed(rows_BT: np.ndarray) -> jax.Array:
+        total = len(rows_BT) if own is None else own.total
+
+        def shard(index: tuple[slice, slice]) -> np.ndarray:
+            start, stop, _ = index[0].indices(total)
+            first = start if own is None else own.indices.index(start)
+            return rows_BT[first : first + stop - start, index[1]]
+
+        return jax.make_array_from_callback((total, rows_BT.shape[1]), sharding, shard)
+
+    return {name: placed(rows_BT) for name, rows_BT in batch.items()}

@@ -13,7 +13,7 @@ from o1jax.parallel.chips import Chip
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.plan.bounds import Bounds, decode_bounds, mfu, train_bounds
 from o1jax.plan.program import GIB, NO_LORA, Found, decode_program, train_program
-from o1jax.plan.topology import chip_of, devices_of
+from o1jax.plan.topology import chip_of, devices_of, slower_network
 from o1jax.records import InputError
 from o1jax.train.optimizer import OptimizerSettings
 
@@ -30,8 +30,8 @@ class Job:
     rows_per_device: float = 1.0
     row_length: int = 4096
     micro_batches: int = 1
-    moment_dtype: str | None = None
-    gradient_dtype: str | None = None
+    moment_dtype: str = ""
+    gradient_dtype: str = ""
     lora: LoraSettings = NO_LORA
 
 
@@ -79,6 +79,7 @@ def plan_train(job: Job) -> dict[str, Any]:
         "parameters": parameter_count(abstract_params(job.config, mesh)[1]),
         **memory_figures(found),
         **bound_figures(bound, found),
+        "network_s_is_of": slower_network(job.topology, job.slices),
         "mfu_bound": round(mfu(bound, chip, mesh.size), 3) if found.fits else 0.0,
     }
 

@@ -5,6 +5,7 @@ Needs libtpu (make install-plan), which jax loads by itself; compiles nothing. N
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -31,6 +32,16 @@ def chip_of(name: str) -> Chip:
             f"topology {name!r}: wanted <chip>:<shape>, such as v5p:2x2x2 or h100:8, of {', '.join(CHIPS)}"
         )
     return CHIPS[generation]
+
+
+def slower_network(name: str, slices: int = 1) -> str:
+    """What a bound by the links of chips does not know of a topology, in words."""
+    hosts = math.prod(map(int, name.split(":")[1].split("x")[:-1]))
+    if name.split(":")[0] in GPUS and hosts > 1:
+        return f"{hosts} hosts as if NVLink joined them; the network between them is slower"
+    if slices > 1:
+        return f"the links inside a slice; what goes between the {slices} slices is not counted"
+    return "all traffic"
 
 
 def devices_of(name: str, slices: int = 1) -> Sequence[jax.Device]:

@@ -16,6 +16,7 @@ def search(recipe: Recipe) -> dict[str, Any]:
 
     Without a policy in the config, a nano policy is warmed up on the ladder first.
     """
+    recipe.check_given()
     problems = recipe.config["problems"]
     if not (epath.Path(problems) / "manifest.json").exists():
         recipe = recipe.with_page("check_problems", source=problems)
@@ -32,6 +33,7 @@ def test_generator(recipe: Recipe) -> dict[str, Any]:
     The generator starts from the weights config["tcg_from"], or from nothing. Without a policy in the
     config, a nano policy is warmed up on the ladder first.
     """
+    recipe.check_given()
     problems, held_out = recipe.problems("tcg", "tcg_problems"), recipe.problems("held_out")
     policy = recipe.config["policy"] or warmed_up(recipe)
     wrong = recipe.stage("evaluate", "tcg/policy", policy=policy, problems=held_out)
@@ -68,6 +70,7 @@ def process_rewards(recipe: Recipe) -> dict[str, Any]:
     more_trees (with commas between them) are learned from too. Without a policy in the config, a nano policy
     is warmed up on the ladder first.
     """
+    recipe.check_given()
     policy = recipe.config["policy"] or warmed_up(recipe)
     held_out = recipe.problems("held_out")
     trees, tested = recipe.config["pool_trees"], recipe.config["held_out_trees"]

@@ -37,6 +37,7 @@ def play(recipe: Recipe) -> dict[str, Any]:
     config["policy"] is what to begin with, weights or a stage; without it, a nano policy that is warmed up.
     config["arms"] names the loop ("self_play") and what stands beside it at equal tokens.
     """
+    recipe.check_given()
     held_out, policy, references = recipe.problems("held_out"), recipe.config["policy"], ""
     name = "start" if policy else "warm_up"
     if not policy:

@@ -15,10 +15,21 @@ from etils import epath
 
 from o1jax.parallel.processes import place
 from o1jax.parallel.seeds import fold_seed
+from o1jax.records import InputError
 from o1jax.report import page, summary
 from o1jax.report.run_files import RunFiles
-from o1jax.stages.manifest import StageSpec, read_manifest
+from o1jax.stages.manifest import StageSpec, input_hash, read_manifest
 from o1jax.stages.run import run_in_child
+
+GIVEN = {  # setting, of one place or more with commas between them -> what refuses another
+    "policy": input_hash,
+    "tcg_from": input_hash,
+    "references_from": read_manifest,
+    "prm_from": read_manifest,
+    "pool_trees": read_manifest,
+    "held_out_trees": read_manifest,
+    "more_trees": read_manifest,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +39,16 @@ class Recipe:
     workdir: epath.Path
     config: Mapping[str, Any]
     seed: int
+
+    def check_given(self) -> None:
+        """InputError for a place that the config names and where there is not what is wanted: before anything
+        runs, which may be hours before it is read."""
+        for setting, wanted in GIVEN.items():
+            for given in filter(None, self.config.get(setting, "").split(",")):
+                try:
+                    wanted(epath.Path(given))
+                except InputError as error:
+                    raise InputError(f"--config.{setting}: {error}") from error
 
     def stage(self, name: str, place: str, page: str = "", **inputs: str) -> str:
         """Runs stage `name` with the settings on `page` into workdir/place, and returns that directory.

@@ -23,6 +23,7 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
     trained as process_rewards does, on pool_trees (searched for if not given) and more_trees. SFT trains
     on the references of the warm-up too: references_from, for a policy that was given.
     """
+    recipe.check_given()
     policy, references = recipe.config["policy"], recipe.config["references_from"]
     if not policy:
         policy, references = warmed_up(recipe), f"{recipe.workdir}/warm_up_problems/references"

@@ -22,6 +22,7 @@ def main(out: str, request: str) -> int:
     """Exit code 0, or 2 after one line on stderr."""
     if sys.platform == "linux":  # a stage whose self_play was killed saves and ends too
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; self_play answers it with SIGTERM
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         run.run(epath.Path(out), run.spec_of(json.loads(request)))

@@ -6,7 +6,6 @@ Samples nothing and judges nothing itself.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import time
@@ -51,7 +50,7 @@ class Kept:
         whole = self.out / f"{name}.parquet"
         if not whole.exists():
             await self._play(name, my_share(problems), sample, judge_again, shown)
-            await asyncio.to_thread(self._join, name, problems)
+            await self._join(name, problems)
         by_problem = _by_problem(read_records(whole, Rollout))
         return [by_problem[problem.id] for problem in problems]
 
@@ -77,16 +76,16 @@ class Kept:
 
             await run_in_order(work, problems, self.concurrency)
 
-    def _join(self, name: str, problems: Sequence[Problem]) -> None:
+    async def _join(self, name: str, problems: Sequence[Problem]) -> None:
         """Makes one file of all processes' shards, when all have played."""
-        all_have_played(self.out, name.replace("/", "_"))
+        await all_have_played(self.out, name.replace("/", "_"))
         shards, whole = self.out / f"{name}.shards", self.out / f"{name}.parquet"
         if place().index == 0:
             done = _by_problem(read_shards(shards, Rollout))
             rollouts = [rollout for problem in problems for rollout in done[problem.id]]
             write_records(whole, Rollout, rollouts)
             shards.rmtree(missing_ok=True)
-        wait_for([whole], "process 0")
+        await wait_for(self.out, [whole], "process 0")
 
     def _earlier_group(
         self, earlier: Mapping[str, Sequence[Rollout]], problem: Problem, name: str
@@ -104,7 +103,7 @@ class Kept:
 
     async def all_trees(self, name: str, problems: Sequence[Problem]) -> list[Tree]:
         """Those of `problems`, in order, when every process has kept its share of them."""
-        await asyncio.to_thread(all_have_played, self.out, name)
+        await all_have_played(self.out, name)
         return read_trees(self.trees(name).directory, [problem.id for problem in problems])
 
 

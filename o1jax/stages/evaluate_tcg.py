@@ -26,6 +26,7 @@ from o1jax.search.store import read_records, write_records
 from o1jax.search.test_writing import WriteSettings, write_cases
 from o1jax.stages import check_problems
 from o1jax.stages.estimators import mean_with_interval, ratio_with_interval
+from o1jax.stages.evaluate import final_tests
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy
 from o1jax.stages.tcg_written import GateSettings, Tally, WrittenTests, fates, tally, write_and_gate
@@ -57,7 +58,7 @@ async def _evaluate(
     settings: Settings, inputs: Mapping[str, epath.Path], problems: Sequence[Problem], seed: int
 ) -> tuple[dict[str, Any], dict[str, float], list[Tally]]:
     async with open_workers(open_policy(inputs["tcg"]), settings.engine) as workers:
-        tests = await write_and_gate(workers, problems, settings.write, settings.gate, seed)
+        tests = await write_and_gate(workers, problems, final_tests, settings.write, settings.gate, seed)
         tallies = {"program": [await _tally(workers, settings, test) for test in tests]}
         spent = sum(test.written.generated_tokens for test in tests)
         if settings.question_only:

@@ -18,6 +18,7 @@ from typing import Any
 from etils import epath
 
 from o1jax.records import InputError
+from o1jax.train.integrity import files_of
 
 PACKAGES = (
     "o1jax",
@@ -30,12 +31,16 @@ PACKAGES = (
     "transformers",
     "tokenizers",
 )
+WEIGHTS = ".safetensors"
+DESCRIBED_BY = (".json", ".jinja", ".model", ".txt")  # config, index, tokenizer and template beside weights
+PIECES, PIECE_BYTES = 64, 1 << 16
+LONGEST_HEADER = 100_000_000  # bytes, by the format
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
-    """What makes a stage's result: its name, resolved config (JSON values), seed, and inputs
-    (name -> directory of a finished stage, or of a policy)."""
+    """What makes a stage's result: its name, resolved config (JSON values), seed, and inputs (name ->
+    directory of a finished stage, or a policy's without a manifest: its checkpoint, or published weights)."""
 
     stage: str
     config: Mapping[str, Any]
@@ -84,10 +89,24 @@ def finish(out: epath.Path, spec: StageSpec, result: StageResult) -> dict[str, A
 
 
 def read_manifest(out: epath.Path) -> dict[str, Any]:
-    """Raises InputError when the stage is not complete or its manifest is damaged."""
+    """Raises InputError when there is no such stage, or it is not complete, or its manifest is damaged."""
     if not (out / "manifest.json").exists():
-        raise InputError(f"{out}: no manifest.json, so this stage is not complete; run it again to finish it")
+        raise InputError(f"{out}: {_instead(out)}")
     return _read_json(out / "manifest.json")
+
+
+def _instead(out: epath.Path) -> str:
+    """What there is where a finished stage was wanted, and what to do."""
+    if not out.exists():
+        return "nothing is there; wanted the directory of a finished stage"
+    if not out.is_dir():
+        return f"a file; prepare it first: python launch/prepare.py --config.check_problems.source={out}"
+    if (out / "spec.json").exists():
+        return "no manifest.json, so this stage is not complete; run it again to finish it"
+    stages = sorted(path.parent.name for path in out.glob("*/manifest.json"))
+    if stages:
+        return f"no manifest.json, so this is a run; wanted one of its stages, as {', '.join(stages[:6])}"
+    return "no manifest.json; wanted the directory of a finished stage"
 
 
 def read_spec(out: epath.Path) -> dict[str, Any]:
@@ -105,12 +124,38 @@ def manifest_hash(out: epath.Path) -> str:
 
 
 def input_hash(place: epath.Path) -> str:
-    """Hash of an input: a finished stage's, or that of published weights (config and file sizes)."""
-    if (place / "manifest.json").exists() or not (place / "config.json").exists():
-        return manifest_hash(place)
-    sizes = sorted((path.name, path.stat().length) for path in place.glob("*.safetensors"))
-    text = (place / "config.json").read_text() + json.dumps(sizes)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Hash of an input: a finished stage's manifest_hash, or else that of a policy's files: all of a policy
+    directory's, or of published weights the safetensors and what describes them (DESCRIBED_BY).
+
+    Read of a file are its size, the header of safetensors, and PIECES pieces of PIECE_BYTES, evenly spaced,
+    the first and the last bytes among them: all of a file of up to 4 MiB. InputError if there is neither.
+    """
+    if not (place / "manifest.json").exists():
+        if (place / "checkpoint").exists():
+            return _contents_hash(files_of(place))
+        if (place / "config.json").exists():
+            paths = (path for path in place.iterdir() if path.suffix in (WEIGHTS, *DESCRIBED_BY))
+            return _contents_hash({path.name: path for path in paths})
+    return manifest_hash(place)
+
+
+def _contents_hash(files: Mapping[str, epath.Path]) -> str:
+    digests = {name: _contents_digest(path) for name, path in files.items()}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _contents_digest(path: epath.Path) -> str:
+    """Of a file's size and of the parts that input_hash names."""
+    size = path.stat().length
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if path.suffix == WEIGHTS:
+            digest.update(file.read(min(int.from_bytes(file.read(8), "little"), LONGEST_HEADER)))
+        pieces = [(k * (size - PIECE_BYTES) // (PIECES - 1), PIECE_BYTES) for k in range(PIECES)]
+        for start, length in [(0, size)] if size <= PIECES * PIECE_BYTES else pieces:
+            file.seek(start)
+            digest.update(file.read(length))
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -127,13 +172,19 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def _identity(spec: StageSpec) -> dict[str, Any]:
-    hashes = {name: input_hash(epath.Path(path)) for name, path in spec.inputs.items()}
     return {
         "stage": spec.stage,
         "config": json.loads(json.dumps(dict(spec.config))),
         "seed": spec.seed,
-        "inputs": hashes,
+        "inputs": {name: _hash_of_input(name, path) for name, path in spec.inputs.items()},
     }
+
+
+def _hash_of_input(name: str, path: str) -> str:
+    try:
+        return input_hash(epath.Path(path))
+    except InputError as error:
+        raise InputError(f"inputs.{name}: {error}") from error
 
 
 def _places(spec: StageSpec) -> dict[str, str]:

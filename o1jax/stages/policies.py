@@ -1,4 +1,5 @@
-"""The policy that a stage starts from: of an earlier stage, a policy directory, or published weights.
+"""The policy that a stage starts from: of an earlier stage, a policy directory, or published weights; and
+what the stage leaves when there was nothing to learn from.
 
 Does not train and does not choose an engine.
 """
@@ -6,6 +7,7 @@ Does not train and does not choose an engine.
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 from etils import epath
 from jax.sharding import Mesh
@@ -16,7 +18,7 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts.chat import Tokenizer, load_tokenizer
 from o1jax.records import InputError
-from o1jax.train.checkpoint import Policy, load_policy
+from o1jax.train.checkpoint import Policy, load_policy, save_policy
 
 
 def open_policy(place: epath.Path, mesh: Mesh | None = None) -> Policy:
@@ -60,3 +62,11 @@ def check_model(stage: str, model: str, policy: Policy) -> None:
                 f"{stage}.model: saw {seen.n_layers} layers of width {seen.d_model}, wanted those of "
                 f"{model} ({wanted.n_layers} of {wanted.d_model}); give another policy or model"
             )
+
+
+def keep_unchanged(out: epath.Path, policy: Policy, why: str) -> dict[str, int]:
+    """Saves the policy as it is as what the stage in `out` made of it, and warns: a round that has nothing to
+    learn from must not end a run. Returns the figures of a training that was none."""
+    logging.warning("%s: nothing to train on, so the policy stays as it is: %s", out, why)
+    save_policy(out / "policy", policy.config, policy.params, policy.tokenizer)
+    return {"dropped_long": 0, "steps": 0, "trained_tokens": 0}

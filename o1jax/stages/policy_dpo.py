@@ -22,8 +22,9 @@ from o1jax.search.samples import path_preferences, sibling_preferences
 from o1jax.stages.adapters import with_adapters
 from o1jax.stages.found import places_of, trees_of
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.policies import check_model, open_policy
+from o1jax.stages.policies import check_model, keep_unchanged, open_policy
 from o1jax.stages.training import tokens_per_second, train_preferences
+from o1jax.train.optimizer import AdamW
 
 Kind = Literal["siblings", "paths"]
 
@@ -52,6 +53,7 @@ class Settings:
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.0
+    adamw: AdamW = AdamW()
     model: str = ""
     lora: LoraSettings = LoraSettings()
 
@@ -71,27 +73,30 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: pairs, pairs_by_kind, problems (that have one), dropped_long, steps, trained_tokens."""
+    """figures: pairs, pairs_by_kind, problems (that have one), dropped_long, steps, trained_tokens. Without
+    a pair the policy is saved unchanged, after 0 steps."""
     policy = open_policy(inputs["policy"])
     check_model("policy_dpo", settings.model, policy)
-    policy = with_adapters(policy, settings.lora, seed)
+    if not places_of(inputs):
+        raise InputError("policy_dpo: saw no input found_0; give at least one search stage")
     rounds = [trees_of(place) for place in places_of(inputs)]
     by_kind = pairs_by_kind(rounds, settings, policy.tokenizer.eos_token_id, seed)
     pairs = [pair for found in by_kind.values() for pair in found]
+    found = {
+        "pairs": len(pairs),
+        "pairs_by_kind": {kind: len(of_kind) for kind, of_kind in by_kind.items()},
+        "problems": len({pair.problem_id for pair in pairs}),
+    }
     if not pairs:
-        raise InputError(_nothing(out, settings, rounds))
+        return StageResult(found | keep_unchanged(out, policy, _nothing(settings, rounds)), {})
+    policy = with_adapters(policy, settings.lora, seed)
     fitted, long = train_preferences(out, "policy_dpo", policy, pairs, settings, seed)
-    return StageResult(
-        figures={
-            "pairs": len(pairs),
-            "pairs_by_kind": {kind: len(found) for kind, found in by_kind.items()},
-            "problems": len({pair.problem_id for pair in pairs}),
-            "dropped_long": long,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-        },
-        timings=tokens_per_second(fitted),
-    )
+    trained = {
+        "dropped_long": long,
+        "steps": fitted.progress.step,
+        "trained_tokens": fitted.progress.tokens,
+    }
+    return StageResult(found | trained, tokens_per_second(fitted))
 
 
 def pairs_by_kind(
@@ -145,10 +150,10 @@ def _kinds(settings: Settings) -> tuple[Kind, ...]:
     return ("siblings", "paths") if settings.pairs == "both" else (settings.pairs,)
 
 
-def _nothing(out: epath.Path, settings: Settings, rounds: Sequence[Sequence[Tree]]) -> str:
+def _nothing(settings: Settings, rounds: Sequence[Sequence[Tree]]) -> str:
     trees = [tree for found in rounds for tree in found]
     solved = sum(tree.solved for tree in trees)
     return (
-        f"{out}: nothing to train on: no pair of {' or '.join(_kinds(settings))} in {len(trees)} trees, "
+        f"no pair of {' or '.join(_kinds(settings))} in {len(trees)} trees, "
         f"{solved} of them with a passing path; search more, or with more samples a step"
     )

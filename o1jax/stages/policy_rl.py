@@ -121,7 +121,7 @@ class Run:
             return workers.timings() | scorer_timings(scorer)
 
     async def _until_done(self, player: Player, log: MetricsLog) -> None:
-        line, ahead = ProgressLine("policy_rl", self.settings.updates), None
+        line, ahead = ProgressLine("policy_rl", self.settings.updates, writes=is_leader()), None
         while not self.progress.is_done(self.settings):
             groups, seconds = ahead or await self._unless_sigterm(self._play(player))
             replay = rl_replay.draw(self.replayed, self.settings.replay.examples, self.seed, self.t)
@@ -186,7 +186,8 @@ class Run:
 
     def _save_is_due(self) -> bool:
         every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_every_s
-        by_clock = agreed(bool(seconds) and time.monotonic() - self.saved_at >= seconds)
+        waited = bool(seconds) and time.monotonic() - self.saved_at >= seconds
+        by_clock = agreed(waited and not self.checkpoints.pending)  # else the save would wait for the last
         return bool(every and self.progress.updates % every == 0 or by_clock)
 
     def _save(self) -> None:

@@ -22,6 +22,7 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import check_model, open_policy
 from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
+from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Settings:
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.1
+    adamw: AdamW = AdamW()
     max_per_problem: int = 4
     variants: int = 1
     style: Style = "full"

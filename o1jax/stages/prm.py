@@ -34,6 +34,7 @@ from o1jax.stages.scorers import scorer_of
 from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, load_policy
+from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Settings:
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.01
+    adamw: AdamW = AdamW()
     likelihood: float = 0.0
     pair_margin: float = 0.0
     max_pairs_per_parent: int = 0

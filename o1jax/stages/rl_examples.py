@@ -5,6 +5,7 @@ Pure functions of the answers; what a model must say of them (values) comes as a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from o1jax.stages.rl_rollouts import Answer
 from o1jax.stages.rl_settings import Settings
 
 Group = Sequence[Answer]  # the answers to one problem
+ALIGNED = ("token_ids", "log_probs", "is_policy_token")  # a rollout's fields with one value a token
 
 OF_ANSWERS = {
     "group_mean": advantages.group_mean,
@@ -47,13 +49,22 @@ def lesson_of(
     they only take room. If none is left, nothing is replayed either. `scored`: a process reward model
     scored the steps."""
     parts_P_G = [[reward_of(answer, settings, t) for answer in group] for group in groups]
-    kept = [group for group, parts in zip(groups, parts_P_G, strict=True) if teaches(parts, settings)]
-    rollouts = [answer.rollout for group in kept for answer in group]
+    pairs = zip(groups, parts_P_G, strict=True)
+    kept = [[on_path(answer) for answer in group] for group, parts in pairs if teaches(parts, settings)]
+    rollouts = [answer.rollout for group in kept for answer in answers_of(group, settings, t)]
     figures = reward_figures(groups, parts_P_G, scored)
     figures |= {"groups_kept": len(kept), "groups_dropped": len(groups) - len(kept)}
     replay = replay if kept else ()
     tokens = sum(len(r.prompt_ids) + len(r.token_ids) for r in rollouts)
     return Lesson(t, kept, tokens + sum(len(example.token_ids) for example in replay), figures, replay)
+
+
+def on_path(answer: Answer) -> Answer:
+    """The answer without what it goes on to say after its program or a malformed step: that was not judged,
+    and a tree drops it too."""
+    end = answer.step_ends[-1] if answer.step_ends else len(answer.rollout.token_ids)
+    aligned = {name: getattr(answer.rollout, name)[:end] for name in ALIGNED}
+    return dataclasses.replace(answer, rollout=dataclasses.replace(answer.rollout, **aligned))
 
 
 def teaches(parts: Sequence[RewardParts], settings: Settings) -> bool:
@@ -80,8 +91,9 @@ def reward_figures(
 ) -> dict[str, float]:
     """Of all answers: alpha, the mean reward and outcome, process (the mean score of the well-formed steps,
     if scored), pass_any (the share of problems with a pass), all_pass and all_fail (such problems), steps
-    (a well-formed answer), complete (the share with all three actions), malformed, answer_tokens,
-    finish_length (the share cut by length), samples, generated_tokens, false_accept (of programs audited)."""
+    (a well-formed answer), complete (the share with all three actions), malformed, overrun (the share that
+    go on after their path's end), answer_tokens, finish_length (the share cut by length), samples,
+    generated_tokens, false_accept (of programs audited)."""
     answers = [answer for group in groups for answer in group]
     parts = [part for group in parts_P_G for part in group]
     passes_P = [[answer.rollout.reward > 0 for answer in group] for group in groups]
@@ -96,6 +108,7 @@ def reward_figures(
         "all_fail": sum(not any(passes) for passes in passes_P),
         "complete": mean([len(a.actions) > 0 and is_complete(a.actions) for a in answers]),
         "malformed": 1 - len(formed) / len(answers),
+        "overrun": mean([on_path(a).rollout.token_ids != a.rollout.token_ids for a in answers]),
         "answer_tokens": mean(lengths),
         "finish_length": mean([answer.rollout.finish_reason == "length" for answer in answers]),
         "samples": len(answers),
@@ -117,24 +130,38 @@ def examples_of(lesson: Lesson, settings: Settings) -> list[Example]:
     return [
         encode_rollout(answer.rollout, values_T)
         for group in lesson.kept
-        for answer, values_T in zip(group, advantages_of(group, settings, lesson.t), strict=True)
+        for answer, values_T in taught(group, settings, lesson.t)
     ]
+
+
+def answers_of(group: Group, settings: Settings, t: int) -> list[Answer]:
+    """The answers of a kept group that are trained on; all by `gae`, which fits their values too."""
+    if settings.advantage == "gae":
+        return list(group)
+    return [answer for answer, _ in taught(group, settings, t)]
+
+
+def taught(group: Group, settings: Settings, t: int) -> list[tuple[Answer, np.ndarray]]:
+    """The answers of a kept group that are trained on, with their advantages_T: all, or where no negative
+    advantage counts those that have a positive one."""
+    pairs = list(zip(group, advantages_of(group, settings, t), strict=True))
+    return [pair for pair in pairs if settings.negative_weight or pair[1].any()]
 
 
 def advantages_of(group: Group, settings: Settings, t: int) -> list[np.ndarray]:
     """One advantages_T, a token's each, for every answer of a group."""
     if settings.advantage in OF_ANSWERS:
         totals_G = [reward_of(answer, settings, t).total for answer in group]
-        values_G = OF_ANSWERS[settings.advantage](totals_G)
+        values_G = advantages.tempered(OF_ANSWERS[settings.advantage](totals_G), settings.negative_weight)
         return [np.full(len(a.rollout.token_ids), v) for a, v in zip(group, values_G, strict=True)]
     steps_G = OF_STEPS[settings.advantage]([step_rewards_of(answer, settings, t) for answer in group])
-    return [on_tokens(answer, values_M) for answer, values_M in zip(group, steps_G, strict=True)]
+    tempered_G = [advantages.tempered(values_M, settings.negative_weight) for values_M in steps_G]
+    return [on_tokens(answer, values_M) for answer, values_M in zip(group, tempered_G, strict=True)]
 
 
 def on_tokens(answer: Answer, values_M: np.ndarray) -> np.ndarray:
-    """values_T: a step's value at each of its tokens, the last step's also at those after it."""
-    lengths = np.diff([0, *answer.step_ends[:-1], len(answer.rollout.token_ids)])
-    return np.repeat(values_M, lengths)
+    """values_T: a step's value at each of its tokens."""
+    return np.repeat(values_M, np.diff([0, *answer.step_ends]))
 
 
 def gae_examples_of(lesson: Lesson, settings: Settings, values: Sequence[np.ndarray]) -> list[Example]:
@@ -155,7 +182,8 @@ def gae_examples_of(lesson: Lesson, settings: Settings, values: Sequence[np.ndar
         targets_T, weights_T = np.zeros((2, len(answer.rollout.token_ids)))
         targets_T[step_starts(answer)], weights_T[step_starts(answer)] = estimate.returns_M, 1.0
         columns = {"value_target": targets_T, "value_weight": weights_T}
-        examples.append(encode_rollout(answer.rollout, on_tokens(answer, values_M), columns=columns))
+        values_T = on_tokens(answer, advantages.tempered(values_M, settings.negative_weight))
+        examples.append(encode_rollout(answer.rollout, values_T, columns=columns))
     return examples
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from o1jax.batches.encode import Example, as_replay, with_column
 from o1jax.batches.stream import Batches
 from o1jax.model.lora_merge import switched_off
+from o1jax.parallel.mesh import own_rows
 from o1jax.parallel.seeds import fold_seed
 from o1jax.rewards.process import score_ids
 from o1jax.stages.rl_examples import Lesson, examples_of, gae_examples_of, step_starts
@@ -23,7 +24,6 @@ from o1jax.train.optimizer import OptimizerSettings
 from o1jax.train.policy_objective import policy_gradient
 from o1jax.train.reference import log_probs_program, scores_program, token_values
 from o1jax.train.state import TrainState
-from o1jax.train.step import local_rows
 from o1jax.train.updates import Updater
 
 
@@ -32,7 +32,7 @@ class Learner:
 
     def __init__(self, policy: Policy, like: TrainState, settings: Settings, mesh: Mesh, seed: int):
         self.settings, self.mesh, self.seed = settings, mesh, seed
-        local_rows(settings.rows_per_micro_batch, mesh)  # refuses rows that do not divide over the devices
+        own_rows(settings.rows_per_micro_batch, mesh)  # refuses rows that do not divide over the devices
         temperature, graphdef = settings.sample.temperature, policy.graphdef
         weight = settings.replay.weight if settings.replay.examples else 0.0
         loss = dataclasses.replace(settings.loss, temperature=temperature, replay_weight=weight)
@@ -116,6 +116,7 @@ def optimizer_of(settings: Settings) -> OptimizerSettings:
         schedule=settings.schedule,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
+        **dataclasses.asdict(settings.adamw),
     )
 
 

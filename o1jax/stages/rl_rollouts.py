@@ -98,9 +98,8 @@ class Player:
         """Those of all processes, which have read the parts of the update before the last."""
         if is_leader():
             (self.parts / str(t - 2)).rmtree(missing_ok=True)
-        return await asyncio.to_thread(
-            joined, self.parts / str(t), Answer, mine, problems, lambda answer: answer.rollout.problem_id
-        )
+        out, parts = self.parts.parent, self.parts / str(t)
+        return await joined(out, parts, Answer, mine, problems, lambda answer: answer.rollout.problem_id)
 
     async def _sample(self, problem: Problem, t: int) -> list[Rollout]:
         """sample.n answers, and as many again while none passed, up to max_samples."""

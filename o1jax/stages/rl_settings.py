@@ -17,6 +17,7 @@ from o1jax.rewards.aggregate import Reward
 from o1jax.search.sampling import SampleSettings
 from o1jax.stages.found import places_of
 from o1jax.stages.workers import EngineSettings
+from o1jax.train.optimizer import AdamW
 from o1jax.train.policy_objective import PolicyGradient
 
 Advantage = Literal[
@@ -48,8 +49,9 @@ class Settings:
     `reward`: phi of the outcome and the process reward model's scores. `advantage`: the functions of
     losses/advantages.py; `gae` takes its values from the policy's own score head, needs loss.value_weight,
     and with `whiten` scales an update's advantages; it keeps all groups, the others drop those whose answers
-    have one reward, or by `keep_groups` one outcome, whatever the process. `loss`: its temperature, score
-    tokens and replay_weight are filled in.
+    have one reward, or by `keep_groups` one outcome, whatever the process. `negative_weight` is what
+    advantages below 0 count; at 0 the answers that have them are not trained on. `loss`: its temperature,
+    score tokens and replay_weight are filled in.
 
     The run ends after `updates`, or after the update that reaches `generated_tokens` or `trained_tokens`
     (0: no limit), whichever is first; the learning rate follows what is nearest to its end. `first_update`:
@@ -72,6 +74,7 @@ class Settings:
     gae_gamma: float = 1.0
     gae_lambda: float = 0.95
     whiten: bool = False
+    negative_weight: float = 1.0
     keep_groups: KeepGroups = "reward"
     loss: PolicyGradient = PolicyGradient()
     replay: Replay = Replay()
@@ -82,6 +85,7 @@ class Settings:
     schedule: str = "constant"
     warmup_steps: int = 0
     weight_decay: float = 0.0
+    adamw: AdamW = AdamW()
     first_update: int = 0
     max_staleness: int = 0
     generated_tokens: int = 0
@@ -117,6 +121,9 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
         raise _refusal("problems_per_update", settings.problems_per_update, f"at most all {n_problems}")
     if settings.max_staleness not in (0, 1):
         raise _refusal("max_staleness", settings.max_staleness, "0 or 1")
+    if settings.max_staleness and not settings.loss.importance_cap:
+        wanted = "more than 0 with max_staleness: an older policy sampled the answers"
+        raise _refusal("loss.importance_cap", 0.0, wanted)
     if settings.max_samples and settings.max_samples < settings.sample.n:
         raise _refusal("max_samples", settings.max_samples, f"0, or at least sample.n ({settings.sample.n})")
     if settings.row_length < settings.engine.context:
@@ -154,6 +161,8 @@ def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None
             settings.loss.value_weight,
             f"more than 0 with advantage 'gae', else 0 (saw {settings.advantage!r})",
         )
+    if settings.negative_weight < 0:
+        raise _refusal("negative_weight", settings.negative_weight, "0 or more")
     if settings.whiten and settings.advantage != "gae":
         raise _refusal("whiten", True, f"False: {settings.advantage!r} compares within a problem already")
     if not settings.has_steps and ("prm" in inputs or settings.advantage in OF_STEPS):

@@ -5,6 +5,7 @@ The table STAGES is the list of what there is; the stages themselves live in the
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ from etils import epath
 from o1jax.parallel.processes import compute_environment, place, start_processes, stay_alone
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
-from o1jax.stages.together import Together, wait_for
+from o1jax.stages.together import Together, told_to_others, wait_for
 
 STAGES: dict[str, Together] = {  # name -> how several processes go about it
     "check_problems": "one",
@@ -48,15 +49,21 @@ REFUSED = 2  # exit code after one line on stderr
 def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """The stage's manifest; a finished stage is not run again.
 
-    Raises InputError for an unknown stage or key, or a directory made from another spec.
+    Raises InputError for an unknown stage or key, or a directory made from another spec, and when another
+    process of the same stage failed.
     """
     if spec.stage not in STAGES:
         raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
+    with told_to_others(out):
+        return _run(out, spec)
+
+
+def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     module = module_of(spec.stage)
     parsed = settings.parse(module.Settings, spec.config, spec.stage)
     leads = place().index == 0
     if not leads:
-        wait_for([out / "manifest.json", out / "spec.json"], "process 0")
+        asyncio.run(wait_for(out, [out / "manifest.json", out / "spec.json"], "process 0"))
     finished = manifest.begin(out, spec)
     if finished is not None:
         return finished
@@ -84,7 +91,7 @@ def module_of(stage: str) -> ModuleType:
 
 def finished_by_another(out: epath.Path) -> dict[str, Any]:
     """The manifest, when process 0 has written it."""
-    wait_for([out / "manifest.json"], "process 0")
+    asyncio.run(wait_for(out, [out / "manifest.json"], "process 0"))
     return manifest.read_manifest(out)
 
 

@@ -43,7 +43,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     tokens_P = _budgets(mine, settings, inputs)
     rollouts_P_G, timings = asyncio.run(_sample(settings, inputs["policy"], mine, tokens_P, seed))
     rollouts = [rollout for group in rollouts_P_G for rollout in group]
-    rollouts = joined(out / "processes", Rollout, rollouts, problems, lambda rollout: rollout.problem_id)
+    rollouts = asyncio.run(
+        joined(out, out / "processes", Rollout, rollouts, problems, lambda rollout: rollout.problem_id)
+    )
     if place().index == 0:
         write_records(out / "rollouts" / "rollouts.parquet", Rollout, rollouts)
     solved = len({rollout.problem_id for rollout in rollouts if rollout.reward})

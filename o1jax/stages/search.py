@@ -41,7 +41,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     generated_tokens and, by difficulty, the share solved."""
     problems = check_problems.read(inputs["problems"])
     timings = asyncio.run(_search(out, settings, inputs, my_share(problems), seed))
-    all_have_played(out, "trees")
+    asyncio.run(all_have_played(out, "trees"))
     trees = read_trees(out / "trees", [problem.id for problem in problems])
     return StageResult(_figures(problems, trees), timings)
 

@@ -32,10 +32,11 @@ from o1jax.stages import check_problems
 from o1jax.stages.adapters import with_adapters
 from o1jax.stages.found import places_of, wrong_programs
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.policies import check_model, open_policy
+from o1jax.stages.policies import check_model, keep_unchanged, open_policy
 from o1jax.stages.training import tokens_per_second, train_preferences
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.train.checkpoint import Policy
+from o1jax.train.optimizer import AdamW
 
 ROUNDING = 1e-9  # of a difference of rewards, so that 0.3 - 0.2 is not less than a margin of 0.1
 
@@ -63,6 +64,7 @@ class Settings:
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.0
+    adamw: AdamW = AdamW()
     model: str = ""
     lora: LoraSettings = LoraSettings()
     limits: Limits = Limits()
@@ -109,32 +111,34 @@ class JudgedAnswer:
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, with_wrong (that have a wrong program), answers, mean_reward, kill_share (of a
     problem's wrong programs, by any answer, mean over problems), valid_share (of the asked cases), pairs,
-    dropped_long, steps, trained_tokens, generated_tokens."""
+    dropped_long, steps, trained_tokens, generated_tokens. Without a pair the generator is saved unchanged,
+    after 0 steps."""
     policy = open_policy(inputs["tcg"])
     check_model("tcg_adversarial", settings.model, policy)
     problems = check_problems.read(inputs["problems"])
     wrong = wrong_of(inputs, problems, settings, seed)
     answers, timings = _answers(out, settings, policy, problems, wrong, seed)
     pairs = pairs_of(answers, settings.margin, settings.max_pairs, seed)
+    found = {
+        "problems": len(problems),
+        "with_wrong": len(wrong),
+        **_figures(answers),
+        "pairs": len(pairs),
+    }
     if not pairs:
-        raise InputError(
-            f"{out}: nothing to train on: {len(answers)} answers about {len(wrong)} problems, none with a "
-            f"reward {settings.margin} below its problem's best; sample more answers or lower the margin"
+        why = (
+            f"{len(answers)} answers about {len(wrong)} problems, none with a reward {settings.margin} below "
+            "its problem's best; sample more answers or lower the margin"
         )
+        return StageResult(found | keep_unchanged(out, policy, why), timings)
     policy = with_adapters(policy, settings.lora, seed)
     fitted, long = train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
-    return StageResult(
-        figures={
-            "problems": len(problems),
-            "with_wrong": len(wrong),
-            **_figures(answers),
-            "pairs": len(pairs),
-            "dropped_long": long,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-        },
-        timings=timings | tokens_per_second(fitted),
-    )
+    trained = {
+        "dropped_long": long,
+        "steps": fitted.progress.step,
+        "trained_tokens": fitted.progress.tokens,
+    }
+    return StageResult(found | trained, timings | tokens_per_second(fitted))
 
 
 def reward_of(
@@ -211,15 +215,15 @@ async def kills_of(
 def wrong_of(
     inputs: Mapping[str, epath.Path], problems: Sequence[Problem], settings: Settings, seed: int
 ) -> dict[str, list[str]]:
-    """Problem id -> the policy's wrong programs. InputError unless there are some, of problems that have a
-    reference program."""
+    """Problem id -> the policy's wrong programs, if there are any. InputError when they are all of other
+    problems, or one is of a problem without a reference program."""
     found = places_of(inputs)
     if not found:
         raise InputError("tcg_adversarial: saw no input found_0; give at least one search or sample stage")
     tokenizer = open_policy(inputs["policy"]).tokenizer if "policy" in inputs else None
     wrong = wrong_programs(found, settings.max_wrong, seed, tokenizer)
     of_problems = {problem.id: wrong[problem.id] for problem in problems if problem.id in wrong}
-    if not of_problems:
+    if wrong and not of_problems:
         raise InputError(
             f"{', '.join(map(str, found))}: wrong programs of {len(wrong)} problems, of none of those in "
             f"{inputs['problems']}; give stages in which a program of them failed a test"
@@ -241,12 +245,12 @@ def _answers(
     seed: int,
 ) -> tuple[list[JudgedAnswer], dict[str, float]]:
     """Every answer, in the order of the problems, and the engine's timings: sampled, or (no timings) those
-    that this stage kept before it was killed."""
+    that this stage kept before it was killed; none about no problems."""
     kept = out / "answers.parquet"
     if kept.exists():
         return read_records(kept, JudgedAnswer), {}
     asked = [problem for problem in problems if problem.id in wrong]
-    answers, timings = asyncio.run(_sample(settings, policy, asked, wrong, seed))
+    answers, timings = asyncio.run(_sample(settings, policy, asked, wrong, seed)) if asked else ([], {})
     write_records(kept, JudgedAnswer, answers)
     return answers, timings
 
@@ -322,8 +326,13 @@ def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:
     shares = [dead[problem_id] / n for problem_id, n in wrong.items()]
     return {
         "answers": len(answers),
-        "mean_reward": round(sum(answer.reward for answer in answers) / len(answers), 4),
-        "kill_share": round(sum(shares) / len(shares), 4),
-        "valid_share": round(sum(answer.valid for answer in answers) / (CASES * len(answers)), 4),
+        "mean_reward": round(_mean([answer.reward for answer in answers]), 4),
+        "kill_share": round(_mean(shares), 4),
+        "valid_share": round(_mean([answer.valid for answer in answers]) / CASES, 4),
         "generated_tokens": sum(len(answer.token_ids) for answer in answers),
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """0 of none."""
+    return sum(values) / len(values) if values else 0.0

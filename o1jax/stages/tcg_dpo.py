@@ -29,6 +29,7 @@ from o1jax.stages.together import made_once
 from o1jax.stages.training import tokens_per_second, train_preferences
 from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train.checkpoint import Policy
+from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Settings:
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.0
+    adamw: AdamW = AdamW()
     model: str = ""
     lora: LoraSettings = LoraSettings()
     write: WriteSettings = WriteSettings(answers=1, temperature=1.0, top_p=1.0, top_k=0)

@@ -29,6 +29,7 @@ from o1jax.stages.tcg_cases import CaseSet, CaseSettings
 from o1jax.stages.training import tokens_per_second, train_tokens
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy
+from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Settings:
     schedule: str = "cosine"
     warmup_steps: int = 10
     weight_decay: float = 0.1
+    adamw: AdamW = AdamW()
     model: str = ""
     lora: LoraSettings = LoraSettings()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.problems.mutants import mutants
@@ -18,11 +18,13 @@ from o1jax.search.bounded import run_in_order
 from o1jax.search.test_writing import WriteSettings, Written, write_cases
 from o1jax.stages.workers import Workers
 
+TestsOf = Callable[[Problem], Sequence[TestCase]]  # those of a problem by which a mutant is known
+
 
 @dataclasses.dataclass(frozen=True)
 class GateSettings:
-    """`mutants`: how many of the reference program are made; those that the problem's tests tell from it
-    count. `concurrency`: problems at once."""
+    """`mutants`: how many of the reference program are made; those that the problem's tests (write_and_gate's
+    `tests_of`) tell from it count. `concurrency`: problems at once."""
 
     mutants: int = 12
     concurrency: int = 64
@@ -51,12 +53,17 @@ class WrittenCase:
 
 
 async def write_and_gate(
-    workers: Workers, problems: Sequence[Problem], write: WriteSettings, gating: GateSettings, seed: int
+    workers: Workers,
+    problems: Sequence[Problem],
+    tests_of: TestsOf,
+    write: WriteSettings,
+    gating: GateSettings,
+    seed: int,
 ) -> list[WrittenTests]:
     """Cases for every problem, in their order. InputError, before anything is sampled, for a problem
     without a reference program or without tests to know a mutant by."""
     for problem in problems:
-        if not problem.solutions or not own_tests(problem):
+        if not problem.solutions or not tests_of(problem):
             raise InputError(
                 f"problem {problem.id}: needs a reference program and tests to gate generated ones by; "
                 "leave it out"
@@ -66,22 +73,19 @@ async def write_and_gate(
         written = await write_cases(
             workers.engine, workers.tokenizer, problem, problem.solutions[0], write, seed
         )
-        wrong = await known_wrong(workers.judge, problem, gating, seed)
+        wrong = await known_wrong(workers.judge, problem, tests_of(problem), gating, seed)
         gated = await gate(workers.judge, problem, problem.solutions[0], wrong, written.cases, gating.limits)
         return WrittenTests(problem, written, gated, tuple(wrong))
 
     return await run_in_order(one, problems, gating.concurrency)
 
 
-async def known_wrong(judge: Judge, problem: Problem, gating: GateSettings, seed: int) -> list[str]:
-    """Mutants of the first reference program that the problem's tests tell from it."""
+async def known_wrong(
+    judge: Judge, problem: Problem, tests: Sequence[TestCase], gating: GateSettings, seed: int
+) -> list[str]:
+    """Mutants of the first reference program that the tests tell from it."""
     made = mutants(problem.solutions[0], gating.mutants, fold_seed(seed, "mutants", problem.id))
-    return await wrong_mutants(judge, problem, made, own_tests(problem), gating.limits)
-
-
-def own_tests(problem: Problem) -> tuple[TestCase, ...]:
-    """The tests that know a wrong program best: the hidden ones where there are any."""
-    return problem.hidden_tests or problem.tests
+    return await wrong_mutants(judge, problem, made, tests, gating.limits)
 
 
 @dataclasses.dataclass(frozen=True)

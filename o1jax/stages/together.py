@@ -5,28 +5,62 @@ How it is split, a stage's `together` in run.STAGES says:
   "share"  each plays its share of the problems on its own devices (D1), keeping what it made in the stage's
            directory; then all read what all have made;
   "one"    process 0 works, and the others wait.
-Process 0 alone writes spec.json and manifest.json; whoever waits, waits for a file. Alone, all of this is the
-identity.
+Process 0 alone writes spec.json and manifest.json; whoever waits, waits for a file, and ends when another
+process has said that it failed. One that is killed says nothing: those that wait for it name it every minute,
+and end by Ctrl-C or with their job. Alone, all of this is the identity.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 from etils import epath
 
 from o1jax.parallel.processes import place
 from o1jax.parallel.seeds import in_share
-from o1jax.records import Problem
+from o1jax.records import InputError, Problem
 from o1jax.search.store import read_records, write_records
 
 Together = Literal["train", "share", "one"]
 T = TypeVar("T")
 LOOK_EVERY_S = 0.2
 SAY_EVERY_S = 60.0
+FORGET_S = 60.0  # a failure from before this process began counts once it has waited for so long
+
+
+class OtherFailed(InputError):
+    """Another process failed; the line says which one, and why."""
+
+
+@contextlib.contextmanager
+def told_to_others(out: epath.Path) -> Iterator[None]:
+    """Within it this process has its part in the stage of `out`. An exception that ends the part is kept for
+    those that wait, as one line in out/failed.<index>, until this process begins anew."""
+    index, count, _ = place()
+    if count == 1:
+        yield
+        return
+    began, failed = out / f"began.{index}", out / f"failed.{index}"
+    out.mkdir(parents=True, exist_ok=True)
+    began.write_text("")
+    failed.unlink(missing_ok=True)
+    try:
+        yield
+    except OtherFailed:
+        raise
+    except BaseException as error:  # Ctrl-C and SIGTERM too
+        part = out / f"part_of_failed.{index}"
+        with contextlib.suppress(OSError):  # on a full disk, what ended this process is what to raise
+            part.write_text(" ".join(f"{type(error).__name__}: {error}".split()))
+            part.replace(failed)
+        raise
+    finally:
+        began.unlink(missing_ok=True)
 
 
 def my_share(problems: Sequence[Problem]) -> list[Problem]:
@@ -35,18 +69,20 @@ def my_share(problems: Sequence[Problem]) -> list[Problem]:
     return [problem for problem in problems if in_share(problem.id, index, count)]
 
 
-def all_have_played(out: epath.Path, what: str) -> None:
+async def all_have_played(out: epath.Path, what: str) -> None:
     """Marks this process's share of `what` as kept in the stage's directory, and returns when every process's
-    is. A share is kept whole before its mark is made, so that marks of an earlier, killed try stay true."""
+    is. A share is kept whole before its mark is made, so that marks of an earlier, killed try stay true.
+    Raises OtherFailed."""
     index, count, _ = place()
     if count > 1:
         (out / "processes").mkdir(parents=True, exist_ok=True)
         (out / "processes" / f"{what}.{index}_of_{count}").touch()
         for other in range(count):
-            wait_for([out / "processes" / f"{what}.{other}_of_{count}"], f"process {other}")
+            await wait_for(out, [out / "processes" / f"{what}.{other}_of_{count}"], f"process {other}")
 
 
-def joined(
+async def joined(
+    out: epath.Path,
     parts: epath.Path,
     cls: type[T],
     mine: Sequence[T],
@@ -54,36 +90,52 @@ def joined(
     problem_of: Callable[[T], str],
 ) -> list[T]:
     """What all processes made, records of `cls`, in the order of `problems`; each process keeps its own as a
-    file of the directory `parts`."""
+    file of the directory `parts`, in the stage's directory `out`. Raises OtherFailed."""
     index, count, _ = place()
     records = list(mine)
     if count > 1:
         write_records(parts / f"{index}_of_{count}.parquet", cls, records)
         for other in (other for other in range(count) if other != index):
             path = parts / f"{other}_of_{count}.parquet"
-            wait_for([path], f"process {other}")
+            await wait_for(out, [path], f"process {other}")
             records += read_records(path, cls)
     rank = {problem.id: at for at, problem in enumerate(problems)}
     return sorted(records, key=lambda record: rank[problem_of(record)])
 
 
 def made_once(path: epath.Path, cls: type[T], make: Callable[[], Sequence[T]]) -> list[T]:
-    """What `make` gives, records of `cls`, made by process 0 alone and kept at `path`: where it may differ
-    between two processes, each would train on data of its own."""
+    """What `make` gives, records of `cls`, made by process 0 alone and kept at `path`, in the stage's
+    directory: where it may differ between two processes, each would train on data of its own. Raises
+    OtherFailed."""
     index, count, _ = place()
     if count == 1:
         return list(make())
     if index == 0 and not path.exists():
         write_records(path, cls, make())
-    wait_for([path], "process 0")
+    asyncio.run(wait_for(path.parent, [path], "process 0"))
     return read_records(path, cls)
 
 
-def wait_for(paths: Sequence[epath.Path], whom: str) -> None:
-    """Returns when one of the paths is there; says on stderr, now and then, what it waits for."""
-    said_at = time.monotonic()
+async def wait_for(out: epath.Path, paths: Sequence[epath.Path], whom: str) -> None:
+    """Returns when one of the paths is there; says on stderr, now and then, what it waits for. Raises
+    OtherFailed when another process of the stage in `out` has failed."""
+    began = said_at = time.monotonic()
     while not any(path.exists() for path in paths):
-        time.sleep(LOOK_EVERY_S)
+        _refuse_failed(out, time.monotonic() - began)
+        await asyncio.sleep(LOOK_EVERY_S)
         if time.monotonic() - said_at >= SAY_EVERY_S:
             said_at = time.monotonic()
             print(f"process {place().index} waits for {whom} to write {paths[-1]}", file=sys.stderr)
+
+
+def _refuse_failed(out: epath.Path, waited_s: float) -> None:
+    """OtherFailed for a process that failed since this one began, by the file system's clock. One that failed
+    before may have done so in an earlier try, and begin anew: it has FORGET_S."""
+    index, count, _ = place()
+    began = out / f"began.{index}"
+    for path in out.glob("failed.*"):
+        other = int(path.suffix[1:])
+        with contextlib.suppress(FileNotFoundError):  # it has begun anew
+            is_new = began.exists() and path.stat().mtime >= began.stat().mtime
+            if other < count and (is_new or waited_s > FORGET_S):
+                raise OtherFailed(f"process {other} failed: {path.read_text()}")

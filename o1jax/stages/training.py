@@ -20,7 +20,7 @@ from o1jax.stages.adapters import save_trained
 from o1jax.train.checkpoint import Policy
 from o1jax.train.loop import FitSettings, Fitted, fit
 from o1jax.train.objectives import Objective, dpo
-from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.optimizer import AdamW, OptimizerSettings
 from o1jax.train.reference import with_reference
 
 
@@ -37,6 +37,7 @@ class TokenBudget(Protocol):
     schedule: str
     warmup_steps: int
     weight_decay: float
+    adamw: AdamW
     lora: LoraSettings
 
 
@@ -61,6 +62,7 @@ def train_tokens(
         schedule=settings.schedule,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
+        **dataclasses.asdict(settings.adamw),
     )
     fitted = fit(
         out / "fit",

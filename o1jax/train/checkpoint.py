@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ class Policy:
 
 
 class Checkpoints:
-    """The numbered checkpoints of one directory, saved asynchronously.
+    """The numbered checkpoints of one directory, written and sealed behind the caller's back.
 
     Items are pytrees of arrays by name, each of which can be restored alone; meta is JSON. A context
     manager: leaving it waits until the last one is complete.
@@ -55,7 +56,10 @@ class Checkpoints:
         self.directory = epath.Path(directory).absolute()
         self._manager = ocp.CheckpointManager(self.directory)
         self.latest: int | None = max(self.steps(), default=None)  # complete, or begun here
-        self._pending = False  # the latest is being written, not sealed yet
+        self.pending = False  # the latest is being written or sealed
+        self._sealer = ThreadPoolExecutor(1)
+        self._seal: Future[None] | None = None  # of the pending one, once it is written
+        self._checked: set[int] = set()  # found undamaged, which takes reading every byte
         self._keep: tuple[int, ...] | None = None  # what to keep beside the latest, once one was saved
 
     def __enter__(self) -> Checkpoints:
@@ -63,6 +67,7 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.wait()
+        self._sealer.shutdown()
         self._manager.close()
 
     def steps(self) -> list[int]:
@@ -89,22 +94,27 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**saved, described=described), force=True)
         except OSError as error:
             raise self._not_written(error) from error
-        self.latest, self._pending, self._keep = step, True, keep
+        self.latest, self.pending, self._keep = step, True, keep
 
     def settle(self) -> None:
-        """Seals the checkpoint under way if it is written by now; never waits."""
-        if self._pending and not self._manager.is_saving_in_progress():
-            self._pending = False
-            if is_leader() and self._path(self.latest).exists():
-                integrity.seal(self._path(self.latest))
+        """Begins to seal the checkpoint under way if it is written by now; never waits."""
+        if not self.pending or self._manager.is_saving_in_progress():
+            return
+        if self._seal is None and is_leader() and self._path(self.latest).exists():
+            self._seal = self._sealer.submit(integrity.seal, self._path(self.latest))
+        self.pending = self._seal is not None and not self._seal.done()
 
     def wait(self) -> None:
         """Returns when the checkpoint under way is complete; InputError if it could not be written."""
         try:
             self._manager.wait_until_finished()
             self.settle()
+            if self._seal is not None:
+                self._seal.result()
         except (OSError, ValueError) as error:
             raise self._not_written(error) from error
+        finally:
+            self.pending, self._seal = False, None
 
     def meta(self, step: int) -> dict[str, Any]:
         """The meta of a checkpoint; InputError if the checkpoint is damaged."""
@@ -126,7 +136,9 @@ class Checkpoints:
         return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
 
     def _described(self, step: int) -> dict[str, Any]:
-        integrity.check_sealed(self._path(step))
+        if step not in self._checked:
+            integrity.check_sealed(self._path(step))
+            self._checked.add(step)
         return self._manager.restore(step, args=ocp.args.Composite(described=ocp.args.JsonRestore()))[
             "described"
         ]
@@ -177,6 +189,7 @@ def save_policy(
     barrier(f"save_policy {directory}")
     with Checkpoints(directory / "checkpoint") as checkpoints:
         checkpoints.save(0, {"params": params}, {"config": config.to_json()})
+    barrier(f"saved_policy {directory}")  # the first process seals
 
 
 def load_policy(directory: epath.PathLike, mesh: Mesh) -> Policy:

@@ -1,25 +1,31 @@
 """A directory's record of its own files, written last: the mark that it is complete and undamaged.
 
 Checked before a checkpoint is read, because the reading libraries answer a short or missing file
-with screens of traces. Knows nothing of checkpoints.
+with screens of traces. Every byte is read for it, which for large models takes minutes: who must not wait
+seals in a thread. Knows nothing of checkpoints.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
+from o1jax.parallel.processes import place
 from o1jax.records import InputError
 
 RECORD = "files.json"
-READ_AT_MOST = 1 << 28  # larger files are judged by size alone: reading them twice would take minutes
+READ_AT_ONCE = 1 << 24  # bytes
+READERS = 8  # files at once
 
 
 def seal(directory: epath.Path) -> None:
-    """Writes the record of every file below `directory`: its size, and CRC-32 unless it is large."""
-    found = {name: describe(path) for name, path in files_of(directory).items()}
+    """Writes the record of every file below `directory`: its size and CRC-32."""
+    files = files_of(directory)
+    found = dict(zip(files, described(files.values()), strict=True))
     partial = directory / f"{RECORD}.partial"
     partial.write_text(json.dumps(found, indent=1, sort_keys=True))
     partial.replace(directory / RECORD)
@@ -31,18 +37,24 @@ def is_sealed(directory: epath.Path) -> bool:
 
 
 def check_sealed(directory: epath.Path) -> None:
-    """InputError naming the first file that is missing or is not as it was written."""
+    """InputError naming the first file that is missing or is not as it was written. Every process looks at
+    all sizes and reads its share of the files."""
     try:
         recorded = json.loads((directory / RECORD).read_text())
     except (OSError, ValueError) as error:
         raise damaged(directory, f"{RECORD}: {error}") from error
     found = files_of(directory)
-    for name, (size, crc) in recorded.items():
-        if name not in found:
-            raise damaged(directory, f"{name} is missing")
-        now = describe(found[name])
-        if now != [size, crc]:
-            raise damaged(directory, f"{name} has {now[0]} bytes, CRC {now[1]}; written were {size}, {crc}")
+    if missing := [name for name in recorded if name not in found]:
+        raise damaged(directory, f"{missing[0]} is missing")
+    for name, (size, _) in recorded.items():
+        if (size_now := found[name].stat().length) != size:
+            raise damaged(directory, f"{name} has {size_now} bytes; written were {size}")
+    index, count, _ = place()
+    share = {name: crc for name, (_, crc) in sorted(recorded.items())[index::count] if crc is not None}
+    now = described(found[name] for name in share)  # no CRC: large, and sealed before those were read
+    for (name, crc), (_, crc_now) in zip(share.items(), now, strict=True):
+        if crc_now != crc:
+            raise damaged(directory, f"{name} has CRC {crc_now}; written was {crc}")
 
 
 def files_of(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
@@ -56,10 +68,19 @@ def files_of(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
     return found
 
 
-def describe(path: epath.Path) -> list[int | None]:
-    """[size in bytes, CRC-32 or None if the file is large]."""
-    size = path.stat().length
-    return [size, zlib.crc32(path.read_bytes()) if size <= READ_AT_MOST else None]
+def described(paths: Iterable[epath.Path]) -> list[list[int]]:
+    """[size in bytes, CRC-32] of each file, several read at once."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(describe, paths))
+
+
+def describe(path: epath.Path) -> list[int]:
+    """[size in bytes, CRC-32], of which READ_AT_ONCE bytes are held at a time."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while part := file.read(READ_AT_ONCE):
+            size, crc = size + len(part), zlib.crc32(part, crc)
+    return [size, crc]
 
 
 def damaged(directory: epath.Path, what: str) -> InputError:

@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS
-from o1jax.parallel.mesh import place_batch
-from o1jax.parallel.processes import agreed
+from o1jax.parallel.mesh import OwnRows, own_rows, place_batch
+from o1jax.parallel.processes import agreed, barrier, is_leader
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.objectives import Objective
@@ -30,7 +30,7 @@ from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedu
 from o1jax.train.preemption import Preempted, preempted, sigterm_noted
 from o1jax.train.progress import FitSettings, Progress, check, identity_of, judged, refuse_other
 from o1jax.train.state import TrainState, abstract_state, init_state, struct
-from o1jax.train.step import local_rows, make_train_step
+from o1jax.train.step import make_train_step
 
 LAG = 2  # steps between dispatch and fetching metrics
 AGREE_EVERY = 16  # steps; asking the first process waits for the device
@@ -68,6 +68,7 @@ def fit(
     """Trains `params` on `batches`, or resumes what `directory` holds, and keeps checkpoints/,
     metrics.jsonl and tensorboard/ there.
 
+    `params` are gone when this returns, as donated ones are: nobody holds a second copy during the run.
     `frozen`: the model's other parameters, which are neither trained nor saved.
     `evaluate` maps parameters to figures, of which `loss` decides (step.validation makes one); it
     runs every `evaluate_every` steps and after the last, and may use the parameters only until it
@@ -80,8 +81,9 @@ def fit(
         run = Run(
             checkpoints, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate, frozen
         )
-        with MetricsLog(directory, run.progress.step, writes=jax.process_index() == 0) as log:
-            run.until_done(log, ProgressLine(title, settings.max_steps), sigterm)
+        with MetricsLog(directory, run.progress.step, writes=is_leader()) as log:
+            line = ProgressLine(title, settings.max_steps, writes=is_leader())
+            run.until_done(log, line, sigterm)
         stopped = "plateau" if run.at_plateau() else "max_steps"
         return Fitted(run.result(), run.progress, stopped, time.monotonic() - began)
 
@@ -116,10 +118,13 @@ class Run:
         self.fetched_at = time.monotonic()
 
     def _begin(self, params: nnx.State, transformation) -> tuple[TrainState, Progress]:
-        """The latest checkpoint's state, or step 0."""
+        """The latest checkpoint's state, or step 0; the parameters are let go of."""
         steps = self.checkpoints.steps()
-        if not steps:
-            return init_state(params, transformation, self.mesh), Progress()
+        state = None if steps else init_state(params, transformation, self.mesh)
+        for leaf in jax.tree.leaves(params):
+            leaf.delete()
+        if state is not None:
+            return state, Progress()
         meta = self.checkpoints.meta(steps[-1])
         refuse_other(self.checkpoints.directory, meta["identity"], self.identity)
         items = self.checkpoints.restore(steps[-1], items_of(self.like))
@@ -127,9 +132,9 @@ class Run:
 
     def until_done(self, log: MetricsLog, line: ProgressLine, sigterm: threading.Event) -> None:
         """Steps until max_steps or the plateau; Preempted after saving if SIGTERM came."""
-        rows = local_rows(self.batches.rows_per_batch, self.mesh)
+        own = own_rows(self.batches.rows_per_batch, self.mesh)
         while self.progress.step < self.settings.max_steps and not self.at_plateau():
-            self._advance(rows)
+            self._advance(own)
             self._fetch(log, line, keep=LAG)
             improved = self._evaluate_if_due(log, line)
             if preempted(self.progress.step, sigterm):
@@ -142,10 +147,10 @@ class Run:
         self._save(log, line)
         line.show(self.progress.step, "done", now=True)
 
-    def _advance(self, rows: slice) -> None:
+    def _advance(self, own: OwnRows) -> None:
         """Dispatches one step."""
         step = self.progress.step
-        batch = place_batch(self.batches.at(step, rows), self.mesh)
+        batch = place_batch(self.batches.at(step, own.indices), self.mesh, own)
         self.state, metrics = self.step(self.state, batch, *self.frozen)
         tokens = self.progress.tokens + self.batches.tokens_at(step)
         self.progress = dataclasses.replace(self.progress, step=step + 1, tokens=tokens)
@@ -188,6 +193,7 @@ class Run:
         every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_every_s
         by_step = every and self.progress.step % every == 0
         by_clock = bool(seconds) and time.monotonic() - self.saved_at >= seconds
+        by_clock = by_clock and not self.checkpoints.pending  # else saving would wait for a slow disk
         if jax.process_count() > 1:
             by_clock = self.progress.step % AGREE_EVERY == 0 and agreed(by_clock)
         return bool(by_step or by_clock)
@@ -204,11 +210,14 @@ class Run:
         self.fetched_at = time.monotonic()
 
     def result(self) -> nnx.State:
-        """The last parameters, or with patience those of the best evaluation."""
-        best = self.progress.best_step
+        """The last parameters, or with patience those of the best evaluation. The state is let go of."""
+        best, last = self.progress.best_step, self.state.params
+        del self.state
         if not self.settings.patience or best == self.progress.step:
-            return self.state.params
+            return last
+        del last
         self.checkpoints.wait()
+        barrier(f"result {self.checkpoints.directory}")  # the first process seals
         return self.checkpoints.restore(best, {"params": self.like.params})["params"]
 
 

@@ -65,15 +65,16 @@ def truncate_after(path: epath.Path, step: int) -> None:
 class ProgressLine:
     """Says how far a loop is: a bar that redraws itself on a terminal, else a line now and then."""
 
-    def __init__(self, title: str, total: int, stream: TextIO = sys.stderr):
-        self.title, self.total, self.stream = title, total, stream
+    def __init__(self, title: str, total: int, stream: TextIO = sys.stderr, *, writes: bool = True):
+        """`writes` False makes every call do nothing."""
+        self.title, self.total, self.stream, self.writes = title, total, stream, writes
         self._on_terminal = stream.isatty()
         self._last = -float("inf")
 
     def show(self, done: int, text: str, *, now: bool = False) -> None:
         """Shows `done` of the total with `text`, unless something was shown a moment ago."""
         every = BAR_EVERY_S if self._on_terminal else PLAIN_LINE_EVERY_S
-        if now or time.monotonic() - self._last >= every:
+        if self.writes and (now or time.monotonic() - self._last >= every):
             self._last = time.monotonic()
             filled = BAR_WIDTH * done // max(1, self.total)
             bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] " if self._on_terminal else ""

@@ -15,27 +15,48 @@ from flax import nnx
 from o1jax.records import InputError
 
 Schedule = Literal["constant", "linear", "cosine"]
+DTYPES = ("", "float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """What is rarely changed. `clip_norm`: of the whole gradient, 0 does not clip; `final_share`: of the peak
+    learning rate, where a schedule ends. `moment_dtype`: of the first moment, the second keeps the
+    parameters'; `gradient_dtype`: in which gradients are made and added up; empty is the parameters' own."""
+
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    final_share: float = 0.1
+    moment_dtype: str = ""
+    gradient_dtype: str = ""
+
+    def __post_init__(self):
+        wanted = {
+            f"clip_norm {self.clip_norm}; wanted 0 or more": self.clip_norm >= 0,
+            f"b1 {self.b1} and b2 {self.b2}; wanted both in [0, 1)": 0 <= self.b1 < 1 and 0 <= self.b2 < 1,
+            f"eps {self.eps}; wanted more than 0": self.eps > 0,
+            f"final_share {self.final_share}; wanted 0 to 1": 0 <= self.final_share <= 1,
+        }
+        for name in ("moment_dtype", "gradient_dtype"):
+            seen = getattr(self, name)
+            wanted[f"{name} {seen!r}; wanted one of {DTYPES}"] = seen in DTYPES
+        for message, holds in wanted.items():
+            if not holds:
+                raise InputError(f"adamw.{message}")
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerSettings:
-    """Learning rate: linear warm-up over `warmup_steps`, then the schedule down to
-    `final_share` of the peak at `total_steps`. `clip_norm` 0 does not clip. `moment_dtype`: of the first
-    moment, the second keeps the parameters'; `gradient_dtype`: in which gradients are made and added up.
-    None is the parameters' own."""
+class OptimizerSettings(AdamW):
+    """Learning rate: linear warm-up over `warmup_steps`, then the schedule down to `final_share` of the peak
+    at `total_steps`."""
 
     learning_rate: float
     total_steps: int
     schedule: Schedule = "cosine"
     warmup_steps: int = 0
-    final_share: float = 0.1
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    moment_dtype: str | None = None
-    gradient_dtype: str | None = None
 
 
 def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
@@ -71,7 +92,8 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     """AdamW on gradients that are clipped by their global norm, before the learning rate: its updates are
     to be multiplied by minus that, which step.stepped does."""
     parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-    parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=settings.moment_dtype))
+    moment_dtype = settings.moment_dtype or None
+    parts.append(optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=moment_dtype))
     if settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay, decay_mask))
     return optax.chain(*parts)

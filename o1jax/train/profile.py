@@ -23,14 +23,14 @@ from o1jax.model.config import ModelConfig
 from o1jax.model.flops import train_flops
 from o1jax.model.init import init_params
 from o1jax.parallel.chips import chip_of_kind
-from o1jax.parallel.mesh import place_batch
+from o1jax.parallel.mesh import own_rows, place_batch
 from o1jax.parallel.processes import is_leader
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.loop import items_of
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.state import TrainState, init_state
-from o1jax.train.step import local_rows, make_train_step
+from o1jax.train.step import make_train_step
 
 GIB = 1 << 30
 
@@ -79,7 +79,7 @@ def profile(
         gradient_dtype=optimizer.gradient_dtype,
     )
     began = time.monotonic()
-    program = step.lower(state, place_batch(batches.at(0, local_rows(rows, mesh)), mesh)).compile()
+    program = step.lower(state, placed(batches, 0, mesh)).compile()
     compile_s = time.monotonic() - began
     state, timings = timed(program, state, batches, mesh, steps, trace)
     figures = rates(config, mesh, batches, timings)
@@ -95,6 +95,12 @@ def random_batches(vocab_size: int, rows: int, row_length: int) -> Batches:
     return Batches(examples, row_length=row_length, rows_per_batch=rows, seed=0)
 
 
+def placed(batches: Batches, step: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch at `step` on the mesh, of which this process assembles its rows."""
+    own = own_rows(batches.rows_per_batch, mesh)
+    return place_batch(batches.at(step, own.indices), mesh, own)
+
+
 def timed(
     program: jax.stages.Compiled,
     state: TrainState,
@@ -104,23 +110,22 @@ def timed(
     trace: epath.Path | None,
 ) -> tuple[TrainState, Timings]:
     """(the last state, the timings) after a warm-up step, `steps` alone, and `steps` as the loop does."""
-    own = local_rows(batches.rows_per_batch, mesh)
     steps_s, inputs_s = [], []
     for at in range(steps + 1):
         began = time.monotonic()
-        batch = place_batch(batches.at(at, own), mesh)
+        batch = placed(batches, at, mesh)
         inputs_s.append(time.monotonic() - began)
         state, metrics = program(state, batch)
         jax.block_until_ready(metrics)
         steps_s.append(time.monotonic() - began - inputs_s[-1])
     began = time.monotonic()
     for at in range(1, steps + 1):
-        state, metrics = program(state, place_batch(batches.at(at, own), mesh))
+        state, metrics = program(state, placed(batches, at, mesh))
     jax.block_until_ready(metrics)
     running_s = time.monotonic() - began
     with jax.profiler.trace(str(trace)) if trace else contextlib.nullcontext():
         for at in range(3 if trace else 0):
-            state, metrics = program(state, place_batch(batches.at(at, own), mesh))
+            state, metrics = program(state, placed(batches, at, mesh))
         jax.block_until_ready(metrics)
     return state, Timings(steps_s[1:], inputs_s[1:], running_s)
 
@@ -147,8 +152,8 @@ def rates(config: ModelConfig, mesh: Mesh, batches: Batches, timings: Timings) -
 
 def pairs_of(batches: Batches, step: int) -> float:
     """(query, key) pairs that causal attention inside the sequences of a batch takes."""
-    _, lengths = np.unique(batches.at(step)["example_id_BT"], return_counts=True)
-    return float((lengths[1:].astype(float) ** 2).sum() / 2)  # the first is padding's
+    ids, lengths = np.unique(batches.at(step)["example_id_BT"], return_counts=True)
+    return float((lengths[ids >= 0].astype(float) ** 2).sum() / 2)
 
 
 def quantiles(values: list[float]) -> list[float]:

@@ -60,7 +60,9 @@ def judged(progress: Progress, loss: float, min_improvement: float) -> Progress:
 
 
 def identity_of(batches: Batches, optimizer: OptimizerSettings, settings: FitSettings) -> dict[str, Any]:
-    """Everything that decides the curve, as JSON: a checkpoint is resumed only under the same."""
+    """What a checkpoint must have in common with the run that resumes it, as JSON: optimizer, data, and the
+    settings that decide the curve. Not the objective, the model's config or the parameters begun with: who
+    calls gives the same ones in the same directory."""
     names = ("evaluate_every", "patience", "min_improvement", "micro_batches")
     return {
         "optimizer": dataclasses.asdict(optimizer),

@@ -20,7 +20,6 @@ from o1jax.model.init import merge
 from o1jax.parallel.mesh import place_batch, replicated
 from o1jax.parallel.traced import on_mesh
 from o1jax.train.objectives import Batch, batch_hidden, batch_log_probs
-from o1jax.train.step import local_rows
 
 Program = Callable[[nnx.State, Batch], jax.Array]  # a jitted one: (params, batch) -> values_BT
 
@@ -54,16 +53,12 @@ def token_log_probs_of(
 def token_values(program: Program, params: nnx.State, batches: Batches, mesh: Mesh) -> list[np.ndarray]:
     """What the program says of every example, in order, float32, one value a token.
 
-    One epoch. Each process computes its rows, and all get all values.
+    One epoch. Each process computes its devices' part, and all get all values.
     """
-    rows = local_rows(batches.rows_per_batch, mesh)
     found: dict[int, np.ndarray] = {}
     for batch in batches.epoch():
-        local = {name: values[rows] for name, values in batch.items()}
-        values_BT, examples_BT = (
-            np.asarray(program(params, place_batch(local, mesh))),
-            batch["example_id_BT"],
-        )
+        values_BT = np.asarray(program(params, place_batch(batch, mesh)))
+        examples_BT = batch["example_id_BT"]
         found |= {int(i): values_BT[examples_BT == i] for i in np.unique(examples_BT) if i >= 0}
     return [found[i] for i in range(len(batches.ids))]
 

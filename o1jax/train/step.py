@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS, merge
-from o1jax.parallel.mesh import batch_spec, place_batch, replicated
+from o1jax.parallel.mesh import batch_spec, own_rows, place_batch, replicated
 from o1jax.parallel.traced import on_mesh
 from o1jax.records import InputError
 from o1jax.train.objectives import Objective, Sums
@@ -160,24 +160,12 @@ def validation(
         return {"loss": loss_sum, **sums}, weight_sum
 
     program = jax.jit(on_mesh(sums, mesh))
-    rows = local_rows(batches.rows_per_batch, mesh)
+    own = own_rows(batches.rows_per_batch, mesh)
 
     def evaluate(params: nnx.State) -> dict[str, float]:
-        parts = [program(params, place_batch(batch, mesh)) for batch in batches.epoch(0, rows)]
+        placed = (place_batch(batch, mesh, own) for batch in batches.epoch(0, own.indices))
+        parts = [program(params, batch) for batch in placed]
         totals, weight = jax.tree.map(lambda *values: float(sum(map(float, values))), *parts)
         return {name: total / weight for name, total in totals.items()}
 
     return evaluate
-
-
-def local_rows(rows_per_batch: int, mesh: Mesh) -> slice:
-    """The rows of a global batch that lie on this process's devices."""
-    sharding = NamedSharding(mesh, jax.sharding.PartitionSpec(batch_spec()[0]))
-    try:
-        indices = sharding.addressable_devices_indices_map((rows_per_batch,)).values()
-    except ValueError as error:
-        raise InputError(
-            f"{rows_per_batch} rows a batch do not divide over the mesh {dict(mesh.shape)}"
-        ) from error
-    bounds = [index[0].indices(rows_per_batch)[:2] for index in indices]
-    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))

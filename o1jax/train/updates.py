@@ -18,13 +18,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS
-from o1jax.parallel.mesh import batch_spec, place_batch, replicated
+from o1jax.parallel.mesh import batch_spec, own_rows, place_batch, replicated
 from o1jax.parallel.traced import on_mesh
 from o1jax.train.loop import NonFiniteLoss, describe_non_finite
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.state import TrainState
-from o1jax.train.step import DeviceBatch, Metrics, Total, local_rows, stepped, sums_and_gradient
+from o1jax.train.step import DeviceBatch, Metrics, Total, stepped, sums_and_gradient
 
 
 class Updater:
@@ -83,9 +83,9 @@ class Updater:
         learning_rate, weight (sum), and the objective's own means. Waits for the device. Raises
         NonFiniteLoss, which names the examples.
         """
-        total, rows = None, local_rows(batches.rows_per_batch, self.mesh)
-        for batch in batches.epoch(epoch, rows):
-            placed = place_batch(batch, self.mesh)
+        total, own = None, own_rows(batches.rows_per_batch, self.mesh)
+        for batch in batches.epoch(epoch, own.indices):
+            placed = place_batch(batch, self.mesh, own)
             total = self._zero(state.params, placed, self.frozen) if total is None else total
             total = self._add(total, state.params, placed, self.frozen)
         state, metrics = self._apply(state, total, np.float32(at))

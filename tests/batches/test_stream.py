@@ -83,7 +83,7 @@ def test_process_slices_union_to_the_global_batch(processes):
     stream, share = batches(), 4 // processes
     for step in (0, 5):
         whole = stream.at(step)
-        parts = [batches().at(step, slice(p * share, (p + 1) * share)) for p in range(processes)]
+        parts = [batches().at(step, range(p * share, (p + 1) * share)) for p in range(processes)]
         assert all((np.concatenate([p[key] for p in parts]) == whole[key]).all() for key in whole)
 
 

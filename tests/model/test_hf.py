@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from o1jax.model.hf import export, load, read_layer
+from o1jax.model.hf_config import config_from_hf, config_to_hf
 from o1jax.model.hf_names import entries, hf_tensors
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError
@@ -171,6 +172,15 @@ def test_a_tied_checkpoint_that_also_holds_its_head_loads(tmp_path):
     tensors = load_file(weights)
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, weights)
     assert_same_bits(perturbed(CONFIGS["qwen2"])[1], load(tmp_path, make_mesh())[1])
+
+
+def test_the_dtype_of_products_comes_back_with_parameters_of_another(tmp_path):
+    config = dataclasses.replace(CONFIGS["qwen2"], compute_dtype="bfloat16")
+    assert load(exported(tmp_path, config), make_mesh())[0] == config
+    fields = config_to_hf(config)
+    assert fields["dtype"] == fields["torch_dtype"] == "float32"  # which transformers and vLLM read
+    del fields["o1jax_compute_dtype"]
+    assert config_from_hf(fields | {"dtype": "float16"}, "float32").compute_dtype == "float16"
 
 
 def test_loading_casts_to_the_wanted_dtype(tmp_path):

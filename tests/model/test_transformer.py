@@ -174,3 +174,20 @@ def test_an_unknown_preset_and_a_bad_shape_are_refused():
 def test_a_config_that_was_written_when_remat_was_a_flag_is_read():
     config = preset("qwen2.5-7b")
     assert type(config).from_json(config.to_json().replace('"remat": "full"', '"remat": true')) == config
+
+
+def test_gradients_of_a_frequent_token_are_added_up_in_the_parameters_dtype():
+    config = dataclasses.replace(CONFIGS["llama"], compute_dtype="bfloat16")
+    graphdef, params = perturbed(config)
+    tokens_BT = np.where(np.arange(4096).reshape(4, 1024) % 2, 7, random_tokens(0, 4, 1024))
+    cotangent_BTD = 1 + jax.random.uniform(jax.random.key(1), (4, 1024, config.d_model), jnp.bfloat16)
+
+    def embedded(params):
+        return merge(graphdef, params).embed(tokens_BT)
+
+    embedded_BTD, pull = jax.vjp(embedded, params)
+    (gradient,) = pull(cotangent_BTD)
+    wanted_VD = np.zeros((config.vocab_size, config.d_model))
+    np.add.at(wanted_VD, tokens_BT, np.asarray(cotangent_BTD, np.float64))
+    assert embedded_BTD.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient["embed_VD"][...], wanted_VD, rtol=1e-5)

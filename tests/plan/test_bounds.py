@@ -11,7 +11,7 @@ from o1jax.plan.bounds import mfu, train_bounds
 from o1jax.plan.collectives import Traffic
 from o1jax.plan.planning import within_memory
 from o1jax.plan.program import GIB, Found, gib, refused
-from o1jax.plan.topology import devices_of
+from o1jax.plan.topology import devices_of, slower_network
 from o1jax.records import InputError
 
 NANO = preset("nano")
@@ -80,6 +80,12 @@ def test_what_takes_more_than_the_chip_has_does_not_fit():
     assert within_memory(found, CHIPS["h200"]) == found
     refused = within_memory(found, CHIPS["h100"])
     assert not refused.fits and refused.limit_gib == 79.6 and "80.0 GiB of the chip's 79.6" in refused.needs
+
+
+def test_a_plan_says_where_a_slower_network_is_not_in_its_bound():
+    assert slower_network("v5p:2x2x2") == slower_network("h100:8") == "all traffic"
+    assert "between the 2 slices is not counted" in slower_network("v5e:2x2", slices=2)
+    assert slower_network("h100:2x8").startswith("2 hosts as if NVLink joined them")
 
 
 def test_a_mesh_in_words():

@@ -24,7 +24,7 @@ from o1jax.stages.adapters import with_adapters, without_adapters
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints, Policy, load_policy
 from o1jax.train.loop import fit
-from o1jax.train.optimizer import OptimizerSettings
+from o1jax.train.optimizer import AdamW, OptimizerSettings
 from o1jax.train.progress import FitSettings
 
 LORA = LoraSettings(rank=4, alpha=8.0)
@@ -43,6 +43,7 @@ class Budget:
     weight_decay: float = 0.0
     beta: float = 0.1
     nll_weight: float = 0.0
+    adamw: AdamW = AdamW()
     lora: LoraSettings = LORA
 
 

@@ -65,8 +65,33 @@ def test_hash_ignores_timings_but_not_figures(tmp_path):
     assert manifest.manifest_hash(root / "a") != manifest.manifest_hash(root / "c")
 
 
+@pytest.mark.parametrize(
+    "made, words",
+    [
+        ((), "nothing is there"),
+        (("problems.jsonl",), "a file; prepare it first: python launch/prepare.py"),
+        (("spec.json",), "not complete; run it again"),
+        (
+            ("search/manifest.json", "warm_up/manifest.json"),
+            "a run; wanted one of its stages, as search, warm_up",
+        ),
+        (("other.txt",), "wanted the directory of a finished stage"),
+    ],
+)
+def test_what_is_there_instead_of_an_input_is_said(tmp_path, made, words):
+    given = tmp_path / "given"
+    for name in made:
+        path = given if name == "problems.jsonl" else given / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    spec = dataclasses.replace(SPEC, inputs={"found_0": str(given)})
+    with pytest.raises(InputError, match=f"inputs.found_0: {given}: .*{words}"):
+        manifest.begin(epath.Path(tmp_path) / "out", spec)
+
+
 def test_an_unfinished_input_and_a_damaged_manifest_are_named(tmp_path):
     root = epath.Path(tmp_path)
+    manifest.begin(root / "none", SPEC)
     with pytest.raises(InputError, match="not complete"):
         manifest.begin(root / "a", dataclasses.replace(SPEC, inputs={"policy": str(root / "none")}))
     finished(root / "b")

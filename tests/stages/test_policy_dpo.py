@@ -201,10 +201,7 @@ def test_a_preempted_stage_goes_on_to_the_same_policy(house, tmp_path):
     "config, found, words",
     [
         ({"pairs": "cousins"}, ["first"], r"policy_dpo\.pairs: saw 'cousins', wanted one of siblings, paths"),
-        ({"pairs": "paths"}, ["unsolved"], "no pair of paths in 5 trees, 0 of them with a passing path"),
-        ({}, ["equal"], "no pair of siblings or paths in 5 trees"),
-        ({"margin": 0.9}, ["unsolved"], "no pair of siblings or paths"),
-        ({}, [], "no pair of siblings or paths in 0 trees"),
+        ({}, [], "saw no input found_0; give at least one search stage"),
         ({"row_length": 10}, ["first"], r"\d+ pairs were longer than row_length 10"),
         ({}, ["start"], "start: no trees there"),
         ({"margin": 1.0}, ["first"], r"policy_dpo\.margin: saw 1\.0"),
@@ -219,6 +216,23 @@ def test_bad_input_is_one_line(house, tmp_path, config, found, words):
     with pytest.raises(InputError, match=words) as error:
         run.run(out, spec_of(house, config, *found))
     assert "\n" not in str(error.value) and not (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "config, found, words",
+    [
+        ({"pairs": "paths"}, "unsolved", "no pair of paths in 5 trees, 0 of them with a passing path"),
+        ({"lora": {"rank": 2, "base": "nf4"}}, "equal", "no pair of siblings or paths in 5 trees"),
+        ({"margin": 0.9}, "unsolved", "no pair of siblings or paths"),
+    ],
+)
+def test_trees_that_teach_nothing_leave_the_policy_as_it_is(house, tmp_path, caplog, config, found, words):
+    out = epath.Path(tmp_path) / "out"
+    figures = run.run(out, spec_of(house, config, found))["figures"]
+    assert figures["pairs"] == figures["problems"] == figures["steps"] == figures["trained_tokens"] == 0
+    assert set(figures["pairs_by_kind"].values()) == {0} and words in caplog.text
+    for a, b in zip(*(jax.tree.leaves(open_policy(at).params) for at in (out, house / "start")), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_search_without_passing_paths_still_pairs_siblings(house, tmp_path):

@@ -16,7 +16,7 @@ OUTCOME = Reward(alpha=Schedule("constant", 1.0))
 HALF = Reward(gamma=1.0, alpha=Schedule("constant", 0.5))
 
 
-def answer(verdict, scores=(0.5, 0.5, 0.5), actions=(1, 2, 3), ends=(2, 3, 5), tokens=6, reason="eos"):
+def answer(verdict, scores=(0.5, 0.5, 0.5), actions=(1, 2, 3), ends=(2, 3, 6), tokens=6, reason="eos"):
     rollout = Rollout(
         id="p#0",
         group_id="p",
@@ -50,12 +50,35 @@ def test_every_token_of_an_answer_has_its_advantage_where_it_is_predicted():
     assert passed == (0, 0, *[1.0] * 6, 0)
 
 
-def test_a_steps_advantage_stands_on_its_tokens_and_the_last_ones_on_what_follows():
+def test_a_steps_advantage_stands_on_its_tokens():
     group = [answer(PASS, scores=(0.9, 0.6, 0.3)), answer(FAIL, scores=(0.3, 0.0, 0.0))]
     passed, _ = advantage_columns(group, settings("step_group_mean", HALF))
     rewards = np.array([[0.15, 0.10, 0.05 + 0.5], [0.05, 0.0, 0.0]])
     step_1, step_2, step_3 = np.cumsum((rewards - rewards.mean())[0][::-1])[::-1]
     np.testing.assert_allclose(passed, [0, 0, step_1, step_1, step_2, step_3, step_3, step_3, 0])
+
+
+def test_what_an_answer_says_after_its_path_is_not_trained_on():
+    group = [answer(PASS, ends=(2, 3, 5), reason="length"), answer(FAIL)]
+    lesson = lesson_of([group], settings(), 0, scored=False)
+    assert lesson.tokens == 3 + 5 + 3 + 6 and lesson.figures["overrun"] == 0.5
+    passed, _ = examples_of(lesson, settings())
+    assert passed.token_ids == (7, 8, 9, *range(10, 15)) and sum(passed.weights) == 5
+    without_steps = dataclasses.replace(answer(PASS), step_ends=(), actions=(), scores=())
+    assert lesson_of([[without_steps, answer(FAIL)]], settings(), 0, scored=False).tokens == 18
+
+
+def test_negative_advantages_count_as_much_as_they_are_told_to():
+    group = [answer(PASS), answer(FAIL), answer(FAIL)]
+    halved = settings(negative_weight=0.5)
+    assert [c[2] for c in advantage_columns(group, halved)] == pytest.approx([2 / 3, -1 / 6, -1 / 6])
+    none = settings(negative_weight=0.0)
+    assert [c[2] for c in advantage_columns(group, none)] == pytest.approx([2 / 3])
+    assert lesson_of([group], none, 0, scored=False).tokens == 3 + 6
+    with_values = settings("gae", negative_weight=0.0)
+    lesson = lesson_of([group], with_values, 0, scored=False)
+    examples = gae_examples_of(lesson, with_values, [np.full(3, 0.5)] * 3)
+    assert len(examples) == 3 and min(examples[1].columns["advantage"]) == 0 and lesson.tokens == 27
 
 
 def test_a_malformed_answer_earns_nothing_by_its_steps():
@@ -97,6 +120,7 @@ def test_figures_by_hand():
         "all_fail": 1,
         "complete": 0.25,
         "malformed": 0.25,
+        "overrun": 0,
         "answer_tokens": 22 / 4,
         "finish_length": 0.25,
         "samples": 4,

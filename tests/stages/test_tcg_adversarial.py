@@ -314,7 +314,6 @@ def test_a_killed_stage_ends_in_the_same_answers_and_the_same_generator(house, l
     "changes, inputs, words",
     [
         ({}, {"found": ()}, "saw no input found_0; give at least one search or sample stage"),
-        ({}, {"found": ("solved",)}, "solved: wrong programs of 0 problems, of none of those in .*problems"),
         ({}, {"found": ("others",)}, "others: wrong programs of 1 problems, of none"),
         ({}, {"found": ("tcg",)}, "tcg: no trees/ and no rollouts/ there"),
         ({}, {"found": ("sampled",)}, "sampled: rollouts hold token ids; give the policy"),
@@ -334,8 +333,23 @@ def test_bad_input_is_one_line(house, tmp_path, changes, inputs, words):
     assert "\n" not in str(error.value) and not (out / "manifest.json").exists()
 
 
-def test_answers_that_are_all_worth_the_same_teach_nothing(house, tmp_path):
+@pytest.mark.parametrize(
+    "found, answers, words",
+    [
+        ("search", [answer(n, 0.5, "add") for n in range(4)], "4 answers about 1 problems, none with a rew"),
+        ("solved", None, "0 answers about 0 problems"),
+    ],
+)
+def test_a_turn_that_teaches_nothing_leaves_the_generator_as_it_is(
+    house, tmp_path, caplog, found, answers, words
+):
     out = epath.Path(tmp_path) / "out"
-    write_records(out / "answers.parquet", JudgedAnswer, [answer(n, 0.5, "add") for n in range(4)])
-    with pytest.raises(InputError, match="4 answers about 1 problems, none with a reward 0.3 below"):
-        run.run(out, spec_of(house))
+    if answers:
+        write_records(out / "answers.parquet", JudgedAnswer, answers)
+    lora = {"lora": {"rank": 2, "base": "nf4"}}
+    figures = run.run(out, spec_of(house, lora, (found,)))["figures"]
+    assert figures["answers"] == len(answers_of(out)) == len(answers or [])
+    assert figures["pairs"] == figures["steps"] == figures["trained_tokens"] == 0
+    assert words in caplog.text
+    for a, b in zip(*(jax.tree.leaves(open_policy(at).params) for at in (out, house / "tcg")), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -21,6 +21,7 @@ from o1jax.sandbox.interface import Limits
 from o1jax.search.store import read_records
 from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems, manifest, run, tcg_rejected, write_tests
+from o1jax.stages.evaluate import final_tests
 from o1jax.stages.evaluate_tcg import before_figures
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.tcg_cases import CaseSettings, make_sets
@@ -146,14 +147,15 @@ ANSWERS = (
 )
 
 
-def written(engine, problem=ADD):
+def written(engine, problem=ADD, tests_of=write_tests.own_tests):
     tokenizer = nano_tokenizer.train([problem.question], 300)
     settings = WriteSettings(answers=2, style="nano")
 
     async def ask():
         async with ForkJudge(slots=2) as judge:
             workers = Workers(engine, judge, tokenizer, time.monotonic())
-            (tests,) = await write_and_gate(workers, [problem], settings, GateSettings(limits=SHORT), 0)
+            gating = GateSettings(limits=SHORT)
+            (tests,) = await write_and_gate(workers, [problem], tests_of, settings, gating, 0)
             return tests, await tally(judge, problem, "program", tests.written, SHORT)
 
     return asyncio.run(ask())
@@ -184,6 +186,18 @@ def test_tests_that_kill_no_mutant_skip_the_problem():
     assert tests.gated.kept == () and tests.gated.fates == ("false",)
     with pytest.raises(InputError, match="needs a reference program"):
         written(ScriptedGenerator(), dataclasses.replace(ADD, solutions=()))
+
+
+def test_hidden_tests_tell_mutants_in_an_evaluation_alone():
+    blind = dataclasses.replace(ADD, tests=(TestCase("0 0\n", "0\n"),), hidden_tests=ADD.tests)
+    blind = dataclasses.replace(blind, solutions=("a, b = map(int, input().split())\nprint(a + b)\n",))
+    cases = answer(("1 2\n", "3\n"), ("9 1\n", "10\n"))
+    own, final = (
+        written(ScriptedGenerator(cases), blind, of)[0] for of in (write_tests.own_tests, final_tests)
+    )
+    assert len(own.mutants) < len(final.mutants)
+    with pytest.raises(InputError, match="tests to gate generated ones by"):
+        written(ScriptedGenerator(cases), dataclasses.replace(ADD, tests=(), hidden_tests=ADD.tests))
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +255,16 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     beside |= {"write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
     figures = stage(house, "evaluate", beside, policy="start", tcg="tcg_dpo", problems="held")
     assert {"search", "best_of_n", "best_of_n_tcg", "random"} <= set(figures["search"])
+
+
+def test_tests_are_not_written_by_hidden_ones(house):
+    hidden = [dataclasses.replace(p, tests=(), hidden_tests=p.tests) for p in small_problems(1)]
+    jsonl.save(house / "hidden" / "problems.jsonl", hidden)
+    manifest.finish(house / "hidden", StageSpec("check_problems", {}, 0, {}), manifest.StageResult({}, {}))
+    inputs = {"tcg": str(house / "start"), "problems": str(house / "hidden")}
+    spec = StageSpec("write_tests", {"write": WRITE, "engine": ENGINE}, 0, inputs)
+    with pytest.raises(InputError, match="needs a reference program and tests"):
+        run.run(house / "write_hidden", spec)
 
 
 def test_a_wrong_setting_is_named(house):

@@ -23,6 +23,7 @@ from o1jax.stages.run import module_of
 from o1jax.stages.training import train_tokens
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy
+from o1jax.train.optimizer import AdamW
 
 CONTEXT = 128
 
@@ -46,6 +47,7 @@ class Training:
     schedule: str = "cosine"
     warmup_steps: int = 5
     weight_decay: float = 0.0
+    adamw: AdamW = AdamW()
     lora: LoraSettings = LoraSettings()
 
 

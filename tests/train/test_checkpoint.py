@@ -2,16 +2,20 @@
 
 import pathlib
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from etils import epath
 
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError
+from o1jax.train import integrity
 from o1jax.train.checkpoint import Checkpoints, load_policy, save_policy
 
 
@@ -144,3 +148,76 @@ def test_parameters_are_cast_to_the_dtype_that_is_asked_for(tmp_path):
         checkpoints.wait()
         half = {"state": {"a": jnp.zeros((3, 4), jnp.bfloat16), "b": jnp.zeros(5, jnp.bfloat16)}}
         assert checkpoints.restore(1, like(half))["state"]["a"].dtype == jnp.bfloat16
+
+
+def test_a_flipped_bit_in_a_large_file_is_seen(tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate((1 << 28) + 9)  # a hole on disk
+    integrity.seal(epath.Path(tmp_path))
+    integrity.check_sealed(epath.Path(tmp_path))
+    with (tmp_path / "large").open("r+b") as file:
+        file.seek(1 << 27)
+        file.write(b"\x10")
+    with pytest.raises(InputError, match="large has CRC"):
+        integrity.check_sealed(epath.Path(tmp_path))
+
+
+def test_several_processes_read_a_share_each_and_all_look_at_the_sizes(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"123")
+    integrity.seal(epath.Path(tmp_path))
+    (tmp_path / "b").write_bytes(b"1x3")
+
+    def check(index):
+        monkeypatch.setattr(integrity, "place", lambda: (index, 2, "there"))
+        integrity.check_sealed(epath.Path(tmp_path))
+
+    check(0)
+    with pytest.raises(InputError, match="b has CRC"):
+        check(1)
+    (tmp_path / "b").write_bytes(b"12")
+    for index in (0, 1):
+        with pytest.raises(InputError, match="b has 2 bytes"):
+            check(index)
+
+
+def test_a_large_file_that_was_sealed_by_its_size_alone_still_counts(tmp_path):
+    (tmp_path / "large").write_bytes(b"123")
+    (tmp_path / "files.json").write_text('{"large": [3, null]}')
+    integrity.check_sealed(epath.Path(tmp_path))
+    (tmp_path / "large").write_bytes(b"12")
+    with pytest.raises(InputError, match="large has 2 bytes"):
+        integrity.check_sealed(epath.Path(tmp_path))
+
+
+def test_sealing_keeps_nobody_and_until_then_a_checkpoint_does_not_count(tmp_path, monkeypatch):
+    begun, goes_on, seal = threading.Event(), threading.Event(), integrity.seal
+
+    def seals(directory):
+        begun.set()
+        assert goes_on.wait(30)
+        seal(directory)
+
+    monkeypatch.setattr(integrity, "seal", seals)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, arrays(1), {})
+        while not begun.is_set():
+            checkpoints.settle()
+            time.sleep(0.01)
+        checkpoints.settle()
+        assert checkpoints.pending and checkpoints.steps() == []
+        goes_on.set()
+        checkpoints.wait()
+        assert not checkpoints.pending and checkpoints.steps() == [1]
+
+
+def test_a_seal_that_cannot_be_written_is_said_when_it_is_waited_for(tmp_path, monkeypatch):
+    def full(directory):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(integrity, "seal", full)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, arrays(1), {})
+        with pytest.raises(InputError, match="cannot write a checkpoint .*No space left"):
+            checkpoints.wait()
+        assert checkpoints.steps() == []

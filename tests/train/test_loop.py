@@ -1,5 +1,6 @@
 """A killed, stopped or preempted run goes on to the same curve; a bad one says which examples."""
 
+import gc
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -16,8 +18,9 @@ import pytest
 import tiny_run
 
 from o1jax.batches.encode import Example
+from o1jax.model.init import parameter_count
 from o1jax.records import InputError
-from o1jax.train import loop, progress
+from o1jax.train import integrity, loop, progress
 from o1jax.train.checkpoint import Checkpoints
 
 PROGRAM = str(pathlib.Path(tiny_run.__file__))
@@ -72,16 +75,19 @@ def test_a_finished_run_returns_at_once_with_the_same_parameters(undisturbed):
     assert same_bits(tiny_run.run(directory).params, fitted.params) and curve(directory) == before
 
 
-def test_sigterm_saves_that_step_and_exits_in_order(undisturbed, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_save_that_step_and_exit_in_order(undisturbed, tmp_path, number):
     def terminate(params):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return {"loss": 1.0}
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
     with pytest.raises(loop.Preempted) as exit_:
         tiny_run.run(tmp_path, evaluate=terminate, evaluate_every=33, checkpoint_every=0)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert exit_.value.code == 143 and checkpoints.steps() == [33]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     tiny_run.run(tmp_path, evaluate=lambda params: {"loss": 1.0}, evaluate_every=33, checkpoint_every=0)
     assert curve(tmp_path) == curve(undisturbed[0])
 
@@ -148,3 +154,61 @@ def test_a_damaged_step_is_named_and_without_it_the_run_goes_on_from_the_one_bef
 def test_patience_without_evaluation_is_refused(tmp_path):
     with pytest.raises(InputError, match="patience 2 needs evaluate"):
         tiny_run.run(tmp_path, patience=2)
+
+
+def live_bytes() -> int:
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_a_run_holds_its_state_and_no_second_copy_of_the_parameters(tmp_path, monkeypatch):
+    params = 4 * parameter_count(tiny_run.model()[1])
+    others, losses, seen = live_bytes(), iter([1.0, 2.0, 3.0]), {"run": [], "restored": []}
+
+    def evaluate(_):
+        seen["run"].append((live_bytes() - others) / params)
+        return {"loss": next(losses)}
+
+    def restore(self, step, like):
+        seen["restored"].append((live_bytes() - others) / params)
+        return restores(self, step, like)
+
+    def save(self, *args, **options):
+        saves(self, *args, **options)
+        self.wait()  # while it is written there are copies, in the host's memory where there are devices
+
+    restores, saves = Checkpoints.restore, Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "restore", restore)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    options = {"evaluate_every": 2, "patience": 2, "checkpoint_every": 0}
+    fitted = tiny_run.run(tmp_path, evaluate=evaluate, **options)
+    assert fitted.progress.best_step == 2 and fitted.progress.step == 6
+    assert all(share < 3.2 for share in seen["run"]), seen  # parameters and two moments
+    tiny_run.run(tmp_path, evaluate=evaluate, **options)
+    best, last, best_again = seen["restored"]
+    assert best < 0.2 and last < 1.2 and best_again < 1.2, seen  # `fitted` is there still
+
+
+def test_by_the_clock_no_checkpoint_begins_while_one_is_written(tmp_path, monkeypatch):
+    begun, sealed, stream = [], threading.Event(), tiny_run.batches()
+    save, seal = Checkpoints.save, integrity.seal
+
+    def saves(self, step, *args, **options):
+        begun.append(step)
+        save(self, step, *args, **options)
+
+    def seals(directory):
+        sealed.wait(5)
+        seal(directory)
+
+    def at(step, rows=None):
+        if step == 30:
+            sealed.set()
+        return batch_at(step, rows)
+
+    batch_at = stream.at
+    monkeypatch.setattr(stream, "at", at)
+    monkeypatch.setattr(Checkpoints, "save", saves)
+    monkeypatch.setattr(integrity, "seal", seals)
+    tiny_run.run(tmp_path, data=stream, max_steps=60, checkpoint_every=0, checkpoint_every_s=1e-6)
+    assert begun[0] == 1 and begun[1] > 30 and begun[-1] == 60

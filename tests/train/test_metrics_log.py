@@ -36,6 +36,9 @@ def test_other_processes_write_nothing(tmp_path):
     with MetricsLog(tmp_path, 0, writes=False) as log:
         log.write(1, {"loss": 0.5})
     assert not list(tmp_path.iterdir())
+    stream = io.StringIO()
+    ProgressLine("sft", 4, stream, writes=False).show(4, "done", now=True)
+    assert not stream.getvalue()
 
 
 class Terminal(io.StringIO):

@@ -223,7 +223,9 @@ def fit(directory, objective, examples, *, steps: int, rate: float = 1e-2):
     batches = Batches(examples, row_length=64, rows_per_batch=4, seed=0)
     optimizer = OptimizerSettings(rate, total_steps=steps, schedule="constant")
     settings = loop.FitSettings(max_steps=steps)
-    loop.fit(directory, *model(scale=1.0), objective, batches, optimizer, settings, mesh=make_mesh())
+    graphdef, params = model(scale=1.0)
+    params = jax.tree.map(jnp.copy, params)  # which the fit takes
+    loop.fit(directory, graphdef, params, objective, batches, optimizer, settings, mesh=make_mesh())
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

@@ -3,6 +3,8 @@
 import tiny_run
 from etils import epath
 
+from o1jax.batches.encode import Example
+from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh
 from o1jax.train.profile import pairs_of, profile, random_batches
 
@@ -31,3 +33,8 @@ def test_attention_is_counted_inside_sequences_only():
     batches = random_batches(64, rows=2, row_length=64)
     lengths = [len(batches._tokens[i]) for row in batches.rows(0) for i in row]
     assert pairs_of(batches, 0) == sum(n * n for n in lengths) / 2
+
+
+def test_without_padding_no_sequence_is_left_out():
+    full = [Example(str(i), (1,) * 8, (1.0,) * 8) for i in range(4)]
+    assert pairs_of(Batches(full, row_length=8, rows_per_batch=4, seed=0), 0) == 4 * 8 * 8 / 2

@@ -129,6 +129,15 @@ def test_without_warm_up_the_first_step_has_the_peak():
     assert optimizer.make_schedule(optimizer.OptimizerSettings(0.5, 10))(jnp.int32(0)) == 0.5
 
 
+@pytest.mark.parametrize(
+    "bad", [{"b1": 1.0}, {"clip_norm": -1.0}, {"gradient_dtype": "bf16"}, {"final_share": 2.0}, {"eps": 0.0}]
+)
+def test_settings_outside_their_ranges_are_named(bad):
+    (name,) = bad
+    with pytest.raises(InputError, match=f"adamw.*{name}"):
+        optimizer.AdamW(**bad)
+
+
 def test_matrices_decay_and_norms_and_biases_do_not():
     mask = optimizer.decay_mask(tiny_run.model()[1])
     flags = {jax.tree_util.keystr(path): flag for path, flag in jax.tree_util.tree_leaves_with_path(mask)}

@@ -52,9 +52,10 @@ def model():
     return init_params(CONFIG, 0, make_mesh())
 
 
-def run(directory, *, evaluate=None, data=None, **settings) -> loop.Fitted:
-    """Fits the tiny model in `directory`."""
-    graphdef, params = model()
+def run(directory, *, evaluate=None, data=None, mesh=None, **settings) -> loop.Fitted:
+    """Fits the tiny model in `directory`, on a mesh that is not the default one where it is given."""
+    mesh = mesh or make_mesh()
+    graphdef, params = init_params(CONFIG, 0, mesh)
     settings = loop.FitSettings(**{"max_steps": STEPS, "checkpoint_every": 20} | settings)
     data = data or batches()
     return loop.fit(
@@ -65,14 +66,14 @@ def run(directory, *, evaluate=None, data=None, **settings) -> loop.Fitted:
         data,
         OPTIMIZER,
         settings,
-        mesh=make_mesh(),
+        mesh=mesh,
         evaluate=evaluate,
     )
 
 
-def validation():
+def validation(mesh=None):
     """The loss on sequences that are not trained on."""
-    return step.validation(model()[0], objectives.sft, batches(20, seed=7), make_mesh())
+    return step.validation(model()[0], objectives.sft, batches(20, seed=7), mesh or make_mesh())
 
 
 def trainer(graphdef, params, mesh, **options):
