@@ -32,7 +32,7 @@ from o1jax.stages import run, settings
 ROOT = pathlib.Path(__file__).parents[1]
 FIGURES = {"generated_tokens": 1000, "trained_tokens": 500, "next_update": 1, "passing_paths": 1}
 TORCH = types.SimpleNamespace(nn=types.SimpleNamespace(Module=object))  # where it is not installed
-TAKE_WORDS = ("report", "lineage", "serve")  # scripts that take more than flags
+TAKE_WORDS = ("export", "report", "lineage", "serve")  # scripts that take more than flags
 
 
 def parsed(out, spec):

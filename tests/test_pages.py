@@ -1,9 +1,9 @@
 """The flags of a page: every setting of its stages is one, those that the documents name among them."""
 
+import importlib.util
 import json
 import pathlib
 import re
-import sys
 
 import pytest
 from absl import flags
@@ -11,9 +11,9 @@ from absl import flags
 from o1jax.records import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "launch"))
-import pages  # noqa: E402 - a script's neighbour
-
+SPEC = importlib.util.spec_from_file_location("pages", ROOT / "launch" / "pages.py")
+pages = importlib.util.module_from_spec(SPEC)  # launch/ stays off the path: its profile.py is not Python's
+SPEC.loader.exec_module(pages)
 NAMED = [  # (page, flag) for every --config.a.b= in the docstring of a page, but for <placeholders>
     (path.stem, flag)
     for path in sorted(pages.CONFIGS.glob("*.py"))
