@@ -12,6 +12,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, inline, json_lines, python_blocks, tables, text_of
 from etils import epath
 from test_layers import FLOORS
+from test_pages import pages
 
 from o1jax.problems.load import load_problems
 from o1jax.report import summary
@@ -63,17 +64,12 @@ def name_in(module, attribute):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_flags_that_are_named_are_keys_of_a_page(document):
-    pages = [page_of(path) for path in sorted((ROOT / "configs").glob("*.py"))]
+    filled = [
+        pages.with_stage_defaults(pages.loaded(str(path))) for path in sorted(pages.CONFIGS.glob("*.py"))
+    ]
     for code in inline(document):
         for key in re.findall(r"--config\.([\w.]+)", code):
-            assert any(has_key(page, key.split(".")) for page in pages) or key == "key", key
-
-
-def page_of(path):
-    spec = importlib.util.spec_from_file_location(f"page_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config().to_dict()
+            assert any(has_key(page, key.split(".")) for page in filled) or key == "key", key
 
 
 def has_key(page, keys):
