@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from o1jax.records import Verdict
+from o1jax.records import InputError, Verdict
 from o1jax.sandbox import wire
 from o1jax.sandbox.interface import Job, SandboxError
 from o1jax.sandbox.slots import Slots, SlotSettings
@@ -116,8 +116,8 @@ class ForkJudge:
         return await self._remembered(job)
 
     async def _remembered(self, job: Job) -> Verdict:
-        """Judges a job whose equals wait for the same future: it fails with this one's exception, and is
-        cancelled with it, whereupon they find another."""
+        """Judges a job whose equals wait for the same future: it fails as this one does, and is cancelled
+        where this one breaks off, whereupon they find another."""
         if len(self._memo) >= self._memo_size:
             del self._memo[next(iter(self._memo))]
         future = self._memo[job] = asyncio.get_running_loop().create_future()
@@ -125,7 +125,7 @@ class ForkJudge:
             verdict = await self._judged(job)
             future.set_result(verdict)
             return verdict
-        except Exception as error:
+        except (InputError, SandboxError) as error:
             future.set_exception(error)
             raise
         finally:

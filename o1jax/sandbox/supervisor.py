@@ -59,7 +59,7 @@ async def serve(connection: socket.socket) -> None:
 async def _started(slots: Slots) -> Exception | None:
     try:
         await slots.start()
-    except Exception as error:  # noqa: BLE001 - who asked would wait for ever
+    except Exception as error:  # noqa: BLE001 - raised again where it was asked, in another process
         return _told(error)
     return None
 
@@ -67,7 +67,7 @@ async def _started(slots: Slots) -> Exception | None:
 async def _answer(slots: Slots, writer: asyncio.StreamWriter, number: int, job: Job) -> None:
     try:
         answer: object = await slots.judge(job)
-    except Exception as error:  # noqa: BLE001 - who asked would wait for ever
+    except Exception as error:  # noqa: BLE001 - raised again where it was asked, in another process
         answer = _told(error)
     writer.write(packed((number, answer, (slots.lost, slots.replaced, slots.executions))))
     await writer.drain()

@@ -18,7 +18,6 @@ from o1jax.stages.rl_rollouts import Answer
 from o1jax.stages.rl_settings import Settings
 
 Group = Sequence[Answer]  # the answers to one problem
-ALIGNED = ("token_ids", "log_probs", "is_policy_token")  # a rollout's fields with one value a token
 
 OF_ANSWERS = {
     "group_mean": advantages.group_mean,
@@ -62,9 +61,15 @@ def lesson_of(
 def on_path(answer: Answer) -> Answer:
     """The answer without what it goes on to say after its program or a malformed step: that was not judged,
     and a tree drops it too."""
-    end = answer.step_ends[-1] if answer.step_ends else len(answer.rollout.token_ids)
-    aligned = {name: getattr(answer.rollout, name)[:end] for name in ALIGNED}
-    return dataclasses.replace(answer, rollout=dataclasses.replace(answer.rollout, **aligned))
+    rollout = answer.rollout
+    end = answer.step_ends[-1] if answer.step_ends else len(rollout.token_ids)
+    kept = dataclasses.replace(
+        rollout,
+        token_ids=rollout.token_ids[:end],
+        log_probs=rollout.log_probs[:end],
+        is_policy_token=rollout.is_policy_token[:end],
+    )
+    return dataclasses.replace(answer, rollout=kept)
 
 
 def teaches(parts: Sequence[RewardParts], settings: Settings) -> bool:

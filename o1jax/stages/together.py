@@ -53,7 +53,7 @@ def told_to_others(out: epath.Path) -> Iterator[None]:
         yield
     except OtherFailed:
         raise
-    except BaseException as error:  # Ctrl-C and SIGTERM too
+    except BaseException as error:  # told, and raised again: Ctrl-C and SIGTERM too
         part = out / f"part_of_failed.{index}"
         with contextlib.suppress(OSError):  # on a full disk, what ended this process is what to raise
             part.write_text(" ".join(f"{type(error).__name__}: {error}".split()))

@@ -39,8 +39,7 @@ class AdamW:
             f"eps {self.eps}; wanted more than 0": self.eps > 0,
             f"final_share {self.final_share}; wanted 0 to 1": 0 <= self.final_share <= 1,
         }
-        for name in ("moment_dtype", "gradient_dtype"):
-            seen = getattr(self, name)
+        for name, seen in (("moment_dtype", self.moment_dtype), ("gradient_dtype", self.gradient_dtype)):
             wanted[f"{name} {seen!r}; wanted one of {DTYPES}"] = seen in DTYPES
         for message, holds in wanted.items():
             if not holds:
