@@ -27,7 +27,7 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-# The long tests: hostile programs with and without namespaces, overload, lost processes, a run killed 20 times.
+# The long tests: hostile programs with and without namespaces, overload, several processes, a run killed 20 times.
 test-hostile: $(STAMP)
 	$(BIN)/python -m pytest -m hostile
 

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 
 from o1jax.engine.sampling import sample, uniform
 from o1jax.model.init import merge
-from o1jax.model.kv_cache import KVCache, gather, read, write
+from o1jax.model.kv_cache import KVCache, Pages, read, write
 from o1jax.parallel.mesh import replicated, spec_of
 
 
@@ -62,20 +62,16 @@ def prefill(
 ) -> KVCache:
     """Computes the keys and values of one chunk a row and writes them to pool chunk target_R.
 
-    Row r holds length_R[r] tokens from position start_R[r] on; its earlier chunks are the pool
-    chunks table_RC[r, : start / chunk]. Chunks that table_RC names beyond those are not seen.
+    Row r holds length_R[r] tokens from position start_R[r] on; the pool chunks table_RC[r] are its
+    prompt's, of which those before it are there or are other rows. Later ones are not seen.
     """
     R, T = tokens_RT.shape
     assert T == pool.slots and start_R.shape == length_R.shape == target_R.shape == (R,)
     S = table_RC.shape[1] * T
     offset_T = jnp.arange(T)
     positions_RT = jnp.where(offset_T < length_R[:, None], start_R[:, None] + offset_T, S)
-    _, rows = merge(graphdef, params).cached(tokens_RT, positions_RT, gather(pool, table_RC))
-
-    def keep(row: jax.Array, pool: KVCache) -> KVCache:
-        return write(pool, read(rows, row, start_R[row], T), target_R[row], 0)
-
-    return with_sharding_constraint(jax.lax.fori_loop(0, R, keep, pool), sharding)
+    _, pool = merge(graphdef, params).cached(tokens_RT, positions_RT, pool, Pages(target_R, table_RC))
+    return with_sharding_constraint(pool, sharding)
 
 
 @functools.partial(jax.jit, static_argnames=("sharding",), donate_argnames=("cache",))

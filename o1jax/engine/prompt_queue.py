@@ -90,10 +90,11 @@ class PromptQueue:
         self.prefilling = [job for job in self.prefilling if not job.prefilled]
 
     def _prefill(self) -> None:
-        """One round: the next missing chunk of up to prefill_rows prompts; a shared one once."""
+        """One round: the next prefill_rows missing chunks, several of a prompt too; a shared one once."""
         rows: dict[Chunk, Job] = {}
-        for job in self.prefilling:
-            rows.setdefault(next(c for c in job.chunks if not c.ready), job)
+        missing = ((chunk, job) for job in self.prefilling for chunk in job.chunks if not chunk.ready)
+        for chunk, job in missing:
+            rows.setdefault(chunk, job)
             if len(rows) == self.shape.prefill_rows:
                 break
         inputs = prefill_inputs(rows, self.shape)

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from o1jax.model.attention import KERNELS, packed_attention
 from o1jax.model.chunked import cached_attention
 from o1jax.model.config import ModelConfig
-from o1jax.model.kv_cache import KVCache, write_layer
+from o1jax.model.kv_cache import KVCache, Pages, read_pages, write_layer, write_pages
 from o1jax.model.quantized import dense
 from o1jax.model.remat import remat
 from o1jax.model.rope import Rotation, rotate, rotation
@@ -160,10 +160,14 @@ class Block(nnx.Module):
         x_BTD = constrain(x_BTD + self.attention.output(out_BTNH), HIDDEN)
         return constrain(x_BTD + self.ff(constrain(self.ff_norm(x_BTD), INPUT)), HIDDEN)
 
-    def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BKSH):
+    def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BKSH, pages):
         q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
-        k_BKHS, v_BKSH = write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT)
-        x_BTD = x_BTD + self.attention.output(cached_attention(q_BTNH, k_BKHS, v_BKSH, positions_BT))
+        if pages is None:
+            k_BKHS, v_BKSH = seen = write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT)
+        else:
+            k_BKHS, v_BKSH = write_pages(k_BKHS, v_BKSH, k_BTKH, v_BTKH, pages)
+            seen = read_pages(k_BKHS, v_BKSH, pages)
+        x_BTD = x_BTD + self.attention.output(cached_attention(q_BTNH, *seen, positions_BT))
         return x_BTD + self.ff(self.ff_norm(x_BTD)), k_BKHS, v_BKSH
 
 
@@ -203,13 +207,14 @@ class Transformer(nnx.Module):
         return constrain(self.norm(hidden_BTD), INPUT)
 
     def cached(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache, pages: Pages | None = None
     ) -> tuple[jax.Array, KVCache]:
         """Hidden states of T new tokens a row (a prefill chunk, or T = 1 to decode), and the new cache.
 
         Writes the tokens' keys and values at slots positions_BT; a position outside [0, S) writes
-        nothing. A query at position p sees slots <= p of its own row. The layer loop is unrolled
-        over per-layer cache arrays, so that a loop around this updates them in place.
+        nothing. A query at position p sees slots <= p of its own row. With `pages`, a row is a whole
+        chunk of T = S tokens, and its slots are those of the chunks that it reads. The layer loop is
+        unrolled over per-layer cache arrays, so that a loop around this updates them in place.
         """
         assert tokens_BT.shape == positions_BT.shape and tokens_BT.ndim == 2
         graphdef, blocks = nnx.split(self.blocks)
@@ -217,7 +222,7 @@ class Transformer(nnx.Module):
         x_BTD, keys, values = self.embed(tokens_BT), [], []
         for index, (k_BKHS, v_BKSH) in enumerate(zip(cache.k_BKHS, cache.v_BKSH, strict=True)):
             block = nnx.merge(graphdef, jax.tree.map(lambda leaf, index=index: leaf[index], blocks))
-            x_BTD, k_BKHS, v_BKSH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BKSH)
+            x_BTD, k_BKHS, v_BKSH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BKSH, pages)
             keys.append(k_BKHS)
             values.append(v_BKSH)
         return self.norm(x_BTD), KVCache(tuple(keys), tuple(values))

@@ -34,13 +34,13 @@ from o1jax.parallel.mesh import make_mesh
 
 
 def tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level, the bytes and then filler tokens; its end is never sampled before the limit."""
+    """Byte-level, the bytes and then filler tokens; without an end, so that answers go on to their limit."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     fillers = [a + b for a in letters[65:91] for b in letters[33:91]]
-    vocab = {token: i for i, token in enumerate((letters + fillers)[: vocab_size - 1])}
+    vocab = {token: i for i, token in enumerate((letters + fillers)[:vocab_size])}
     bpe = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>")
+    return PreTrainedTokenizerFast(tokenizer_object=bpe)
 
 
 def prompt(draw: random.Random, length: int) -> tuple[int, ...]:

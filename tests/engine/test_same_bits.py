@@ -83,6 +83,16 @@ def test_without_reuse_nothing_is_kept_and_no_bit_changes(alone):
     assert stats["reused_tokens"] == 0
 
 
+def test_chunks_of_one_prompt_share_a_prefill_round_and_no_bit_changes(alone):
+    """In rounds of two: five full chunks and a part, where the trunk of the family has three already."""
+    long = family()[7]
+    assert len(long.prompt_ids) == 44
+    (samples,), stats = run([long])
+    assert samples == alone[7] and stats["prefill_rounds"] == 3
+    several, stats = run([family()[5], long], concurrency=1)
+    assert several == [alone[5], alone[7]] and stats["prefill_rounds"] == 2 + 2
+
+
 def test_eviction_does_not_change_a_bit(alone):
     requests = family() + family(seed=1) + family(seed=2) + family()
     completions, stats = run(requests, concurrency=1, prefix_cache_mb=0)

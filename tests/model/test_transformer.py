@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from o1jax.model.init import abstract_params, init_params, merge, parameter_count
-from o1jax.model.kv_cache import gather, init_cache, read, write
+from o1jax.model.kv_cache import Pages, init_cache, read, read_pages, write
 from o1jax.model.presets import PRESETS, preset
 from o1jax.model.transformer import Transformer
 from o1jax.parallel.mesh import make_mesh
@@ -76,15 +76,29 @@ def test_a_position_outside_the_cache_writes_nothing(position):
     assert np.isfinite(hidden).all()
 
 
-def test_cache_rows_move_by_read_write_and_gather():
+def test_cache_rows_move_by_read_and_write_and_are_joined_as_pages():
     config = CONFIGS["qwen2"]
     model, tokens_BT = model_of(config), random_tokens(0, 1, 8)
     _, cache = step(model, tokens_BT, jnp.arange(8)[None], init_cache(config, 1, 8))
     pool = write(write(init_cache(config, 3, 4), read(cache, 0, 0, 4), 2, 0), read(cache, 0, 4, 4), 1, 0)
-    joined = gather(pool, jnp.array([[2, 1]]))
-    assert (joined.rows, joined.slots) == (1, 8)
-    for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(joined), strict=True):
-        assert (old == new).all()
+    pages = Pages(jnp.array([0]), jnp.array([[2, 1]]))
+    for k_BKHS, v_BKSH, *expected in zip(*pool, *cache, strict=True):
+        for old, new in zip(expected, read_pages(k_BKHS, v_BKSH, pages), strict=True):
+            assert old.shape == new.shape and (old == new).all()
+
+
+def test_chunks_of_one_sequence_are_computed_together_as_pages():
+    config = CONFIGS["qwen2"]
+    model, tokens_BT = model_of(config), random_tokens(0, 1, 16)
+    expected, whole = step(model, tokens_BT, jnp.arange(16)[None], init_cache(config, 1, 16))
+    pages = Pages(jnp.array([3, 1, 4, 0]), jnp.array([[3, 1, 4, 0]] * 4))
+    hidden_BTD, pool = step(
+        model, tokens_BT.reshape(4, 4), jnp.arange(16).reshape(4, 4), init_cache(config, 5, 4), pages
+    )
+    np.testing.assert_allclose(hidden_BTD.reshape(expected.shape), expected, atol=1e-5)
+    for k_BKHS, v_BKSH, *written in zip(*pool, *whole, strict=True):
+        for old, new in zip(written, read_pages(k_BKHS, v_BKSH, pages), strict=True):
+            np.testing.assert_allclose(new[:1], old, atol=1e-5)
 
 
 def test_remat_and_a_scanned_loop_change_no_loss_and_no_gradient():

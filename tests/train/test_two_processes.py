@@ -18,6 +18,7 @@ from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.state import struct
 
 PROGRAM = pathlib.Path(two_processes.__file__)
+pytestmark = pytest.mark.hostile
 
 
 def figures(directory: pathlib.Path, name: str) -> list[float]:
