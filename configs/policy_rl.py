@@ -2,7 +2,8 @@
 
     python launch/policy_rl.py --config=configs/policy_rl.py:nano --workdir=runs/policy_rl
 
-nano: 2 CPU cores, about 5 s an update; rewarded by the outcome alone. For phi give a process reward model
+nano: 2 CPU cores, about 10 s an update of 256 answers, with references replayed beside them; rewarded by the
+outcome alone. For phi give a process reward model
 and an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
 
 qwen2.5-coder-7b: published safetensors in weights/, 8 devices of 80 GiB that hold the weights, their
@@ -14,7 +15,7 @@ tokens):
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:8 --program=decode --slots=256 \
         --mesh=tensor=4
 
-Group baseline without std, token-normalised, clip-higher, no KL.
+Group baseline without std (nano: with), token-normalised, clip-higher, no KL.
 alpha falls from 1 to .5 by .01 an update; the paper's to .1 (--config.policy_rl.reward.alpha.floor=0.1).
 """
 
@@ -30,15 +31,19 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
         raise ValueError(f"variant {variant!r}: there are {' and '.join(pages)}")
     inputs, settings = pages[variant]()
     inputs = {"prm": "", "audit": "", **inputs}
-    settings |= {"loss": {**LOSS}, "advantage": "group_mean", "model": variant}
+    settings = {"advantage": "group_mean", "loss": {**LOSS}, "model": variant, **settings}
     return ml_collections.ConfigDict({"seed": 0, "inputs": inputs, "policy_rl": settings})
 
 
 def _nano() -> tuple[dict, dict]:
-    inputs = {"policy": "runs/demo/round_01/policy_sft", "problems": "runs/demo/problems/pool"}
+    inputs = {
+        "policy": "runs/demo/round_01/policy_sft",
+        "problems": "runs/demo/problems/pool",
+        "references": "runs/demo/problems/references",
+    }
     return inputs, {
         "updates": 40,
-        "problems_per_update": 16,
+        "problems_per_update": 32,
         "draw": "by_difficulty",
         "sample": {**SAMPLING, "n": 8, "max_tokens": 176, "style": "nano"},
         "engine": {
@@ -51,10 +56,14 @@ def _nano() -> tuple[dict, dict]:
             "judge_slots": 2,
         },
         "reward": {"alpha": {"kind": "constant", "start": 1.0}},
+        "advantage": "group_normalized",
+        "keep_groups": "outcome",
+        "replay": {"examples": 64, "weight": 1.0},
         "row_length": 256,
         "rows_per_micro_batch": 16,
-        "learning_rate": 1e-4,
-        "warmup_steps": 5,
+        "learning_rate": 6e-4,
+        "schedule": "cosine",
+        "warmup_steps": 10,
     }
 
 

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "inputs": {"policy": "runs/demo/warm_up", "problems": "runs/demo/problems/pool"},
+            "inputs": {"policy": "runs/demo/warm_up", "problems": "runs/demo/problems/pool", "match": ""},
             "sample": {
                 "sample": {
                     "n": 4,

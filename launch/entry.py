@@ -53,6 +53,9 @@ def start(page: str, main: Callable[[epath.Path, dict[str, Any]], None]) -> None
 def run(main: Callable[[list[str]], None], *shown: str) -> None:
     """Parses the flags and calls `main` with the arguments that are none; errors as `start`. --help shows the
     script's own flags, those about processes, and `shown`."""
+    # Off the path from here on: launch/profile.py would stand before Python's own module, which vLLM imports.
+    here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [at for at in sys.path if os.path.realpath(at) != here]
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have Ctrl-C
             signal.signal(number, lambda number, frame: sys.exit(128 + number))

@@ -19,18 +19,21 @@ def main(workdir: epath.Path, page: dict) -> None:
     manifest = search(Recipe(workdir, page, page["seed"]))
     print(json.dumps(manifest["figures"], indent=1))
     did = f"search: {manifest['timings']['seconds']} s; trees in {workdir}/search/trees"
-    closing.of_run(workdir, did, next_command(workdir, manifest))
+    style = page["search"]["search"].get("style", "full")
+    closing.of_run(workdir, did, next_command(workdir, manifest, style))
 
 
-def next_command(workdir: epath.Path, manifest: dict) -> str:
+def next_command(workdir: epath.Path, manifest: dict, style: str) -> str:
     """Training on what passed, and on the references of the warm-up where there was one; more search where
     that is nothing."""
     references = workdir / "warm_up_problems" / "references"
     if not manifest["figures"]["passing_paths"] and not references.exists():
         return "nothing passed: search with a higher --config.search.search.rollouts, in a new --workdir"
-    given = references if references.exists() else ""
-    policy = manifest["places"]["policy"]
-    then = f"python launch/policy_sft.py --config.inputs.policy={policy} --config.inputs.references={given}"
+    then = f"python launch/policy_sft.py --config.inputs.policy={manifest['places']['policy']}"
+    if style == "nano":
+        then += f" --config.inputs.references={references if references.exists() else ''}"
+    else:
+        then += " --config=configs/policy_sft.py:<size of the policy>"
     return f"{then} --config.inputs.found_0={workdir}/search"
 
 

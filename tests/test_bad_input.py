@@ -131,3 +131,12 @@ def test_problems_without_tests_cannot_be_searched(inputs, tmp_path):
         f"--workdir={tmp_path / 'out'}",
     )
     assert code == 2 and len(errors) == 1 and "no tests" in errors[0]
+
+
+def test_launch_profile_does_not_stand_before_pythons_own():
+    program = "import entry; entry.run(lambda argv: print(__import__('profile').run.__module__))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=ROOT / "launch", capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout.strip() == "profile", done.stderr

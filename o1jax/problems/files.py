@@ -53,7 +53,7 @@ def _of_parquet(data: bytes, path: str) -> list[Record]:
 
 def _of_json(data: bytes, path: str) -> list[Any]:
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
     if text.lstrip().startswith("["):

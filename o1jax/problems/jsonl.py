@@ -18,7 +18,7 @@ from o1jax.records import ACTIONS, GRADERS, InputError, Problem, Step, TestCase
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Problem)}
 _TEXTS = ("id", "question", "form", "entry_point", "starter_code", "setup", "difficulty", "source", "grader")
-_MOST = 1e9  # seconds or MiB of a limit
+_MOST = {"time_limit_s": 86_400.0, "memory_limit_mb": 1e9}
 _FORMS = ("stdin", "call", "assertion")
 
 
@@ -70,8 +70,8 @@ def _field(name: str, value: Any, where: str) -> Any:
     if name == "json_values":
         return _checked(value, bool, where)
     number = _checked(value, (int, float), where)
-    if not 0 <= number <= _MOST:
-        raise InputError(f"{where}: saw {number!r:.40}, wanted 0 (the judge's default) to {_MOST:.0f}")
+    if not 0 <= number <= _MOST[name]:
+        raise InputError(f"{where}: saw {number!r:.40}, wanted 0 (the judge's default) to {_MOST[name]:.0f}")
     return float(number) if name == "time_limit_s" else int(number)
 
 

@@ -130,9 +130,10 @@ def _of_file(source: str, each: Each) -> Loaded:
         ours = place / "problems.parquet"
         source = str(ours if ours.exists() else place / "problems.jsonl")
     records = files.read_records(source)
-    if "input_output" in records[0]:
+    told = next((record for record in records if {"input_output", "form"} & set(record)), records[0])
+    if "input_output" in told:
         return _read(source, records, taco.problem_of, each)
-    if "form" in records[0]:
+    if "form" in told:
         return _read(source, records, lambda record, i, where: jsonl.problem_of(record, where), each)
     raise InputError(
         f"{source} record 0: fields {sorted(records[0])[:6]}, wanted 'form' (ours) or 'input_output' (TACO), "

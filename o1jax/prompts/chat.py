@@ -15,6 +15,7 @@ from o1jax.records import InputError
 
 Tokenizer = transformers.PreTrainedTokenizerFast
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # one of them is there; else it would be empty
+DATE = "26 Jul 2024"  # what Llama 3's own template says where it cannot know the day
 Message = Mapping[str, str]  # role ("system", "user" or "assistant") and content
 
 
@@ -48,13 +49,18 @@ def save_tokenizer(path: str, tokenizer: Tokenizer) -> None:
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[int, ...]:
-    """The token ids of a conversation, up to where the assistant's next message begins."""
+    """The token ids of a conversation, up to where the assistant's next message begins: on every day the same
+    (Llama 3's template would name today), and where a template can think first (Qwen3's), without that."""
     if not tokenizer.chat_template:
         raise InputError(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruct model's"
         )
     text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        [dict(message) for message in messages],
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=DATE,
+        enable_thinking=False,
     )
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -117,7 +117,7 @@ def _claim(job: Job, said: Any, cpu_s: float) -> CaseResult:
     claim = said.get("e") if type(said) is dict else None
     if type(claim) is not str or claim not in CLAIMS:
         return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)
-    detail = str(said.get("d", ""))[:300]
+    detail = str(said.get("d", ""))[:300].encode("utf-8", "backslashreplace").decode()
     if job.form == "assertion" and detail.startswith("AssertionError"):
         return CaseResult(Status.WA, detail, cpu_s)
     return CaseResult(Status(claim), detail, cpu_s)

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 T = TypeVar("T")
-PLAIN = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+# Large: of nested plain strings Parquet reads no more than 2 GiB back.
+PLAIN = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.large_string()}
 
 
 def schema_of(cls: type) -> pa.Schema:

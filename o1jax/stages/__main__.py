@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
 import signal
 import sys
 
+import jax
 from etils import epath
 
 from o1jax.records import InputError
@@ -33,4 +35,10 @@ def main(out: str, request: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    code = main(*sys.argv[1:])
+    if not code and not jax.distributed.is_initialized():
+        # all is written; a library's C++ thread may abort an interpreter that winds down
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    sys.exit(code)

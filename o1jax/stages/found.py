@@ -12,23 +12,31 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
-from o1jax.engine.interface import Completion
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import direct, fence
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Rollout, SftSample, Tree, Verdict
 from o1jax.search.samples import passing_samples, program_of
-from o1jax.search.steps import cut, text_of
+from o1jax.search.sampling import steps_of_rollout
+from o1jax.search.steps import text_of, without_eos
 from o1jax.search.store import read_shards, read_trees
+from o1jax.stages.manifest import read_manifest
+
+FINDERS = ("search", "sample")
 
 
 def places_of(inputs: Mapping[str, epath.Path]) -> list[epath.Path]:
-    """The inputs found_<k>, in the order by whose numbers the ids of samples begin."""
-    return [place for name, place in sorted(inputs.items()) if name.startswith("found_")]
+    """The inputs found_<k>, in the order by whose numbers the ids of samples begin. InputError for another
+    stage than search and sample: what an evaluation found is of problems that nothing may train on."""
+    places = [place for name, place in sorted(inputs.items()) if name.startswith("found_")]
+    for place in places:
+        if (stage := read_manifest(place)["stage"]) not in FINDERS:
+            raise InputError(f"found: {place} is a stage {stage}, wanted one of {' and '.join(FINDERS)}")
+    return places
 
 
 def passing_paths(
-    places: Sequence[epath.Path], eos_id: int, max_per_problem: int, seed: int
+    places: Sequence[epath.Path], tokenizer: Tokenizer, max_per_problem: int, seed: int
 ) -> list[SftSample]:
     """At most `max_per_problem` different passing answers a problem, drawn by seed from all `places`.
 
@@ -36,7 +44,7 @@ def passing_paths(
     """
     by_problem: dict[str, dict[tuple[int, ...], SftSample]] = {}
     for number, place in enumerate(places):
-        for sample in _of_stage(place, eos_id):
+        for sample in _of_stage(place, tokenizer):
             answers = by_problem.setdefault(sample.problem_id, {})
             answers.setdefault(sample.answer_ids, _renamed(sample, number))
     chosen = []
@@ -74,26 +82,33 @@ def wrong_programs(
     return drawn
 
 
-def _of_stage(place: epath.Path, eos_id: int) -> list[SftSample]:
+def _of_stage(place: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
     if (place / "trees").exists():
-        trees = read_trees(place / "trees")
+        eos_id, trees = tokenizer.eos_token_id, read_trees(place / "trees")
         return [
             s for tree in trees for s in passing_samples(tree, eos_id=eos_id, max_per_problem=len(tree.nodes))
         ]
-    return [
-        _sft_sample(r)
-        for r in read_shards(place / "rollouts", Rollout)
-        if r.reward == 1.0 and r.token_ids[-1] == eos_id
-    ]
+    passing = [rollout for rollout in read_shards(place / "rollouts", Rollout) if rollout.reward == 1.0]
+    found = (_sft_sample(rollout, tokenizer) for rollout in passing)
+    return [sample for sample in found if sample is not None]
 
 
-def _sft_sample(rollout: Rollout) -> SftSample:
+def _sft_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
+    """An answer as a tree would keep it: up to its program, and then its end. One to another prompt than the
+    pseudocode's is kept whole, or not at all where it did not end."""
+    eos_id, answer_ids = tokenizer.eos_token_id, rollout.token_ids
+    steps = steps_of_rollout(tokenizer, rollout, len(answer_ids) + 1)
+    if steps[-1].program:
+        path = without_eos(tuple(i for step in steps for i in step.token_ids), eos_id)
+        answer_ids = (*path, eos_id)
+    elif answer_ids[-1] != eos_id:
+        return None
     return SftSample(
         id=rollout.id,
         problem_id=rollout.problem_id,
         prompt_ids=rollout.prompt_ids,
-        answer_ids=rollout.token_ids,
-        is_trained=(True,) * len(rollout.token_ids),
+        answer_ids=answer_ids,
+        is_trained=(True,) * len(answer_ids),
     )
 
 
@@ -122,10 +137,7 @@ def _is_wrong(verdict: Verdict | None) -> bool:
 
 def _program_of_rollout(place: epath.Path, rollout: Rollout, tokenizer: Tokenizer) -> str:
     """Of an answer to the pseudocode or the direct prompt; it was judged, so it has one."""
-    completion = Completion(
-        rollout.token_ids, rollout.log_probs, "", rollout.finish_reason, rollout.policy_version
-    )
-    program = cut(tokenizer, completion, 1, len(rollout.token_ids))[-1].program
+    program = steps_of_rollout(tokenizer, rollout, len(rollout.token_ids))[-1].program
     try:
         return program or direct.program_of(text_of(tokenizer, rollout.token_ids))
     except fence.FenceError as error:

@@ -77,8 +77,8 @@ def samples_of(
     settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
 ) -> tuple[list[SftSample], list[SftSample]]:
     """The answers that were found, and those of the references."""
-    eos_id, most = tokenizer.eos_token_id, settings.max_per_problem
-    found_samples = found.passing_paths(found.places_of(inputs), eos_id, most, seed)
+    places = found.places_of(inputs)
+    found_samples = found.passing_paths(places, tokenizer, settings.max_per_problem, seed)
     names = [name for name in ("references", "pool_references") if name in inputs]
     problems = [problem for name in names for problem in check_problems.read(inputs[name])]
     return found_samples, references.samples(problems, tokenizer, settings.variants, settings.style)

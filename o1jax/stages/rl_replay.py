@@ -32,7 +32,7 @@ def samples_of(
 ) -> tuple[list[SftSample], list[SftSample]]:
     """The answers that were found, and those of the references."""
     replay, places = settings.replay, found.places_of(inputs)
-    passing = found.passing_paths(places, tokenizer.eos_token_id, replay.max_per_problem, seed)
+    passing = found.passing_paths(places, tokenizer, replay.max_per_problem, seed)
     problems = check_problems.read(inputs["references"]) if "references" in inputs else []
     return passing, references.samples(problems, tokenizer, replay.variants, settings.sample.style)
 

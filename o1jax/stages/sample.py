@@ -69,6 +69,10 @@ def _budgets(problems: Sequence[Problem], settings: Settings, inputs: Mapping[st
             raise InputError("sample.tokens_per_problem: saw 0; give a number, or a search stage to match")
         return [settings.tokens_per_problem] * len(problems)
     spent = {tree.problem_id: tree.generated_tokens for tree in read_trees(inputs["match"] / "trees")}
+    if missing := [problem.id for problem in problems if problem.id not in spent]:
+        raise InputError(
+            f"{inputs['match']}: no tree of problem {missing[0]}; match a search of the same problems"
+        )
     return [spent[problem.id] for problem in problems]
 
 

@@ -138,6 +138,14 @@ def test_a_damaged_file_is_named(tmp_path, name):
         load_problems(str(tmp_path / name))
 
 
+def test_a_byte_order_mark_and_a_first_record_without_form_are_no_obstacle(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    lines = ['{"id": "a"}', '{"id": "b", "question": "q", "form": "stdin"}']
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    loaded = load_well_formed(str(path))
+    assert [problem.id for problem in loaded.problems] == ["b"] and len(loaded.malformed) == 1
+
+
 def test_malformed_records_are_left_out_with_a_line_each(tmp_path):
     path = written(tmp_path, GOOD, GOOD | {"id": "b", "form": "file"}, GOOD)
     loaded = load_well_formed(path)

@@ -25,6 +25,16 @@ def problem():
     return ladder.make_problems("pool", {3: 1}, seed=0)[0]
 
 
+def test_a_prompt_is_the_same_every_day_and_does_not_begin_to_think():
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    tokenizer.chat_template = (  # as those of Llama 3.2 and Qwen3 do
+        "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+        "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+    )
+    text = chat.decode(tokenizer, chat.render(tokenizer, [{"role": "user", "content": "a"}]))
+    assert text == "26 Jul 2024 a<think></think>"
+
+
 def test_the_nano_template_is_minimal():
     tokenizer = nano_tokenizer.train(["abc"], 300)
     turns = [

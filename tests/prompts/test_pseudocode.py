@@ -3,10 +3,10 @@
 import pytest
 
 from o1jax.problems import ladder
-from o1jax.prompts import pseudocode
+from o1jax.prompts import completion, direct, pseudocode
 from o1jax.prompts.examples import EXAMPLES
 from o1jax.prompts.pseudocode import StepError, parse_path, parse_step, program_of, render_path, render_step
-from o1jax.records import InputError, Problem, Step
+from o1jax.records import InputError, Problem, Step, TestCase
 
 PROBLEM = Problem("p", "Add one.", "call", entry_point="f", starter_code="def f(x):\n    ")
 CODE = Step(3, "print(1)\n")
@@ -134,7 +134,18 @@ def test_the_programs_of_the_examples_are_right():
 
 
 def test_no_prompt_shows_a_test_or_a_solution():
-    for problem in ladder.make_problems("pool", {3: 10}, seed=2):
-        text = str(pseudocode.messages(problem, 2)) + str(pseudocode.messages(problem, style="nano"))
-        assert not any(test.input.strip() in text for test in problem.tests if len(test.input) > 5)
-        assert not any(solution in text for solution in problem.solutions)
+    secret = TestCase("INPUT-7301", "OUTPUT-7302")
+    problem = Problem(
+        "p",
+        "Add one.",
+        "stdin",
+        tests=(secret,),
+        hidden_tests=(secret,),
+        solutions=("print(7303)",),
+        reasoning=((Step(3, "print(7304)"),),),
+    )
+    for style in ("full", "nano"):
+        few_shot = 2 if style == "full" else 0
+        shown = pseudocode.messages(problem, few_shot, style), direct.messages(problem, style)
+        assert "Add one." in str(shown) and "730" not in str(shown)
+    assert "Add one." in completion.text(problem) and "730" not in completion.text(problem)

@@ -245,6 +245,12 @@ def test_bulky_outputs_are_compared_one_by_one(runner, judge, monkeypatch):
     assert runner.run(go()).passed and len(set(seen)) == 5
 
 
+def test_what_a_program_says_of_its_failure_can_be_written(runner, judge):
+    raises = "def f():\n    raise ValueError('no ' + chr(0xD800))\n"
+    (case,) = runner.run(judge.judge(Job(raises, (TestCase("[]", "1"),), "call", "f"))).cases
+    assert case.detail.encode().decode() == r"ValueError: no \ud800"
+
+
 def test_flags_of_a_file_reach_no_other_program(call_cases, runner, judge):
     source = """
 import fcntl, os

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scripted
@@ -17,6 +18,7 @@ from o1jax.records import (
     CaseResult,
     InputError,
     PreferencePair,
+    Problem,
     Rollout,
     SftSample,
     Status,
@@ -24,7 +26,7 @@ from o1jax.records import (
     Tree,
     Verdict,
 )
-from o1jax.search import store
+from o1jax.search import rows, store
 
 VERDICT = Verdict(
     True, (CaseResult(Status.AC, "", 0.1), CaseResult(Status.WA, "line 1: saw '2', wanted '3'")), "T0"
@@ -36,6 +38,11 @@ EXAMPLES = [
     Rollout("p#0", "p", "p", (1,), (2,), (-0.1,), (True,), "eos", 0.8, 3, VERDICT, 1.0),
     Rollout("p#1", "p", "p", (1,), (2,), (-0.1,), (True,), "length", 0.8, 3),
 ]
+
+
+def test_texts_are_of_the_kind_that_parquet_reads_back_beyond_2_gib():
+    tests = rows.schema_of(Problem).field("tests").type.value_type
+    assert pa.types.is_large_string(tests.field("input").type)
 
 
 @pytest.fixture(scope="module")

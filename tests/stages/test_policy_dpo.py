@@ -203,7 +203,7 @@ def test_a_preempted_stage_goes_on_to_the_same_policy(house, tmp_path):
         ({"pairs": "cousins"}, ["first"], r"policy_dpo\.pairs: saw 'cousins', wanted one of siblings, paths"),
         ({}, [], "saw no input found_0; give at least one search stage"),
         ({"row_length": 10}, ["first"], r"\d+ pairs were longer than row_length 10"),
-        ({}, ["start"], "start: no trees there"),
+        ({}, ["start"], "start is a stage warm_up, wanted one of search and sample"),
         ({"margin": 1.0}, ["first"], r"policy_dpo\.margin: saw 1\.0"),
         ({"beta": 0.0}, ["first"], "saw beta 0.0"),
         ({"nll_weight": -1.0}, ["first"], "nll_weight -1.0"),

@@ -17,7 +17,7 @@ from o1jax.prompts import nano_tokenizer
 from o1jax.records import CaseResult, InputError, Node, Status, Tree, Verdict
 from o1jax.search.samples import step_pairs
 from o1jax.search.store import write_records
-from o1jax.stages import prm, prm_baseline
+from o1jax.stages import manifest, prm, prm_baseline
 from o1jax.stages.auc import auc, auc_intervals
 from o1jax.stages.policies import open_policy
 from o1jax.stages.prm_figures import (
@@ -72,6 +72,11 @@ def trees_of(numbers, seed=0):
     return [tree_of(number, random.Random(seed * 1000 + number)) for number in numbers]
 
 
+def search_stage(place, trees):
+    write_records(place / "trees" / "trees.parquet", Tree, trees)
+    manifest.finish(place, manifest.StageSpec("search", {}, 0, {}), manifest.StageResult({}, {}))
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     root = epath.Path(tmp_path_factory.mktemp("prm"))
@@ -79,7 +84,7 @@ def inputs(tmp_path_factory):
     config = dataclasses.replace(preset("nano"), vocab_size=300, d_model=64, n_layers=2, n_heads=2, d_ff=128)
     save_policy(root / "policy", config, init_params(config, 0, make_mesh())[1], tokenizer)
     for name, numbers in (("found", range(60)), ("held_out", range(70, 95))):
-        write_records(root / name / "trees" / "trees.parquet", Tree, trees_of(numbers))
+        search_stage(root / name, trees_of(numbers))
     return {"policy": root / "policy", "found_0": root / "found", "held_out": root / "held_out"}
 
 
@@ -123,7 +128,7 @@ def test_a_problem_both_trained_on_and_held_out_is_refused_by_name(inputs, tmp_p
 def test_trees_without_a_label_are_refused(objective, words, inputs, tmp_path):
     dead = dataclasses.replace(tree_of(0, random.Random(0)))
     dead = dataclasses.replace(dead, nodes=(dead.nodes[0], dataclasses.replace(dead.nodes[-1], index=1)))
-    write_records(epath.Path(tmp_path) / "dead" / "trees" / "trees.parquet", Tree, [dead])
+    search_stage(epath.Path(tmp_path) / "dead", [dead])
     settings = dataclasses.replace(SETTINGS, objective=objective)
     with pytest.raises(InputError, match=words):
         prm.run(

@@ -315,7 +315,7 @@ def test_a_killed_stage_ends_in_the_same_answers_and_the_same_generator(house, l
     [
         ({}, {"found": ()}, "saw no input found_0; give at least one search or sample stage"),
         ({}, {"found": ("others",)}, "others: wrong programs of 1 problems, of none"),
-        ({}, {"found": ("tcg",)}, "tcg: no trees/ and no rollouts/ there"),
+        ({}, {"found": ("tcg",)}, "tcg is a stage tcg_sft, wanted one of search and sample"),
         ({}, {"found": ("sampled",)}, "sampled: rollouts hold token ids; give the policy"),
         ({}, {"problems": "bare"}, "problem add: needs a reference program"),
         ({"validity_weight": 1.0}, {}, r"validity_weight: saw 1\.0, wanted 0 or more, below 1"),
