@@ -45,6 +45,7 @@ class PublishedSet:
 
 TACO_FILES = "hf://datasets/BAAI/TACO/ALL/{split}-*.parquet"
 APPS_FILES = "hf://datasets/codeparrot/apps@refs/convert/parquet/all/{split}/*.parquet"
+DIRECTORY = ("problems.parquet", "problems.jsonl")  # of prepared problems, one of them
 MBPP = "google-research-datasets/mbpp"
 MBPP_SPLITS = ("train", "test", "validation", "prompt")
 SETS = {
@@ -89,11 +90,23 @@ def load_well_formed(source: str, each: Each = lambda problem: problem) -> Loade
     return loaded
 
 
+def file_of(source: str) -> epath.Path | None:
+    """The local file that a source is read from, if there is one."""
+    name, _, rest = source.partition(":")
+    if name not in SETS:
+        return _existing(epath.Path(source))
+    return _existing(epath.Path(_path_and_split(SETS[name], rest)[0]))
+
+
+def _existing(place: epath.Path) -> epath.Path | None:
+    """A file, or the one of a directory of prepared problems."""
+    places = (place, *(place / name for name in DIRECTORY))
+    return next((path for path in places if path.is_file()), None)
+
+
 def _of_set(name: str, rest: str, each: Each) -> Loaded:
     published = SETS[name]
-    path, _, split = rest.rpartition(":")
-    if split not in published.splits:
-        path, split = rest, ""
+    path, split = _path_and_split(published, rest)
     if path:
         return _read(path, files.read_records(path), _reader_of(published, split), each)
     parts = [
@@ -104,6 +117,12 @@ def _of_set(name: str, rest: str, each: Each) -> Loaded:
         tuple(problem for part in parts for problem in part.problems),
         tuple(line for part in parts for line in part.malformed),
     )
+
+
+def _path_and_split(published: PublishedSet, rest: str) -> tuple[str, str]:
+    """What stands behind a set's name: a path, or "", and one of its splits, or ""."""
+    path, _, split = rest.rpartition(":")
+    return (path, split) if split in published.splits else (rest, "")
 
 
 def _download(name: str, split: str) -> Iterable[Record]:
@@ -127,8 +146,7 @@ def _download(name: str, split: str) -> Iterable[Record]:
 def _of_file(source: str, each: Each) -> Loaded:
     place = epath.Path(source)
     if place.is_dir():
-        ours = place / "problems.parquet"
-        source = str(ours if ours.exists() else place / "problems.jsonl")
+        source = str(_existing(place) or place / DIRECTORY[-1])
     records = files.read_records(source)
     told = next((record for record in records if {"input_output", "form"} & set(record)), records[0])
     if "input_output" in told:

@@ -14,7 +14,7 @@ from etils import epath
 
 from o1jax.records import InputError
 from o1jax.report.run_files import DEEPEST
-from o1jax.stages.manifest import input_hash, read_manifest, read_spec
+from o1jax.stages.manifest import file_hash, input_hash, read_manifest, read_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _located(name: str, wanted: str, recorded: str, run: Mapping[str, str]) -> I
 def _hash(place: epath.Path) -> tuple[str, str]:
     """(hash, "") of an input, or ("", why it has none)."""
     try:
-        return input_hash(place), ""
+        return file_hash(place) if place.is_file() else input_hash(place), ""
     except InputError as error:
         return "", f"MISSING: {str(error).removeprefix(f'{place}: ')}"
 

@@ -35,7 +35,8 @@ def _stage_lines(stage: Stage, stages: Mapping[str, Stage], shown: set[str], ind
         if given.fault:
             yield f"{name}! {_short(given.place)} {given.fault}"
         elif given.place not in stages:
-            yield f"{name}{_short(given.place)}  (published weights, hash {given.hash})"
+            kind = "file" if given.name.startswith("source_") else "published weights"
+            yield f"{name}{_short(given.place)}  ({kind}, hash {given.hash})"
         elif given.place in shown:
             yield f"{name}{_short(given.place)}  (above)"
         else:

@@ -40,12 +40,14 @@ LONGEST_HEADER = 100_000_000  # bytes, by the format
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
     """What makes a stage's result: its name, resolved config (JSON values), seed, and inputs (name ->
-    directory of a finished stage, or a policy's without a manifest: its checkpoint, or published weights)."""
+    directory of a finished stage, or a policy's without a manifest: its checkpoint, or published weights).
+    `files`, by names of their own among the inputs, are files that the config names."""
 
     stage: str
     config: Mapping[str, Any]
     seed: int
     inputs: Mapping[str, str]
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +141,12 @@ def input_hash(place: epath.Path) -> str:
     return manifest_hash(place)
 
 
+def file_hash(path: epath.Path) -> str:
+    """Hash of a file's contents, all of them."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def _contents_hash(files: Mapping[str, epath.Path]) -> str:
     digests = {name: _contents_digest(path) for name, path in files.items()}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
@@ -176,7 +184,8 @@ def _identity(spec: StageSpec) -> dict[str, Any]:
         "stage": spec.stage,
         "config": json.loads(json.dumps(dict(spec.config))),
         "seed": spec.seed,
-        "inputs": {name: _hash_of_input(name, path) for name, path in spec.inputs.items()},
+        "inputs": {name: _hash_of_input(name, path) for name, path in spec.inputs.items()}
+        | {name: file_hash(epath.Path(path)) for name, path in spec.files.items()},
     }
 
 
@@ -188,7 +197,8 @@ def _hash_of_input(name: str, path: str) -> str:
 
 
 def _places(spec: StageSpec) -> dict[str, str]:
-    return {name: str(epath.Path(path).resolve()) for name, path in spec.inputs.items()}
+    places = {**spec.inputs, **spec.files}
+    return {name: str(epath.Path(path).resolve()) for name, path in places.items()}
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

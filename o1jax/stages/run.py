@@ -6,6 +6,7 @@ The table STAGES is the list of what there is; the stages themselves live in the
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ import jax
 from etils import epath
 
 from o1jax.parallel.processes import compute_environment, place, start_processes, stay_alone
+from o1jax.problems.load import file_of
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
 from o1jax.stages.together import Together, told_to_others, wait_for
@@ -55,7 +57,7 @@ def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     if spec.stage not in STAGES:
         raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
     with told_to_others(out):
-        return _run(out, spec)
+        return _run(out, with_files(spec))
 
 
 def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
@@ -82,6 +84,15 @@ def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
         return finished_by_another(out)
     timings = {"seconds": round(time.monotonic() - started, 2), **result.timings}
     return manifest.finish(out, spec, manifest.StageResult(result.figures, timings))
+
+
+def with_files(spec: manifest.StageSpec) -> manifest.StageSpec:
+    """The spec with the local files that its settings name: with other contents it is another stage."""
+    if spec.stage != "check_problems":
+        return spec
+    sources = [spec.config.get("source", ""), *spec.config.get("keep_apart", ())]
+    files = {f"source_{k}": str(path) for k, source in enumerate(sources) if (path := file_of(source))}
+    return dataclasses.replace(spec, files=files)
 
 
 def module_of(stage: str) -> ModuleType:
@@ -111,7 +122,7 @@ def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     InputError when it was killed or crashed.
     """
     if (out / "manifest.json").exists():
-        return manifest.begin(out, spec) or {}
+        return manifest.begin(out, with_files(spec)) or {}
     request = json.dumps(
         {"stage": spec.stage, "config": dict(spec.config), "seed": spec.seed, "inputs": dict(spec.inputs)}
     )

@@ -132,6 +132,23 @@ def test_a_prepared_directory_is_a_source(tmp_path):
     assert figures["read"] == 2 and figures["over"] == 1
 
 
+def test_a_file_with_other_contents_is_another_preparation(tmp_path):
+    source = saved(tmp_path / "problems.jsonl", twice(0))
+    assert prepared(tmp_path, source) == prepared(tmp_path, source)
+    saved(tmp_path / "problems.jsonl", twice(0), twice(1))
+    with pytest.raises(InputError, match=r"inputs.source_0 was '\w{16}', now '\w{16}'"):
+        prepared(tmp_path, source)
+    apart = tmp_path / "apart.jsonl"
+    config = {
+        "source": f"mbpp:{source}:test",
+        "keep_apart": (saved(apart, twice(2)), "mbpp:test", "ladder:pool"),
+    }
+    assert run.with_files(StageSpec("check_problems", config, 0, {})).files == {
+        "source_0": source,
+        "source_1": str(apart),
+    }
+
+
 def test_checks_that_are_written_are_not_run_again(tmp_path, monkeypatch):
     source = saved(tmp_path / "a.jsonl", *(twice(i) for i in range(9)))
     judge, asked = ForkJudge.judge, []
