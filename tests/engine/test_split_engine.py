@@ -26,6 +26,7 @@ def run(*command):
     return done.stdout
 
 
+@pytest.mark.hostile
 def test_the_contract_holds():
     said = run("-m", "pytest", "-p", "no:cacheprovider", "-m", "not vllm", "test_contract.py")
     assert int(re.search(r"(\d+) passed", said)[1]) > 20
