@@ -40,6 +40,15 @@ def mutants(source: str, most: int, seed: int) -> tuple[str, ...]:
     return tuple(found)
 
 
+def parses(source: str) -> bool:
+    """Whether `mutants` can read `source`."""
+    try:
+        _tree(source)
+    except InputError:
+        return False
+    return True
+
+
 def _tree(source: str) -> tuple[ast.Module, str]:
     """The syntax tree, and the source as `ast.unparse` writes it."""
     try:

@@ -88,10 +88,18 @@ def _render(case: Case, traced: bool) -> str:
     return "\n".join([INPUT, case.test.input.rstrip("\n"), *trace, OUTPUT, case.test.output.rstrip("\n")])
 
 
-def is_renderable(case: Case) -> bool:
-    """Whether parsing its rendering gives the case back: no line of it looks like a header, say."""
-    form: Form = "stdin" if case.test.input.endswith("\n") else "call"
-    return parse_answer(render_answer([case], traced=True), form).cases == (case,)
+def canonical(case: Case, form: Form) -> Case:
+    """The case with the line ends that `parse_answer` gives it: texts of standard input and output end in
+    one, literals in none."""
+    end = "\n" if form == "stdin" else ""
+    test = TestCase(case.test.input.rstrip("\n") + end, case.test.output.rstrip("\n") + end)
+    return dataclasses.replace(case, test=test)
+
+
+def is_renderable(case: Case, form: Form) -> bool:
+    """Whether parsing its rendering gives the case back, as `canonical` writes it: no line of it looks like
+    a header, say."""
+    return parse_answer(render_answer([case], traced=True), form).cases == (canonical(case, form),)
 
 
 def parse_answer(text: str, form: Form) -> Parsed:

@@ -9,23 +9,51 @@ The program runs in the sandbox, as any, and what comes back is its own word. Do
 from __future__ import annotations
 
 import ast
+import asyncio
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
+from o1jax.problems.mutants import parses
 from o1jax.prompts.test_cases import Case
 from o1jax.records import InputError, Problem, TestCase
 from o1jax.sandbox.interface import Judge, Limits, job_of
 
 LONGEST_VALUE, MOST_VALUES = 200, 24
 _DRIVER = """\
-import ast, io, json, sys
+import ast, gc, io, json, os, re, sys, threading
 
-CODE, ENTRY = compile({source!r}, "program", "exec"), {entry!r}
+SETUP, CODE = compile({setup!r}, "setup", "exec"), compile({source!r}, "program", "exec")
+ENTRY, ADDRESS = {entry!r}, re.compile(" at 0x[0-9a-f]+>")
 
 def show(value):
     text = " ".join(map(str, value)) if type(value) in (list, tuple) else str(value)
     return text if text.isprintable() and text.strip() else repr(value)
+
+def give(text):
+    gc.freeze()  # else a file that the last run left over may close this one's input
+    end, begin = os.pipe()
+    if end != 0:
+        os.dup2(end, 0)
+        os.close(end)
+    threading.Thread(target=write, args=(begin, text.encode()), daemon=True).start()
+    return open(0, encoding="utf-8", closefd=False)
+
+def write(begin, data):
+    try:
+        with open(begin, "wb") as file:
+            file.write(data)
+    except BrokenPipeError:
+        pass
+
+def called(names, arguments):
+    try:
+        exec(SETUP, names)
+    except NameError:
+        pass
+    exec(CODE, names)
+    exec(SETUP, names)
+    return (names.get(ENTRY) or getattr(names["Solution"](), ENTRY))(*arguments)
 
 def run(text):
     notes, last = [], [None]
@@ -34,18 +62,19 @@ def run(text):
             shown = show(value())
         except NameError:
             return
-        if len(shown) <= {longest} and shown != last[0]:
+        if len(shown) <= {longest} and shown != last[0] and not ADDRESS.search(shown):
             last[0] = shown
             notes.append(line + " -> " + shown)
     names = {{"__name__": "__main__", "_note": note}}
     own = sys.stdin, sys.stdout
-    sys.stdin = io.TextIOWrapper(io.BytesIO(text.encode()))
     sys.stdout = said = io.TextIOWrapper(io.BytesIO(), newline="")
     try:
+        sys.stdin = give(text)
+        if ENTRY:
+            return notes, repr(called(names, ast.literal_eval(text)))
         exec(CODE, names)
-        value = repr(names[ENTRY](*ast.literal_eval(text))) if ENTRY else None
         said.flush()
-        return notes, said.buffer.getvalue().decode() if value is None else value
+        return notes, said.buffer.getvalue().decode()
     except SystemExit as end:
         said.flush()
         return None if end.code or ENTRY else (notes, said.buffer.getvalue().decode())
@@ -55,20 +84,40 @@ def run(text):
         sys.stdin, sys.stdout = own
 
 print(json.dumps([run(text) for text in json.load(sys.stdin)]))
-"""
+"""  # setup runs before a called program too, for programs that need it; it may need the program itself
+TOGETHER = 8  # inputs a process
 
 
 async def traced_cases(
     judge: Judge, problem: Problem, source: str, inputs: Sequence[str], limits: Limits
 ) -> list[Case | None]:
-    """A true case of each input, by running `source` on all of them in one process; None where it raises,
-    or goes through more than MOST_VALUES values, or (all of them) does not end within the limits. Raises
-    InputError for a source that does not parse or a problem in assertion form."""
+    """A true case of each input, by running `source` on TOGETHER of them a process, which has the limits of
+    one as many times over; None where it raises, or goes through more than MOST_VALUES values, or (all of
+    a process) does not end within the limits. Raises InputError for a source that does not parse or a
+    problem in assertion form."""
     driver = _DRIVER.format(
-        source=with_notes(problem, source), entry=problem.entry_point, longest=LONGEST_VALUE
+        setup=problem.setup,
+        source=with_notes(problem, source),
+        entry=problem.entry_point if problem.form == "call" else "",
+        longest=LONGEST_VALUE,
     )
+    parts = [inputs[start : start + TOGETHER] for start in range(0, len(inputs), TOGETHER)]
+    found = await asyncio.gather(*(_together(judge, problem, driver, part, limits) for part in parts))
+    return [case for cases in found for case in cases]
+
+
+async def _together(
+    judge: Judge, problem: Problem, driver: str, inputs: Sequence[str], limits: Limits
+) -> list[Case | None]:
     job = job_of(problem, driver, (TestCase(json.dumps(list(inputs))),), limits)
-    verdict = await judge.judge(dataclasses.replace(job, form="stdin", entry_point="", keep_output=True))
+    limits = dataclasses.replace(
+        job.limits,
+        cpu_s=len(inputs) * job.limits.cpu_s,
+        wall_s=len(inputs) * job.limits.wall_s,
+        output_bytes=len(inputs) * job.limits.output_bytes,
+    )
+    stdin = {"form": "stdin", "entry_point": "", "setup": "", "grader": ""}
+    verdict = await judge.judge(dataclasses.replace(job, **stdin, limits=limits, keep_output=True))
     try:
         runs = json.loads(verdict.cases[0].output or "null") or [None] * len(inputs)
         return [_case(text, run) for text, run in zip(inputs, runs, strict=True)]
@@ -87,15 +136,13 @@ def with_notes(problem: Problem, source: str) -> str:
     """The program with a call of `_note` after each statement of its own level that changes a value."""
     if problem.form == "assertion":
         raise InputError(f"problem {problem.id}: form 'assertion' has no inputs to trace; leave it out")
-    try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise InputError(
-            f"problem {problem.id}: its program does not parse ({error}); leave it out"
-        ) from error
+    if not parses(source):
+        raise InputError(f"problem {problem.id}: its program does not parse; leave it out: {source[:60]!r}")
+    tree = ast.parse(source)
     if problem.form == "stdin":
         tree.body = list(_noted(tree.body))
-    for node in tree.body:
+    methods = [body for node in tree.body if isinstance(node, ast.ClassDef) for body in node.body]
+    for node in (*tree.body, *methods):
         if isinstance(node, ast.FunctionDef) and node.name == problem.entry_point:
             node.body = list(_noted(node.body))
     return ast.unparse(ast.fix_missing_locations(tree))

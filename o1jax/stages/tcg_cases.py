@@ -1,7 +1,8 @@
 """What a test-case generator learns from: true cases of problems, in sets of three under one prompt.
 
 Cases are a problem's tests, run on its own reference programs in the sandbox (true ones only, with
-the trace of that program). Trains nothing.
+the trace of that program). A stage keeps the sets that it drew, for what a program does within a time limit
+may be another thing the next time. Trains nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +10,27 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import functools
 import random
 from collections.abc import Iterator, Sequence
 
+from etils import epath
+
 from o1jax.parallel.seeds import fold_seed
+from o1jax.problems.mutants import parses
 from o1jax.prompts import chat, test_cases
 from o1jax.prompts.task import Style
 from o1jax.prompts.test_cases import CASES, Case
-from o1jax.records import Problem
+from o1jax.records import InputError, Problem, Status
 from o1jax.rewards.generated_tests import is_degenerate
 from o1jax.rewards.traces import traced_cases
+from o1jax.sandbox.compare import Rules, equal_value
 from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.sandbox.graders import grade_stdout
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.jail import values
+from o1jax.sandbox.literals import parsed
+from o1jax.stages.together import made_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +70,45 @@ class CaseSet:
 
 @dataclasses.dataclass(frozen=True)
 class Sets:
-    """All sets, and how many solutions and problems had fewer than three cases."""
+    """All sets, of how many problems, and what was lost: cases and solutions by why, and problems_without
+    three cases."""
 
     sets: tuple[CaseSet, ...]
     problems: int
     dropped: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSet:
+    """A CaseSet as a stage keeps it."""
+
+    id: str
+    problem_id: str
+    source: str
+    shown: bool
+    cases: tuple[Case, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """An entry of Sets.dropped as a stage keeps it."""
+
+    why: str
+    count: int
+
+
+def kept_sets(out: epath.Path, problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
+    """`make_sets`, made once by process 0 and kept in the stage's directory `out`. Raises OtherFailed."""
+    made = functools.cache(lambda: make_sets(problems, settings, seed))
+    lost = made_once(out / "lost.parquet", Lost, lambda: [Lost(why, n) for why, n in made().dropped.items()])
+    kept = made_once(out / "sets.parquet", KeptSet, lambda: [_kept(case_set) for case_set in made().sets])
+    of_id = {problem.id: problem for problem in problems}
+    sets = tuple(CaseSet(s.id, of_id[s.problem_id], s.source, s.shown, s.cases) for s in kept)
+    return Sets(sets, len({s.problem_id for s in kept}), {one.why: one.count for one in lost})
+
+
+def _kept(case_set: CaseSet) -> KeptSet:
+    return KeptSet(case_set.id, case_set.problem.id, case_set.source, case_set.shown, case_set.cases)
 
 
 def make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
@@ -90,6 +134,9 @@ async def _solutions(
     """The programs with at least three cases to learn, and why cases were lost."""
     solutions, lost = [], collections.Counter()
     for source in problem.solutions[: settings.max_solutions]:
+        if not parses(source):
+            lost["unparsable"] += 1
+            continue
         inputs = list(dict.fromkeys(test.input for test in problem.tests))
         stated = {test.input: test.output for test in problem.tests}
         cases = await traced_cases(judge, problem, source, inputs, settings.limits)
@@ -97,7 +144,7 @@ async def _solutions(
         for case in cases:
             why = _fault(problem, case, stated, settings)
             if why is None:
-                kept.append(case)
+                kept.append(test_cases.canonical(case, problem.form))
             else:
                 lost[why] += 1
         if len(kept) >= CASES:
@@ -109,11 +156,23 @@ def _fault(problem: Problem, case: Case | None, stated: dict[str, str], settings
     """Why a case is not learned from, or None."""
     if case is None:
         return "no_output"
-    if case.test.output.split() != stated[case.test.input].split():
+    if not _agrees(problem, case.test.output, stated[case.test.input]):
         return "false"
     if not settings.keep_degenerate and is_degenerate(problem, case.test):
         return "degenerate"
-    return None if test_cases.is_renderable(case) else "not_renderable"
+    return None if test_cases.is_renderable(case, problem.form) else "not_renderable"
+
+
+def _agrees(problem: Problem, said: str, stated: str) -> bool:
+    """Whether the judge takes what a program says for the test's output."""
+    if problem.form == "stdin":
+        output = said.encode("utf-8", "surrogatepass")  # which the judge refuses
+        return grade_stdout(problem.grader, stated, output)[0] in (Status.AC, Status.PE)
+    try:
+        got = values.encode(parsed(said))
+        return equal_value(parsed(stated), got, Rules(tuple_is_list=problem.json_values))
+    except InputError:  # no literal
+        return False
 
 
 def _draw(

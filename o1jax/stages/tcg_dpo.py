@@ -69,7 +69,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"tcg_dpo.rejected: saw 'sampled' with {place().count} processes, wanted one: they are "
             "sampled by the policy that is trained"
         )
-    made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
+    made = tcg_cases.kept_sets(out, check_problems.read(inputs["problems"]), settings.cases, seed)
     pairs = made_once(
         out / "pairs.parquet", PreferencePair, lambda: pairs_of(made.sets, settings, policy, seed)
     )

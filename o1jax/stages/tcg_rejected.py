@@ -17,7 +17,8 @@ from o1jax.engine.interface import Engine
 from o1jax.parallel.seeds import fold_seed
 from o1jax.problems.mutants import mutants
 from o1jax.prompts import chat
-from o1jax.prompts.test_cases import CASES, Case, is_renderable
+from o1jax.prompts.test_cases import CASES, Case, canonical, is_renderable
+from o1jax.records import Problem
 from o1jax.rewards.generated_tests import distinct, is_degenerate, true_cases
 from o1jax.rewards.traces import traced_cases
 from o1jax.sandbox.interface import Judge, Limits
@@ -75,9 +76,14 @@ async def _corrected(
         return None
     inputs = [case.test.input for case in sampled]
     true = await traced_cases(judge, problem, case_set.source, inputs, limits)
-    if any(case is None or is_degenerate(problem, case.test) or not is_renderable(case) for case in true):
+    useful = [case for case in true if _is_usable(problem, case) and not is_degenerate(problem, case.test)]
+    if len(useful) < len(true) or all(await _true(judge, case_set, sampled, limits)):
         return None
-    return None if all(await _true(judge, case_set, sampled, limits)) else (tuple(true), sampled)
+    return tuple(canonical(case, problem.form) for case in useful), sampled
+
+
+def _is_usable(problem: Problem, case: Case | None) -> bool:
+    return case is not None and is_renderable(case, problem.form)
 
 
 async def _shuffled(
@@ -101,10 +107,10 @@ def deranged(cases: Sequence[Case], rng: random.Random) -> tuple[Case, ...]:
 async def _near_miss(
     judge: Judge, case_set: CaseSet, limits: Limits, rng: random.Random
 ) -> tuple[Case, ...] | None:
-    inputs = [case.test.input for case in case_set.cases]
+    inputs, form = [case.test.input for case in case_set.cases], case_set.problem.form
     for mutant in mutants(case_set.source, MUTANTS, rng.randrange(1 << 31)):
         cases = await traced_cases(judge, case_set.problem, mutant, inputs, limits)
-        usable = [case for case in cases if case is not None and is_renderable(case)]
+        usable = [canonical(case, form) for case in cases if _is_usable(case_set.problem, case)]
         if len(usable) == CASES and not all(await _true(judge, case_set, usable, limits)):
             return tuple(usable)
     return None

@@ -56,7 +56,7 @@ class Settings:
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, sets, dropped (reasons), dropped_long, steps, trained_tokens."""
-    made = tcg_cases.make_sets(check_problems.read(inputs["problems"]), settings.cases, seed)
+    made = tcg_cases.kept_sets(out, check_problems.read(inputs["problems"]), settings.cases, seed)
     if not made.sets:
         raise InputError(
             f"{inputs['problems']}: no problem has a reference program and three tests to learn from; "

@@ -105,12 +105,9 @@ async def joined(
 
 def made_once(path: epath.Path, cls: type[T], make: Callable[[], Sequence[T]]) -> list[T]:
     """What `make` gives, records of `cls`, made by process 0 alone and kept at `path`, in the stage's
-    directory: where it may differ between two processes, each would train on data of its own. Raises
-    OtherFailed."""
-    index, count, _ = place()
-    if count == 1:
-        return list(make())
-    if index == 0 and not path.exists():
+    directory: where it may differ between two processes, or between a stage that was killed and the one that
+    goes on, each would train on data of its own. Raises OtherFailed."""
+    if place().index == 0 and not path.exists():
         write_records(path, cls, make())
     asyncio.run(wait_for(path.parent, [path], "process 0"))
     return read_records(path, cls)

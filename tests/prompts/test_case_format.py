@@ -6,7 +6,7 @@ import pytest
 
 from o1jax.problems import ladder
 from o1jax.prompts import test_cases
-from o1jax.prompts.test_cases import Case, is_renderable, parse_answer, render_answer
+from o1jax.prompts.test_cases import Case, canonical, is_renderable, parse_answer, render_answer
 from o1jax.records import TestCase
 
 STDIN = (
@@ -64,9 +64,18 @@ def test_call_form_takes_literals_only(given, output, reason):
 
 
 def test_a_case_that_looks_like_a_header_is_not_renderable():
-    assert not is_renderable(Case(TestCase("Output:\n", "1\n")))
-    assert not is_renderable(Case(TestCase("1\n", "\n\nInput:\n")))
-    assert is_renderable(STDIN[0]) and is_renderable(CALL[1])
+    assert not is_renderable(Case(TestCase("Output:\n", "1\n")), "stdin")
+    assert not is_renderable(Case(TestCase("1\n", "\n\nInput:\n")), "stdin")
+    assert is_renderable(STDIN[0], "stdin") and is_renderable(CALL[1], "call")
+
+
+@pytest.mark.parametrize("given", ["3 1", "3 1\n", "3 1\n\n"])
+@pytest.mark.parametrize("said", ["4", "4\n", "4\n\n"])
+def test_line_ends_after_a_text_do_not_keep_it_from_being_rendered(given, said):
+    case = Case(TestCase(given, said))
+    assert is_renderable(case, "stdin")
+    assert canonical(case, "stdin") == Case(TestCase("3 1\n", "4\n"))
+    assert canonical(Case(TestCase("[3]\n", "4\n")), "call") == Case(TestCase("[3]", "4"))
 
 
 def test_the_template_is_the_papers_with_and_without_the_program():

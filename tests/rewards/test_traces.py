@@ -1,6 +1,7 @@
 """Traces say what a program goes through, through the real sandbox, and never more than it says itself."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -76,8 +77,47 @@ def test_exit_0_is_an_end_and_a_name_that_is_not_bound_is_no_value(trace):
     ]
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        "open(0).read()",
+        "os.read(0, 99).decode()",
+        "sys.stdin.buffer.read().decode()",
+        "(kept := (lambda: kept, open(0)))[1].read()",  # a file that only the collector closes
+    ],
+)
+def test_input_may_be_read_in_any_way(trace, read):
+    source = f"import os, sys\nx = int({read})\n[[] for _ in range(9999)]\nprint(x + 1)\n"
+    inputs = [f"{i}\n" for i in range(20)]
+    assert [case.test.output for case in trace(STDIN, source, *inputs)] == [f"{i + 1}\n" for i in range(20)]
+    assert trace(STDIN, "print(len(input()))", "a" * 200_000)[0].test.output == "200000\n"
+
+
+def test_setup_and_a_method_of_solution_are_called_as_the_judge_calls_them(trace):
+    problem = dataclasses.replace(CALL, setup="from typing import List\ntwice = lambda x: 2 * f(x)\n")
+    for source in (
+        "def f(x: List[int]):\n    y = x[0] * 2\n    return y\n",
+        "class Solution:\n    def f(self, x: List[int]):\n        y = x[0] * 2\n        return y\n",
+    ):
+        (case,) = trace(problem, source, "[[3]]")
+        assert case.test.output == "6" and case.trace == ("y = x[0] * 2 -> 6",)
+
+
+def test_many_inputs_do_not_share_the_limits_of_one(trace):
+    slow = "x = int(input())\nfor i in range(1_000_000):\n    pass\nprint('a' * 120_000)\n"
+    cases = trace(STDIN, slow, *(f"{i}\n" for i in range(40)))
+    assert all(case is not None and len(case.test.output) == 120_001 for case in cases)
+
+
+def test_a_value_that_is_an_address_is_not_shown(trace):
+    (case,) = trace(STDIN, "x = map(int, input().split())\ny = sum(x)\nprint(y)\n", "1 2\n")
+    assert case.trace == ("y = sum(x) -> 3",)
+
+
 def test_what_cannot_be_traced_is_named(trace):
     with pytest.raises(InputError, match="does not parse"):
         trace(STDIN, "print(", "1\n")
+    with pytest.raises(InputError, match="does not parse"):
+        trace(STDIN, "x = 1\0", "1\n")
     with pytest.raises(InputError, match="assertion"):
         trace(Problem("a", "?", "assertion"), "x = 1", "1\n")
