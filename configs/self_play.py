@@ -226,7 +226,12 @@ def _coder_7b() -> dict:
         "pool": {**taco, "max_problems": 4000, "max_tests": 20, "keep_apart": ("mbpp:test",)},
         "held_out": {"source": "mbpp:test", "keep": "consistent"},
         "tcg_problems": {**taco, "max_problems": 8000, "max_tests": 20, "keep_apart": ("mbpp:test",)},
-        "tcg_held_out": {"source": "taco:test", "max_problems": 300, "filter": {"forms": ("stdin",)}},
+        "tcg_held_out": {
+            "source": "taco:test",
+            "max_problems": 300,
+            "shown_tests": 1,
+            "filter": {"forms": ("stdin",)},
+        },
         "tcg_sft": {
             **train,
             "train_tokens": 30_000_000,

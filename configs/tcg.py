@@ -124,7 +124,7 @@ def _deepseek() -> dict:
         "policy": "weights/qwen2.5-coder-7b-instruct",
         "tcg_from": "weights/deepseek-coder-1.3b-instruct",
         "tcg_problems": {"source": "taco:train", "max_problems": 10_000, "max_solutions": 30},
-        "held_out": {"source": "taco:test", "max_problems": 314, "max_solutions": 30},
+        "held_out": {"source": "taco:test", "max_problems": 314, "max_solutions": 30, "shown_tests": 1},
         "forms": {"plain": {"train_tokens": 5_000 * 8 * 4096, "dpo": {"shuffled": {"rejected": "shuffled"}}}},
         "tcg_sft": {
             **train,

@@ -8,6 +8,7 @@ challenge tests too. Knows no prompt (prompts/completion.py has the paper's).
 from __future__ import annotations
 
 import ast
+import dataclasses
 import warnings
 from typing import Any
 
@@ -51,6 +52,11 @@ def problem_of(record: dict[str, Any], index: int, where: str, split: str = "") 
         source=name,
         json_values=False,
     )
+
+
+def without_tests(problem: Problem) -> Problem:
+    """The problem, its question without the tests that end an MBPP problem's."""
+    return dataclasses.replace(problem, question=problem.question.partition(TESTS_FOLLOW)[0])
 
 
 def entry_point(source: str, asserts: list[str]) -> str:

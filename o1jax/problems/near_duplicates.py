@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from datasketch import MinHash, MinHashLSH
 
-from o1jax.problems.mbpp import TESTS_FOLLOW
+from o1jax.problems.mbpp import without_tests
 from o1jax.records import Problem
 
 MARGIN = 0.75  # candidates are looked for below the threshold too: few near ones are missed then
@@ -58,7 +58,7 @@ def near_duplicates(
 
 def statement(problem: Problem) -> str:
     """What a problem asks for, without tests that are shown with it."""
-    return f"{problem.question.partition(TESTS_FOLLOW)[0]}\n{problem.starter_code}"
+    return f"{without_tests(problem).question}\n{problem.starter_code}"
 
 
 def _runs(problem: Problem, length: int) -> set[str]:

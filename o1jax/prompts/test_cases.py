@@ -102,6 +102,12 @@ def is_renderable(case: Case, form: Form) -> bool:
     return parse_answer(render_answer([case], traced=True), form).cases == (canonical(case, form),)
 
 
+def without_last(text: str) -> str:
+    """An answer without its last case: what is whole of one that was cut short."""
+    starts = [found.start() for found in _HEADERS.finditer(text) if found.group() == INPUT]
+    return text[: starts[-1]] if starts else text
+
+
 def parse_answer(text: str, form: Form) -> Parsed:
     """The cases of an answer (end-of-message token taken off). A case is dropped where a section is
     missing, doubled or in the wrong place, the input is empty, a call-form value is no Python literal,

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
+from o1jax.problems.mbpp import without_tests
 from o1jax.prompts import chat, test_cases
 from o1jax.prompts.task import Style
-from o1jax.prompts.test_cases import Case
-from o1jax.records import Problem, TestCase
+from o1jax.prompts.test_cases import Case, Parsed, parse_answer, without_last
+from o1jax.records import Form, Problem, TestCase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +33,29 @@ class WriteSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """The well-formed cases of all answers in order (equal ones stay), why others were dropped, and how
-    many were asked for."""
+    """The well-formed cases of all answers in order (equal ones stay), why other text of them was dropped,
+    and how many were asked for: none, under a prompt longer than the engine's context (long_prompts: 1)."""
 
     cases: tuple[TestCase, ...]
     dropped: tuple[str, ...]
     asked: int
     generated_tokens: int
+    long_prompts: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One answer: its well-formed cases with their traces, why others were dropped, its tokens."""
+    """One answer: its well-formed cases with their traces, why other text was dropped, its tokens."""
 
     cases: tuple[Case, ...]
     dropped: tuple[str, ...]
     tokens: int
+
+
+def asking(problem: Problem, source: str | None, traced: bool, style: Style) -> tuple[chat.Message, ...]:
+    """The conversation that asks for cases of `problem` under the program `source`, or (None) the question
+    only; tests that end a question are cut off, for they may be the hidden ones."""
+    return test_cases.messages(without_tests(problem), source, traced=traced, style=style)
 
 
 async def write_answers(
@@ -60,11 +68,13 @@ async def write_answers(
 ) -> list[Answer]:
     """settings.answers answers about `problem`, under the program `source` or (None) the question only.
 
-    A case that the token limit cuts short is dropped. InputError if the prompt does not fit.
+    A case that the token limit cuts short is dropped. No answers where the prompt fills the engine's context.
     """
-    messages = test_cases.messages(problem, source, traced=settings.traced, style=settings.style)
+    prompt_ids = chat.render(tokenizer, asking(problem, source, settings.traced, settings.style))
+    if len(prompt_ids) >= engine.max_context:
+        return []
     request = Request(
-        prompt_ids=chat.render(tokenizer, messages),
+        prompt_ids=prompt_ids,
         n=settings.answers,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
@@ -78,11 +88,15 @@ async def write_answers(
 
 
 def _answer(problem: Problem, completion: Completion) -> Answer:
-    parsed = test_cases.parse_answer(completion.text, problem.form)
-    cases, dropped = parsed.cases, parsed.dropped
-    if completion.finish_reason == "length":
-        cases, dropped = cases[:-1], (*dropped, "cut short")
-    return Answer(cases, dropped, len(completion.token_ids))
+    parsed = parse_completion(completion, problem.form)
+    cut = ("cut short",) if completion.finish_reason == "length" else ()
+    return Answer(parsed.cases, (*parsed.dropped, *cut), len(completion.token_ids))
+
+
+def parse_completion(completion: Completion, form: Form) -> Parsed:
+    """The cases of an answer, without the one in which the token limit may have cut it short."""
+    text = completion.text
+    return parse_answer(without_last(text) if completion.finish_reason == "length" else text, form)
 
 
 async def write_cases(
@@ -98,6 +112,7 @@ async def write_cases(
     return Written(
         cases=tuple(case.test for answer in answers for case in answer.cases),
         dropped=tuple(why for answer in answers for why in answer.dropped),
-        asked=test_cases.CASES * settings.answers,
+        asked=test_cases.CASES * len(answers),
         generated_tokens=sum(answer.tokens for answer in answers),
+        long_prompts=int(not answers),
     )

@@ -44,8 +44,9 @@ class Settings:
     it will be evaluated on), the first `max_problems` of them (0: all), each with at most `max_tests` tests
     of a kind (0: all). Where a problem's tests are all hidden, search may see the first `shown_tests`.
 
-    `keep`: "consistent" drops problems of whose references none passes every test; "all" drops none.
-    References are run by `grader` ("": the sandbox's own comparison) with `judge_packages` to import.
+    `keep`: "consistent" keeps of a problem's first `max_solutions` references those that pass every test, and
+    drops problems that have references of which none does; "all" drops none of either. References are run by
+    `grader` ("": the sandbox's own comparison) with `judge_packages` to import.
     """
 
     source: str = ""
@@ -90,7 +91,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     chosen = choose(loaded, settings.filter, apart, settings.near, settings.max_problems)
     checks, rate = asyncio.run(check_references(chosen.problems, out / "checks", _judging(settings)))
     bad = {check.id for check in checks if check.references and not check.references_passed}
-    kept = [p for p in chosen.problems if settings.keep == "all" or p.id not in bad]
+    kept = list(chosen.problems)
+    if settings.keep == "consistent":
+        pairs = zip(chosen.problems, checks, strict=True)
+        kept = [_consistent(problem, check) for problem, check in pairs if problem.id not in bad]
     figures = {
         **chosen.counts(),
         "kept": len(kept),
@@ -121,6 +125,10 @@ def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loa
             f"{loaded.malformed[0]} ({len(loaded.malformed)} malformed; strict=False skips them)"
         )
     return loaded
+
+
+def _consistent(problem: Problem, check: ReferenceCheck) -> Problem:
+    return dataclasses.replace(problem, solutions=tuple(problem.solutions[i] for i in check.passing))
 
 
 def _failing(checks: Sequence[ReferenceCheck]) -> dict[str, list[str]]:

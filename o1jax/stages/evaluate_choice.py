@@ -12,12 +12,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from o1jax.records import Problem, Rollout, TestCase, Tree
+from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
 from o1jax.rewards.generated_tests import distinct, is_degenerate, killed
 from o1jax.rewards.outputs import outputs_matrix
 from o1jax.rewards.process import StepScorer
 from o1jax.rewards.selection import by_agreement, by_majority, by_score
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.literals import parsed
 from o1jax.search.bounded import run_in_order
 from o1jax.search.mcts import search_problem, search_tests
 from o1jax.search.sampling import steps_of_rollout
@@ -179,8 +180,22 @@ async def majority(judge: Judge, problem: Problem, programs: Sequence[str], limi
 async def agreement(
     judge: Judge, problem: Problem, programs: Sequence[str], cases: Sequence[TestCase], limits: Limits
 ) -> int:
-    """The program that the cases and the programs that agree most choose (CodeT); degenerate cases do not
-    choose, and without others it is the first."""
-    telling = distinct((case for case in cases if not is_degenerate(problem, case)), problem.form)
+    """The program that the cases and the programs that agree most choose (CodeT); cases that are degenerate
+    or that the judge cannot read do not choose, and without others, as always in assertion form, it is the
+    first."""
+    if problem.form == "assertion":
+        return 0
+    told = (case for case in cases if not is_degenerate(problem, case) and _is_readable(problem, case))
+    telling = distinct(told, problem.form)
     killed_N_C = await killed(judge, problem, programs, telling, limits)
     return by_agreement([[not k for k in row] for row in killed_N_C])
+
+
+def _is_readable(problem: Problem, case: TestCase) -> bool:
+    """Whether the judge takes the case: in call form, two literals of its own types (`...` is of none)."""
+    if problem.form == "call":
+        try:
+            parsed(case.input), parsed(case.output)
+        except InputError:
+            return False
+    return True

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from o1jax.records import Problem, Rollout
+from o1jax.records import InputError, Problem, Rollout
 from o1jax.search.bounded import run_in_order
 from o1jax.search.sampling import Sampler, SampleSettings, program_of_rollout, sample_paths, sample_tokens
 from o1jax.search.test_writing import WriteSettings, Written, write_cases
@@ -40,7 +40,8 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One problem: whether each way of choosing took a program that passes (random: the share that do)."""
+    """One problem: whether each way of choosing took a program that passes (random: the share of the
+    well-formed ones that do)."""
 
     agreement: float
     majority: float
@@ -48,11 +49,20 @@ class Choice:
     any_passes: float
     tokens: int
     more_tokens: int  # those of majority and random
+    long_prompts: int
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: the pass rate of each choice and its tokens, and agreement less majority and random."""
+    """figures: the pass rate of each choice and its tokens, agreement less majority and random, and
+    long_prompts (longer than the generator's context). InputError, before anything is sampled, for a problem
+    without visible tests, on whose inputs a majority is found."""
     problems = check_problems.read(inputs["problems"])
+    for problem in problems:
+        if problem.form != "assertion" and not problem.tests:
+            raise InputError(
+                f"problem {problem.id}: has no visible tests, on whose inputs a majority is found; "
+                "prepare it with shown_tests"
+            )
     choices, timings = asyncio.run(_choose_all(settings, inputs, problems, seed))
     names = ("agreement", "majority", "random", "any_passes")
     figures: dict[str, Any] = {
@@ -64,6 +74,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
     spent, more = sum(c.tokens for c in choices), sum(c.more_tokens for c in choices)
     figures |= {"problems": len(problems), "agreement_tokens": spent, "majority_tokens": more}
+    figures["long_prompts"] = sum(c.long_prompts for c in choices)
     return StageResult({**figures, "generated_tokens": spent + more}, timings)
 
 
@@ -73,6 +84,8 @@ async def _choose_all(
     async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
 
         async def write(problem: Problem) -> Written:
+            if problem.form == "assertion":  # of which no case could choose
+                return Written((), (), asked=0, generated_tokens=0)
             return await write_cases(workers.engine, workers.tokenizer, problem, None, settings.write, seed)
 
         written = await run_in_order(write, problems, settings.concurrency)
@@ -96,11 +109,18 @@ async def _choose(
     return Choice(
         agreement=await _by_agreement(sampler, problem, few, written),
         majority=await _by_majority(sampler, problem, many),
-        random=sum(rollout.reward for rollout in many) / len(many),
+        random=_by_chance(many),
         any_passes=float(any(rollout.reward for rollout in few)),
         tokens=tokens,
         more_tokens=sum(len(rollout.token_ids) for rollout in many),
+        long_prompts=written.long_prompts,
     )
+
+
+def _by_chance(rollouts: Sequence[Rollout]) -> float:
+    """The mean reward of the well-formed answers, among which the other ways choose too."""
+    right = [rollout.reward for rollout in rollouts if rollout.verdict is not None]
+    return sum(right) / len(right) if right else 0.0
 
 
 async def _by_agreement(

@@ -23,13 +23,21 @@ from o1jax.rewards.generated_tests import killed
 from o1jax.search.bounded import run_in_order
 from o1jax.search.sampling import steps_of_rollout
 from o1jax.search.store import read_records, write_records
-from o1jax.search.test_writing import WriteSettings, write_cases
+from o1jax.search.test_writing import WriteSettings, Written, write_cases
 from o1jax.stages import check_problems
 from o1jax.stages.estimators import mean_with_interval, ratio_with_interval
 from o1jax.stages.evaluate import final_tests
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy
-from o1jax.stages.tcg_written import GateSettings, Tally, WrittenTests, fates, tally, write_and_gate
+from o1jax.stages.tcg_written import (
+    GateSettings,
+    Tally,
+    WrittenTests,
+    fates,
+    tally,
+    unfit_counts,
+    write_and_gate,
+)
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
 
 
@@ -47,7 +55,9 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: before {program, question}, after {generated, own, random}, fates, generated_tokens."""
+    """figures: problems, before {program, question}, after {generated, own (of the problems that have
+    visible tests), random}, with_tests, fates, unfit (why -> problems left out), long_prompts (longer than
+    the engine's context), generated_tokens."""
     problems = check_problems.read(inputs["problems"])
     figures, timings, tallies = asyncio.run(_evaluate(settings, inputs, problems, seed))
     write_records(out / "tallies.parquet", Tally, tallies)
@@ -60,10 +70,11 @@ async def _evaluate(
     async with open_workers(open_policy(inputs["tcg"]), settings.engine) as workers:
         tests = await write_and_gate(workers, problems, final_tests, settings.write, settings.gate, seed)
         tallies = {"program": [await _tally(workers, settings, test) for test in tests]}
-        spent = sum(test.written.generated_tokens for test in tests)
+        written = [test.written for test in tests]
         if settings.question_only:
-            tallies["question"], tokens = await _question_only(workers, settings, problems, seed)
-            spent += tokens
+            fit = [test.problem for test in tests]
+            tallies["question"], question_only = await _question_only(workers, settings, fit, seed)
+            written += question_only
         wrong = policy_wrong(inputs, settings.max_wrong) if "wrong" in inputs else {}
         after = await _after(workers, settings, tests, wrong, seed)
         figures = {
@@ -71,7 +82,9 @@ async def _evaluate(
             "after": after,
             "with_tests": sum(bool(test.gated.kept) for test in tests),
             "fates": fates(tests),
-            "generated_tokens": spent,
+            "unfit": unfit_counts(problems, final_tests),
+            "long_prompts": sum(one.long_prompts for one in written),
+            "generated_tokens": sum(one.generated_tokens for one in written),
         }
         return figures, workers.timings(), [one for of_prompt in tallies.values() for one in of_prompt]
 
@@ -82,16 +95,16 @@ async def _tally(workers: Workers, settings: Settings, test: WrittenTests) -> Ta
 
 async def _question_only(
     workers: Workers, settings: Settings, problems: Sequence[Problem], seed: int
-) -> tuple[list[Tally], int]:
-    async def one(problem: Problem) -> tuple[Tally, int]:
+) -> tuple[list[Tally], list[Written]]:
+    async def one(problem: Problem) -> tuple[Tally, Written]:
         written = await write_cases(
             workers.engine, workers.tokenizer, problem, None, settings.write, fold_seed(seed, "question")
         )
         counts = await tally(workers.judge, problem, "question", written, settings.gate.limits)
-        return counts, written.generated_tokens
+        return counts, written
 
     pairs = await run_in_order(one, problems, settings.gate.concurrency)
-    return [counts for counts, _ in pairs], sum(tokens for _, tokens in pairs)
+    return [counts for counts, _ in pairs], [written for _, written in pairs]
 
 
 def before_figures(tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
@@ -132,35 +145,34 @@ async def _after(
     wrong: Mapping[str, Sequence[str]],
     seed: int,
 ) -> dict[str, Any]:
-    """The same measures for three sets of tests, each on the problems for which some case passed."""
+    """The same measures for three sets of tests, each on the problems for which some case passed (the own
+    ones on those of them that have any)."""
     kept = [test for test in tests if test.gated.kept]
     if not kept:
         return {}
-    sets = {
-        "generated": [test.gated.kept for test in kept],
-        "own": [test.problem.tests for test in kept],
-    }
+    sets = {"generated": [(test, test.gated.kept) for test in kept]}
+    if own := [(test, test.problem.tests) for test in kept if test.problem.tests]:
+        sets["own"] = own
     if settings.random_tests:
-        sets["random"] = [
-            tuple(
-                ladder.generate_tests(
-                    t.problem.id, len(t.gated.kept), fold_seed(seed, "random", t.problem.id)
-                )
-            )
-            for t in kept
-        ]
-    return {name: await _accepts(workers, settings, kept, cases, wrong, seed) for name, cases in sets.items()}
+        sets["random"] = [(test, _random_tests(test, seed)) for test in kept]
+    return {name: await _accepts(workers, settings, pairs, wrong, seed) for name, pairs in sets.items()}
+
+
+def _random_tests(test: WrittenTests, seed: int) -> list[TestCase]:
+    """As many as passed the gate, of the ladder's generator."""
+    seed = fold_seed(seed, "random", test.problem.id)
+    return ladder.generate_tests(test.problem.id, len(test.gated.kept), seed)
 
 
 async def _accepts(
     workers: Workers,
     settings: Settings,
-    tests: Sequence[WrittenTests],
-    cases_P_C: Sequence[Sequence[TestCase]],
+    pairs: Sequence[tuple[WrittenTests, Sequence[TestCase]]],
     wrong: Mapping[str, Sequence[str]],
     seed: int,
 ) -> dict[str, Any]:
-    """cases a problem; the share of wrong programs that pass every case, of right ones that fail one."""
+    """Of problems, each with cases to judge by: the cases of one; the share of wrong programs that pass every
+    case, of right ones that fail one."""
 
     async def failing(item: tuple[WrittenTests, Sequence[TestCase], Sequence[str]]) -> list[bool]:
         test, cases, programs = item
@@ -168,13 +180,13 @@ async def _accepts(
         return [any(row) for row in rows]
 
     async def share(programs_of: Callable[[WrittenTests], Sequence[str]], passing: bool) -> dict[str, Any]:
-        items = [(t, cases, programs_of(t)) for t, cases in zip(tests, cases_P_C, strict=True)]
+        items = [(test, cases, programs_of(test)) for test, cases in pairs]
         failing_P_R = await run_in_order(failing, items, settings.gate.concurrency)
         hits = [sum(failed != passing for failed in row) for row in failing_P_R]
         return ratio_with_interval(hits, [len(row) for row in failing_P_R], seed)
 
     return {
-        "cases_a_problem": mean_with_interval([len(cases) for cases in cases_P_C], seed),
+        "cases_a_problem": mean_with_interval([len(cases) for _, cases in pairs], seed),
         "false_accept_mutants": await share(lambda t: t.mutants, True),
         "false_accept_policy": await share(lambda t: wrong.get(t.problem.id, ()), True),
         "false_reject": await share(lambda t: t.problem.solutions[1:], False),

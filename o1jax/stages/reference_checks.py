@@ -25,14 +25,18 @@ SHARD_S = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceCheck:
-    """Of a problem: how many tests and references were run, how many references passed every test, and the
-    first failure in a line."""
+    """Of a problem: how many tests and references were run, which references (indices) passed every test, and
+    the first failure in a line."""
 
     id: str
     tests: int
     references: int
-    references_passed: int
+    passing: tuple[int, ...]
     first_failure: str
+
+    @property
+    def references_passed(self) -> int:
+        return len(self.passing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +89,7 @@ async def _checked(judge: ForkJudge, problem: Problem, judging: Judging) -> Refe
         id=problem.id,
         tests=len(tests),
         references=len(verdicts),
-        references_passed=sum(verdict.passed for verdict in verdicts),
+        passing=tuple(i for i, verdict in enumerate(verdicts) if verdict.passed),
         first_failure=_first_failure(verdicts),
     )
 

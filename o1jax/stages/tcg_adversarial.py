@@ -17,17 +17,17 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
-from o1jax.engine.interface import Completion, Request
+from o1jax.engine.interface import Request
 from o1jax.model.lora import LoraSettings
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts import chat, test_cases
+from o1jax.prompts import chat
 from o1jax.prompts.test_cases import CASES
 from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
 from o1jax.rewards.generated_tests import distinct, is_degenerate, killed, true_cases
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.bounded import run_in_order
 from o1jax.search.store import read_records, write_records
-from o1jax.search.test_writing import WriteSettings
+from o1jax.search.test_writing import WriteSettings, asking, parse_completion
 from o1jax.stages import check_problems
 from o1jax.stages.adapters import with_adapters
 from o1jax.stages.found import places_of, wrong_programs
@@ -109,10 +109,10 @@ class JudgedAnswer:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, with_wrong (that have a wrong program), answers, mean_reward, kill_share (of a
-    problem's wrong programs, by any answer, mean over problems), valid_share (of the asked cases), pairs,
-    dropped_long, steps, trained_tokens, generated_tokens. Without a pair the generator is saved unchanged,
-    after 0 steps."""
+    """figures: problems, with_wrong (that have a wrong program), long_prompts (of them), answers,
+    mean_reward, kill_share (of a problem's wrong programs, by any answer, mean over problems), valid_share
+    (of the asked cases), pairs, dropped_long, steps, trained_tokens, generated_tokens. Without a pair the
+    generator is saved unchanged, after 0 steps."""
     policy = open_policy(inputs["tcg"])
     check_model("tcg_adversarial", settings.model, policy)
     problems = check_problems.read(inputs["problems"])
@@ -122,6 +122,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     found = {
         "problems": len(problems),
         "with_wrong": len(wrong),
+        "long_prompts": len(wrong.keys() - {answer.problem_id for answer in answers}),
         **_figures(answers),
         "pairs": len(pairs),
     }
@@ -274,10 +275,14 @@ async def _sample(
 async def judged_answers(
     workers: Workers, problem: Problem, wrong: Sequence[str], settings: Settings, seed: int
 ) -> list[JudgedAnswer]:
-    """settings.write.answers answers about `problem`, its first reference program shown, with rewards."""
+    """settings.write.answers answers about `problem`, its first reference program shown, with rewards; none
+    where the prompt fills the engine's context."""
     request = _request(workers.tokenizer, problem, settings.write, seed)
+    if len(request.prompt_ids) >= workers.engine.max_context:
+        return []
     (completions,) = await workers.engine.generate([request])
-    cases_A_C = [_cases(problem.form, completion) for completion in completions]
+    parsed_A = [parse_completion(completion, problem.form) for completion in completions]
+    cases_A_C = [[case.test for case in parsed.cases] for parsed in parsed_A]
     every = [case for cases in cases_A_C for case in cases]
     kills = await kills_of(workers.judge, problem, every, wrong, settings.limits)
     rewarded = [
@@ -301,7 +306,7 @@ async def judged_answers(
 
 
 def _request(tokenizer: chat.Tokenizer, problem: Problem, write: WriteSettings, seed: int) -> Request:
-    messages = test_cases.messages(problem, problem.solutions[0], traced=write.traced, style=write.style)
+    messages = asking(problem, problem.solutions[0], write.traced, write.style)
     return Request(
         prompt_ids=chat.render(tokenizer, messages),
         n=write.answers,
@@ -312,12 +317,6 @@ def _request(tokenizer: chat.Tokenizer, problem: Problem, write: WriteSettings, 
         seed=fold_seed(seed, problem.id, "tcg_adversarial"),
         reuse_prefix=False,
     )
-
-
-def _cases(form: Form, completion: Completion) -> list[TestCase]:
-    """The well-formed cases, without one that the token limit may have cut short."""
-    cases = [case.test for case in test_cases.parse_answer(completion.text, form).cases]
-    return cases[:-1] if completion.finish_reason == "length" else cases
 
 
 def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:

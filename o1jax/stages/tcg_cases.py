@@ -30,6 +30,7 @@ from o1jax.sandbox.graders import grade_stdout
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.sandbox.jail import values
 from o1jax.sandbox.literals import parsed
+from o1jax.search.test_writing import asking
 from o1jax.stages.together import made_once
 
 
@@ -204,7 +205,7 @@ def prompt_ids(case_set: CaseSet, tokenizer: chat.Tokenizer, settings: CaseSetti
 
 def _messages(case_set: CaseSet, settings: CaseSettings) -> tuple[chat.Message, ...]:
     source = case_set.source if case_set.shown else None
-    return test_cases.messages(case_set.problem, source, traced=settings.traced, style=settings.style)
+    return asking(case_set.problem, source, settings.traced, settings.style)
 
 
 def answer_ids(cases: Sequence[Case], tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:

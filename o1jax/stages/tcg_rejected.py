@@ -56,14 +56,15 @@ async def chosen_and_sampled(
     seed: int,
 ) -> list[tuple[Cases, Cases] | None]:
     """For each set's prompt, the true cases of an answer's inputs and that answer's cases; None where
-    they are all true, not three of different inputs, or a true one is degenerate or has no trace."""
+    they are all true, not three of different inputs, or a true one is degenerate or has no trace, and where
+    the prompt fills the engine's context."""
 
     async def work(case_set: CaseSet) -> tuple[Cases, Cases] | None:
         source = case_set.source if case_set.shown else None
-        (answer,) = await write_answers(
+        answers = await write_answers(
             engine, tokenizer, case_set.problem, source, write, fold_seed(seed, case_set.id)
         )
-        return await _corrected(judge, case_set, answer.cases, limits)
+        return await _corrected(judge, case_set, answers[0].cases, limits) if answers else None
 
     return await run_in_order(work, sets, CONCURRENCY)
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from o1jax.parallel.seeds import fold_seed
-from o1jax.problems.mutants import mutants
+from o1jax.problems.mutants import mutants, parses
 from o1jax.records import InputError, Problem, TestCase
 from o1jax.rewards.generated_tests import Gated, gate, is_degenerate, true_cases, wrong_mutants
 from o1jax.sandbox.interface import Judge, Limits
@@ -60,14 +60,17 @@ async def write_and_gate(
     gating: GateSettings,
     seed: int,
 ) -> list[WrittenTests]:
-    """Cases for every problem, in their order. InputError, before anything is sampled, for a problem
-    without a reference program or without tests to know a mutant by."""
+    """Cases for every problem that is not `unfit`, in their order. InputError, before anything is sampled,
+    for a problem in assertion form, or where all are unfit."""
     for problem in problems:
-        if not problem.solutions or not tests_of(problem):
-            raise InputError(
-                f"problem {problem.id}: needs a reference program and tests to gate generated ones by; "
-                "leave it out"
-            )
+        if problem.form == "assertion":
+            raise InputError(f"problem {problem.id}: form 'assertion' has no inputs to write; leave it out")
+    fit = [problem for problem in problems if not unfit(problem, tests_of)]
+    if problems and not fit:
+        raise InputError(
+            f"problem {problems[0].id}: needs a reference program and tests to gate generated ones by, as "
+            f"all {len(problems)} problems do; saw {unfit_counts(problems, tests_of)}"
+        )
 
     async def one(problem: Problem) -> WrittenTests:
         written = await write_cases(
@@ -77,7 +80,22 @@ async def write_and_gate(
         gated = await gate(workers.judge, problem, problem.solutions[0], wrong, written.cases, gating.limits)
         return WrittenTests(problem, written, gated, tuple(wrong))
 
-    return await run_in_order(one, problems, gating.concurrency)
+    return await run_in_order(one, fit, gating.concurrency)
+
+
+def unfit(problem: Problem, tests_of: TestsOf) -> str:
+    """Why no cases are written for a problem: it has no reference program ("no_reference"), a first one that
+    does not parse ("unparsable") or no tests to know a mutant by ("no_tests"). Else empty."""
+    if not problem.solutions:
+        return "no_reference"
+    if not parses(problem.solutions[0]):
+        return "unparsable"
+    return "" if tests_of(problem) else "no_tests"
+
+
+def unfit_counts(problems: Sequence[Problem], tests_of: TestsOf) -> dict[str, int]:
+    """How many problems are unfit, by why."""
+    return dict(collections.Counter(filter(None, (unfit(problem, tests_of) for problem in problems))))
 
 
 async def known_wrong(
@@ -119,7 +137,8 @@ async def tally(judge: Judge, problem: Problem, prompt: str, written: Written, l
 
 
 def fates(tests: Sequence[WrittenTests]) -> dict[str, int]:
-    """How many cases met which fate, dropped ones (not well formed) among them."""
+    """How many cases met which fate; "dropped" counts what no case was read from: sections that are not well
+    formed, cases too many or cut short, and text before the first."""
     counts = collections.Counter(fate for test in tests for fate in test.gated.fates)
     counts["dropped"] = sum(len(test.written.dropped) for test in tests)
     return dict(sorted(counts.items()))

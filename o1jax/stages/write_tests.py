@@ -14,12 +14,20 @@ from typing import Literal
 from etils import epath
 
 from o1jax.records import InputError, Problem, TestCase
+from o1jax.rewards.generated_tests import distinct
 from o1jax.search.store import write_records
 from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.policies import open_policy
-from o1jax.stages.tcg_written import GateSettings, WrittenCase, WrittenTests, fates, write_and_gate
+from o1jax.stages.tcg_written import (
+    GateSettings,
+    WrittenCase,
+    WrittenTests,
+    fates,
+    unfit_counts,
+    write_and_gate,
+)
 from o1jax.stages.workers import EngineSettings, open_workers
 
 RewardTests = Literal["own", "generated", "both"]
@@ -27,8 +35,8 @@ RewardTests = Literal["own", "generated", "both"]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`reward_tests`: which tests the written problems have. A problem for which no case passed the gate
-    keeps its own ones under "both" and is left out under "generated"."""
+    """`reward_tests`: which tests the written problems have. A problem for which no case passed the gate, or
+    none was written, keeps its own ones under "both" and is left out under "generated"."""
 
     write: WriteSettings = WriteSettings()
     gate: GateSettings = GateSettings()
@@ -37,7 +45,9 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, with_tests, skipped (no case passed the gate), tests, fates, generated_tokens."""
+    """figures: problems, with_tests, skipped (no case passed the gate), unfit (why -> problems without a
+    reference program or tests to gate by), long_prompts (longer than the engine's context), tests, fates,
+    generated_tokens."""
     if settings.reward_tests not in ("own", "generated", "both"):
         raise InputError(
             f"write_tests.reward_tests: saw {settings.reward_tests!r}, wanted 'own', 'generated' or 'both'"
@@ -45,9 +55,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     problems = check_problems.read(inputs["problems"])
     tests, timings = asyncio.run(_write(settings, inputs["tcg"], problems, seed))
     write_records(out / "cases.parquet", WrittenCase, [case for test in tests for case in _cases(test)])
-    kept = [
-        problem for problem in (_with_tests(test, settings.reward_tests) for test in tests) if problem.tests
-    ]
+    generated = {test.problem.id: test.gated.kept for test in tests}
+    every = [_with_tests(p, generated.get(p.id, ()), settings.reward_tests) for p in problems]
+    kept = [problem for problem in every if problem.tests]
     check_problems.write(out, kept)
     gated = [len(test.gated.kept) for test in tests]
     return StageResult(
@@ -55,6 +65,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             "problems": len(kept),
             "with_tests": sum(map(bool, gated)),
             "skipped": sum(not n for n in gated),
+            "unfit": unfit_counts(problems, own_tests),
+            "long_prompts": sum(test.written.long_prompts for test in tests),
             "tests": sum(gated),
             "fates": fates(tests),
             "generated_tokens": sum(test.written.generated_tokens for test in tests),
@@ -81,7 +93,7 @@ def _cases(test: WrittenTests) -> list[WrittenCase]:
     return [WrittenCase(test.problem.id, case.input, case.output, fate) for case, fate in pairs]
 
 
-def _with_tests(test: WrittenTests, which: RewardTests) -> Problem:
-    own = test.problem.tests if which != "generated" else ()
-    generated = test.gated.kept if which != "own" else ()
-    return dataclasses.replace(test.problem, tests=tuple(dict.fromkeys((*own, *generated))))
+def _with_tests(problem: Problem, generated: Sequence[TestCase], which: RewardTests) -> Problem:
+    """The problem with the tests that are to judge, the first of each input."""
+    tests = (*(problem.tests if which != "generated" else ()), *(generated if which != "own" else ()))
+    return dataclasses.replace(problem, tests=tuple(distinct(tests, problem.form)))

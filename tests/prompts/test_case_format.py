@@ -6,7 +6,7 @@ import pytest
 
 from o1jax.problems import ladder
 from o1jax.prompts import test_cases
-from o1jax.prompts.test_cases import Case, canonical, is_renderable, parse_answer, render_answer
+from o1jax.prompts.test_cases import Case, canonical, is_renderable, parse_answer, render_answer, without_last
 from o1jax.records import TestCase
 
 STDIN = (
@@ -61,6 +61,13 @@ def test_a_case_that_is_not_well_formed_is_dropped_with_the_reason_and_the_other
 def test_call_form_takes_literals_only(given, output, reason):
     parsed = parse_answer(f"Input:\n{given}\nOutput:\n{output}", "call")
     assert parsed.cases == () and reason in parsed.dropped[0]
+
+
+def test_what_is_whole_of_an_answer_that_was_cut_short_stays():
+    whole = "Input:\n1\nOutput:\n2\n"
+    for rest in ("Input:\n7", "Input:\n7\nOut", "Input:\n7\nOutput:\n14", "Input:\n7\nOutput:\n1\nInp"):
+        assert parse_answer(without_last(whole + rest), "stdin").cases == (Case(TestCase("1\n", "2\n")),)
+    assert without_last("I cannot") == "I cannot" and without_last("Input:\n1") == ""
 
 
 def test_a_case_that_looks_like_a_header_is_not_renderable():

@@ -110,10 +110,26 @@ def test_a_malformed_record_is_refused_if_strict(tmp_path):
         prepared(tmp_path, source, strict=True)
 
 
-def test_one_right_reference_keeps_a_problem(tmp_path):
-    mixed = twice(0, solutions=("print(7)", "print(2 * int(input()))"))
-    figures = prepared(tmp_path, saved(tmp_path / "a.jsonl", mixed))
-    assert (figures["kept"], figures["references"], figures["references_passed"]) == (1, 2, 1)
+RIGHT, ALSO_RIGHT = "print(2 * int(input()))", "n = int(input())\nprint(n + n)"
+
+
+@pytest.mark.parametrize(
+    "keep,solutions",
+    [("consistent", (RIGHT, ALSO_RIGHT)), ("all", ("print(7)", RIGHT, "print 3", ALSO_RIGHT))],
+)
+def test_one_right_reference_keeps_a_problem_and_wrong_ones_do_not_stay_with_it(tmp_path, keep, solutions):
+    mixed = twice(0, solutions=("print(7)", RIGHT, "print 3", ALSO_RIGHT))
+    without = twice(1, solutions=())
+    figures = prepared(tmp_path, saved(tmp_path / "a.jsonl", mixed, without), keep=keep)
+    assert (figures["kept"], figures["references"], figures["references_passed"]) == (2, 4, 2)
+    kept = check_problems.read(epath.Path(tmp_path / "out"))
+    assert [problem.solutions for problem in kept] == [solutions, ()]
+
+
+def test_references_that_were_not_run_are_not_kept(tmp_path):
+    source = saved(tmp_path / "a.jsonl", twice(0, solutions=(RIGHT, "print(7)")))
+    assert prepared(tmp_path, source, max_solutions=1)["references"] == 1
+    assert check_problems.read(epath.Path(tmp_path / "out"))[0].solutions == (RIGHT,)
 
 
 def test_calls_and_shown_tests_are_what_later_stages_read(tmp_path):

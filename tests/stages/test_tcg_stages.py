@@ -18,14 +18,13 @@ from o1jax.prompts.test_cases import Case, render_answer
 from o1jax.records import InputError, Problem, TestCase
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
-from o1jax.search.store import read_records
 from o1jax.search.test_writing import WriteSettings
 from o1jax.stages import check_problems, manifest, run, tcg_rejected, write_tests
 from o1jax.stages.evaluate import final_tests
 from o1jax.stages.evaluate_tcg import before_figures
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.tcg_cases import CaseSettings, make_sets
-from o1jax.stages.tcg_written import GateSettings, Tally, WrittenCase, tally, write_and_gate
+from o1jax.stages.tcg_written import GateSettings, Tally, tally, write_and_gate
 from o1jax.stages.workers import Workers
 from o1jax.train.checkpoint import save_policy
 
@@ -180,10 +179,10 @@ def test_a_case_that_the_token_limit_cuts_short_is_dropped():
 
 
 def test_tests_that_kill_no_mutant_skip_the_problem():
-    constant = dataclasses.replace(ADD, solutions=("print(len(input().split()) + 1)\n",))
-    constant = dataclasses.replace(constant, tests=(TestCase("1 2\n", "3\n"), TestCase("1\n", "2\n")))
-    tests, _ = written(ScriptedGenerator(answer(("1 3\n", "4\n"))), constant)
-    assert tests.gated.kept == () and tests.gated.fates == ("false",)
+    tests, counts = written(ScriptedGenerator(answer(("0 0\n", "0\n"))))
+    assert counts.true == 1 and len(tests.mutants) == 2  # a - b and a * b
+    assert tests.gated.kept == () and tests.gated.fates == ("kills nothing",)
+    assert written(ScriptedGenerator(answer(("5 0\n", "5\n"))))[0].gated.fates == ("kept",)
     with pytest.raises(InputError, match="needs a reference program"):
         written(ScriptedGenerator(), dataclasses.replace(ADD, solutions=()))
 
@@ -240,12 +239,7 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     figures = stage(house, "evaluate_tcg", measured, tcg="tcg_dpo", problems="held")
     assert figures["before"]["program"]["asked"] == 18 and figures["before"]["question"]["asked"] == 18
     figures = stage(house, "write_tests", {"write": WRITE, "engine": ENGINE}, tcg="tcg_dpo", problems="held")
-    assert figures["problems"] == 3 and figures["with_tests"] + figures["skipped"] == 3
-    own = jsonl.load(house / "held" / "problems.jsonl")
-    kept = check_problems.read(house / "write_tests")
-    assert all(set(a.tests) <= set(b.tests) for a, b in zip(own, kept, strict=True))
-    cases = read_records(house / "write_tests" / "cases.parquet", WrittenCase)
-    assert len(cases) == sum(n for fate, n in figures["fates"].items() if fate != "dropped")
+    assert figures["problems"] == len(check_problems.read(house / "write_tests")) == 3
     sample = {"n": 2, "style": "nano", "max_tokens": 30}
     chosen = {"sample": sample, "write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
     figures = stage(house, "evaluate_selection", chosen, policy="start", tcg="tcg_dpo", problems="held")
