@@ -6,7 +6,8 @@ Writes the page of the run, which is what there is to look at.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -25,6 +26,38 @@ NEXT = {  # stage -> what goes on from its directory
     "search": "python launch/policy_sft.py --config.inputs.found_0={}",
     "tcg_adversarial": "python launch/write_tests.py --config.inputs.tcg={}",
 }
+
+
+def after_tcg(workdir: epath.Path, page: Mapping[str, Any]) -> str:
+    """The command that writes tests with the last generator of a page of launch/tcg.py, as was measured."""
+    form, arms = list(page["forms"].items())[-1]
+    measured = page["evaluate_tcg"]
+    flags = {
+        "inputs.tcg": f"{workdir}/tcg/{form}/{list(arms['dpo'])[-1]}",
+        "write_tests.write.traced": form == "traced",
+        "write_tests.write.style": page["tcg_sft"]["cases"]["style"],
+        "write_tests.write.max_tokens": measured["write"]["max_tokens"],
+        "write_tests.engine.context": measured["engine"]["context"],
+    }
+    return _command("write_tests", "", flags)
+
+
+def after_prm(workdir: epath.Path, page: Mapping[str, Any]) -> str:
+    """The command that rewards by the hard model of a page of launch/prm.py: the policy it was made from
+    goes on, with its tokenizer, and alpha falls, so that a step's score counts."""
+    flags = {
+        "inputs.policy": page["policy"] or f"{workdir}/warm_up",
+        **({} if page["pool_trees"] else {"inputs.problems": f"{workdir}/problems/pool"}),
+        "inputs.prm": f"{workdir}/prm/hard",
+        "policy_rl.reward.alpha.kind": "linear",
+    }
+    return _command("policy_rl", page["prm"]["model"], flags)
+
+
+def _command(script: str, variant: str, flags: Mapping[str, Any]) -> str:
+    page = f"configs/{script}.py" + (f":{variant}" if variant else "")
+    given = " ".join(f"--config.{name}={value}" for name, value in flags.items())
+    return f"python launch/{script}.py --config={page} {given}"
 
 
 def of_run(workdir: epath.Path, did: str, then: str = "", *, out: epath.Path | None = None) -> None:

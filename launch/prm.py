@@ -20,7 +20,7 @@ def main(workdir: epath.Path, page: dict) -> None:
     figures = process_rewards(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(figures))
     did = f"prm: models in {workdir}/prm/<objective>; {workdir}/summary.json has every figure"
-    closing.of_run(workdir, did, f"python launch/policy_rl.py --config.inputs.prm={workdir}/prm/hard")
+    closing.of_run(workdir, did, closing.after_prm(workdir, page))
 
 
 if __name__ == "__main__":

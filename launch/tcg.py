@@ -18,7 +18,7 @@ def main(workdir: epath.Path, page: dict) -> None:
     found = test_generator(Recipe(workdir, page, page["seed"]))
     print(tables.of_run(found))
     did = f"tcg: generators in {workdir}/tcg/<form>/<arm>; {workdir}/summary.json has every figure"
-    closing.of_run(workdir, did, f"python launch/write_tests.py --config.inputs.tcg={workdir}/tcg/plain/sft")
+    closing.of_run(workdir, did, closing.after_tcg(workdir, page))
 
 
 if __name__ == "__main__":

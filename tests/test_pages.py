@@ -11,9 +11,17 @@ from absl import flags
 from o1jax.records import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("pages", ROOT / "launch" / "pages.py")
-pages = importlib.util.module_from_spec(SPEC)  # launch/ stays off the path: its profile.py is not Python's
-SPEC.loader.exec_module(pages)
+
+
+def launched(name):
+    """A module of launch/, which stays off the path: its profile.py is not Python's."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "launch" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+pages, closing = launched("pages"), launched("closing")
 NAMED = [  # (page, flag) for every --config.a.b= in the docstring of a page, but for <placeholders>
     (path.stem, flag)
     for path in sorted(pages.CONFIGS.glob("*.py"))
@@ -93,3 +101,37 @@ def test_the_flags_that_a_page_names_are_there_in_one_of_its_variants(page, flag
         except InputError as error:
             refusals.append(str(error))
     assert len(refusals) < len(variants), refusals
+
+
+def run_by(command):
+    """(script, the settings that it would run with)."""
+    _, script, *arguments = command.split()
+    name = pathlib.Path(script).stem
+    arguments = [argument.replace("=configs/", f"={pages.CONFIGS}/") for argument in arguments]
+    return name, settings_of(*arguments, page=name)
+
+
+@pytest.mark.parametrize(
+    "variant, arm, traced, style",
+    [("ladder", "traced/near_miss", True, "nano"), ("deepseek-coder-1.3b", "plain/shuffled", False, "full")],
+)
+def test_tests_are_written_as_the_generator_was_trained(variant, arm, traced, style):
+    page = pages.loaded(f"{pages.CONFIGS}/tcg.py:{variant}")
+    name, found = run_by(closing.after_tcg(pathlib.Path("runs/a"), page))
+    write = found["write_tests"]["write"]
+    assert name == "write_tests" and found["inputs"]["tcg"] == f"runs/a/tcg/{arm}"
+    assert (write["traced"], write["style"]) == (traced, style)
+    assert found["write_tests"]["engine"]["context"] == page["evaluate_tcg"]["engine"]["context"]
+
+
+@pytest.mark.parametrize(
+    "variant, policy", [("ladder", "runs/a/warm_up"), ("qwen2.5-coder-7b", "weights/qwen2.5-coder-7b")]
+)
+def test_a_reward_model_is_used_on_the_policy_that_it_was_made_from(variant, policy):
+    page = pages.loaded(f"{pages.CONFIGS}/prm.py:{variant}")
+    name, found = run_by(closing.after_prm(pathlib.Path("runs/a"), page))
+    inputs = {"policy": policy, "prm": "runs/a/prm/hard", "problems": "runs/a/problems/pool"}
+    assert name == "policy_rl" and inputs.items() <= found["inputs"].items()
+    assert found["policy_rl"]["reward"]["alpha"]["kind"] == "linear"
+    searched = {**page, "pool_trees": "runs/b/search"}
+    assert "inputs.problems" not in closing.after_prm(pathlib.Path("runs/a"), searched)

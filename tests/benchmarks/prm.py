@@ -5,9 +5,9 @@
     python tests/benchmarks/prm.py runs/prm/seed_*
 
 Prints a table of means over seeds, then one JSON line: each PRM's AUC, that of the baseline which knows
-only a step's number and length, and what uses of the hard PRM gain, with 95 % intervals. An interval's
-variance is that of the seeds' own (bootstrap over problems) or that between seeds, the larger, over their
-number.
+only a step's number and length, and what uses of the hard PRM gain, with 95 % intervals. An interval is
+that of the seeds' own (bootstrap over problems) or that between seeds, by Student's t of one degree of
+freedom less than seeds, the wider; of one seed, its own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from scipy.stats import t as student
 
 OBJECTIVES = ("hard", "soft", "pair")
 COLUMNS = ("log_loss", "calibration_error", "pair_accuracy", "auc_inner", "auc_leaves")
-Z = 1.96
+Z = 1.96  # standard errors that a 95 % interval reaches
 
 
 def figures_of(workdir: epath.Path, stage: str) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def over_seeds(found_S: list[dict[str, float]]) -> dict[str, float]:
     """The mean of {mean, low, high} over seeds, with its interval."""
     mean_S = np.array([found["mean"] for found in found_S])
     own = np.mean([((found["high"] - found["low"]) / (2 * Z)) ** 2 for found in found_S])
-    between = mean_S.var(ddof=1) if len(mean_S) > 1 else 0.0
-    half = Z * np.sqrt(max(own, between) / len(mean_S))
+    between_seeds = student.ppf(0.975, len(mean_S) - 1) * mean_S.std(ddof=1) if len(mean_S) > 1 else 0.0
+    half = max(Z * np.sqrt(own), between_seeds) / np.sqrt(len(mean_S))
     low, high = mean_S.mean() - half, mean_S.mean() + half
     return {"mean": round(mean_S.mean(), 4), "low": round(low, 4), "high": round(high, 4)}
 

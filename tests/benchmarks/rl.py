@@ -8,7 +8,8 @@
 
 Prints a table, then one JSON line: for each arm the difference of its final pass@1 to the start's, to that
 of search with SFT, and to that of the references that RL replays, trained on alone, each with a 95 % interval
-from a bootstrap over seeds and problems; the tokens of each arm; the ratio of the loop's gain to search's.
+from a bootstrap over seeds and problems (of two or three seeds it covers less of further ones, and the output
+says so); the tokens of each arm; the ratio of the loop's gain to search's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import sys
 
 from etils import epath
-from ladder import difference, table
+from ladder import COVERS, difference, table
 
 AGAINST = ("start", "search", "rl_replay")
 COUNTED = ("generated_tokens", "trained_tokens")
@@ -50,6 +51,7 @@ def main(workdirs: list[epath.Path]) -> None:
     if {"loop", "search"} <= set(arms):
         gain = {arm: line["differences"][f"{arm} - start"]["mean"] for arm in ("loop", "search")}
         line["ratio"] = round(gain["loop"] / gain["search"], 3) if gain["search"] else None
+    print(COVERS)
     print(json.dumps(line))
 
 

@@ -6,7 +6,8 @@
 
 Prints a table of means over seeds, then one JSON line: for each DPO the difference to its SFT in validity,
 validity without degenerate cases, degenerate share and useful cases, with 95 % intervals from a paired
-bootstrap over seeds and problems; and false accepts and rejects beside those of other tests.
+bootstrap over seeds and problems (of two or three seeds it covers less of further ones, and the output says
+so); and false accepts and rejects beside those of other tests.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 
 import numpy as np
 from etils import epath
+from ladder import COVERS
 
 from o1jax.search.store import read_records
 from o1jax.stages.tcg_written import Tally
@@ -88,6 +90,7 @@ def main(workdirs: list[epath.Path]) -> None:
             line["dpo_less_sft"][arm] = {
                 name: difference([c[name] for c in own], [c[name] for c in sft]) for name in FIGURES
             }
+    print(COVERS)
     print(json.dumps(line))
 
 
