@@ -73,9 +73,12 @@ def passing_samples(
 
 
 def step_labels(tree: Tree, *, eos_id: int) -> list[StepLabel]:
-    """One labelled path for every leaf whose program was judged."""
+    """One labelled path to every judged leaf, and to every well-formed step with none but malformed steps
+    below it, whose value is 0: so that every step with a label is on one."""
     labels = label_nodes(tree)
-    return [_step_label(tree, node, labels, eos_id) for node in tree.nodes if node.verdict is not None]
+    known = [node for node in tree.nodes[1:] if labels[node.index].n_leaves and not node.error]
+    inner = {node.parent for node in known}
+    return [_step_label(tree, node, labels, eos_id) for node in known if node.index not in inner]
 
 
 def step_pairs(

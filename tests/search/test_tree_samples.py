@@ -7,7 +7,8 @@ import scripted
 
 from o1jax.records import CaseResult, Node, Status, Tree, Verdict
 from o1jax.search import samples
-from o1jax.search.tree import children_of, path_ids
+from o1jax.search.tree import children_of, path_ids, path_to
+from o1jax.stages.prm_nodes import nodes_of
 
 EOS = 99
 AC, WA = CaseResult(Status.AC), CaseResult(Status.WA)
@@ -102,11 +103,21 @@ def test_an_unsolved_tree_gives_no_sample():
 
 def test_step_labels_end_steps_at_their_marker_not_at_eos():
     labelled = {label.id: label for label in samples.step_labels(TREE, eos_id=EOS)}
-    assert sorted(labelled) == ["p#5", "p#7", "p#8", "p#9"]
+    assert sorted(labelled) == ["p#2", "p#5", "p#7", "p#8", "p#9"]
     assert labelled["p#7"].answer_ids == (10, 11, 13) and labelled["p#7"].step_ends == (0, 1, 2)
     assert labelled["p#9"].answer_ids == (10, 11, 15, 16) and labelled["p#9"].step_ends == (0, 1, 3)
     assert labelled["p#9"].soft == (2.5 / 4, pytest.approx(2.5 / 3), 1.0)
     assert labelled["p#9"].hard == (1.0, 1.0, 1.0) and labelled["p#9"].n_leaves == (4, 3, 1)
+
+
+def test_a_step_whose_leaves_are_all_dead_is_labelled_with_nothing():
+    """The steps of labelled paths are those that held-out figures ask about."""
+    labelled = {label.id: label for label in samples.step_labels(TREE, eos_id=EOS)}
+    dead = labelled["p#2"]
+    assert (dead.answer_ids, dead.soft, dead.hard, dead.n_leaves) == ((20,), (0.0,), (0.0,), (1,))
+    paths = (path_to(TREE.nodes, int(id.removeprefix("p#"))) for id in labelled)
+    rows = nodes_of([TREE], EOS)
+    assert len({node.index for path in paths for node in path}) == len(rows) == 7
 
 
 def test_step_pairs_are_siblings_with_a_margin():
