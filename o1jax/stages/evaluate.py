@@ -134,7 +134,8 @@ async def _players(settings: Settings, inputs: Inputs) -> AsyncIterator[Workers]
 async def _beside(
     comparison: Comparison, scorer: StepScorer | None, cases: Mapping[str, CasesOf]
 ) -> dict[str, Any]:
-    """Search beside sampling, and the arms of a PRM and a TCG beside both."""
+    """Search beside sampling, and the arms of a PRM and a TCG beside both; long_prompts, of a TCG's that were
+    longer than its context."""
     played = await comparison.play()
     figures = await comparison.figures(played)
     if scorer is not None or cases:
@@ -142,6 +143,8 @@ async def _beside(
         figures["search"] |= more["search"]
         figures["search_differences"] = more["search_differences"]
         figures["generated_tokens"] += more["generated_tokens"]
+    if cases:
+        figures["long_prompts"] = sum(written.long_prompts for written in cases.values())
     return figures
 
 
@@ -176,7 +179,7 @@ async def _cases(
                 written = await write_cases(
                     workers.engine, workers.tokenizer, problem, None, settings.write, seed
                 )
-                return CasesOf(problem.id, written.cases, written.generated_tokens)
+                return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
 
             mine = await run_in_order(write, my_share(problems), settings.concurrency)
         parts = kept.out / "tcg_cases.parts"

@@ -40,11 +40,13 @@ PAIRED = (
 
 @dataclasses.dataclass(frozen=True)
 class CasesOf:
-    """What a test-case generator wrote for a problem from its question alone."""
+    """What a test-case generator wrote for a problem from its question alone: nothing, if that is longer than
+    its context (long_prompts: 1)."""
 
     problem_id: str
     cases: tuple[TestCase, ...]
     generated_tokens: int
+    long_prompts: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,8 +68,8 @@ async def write_and_gate(
     fit = [problem for problem in problems if not unfit(problem, tests_of)]
     if problems and not fit:
         raise InputError(
-            f"problem {problems[0].id}: needs a reference program and tests to gate generated ones by, as "
-            f"all {len(problems)} problems do; saw {unfit_counts(problems, tests_of)}"
+            f"problem {problems[0].id}: needs a reference program and tests to gate generated ones by; of "
+            f"{len(problems)} problems all are unfit: {unfit_counts(problems, tests_of)}"
         )
 
     async def one(problem: Problem) -> WrittenTests:

@@ -249,6 +249,11 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     beside |= {"write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
     figures = stage(house, "evaluate", beside, policy="start", tcg="tcg_dpo", problems="held")
     assert {"search", "best_of_n", "best_of_n_tcg", "random"} <= set(figures["search"])
+    assert figures["long_prompts"] == 0
+    beside |= {"tcg_engine": {**ENGINE, "context": 64}}
+    inputs = {"policy": str(house / "start"), "tcg": str(house / "tcg_dpo"), "problems": str(house / "held")}
+    figures = run.run(house / "short", StageSpec("evaluate", beside, 0, inputs))["figures"]
+    assert figures["long_prompts"] == 3
 
 
 def test_tests_are_not_written_by_hidden_ones(house):
