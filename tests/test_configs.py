@@ -85,6 +85,14 @@ def test_every_page_parses_into_its_stages_settings(name, variant):
     assert parsed
 
 
+@pytest.mark.parametrize(
+    "name, variant, held_out",
+    [("tcg", "deepseek-coder-1.3b", "held_out"), ("self_play", "qwen2.5-coder-7b", "tcg_held_out")],
+)
+def test_a_generator_is_measured_on_problems_with_a_visible_test(name, variant, held_out):
+    assert load(name, variant)[held_out].items() >= {"source": "taco:test", "shown_tests": 1}.items()
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_model_builds_in_shapes_alone(name):
     mesh = make_mesh()
