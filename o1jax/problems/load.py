@@ -81,8 +81,9 @@ def load_problems(source: str, limit: int = 0) -> list[Problem]:
 
 
 def load_well_formed(source: str, each: Each = lambda problem: problem) -> Loaded:
-    """The well-formed problems of a source, each as `each` makes it while the next is not read yet: so tests
-    past a cap do not pile up. Raises InputError if there is none, or no such source."""
+    """The well-formed problems of a source, each as `each` makes it (or refuses it, by InputError) while the
+    next is not read yet: so tests past a cap do not pile up. Raises InputError if there is none, or no such
+    source."""
     name, _, rest = source.partition(":")
     loaded = _of_set(name, rest, each) if name in SETS else _of_file(source, each)
     if not loaded.problems:
@@ -178,9 +179,8 @@ def _read(source: str, records: Iterable[Record], reader: Reader, each: Each) ->
             problem = reader(record, i, where)
             if problem is not None and problem.id in problems:
                 raise InputError(f"{where} field 'id': {problem.id!r} seen before, wanted a new one")
+            if problem is not None:
+                problems[problem.id] = each(problem)
         except InputError as error:
             malformed.append(str(error))
-            continue
-        if problem is not None:
-            problems[problem.id] = each(problem)
     return Loaded(tuple(problems.values()), tuple(malformed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 
 from etils import epath
@@ -19,8 +20,9 @@ from o1jax.problems.calls import as_calls
 from o1jax.problems.filters import Filter, with_tests
 from o1jax.problems.load import Loaded, load_problems, load_well_formed
 from o1jax.problems.near_duplicates import Nearness
-from o1jax.records import InputError, Problem
-from o1jax.sandbox.interface import Limits
+from o1jax.records import GRADERS, InputError, Problem
+from o1jax.sandbox import wire
+from o1jax.sandbox.interface import Limits, job_of
 from o1jax.search.store import write_records
 from o1jax.stages import card
 from o1jax.stages.choose_problems import choose
@@ -46,7 +48,8 @@ class Settings:
 
     `keep`: "consistent" keeps of a problem's first `max_solutions` references those that pass every test, and
     drops problems that have references of which none does; "all" drops none of either. References are run by
-    `grader` ("": the sandbox's own comparison) with `judge_packages` to import.
+    `grader` ("": the problem's own) with `judge_packages` to import. One of records.GRADERS is the kept
+    problems' own from then on; the data sets' graders measure their parity here and judge nothing later.
     """
 
     source: str = ""
@@ -163,4 +166,23 @@ def _shaped(problem: Problem, settings: Settings, seed: int) -> Problem:
     elif settings.drawn_tests:
         tests = ladder.generate_tests(problem.id, settings.drawn_tests, fold_seed(seed, problem.id))
         problem = dataclasses.replace(problem, tests=tuple(tests))
-    return with_tests(problem, shown=settings.shown_tests, most=settings.max_tests)
+    if problem.form == "stdin" and settings.grader in GRADERS:
+        problem = dataclasses.replace(problem, grader=settings.grader)
+    problem = with_tests(problem, shown=settings.shown_tests, most=settings.max_tests)
+    _refuse_unfit(problem, settings.grader)
+    return problem
+
+
+def _refuse_unfit(problem: Problem, grader: str) -> None:
+    """InputError for what no later stage could write or judge."""
+    try:
+        json.dumps(dataclasses.asdict(problem), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"problem {problem.id!r}: half of a surrogate pair in it, wanted text") from error
+    if not (problem.tests or problem.hidden_tests or problem.solutions):
+        raise InputError(f"problem {problem.id}: no tests, hidden tests or solutions: nothing could judge it")
+    job = job_of(problem, "", (*problem.tests, *problem.hidden_tests), Limits())
+    try:
+        wire.check(dataclasses.replace(job, grader=grader or problem.grader))
+    except InputError as error:
+        raise InputError(f"problem {problem.id}: {error}") from error

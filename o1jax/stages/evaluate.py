@@ -25,6 +25,7 @@ from o1jax.records import InputError, Problem, TestCase
 from o1jax.report.evaluation import table
 from o1jax.rewards.process import StepScorer
 from o1jax.search.bounded import run_in_order
+from o1jax.search.judging import search_tests
 from o1jax.search.mcts import SearchSettings
 from o1jax.search.sampling import Sampler, SampleSettings
 from o1jax.search.store import read_records, write_records
@@ -77,11 +78,22 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
                 f"evaluate.with_search: saw False with an input {name}, which only search uses; set it"
             )
     problems = check_problems.read(inputs["problems"])
+    _refuse_without_tests(problems, settings)
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
     figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
     if place().index == 0:
         (out / "table.md").write_text(table(figures))
     return StageResult(figures, timings)
+
+
+def _refuse_without_tests(problems: Sequence[Problem], settings: Settings) -> None:
+    """InputError for a problem that nothing could judge, or that a search cannot see a test of."""
+    for problem in problems:
+        if not final_tests(problem):
+            raise InputError(f"problem {problem.id} has no tests: nothing could judge it; leave it out")
+    if settings.with_search:
+        for problem in problems[: settings.search_problems or None]:
+            search_tests(problem)
 
 
 def final_tests(problem: Problem) -> tuple[TestCase, ...]:

@@ -184,6 +184,18 @@ def test_samples_of_other_problems_or_settings_are_refused(house, monkeypatch):
         evaluated(house, monkeypatch, reference, "other", samples="evaluation", prompts=("direct",))
 
 
+@pytest.mark.parametrize(
+    "bare, words",
+    [({"tests": (), "hidden_tests": ()}, "nothing could judge it"), ({"tests": ()}, "search cannot")],
+)
+def test_problems_without_tests_are_refused_before_anything_is_sampled(house, monkeypatch, bare, words):
+    first, *others = check_problems.read(house / "problems")
+    check_problems.write(house / "problems", [*others, dataclasses.replace(first, **bare)])
+    with pytest.raises(InputError, match=f"problem mbpp/11 has no tests: {words}"):
+        evaluated(house, monkeypatch, reference, with_search=True)
+    assert not (house / "evaluation" / "rollouts").exists()
+
+
 def test_an_evaluation_that_was_interrupted_samples_only_what_is_missing(house, monkeypatch):
     calls = []
 

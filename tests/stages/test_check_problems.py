@@ -104,6 +104,36 @@ def test_the_card_says_what_was_left_out_and_why(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"question": "Print \ud800."}, "problem 'p0': half of a surrogate pair"),
+        ({"tests": (), "solutions": ()}, "problem p0: no tests, hidden tests or solutions"),
+        (
+            {"form": "call", "entry_point": "f", "tests": (TestCase("[x]", "1"),)},
+            "p0: a test is not a Python lit",
+        ),
+        (
+            {"form": "call", "entry_point": "f", "tests": (TestCase("1", "1"),)},
+            "p0: a call-form input must be",
+        ),
+        ({"form": "assertion", "tests": (TestCase("assert f(", ""),)}, "problem p0: "),
+    ],
+)
+def test_what_no_later_stage_could_write_or_judge_is_left_out_by_name(tmp_path, change, words):
+    source = saved(tmp_path / "problems.jsonl", twice(0, **change), twice(1))
+    figures = prepared(tmp_path, source)
+    assert (figures["malformed"], figures["kept"]) == (1, 1)
+    assert words in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_a_grader_of_ours_judges_what_was_kept_by_it_later_too(tmp_path):
+    loud = twice(0, tests=(TestCase("3\n", "SIX\n"),), solutions=("print('six')",))
+    source = saved(tmp_path / "problems.jsonl", loud)
+    assert prepared(tmp_path, source, grader="fold_case")["kept"] == 1
+    assert check_problems.read(epath.Path(tmp_path / "out"))[0].grader == "fold_case"
+
+
 def test_a_malformed_record_is_refused_if_strict(tmp_path):
     source = saved(tmp_path / "a.jsonl", twice(0), extra='{"id": "bad"}\n')
     with pytest.raises(InputError, match="record 1 field 'question'.*1 malformed"):
