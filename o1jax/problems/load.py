@@ -45,6 +45,7 @@ class PublishedSet:
 
 TACO_FILES = "hf://datasets/BAAI/TACO/ALL/{split}-*.parquet"
 APPS_FILES = "hf://datasets/codeparrot/apps@refs/convert/parquet/all/{split}/*.parquet"
+LADDER = "ladder:"  # how a source begins that is made in ladder.py
 DIRECTORY = ("problems.parquet", "problems.jsonl")  # of prepared problems, one of them
 MBPP = "google-research-datasets/mbpp"
 MBPP_SPLITS = ("train", "test", "validation", "prompt")
@@ -92,17 +93,18 @@ def load_well_formed(source: str, each: Each = lambda problem: problem) -> Loade
 
 
 def file_of(source: str) -> epath.Path | None:
-    """The local file that a source is read from, if there is one."""
+    """The local file that a source is read from, even if it is missing; None where there is none to read."""
     name, _, rest = source.partition(":")
-    if name not in SETS:
-        return _existing(epath.Path(source))
-    return _existing(epath.Path(_path_and_split(SETS[name], rest)[0]))
+    path = _path_and_split(SETS[name], rest)[0] if name in SETS else source
+    return None if not path or source.startswith(LADDER) else _file(epath.Path(path))
 
 
-def _existing(place: epath.Path) -> epath.Path | None:
+def _file(place: epath.Path) -> epath.Path:
     """A file, or the one of a directory of prepared problems."""
-    places = (place, *(place / name for name in DIRECTORY))
-    return next((path for path in places if path.is_file()), None)
+    if not place.is_dir():
+        return place
+    places = [place / name for name in DIRECTORY]
+    return next((path for path in places if path.exists()), places[-1])
 
 
 def _of_set(name: str, rest: str, each: Each) -> Loaded:
@@ -145,9 +147,7 @@ def _download(name: str, split: str) -> Iterable[Record]:
 
 
 def _of_file(source: str, each: Each) -> Loaded:
-    place = epath.Path(source)
-    if place.is_dir():
-        source = str(_existing(place) or place / DIRECTORY[-1])
+    source = str(_file(epath.Path(source)))
     records = files.read_records(source)
     told = next((record for record in records if {"input_output", "form"} & set(record)), records[0])
     if "input_output" in told:

@@ -18,7 +18,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.problems import ladder
 from o1jax.problems.calls import as_calls
 from o1jax.problems.filters import Filter, with_tests
-from o1jax.problems.load import Loaded, load_problems, load_well_formed
+from o1jax.problems.load import LADDER, Loaded, load_problems, load_well_formed
 from o1jax.problems.near_duplicates import Nearness
 from o1jax.records import GRADERS, InputError, Problem
 from o1jax.sandbox import wire
@@ -28,8 +28,6 @@ from o1jax.stages import card
 from o1jax.stages.choose_problems import choose
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.reference_checks import Judging, ReferenceCheck, check_references
-
-LADDER = "ladder:"
 
 
 @dataclasses.dataclass(frozen=True)

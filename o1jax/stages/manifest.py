@@ -142,7 +142,9 @@ def input_hash(place: epath.Path) -> str:
 
 
 def file_hash(path: epath.Path) -> str:
-    """Hash of a file's contents, all of them."""
+    """Hash of a file's contents, all of them. InputError if there is none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, wanted .jsonl, .json (both perhaps .gz) or .parquet")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -57,7 +57,7 @@ def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     if spec.stage not in STAGES:
         raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
     with told_to_others(out):
-        return _run(out, with_files(spec))
+        return _run(out, spec)
 
 
 def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
@@ -66,6 +66,7 @@ def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     leads = place().index == 0
     if not leads:
         asyncio.run(wait_for(out, [out / "manifest.json", out / "spec.json"], "process 0"))
+    spec = with_files(spec)
     finished = manifest.begin(out, spec)
     if finished is not None:
         return finished
@@ -90,7 +91,7 @@ def with_files(spec: manifest.StageSpec) -> manifest.StageSpec:
     """The spec with the local files that its settings name: with other contents it is another stage."""
     if spec.stage != "check_problems":
         return spec
-    sources = [spec.config.get("source", ""), *spec.config.get("keep_apart", ())]
+    sources = filter(None, [spec.config.get("source"), *spec.config.get("keep_apart", ())])
     files = {f"source_{k}": str(path) for k, source in enumerate(sources) if (path := file_of(source))}
     return dataclasses.replace(spec, files=files)
 
