@@ -15,24 +15,33 @@ from o1jax.sandbox.interface import Job, Judge, Limits, job_of
 from o1jax.sandbox.literals import any_digits, parsed
 
 MOST_CHARACTERS = 1 << 16  # of a returned value's literal: reading longer ones would hold up everybody
-DRIVER = """
+ENTRY_POINT = """
+def entry_point(name, setup, program, names):
+    try:
+        exec(setup, names)
+    except NameError:
+        pass
+    exec(program, names)
+    exec(setup, names)
+    return names[name] if name in names else getattr(names["Solution"](), name)
+"""  # setup runs before the program too, for programs that need it; it may need the program itself
+DRIVER = (
+    ENTRY_POINT
+    + """
 import ast, sys, types
 text = sys.stdin.read()
 module = sys.modules["solution"] = types.ModuleType("solution")
-try:
-    exec(compile({setup!r}, "<setup>", "exec", dont_inherit=True), module.__dict__)
-except NameError:
-    pass
-exec(compile({source!r}, "<program>", "exec", dont_inherit=True), module.__dict__)
-exec(compile({setup!r}, "<setup>", "exec", dont_inherit=True), module.__dict__)
+setup = compile({setup!r}, "<setup>", "exec", dont_inherit=True)
+program = compile({source!r}, "<program>", "exec", dont_inherit=True)
+function = entry_point({name!r}, setup, program, module.__dict__)
 arguments = ast.literal_eval(text)
 if type(arguments) not in (list, tuple):
     raise TypeError("a list of arguments is needed")
-owner = module if hasattr(module, {name!r}) else module.Solution()
-value = getattr(owner, {name!r})(*arguments)
+value = function(*arguments)
 sys.set_int_max_str_digits(0)
 print("\\n" + repr(value))
-"""  # setup runs before the program too, for programs that need it; it may need the program itself
+"""
+)
 
 
 async def outputs_of(

@@ -17,10 +17,13 @@ from collections.abc import Iterator, Sequence
 from o1jax.problems.mutants import parses
 from o1jax.prompts.test_cases import Case
 from o1jax.records import InputError, Problem, TestCase
+from o1jax.rewards.outputs import ENTRY_POINT
 from o1jax.sandbox.interface import Judge, Limits, job_of
 
 LONGEST_VALUE, MOST_VALUES = 200, 24
-_DRIVER = """\
+_DRIVER = (
+    ENTRY_POINT
+    + """\
 import ast, gc, io, json, os, re, sys, threading
 
 SETUP, CODE = compile({setup!r}, "setup", "exec"), compile({source!r}, "program", "exec")
@@ -46,15 +49,6 @@ def write(begin, data):
     except BrokenPipeError:
         pass
 
-def called(names, arguments):
-    try:
-        exec(SETUP, names)
-    except NameError:
-        pass
-    exec(CODE, names)
-    exec(SETUP, names)
-    return (names.get(ENTRY) or getattr(names["Solution"](), ENTRY))(*arguments)
-
 def run(text):
     notes, last = [], [None]
     def note(line, value):
@@ -71,7 +65,8 @@ def run(text):
     try:
         sys.stdin = give(text)
         if ENTRY:
-            return notes, repr(called(names, ast.literal_eval(text)))
+            arguments = ast.literal_eval(text)
+            return notes, repr(entry_point(ENTRY, SETUP, CODE, names)(*arguments))
         exec(CODE, names)
         said.flush()
         return notes, said.buffer.getvalue().decode()
@@ -84,7 +79,8 @@ def run(text):
         sys.stdin, sys.stdout = own
 
 print(json.dumps([run(text) for text in json.load(sys.stdin)]))
-"""  # setup runs before a called program too, for programs that need it; it may need the program itself
+"""
+)
 TOGETHER = 8  # inputs a process
 
 
