@@ -44,6 +44,8 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
     if variant == "ladder_long":
         arms = ("search", "rl_outcome", "rl_linear", "rl_replay")
         page |= {"rounds": 5, "rl_at_once": True, "arms": {arm: page["arms"][arm] for arm in arms}}
+        after_search = {"prm": {"train_tokens": 1_000_000}, "policy_rl": {"reward": LINEAR, **BY_OUTCOME}}
+        page["arms"]["loop"] = {"searched_rounds": 3, **after_search}
         page["arms"]["rl_replay"] |= {"replay": {"examples": 64, "weight": 2000.0}}
         page["policy_rl"] |= {"updates": 110, "problems_per_update": 32, "learning_rate": 6e-4}
         page["policy_rl"]["replay"] = {"examples": 64, "weight": 1.0}

@@ -33,6 +33,7 @@ REMAT = flags.DEFINE_string("remat", "", "none, dots, attention or full; the pre
 ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash or cudnn.")
 MOMENT_DTYPE = flags.DEFINE_string("moment_dtype", "", "Of AdamW's first moment.")
 GRADIENT_DTYPE = flags.DEFINE_string("gradient_dtype", "", "Of gradients.")
+CHECKPOINT = flags.DEFINE_bool("checkpoint", True, "Write one checkpoint, to measure that too.")
 TRACE = flags.DEFINE_bool("trace", False, "Write a trace of three steps to <workdir>/trace.")
 
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
         config,
         mesh,
         OptimizerSettings(1e-4, 1000, moment_dtype=MOMENT_DTYPE.value, gradient_dtype=GRADIENT_DTYPE.value),
-        workdir / "checkpoint",
+        workdir / "checkpoint" if CHECKPOINT.value else None,
         rows=ROWS.value,
         row_length=ROW_LENGTH.value,
         steps=STEPS.value,

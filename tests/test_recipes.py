@@ -205,6 +205,17 @@ def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_when_told(playe
         name, parsed, inputs = stages[run]
         assert (parsed.generated_tokens, parsed.trained_tokens) == (sum(generated), 5 * 500)
         assert inputs["policy"] == "p" and parsed.replay.examples == 64
+    at = "compare/loop/round_04"
+    assert [place for place in stages if place.startswith("compare/loop/")] == [
+        f"{at}/{stage}" for stage in ("prm", "policy_rl", "evaluate")
+    ]
+    loop, inputs = stages[f"{at}/policy_rl"][1:]
+    assert (loop.generated_tokens, loop.trained_tokens) == (sum(generated[3:]), 2 * 500)
+    searches = {f"found_{k}": f"{root}/compare/search/round_0{k}/search" for k in range(3)}
+    searched = f"{root}/compare/search/round_02/policy_sft"
+    assert stages[f"{at}/prm"][2] == {"policy": searched, "prm": "prm", **searches}
+    assert inputs["policy"] == searched and inputs["prm"] == f"{root}/{at}/prm"
+    assert {name: place for name, place in inputs.items() if name.startswith("found_")} == searches
 
 
 @pytest.mark.parametrize("setting", ["policy", "references_from", "prm_from", "pool_trees", "more_trees"])

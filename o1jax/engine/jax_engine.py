@@ -60,7 +60,8 @@ class JaxEngine:
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
         mesh = own_devices(tensor)
-        graphdef, self._abstract = abstract_params(config, mesh)
+        _, self._stacked = abstract_params(config, mesh)
+        graphdef, self._abstract = abstract_params(config, mesh, apart=True)
         self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
         self._swap(params, version)
         self._intake = Intake(
@@ -95,6 +96,6 @@ class JaxEngine:
         await self._thread.close()
 
     def _swap(self, params: nnx.State, version: int) -> None:
-        check_shapes(params, self._abstract)
+        check_shapes(params, self._stacked)
         self._scheduler.forget()
-        self._scheduler.swap(placed(params, self._abstract), version)
+        self._scheduler.swap(placed(params, self._abstract, apart=True), version)

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from o1jax.model.init import layers_apart
 from o1jax.records import InputError
 
 
-def placed(params: nnx.State, abstract: nnx.State) -> nnx.State:
-    """A copy of `params` with the dtypes and shardings of `abstract`, cast where they are. Shapes must be
-    the same (check_shapes)."""
-    copies = cast(params, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)))
+def placed(params: nnx.State, abstract: nnx.State, *, apart: bool = False) -> nnx.State:
+    """A copy of `params` with the dtypes and shardings of `abstract`, cast where they are, and with `apart`
+    taken apart by layers as it is. Shapes must be the same (check_shapes)."""
+    copies = cast(params, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)), apart)
     return jax.device_put(copies, jax.tree.map(lambda leaf: leaf.sharding, abstract))
 
 
@@ -36,9 +37,9 @@ def shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
 
 
-@functools.partial(jax.jit, static_argnames="dtypes")
-def cast(params: nnx.State, dtypes: tuple[jnp.dtype, ...]) -> nnx.State:
+@functools.partial(jax.jit, static_argnames=("dtypes", "apart"))
+def cast(params: nnx.State, dtypes: tuple[jnp.dtype, ...], apart: bool = False) -> nnx.State:
     """New arrays of these dtypes: the trainer may donate its own to its next step."""
-    leaves, structure = jax.tree.flatten(params)
+    leaves, structure = jax.tree.flatten(layers_apart(params) if apart else params)
     copies = [jnp.array(leaf, dtype, copy=True) for leaf, dtype in zip(leaves, dtypes, strict=True)]
     return jax.tree.unflatten(structure, copies)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
+from o1jax.parallel.precision import exact
 from o1jax.parallel.traced import axis_size, gathered, summed
 
 BLOCK_AT_MOST = 1 << 26  # bytes of float32 of a block of the head, [D, W]
@@ -185,7 +186,7 @@ def is_target(targets_BX: jax.Array, block: Block) -> jax.Array:
 
 def product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
     """An einsum with float32 sums."""
-    return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+    return jnp.einsum(axes, x, y, precision=exact(x), preferred_element_type=jnp.float32)
 
 
 def chunk_size(form: Form, targets_BT: jax.Array) -> int:

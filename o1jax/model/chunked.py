@@ -12,6 +12,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from o1jax.parallel.precision import exact
+
 MASKED = -1e30  # finite: a fully masked row gives a uniform average, never a NaN
 BLOCK = 64  # queries a block, at least
 MAX_BLOCKS = 8  # blocks are unrolled; more of them cost compile time
@@ -56,14 +58,19 @@ def masked_attention(
 ) -> jax.Array:
     """softmax(q k + mask) v, out_BKGQH; the G queries of a key head are one matrix of G*Q rows."""
     exp_BKGQS, sum_BKGQ1 = masked_exp(q_BKGQH, k_BKHS, mask_BQS)
-    out_BKXH = jnp.einsum("BKXS,BKHS->BKXH", fold_queries(exp_BKGQS).astype(v_BKHS.dtype), v_BKHS)
+    weights_BKXS = fold_queries(exp_BKGQS).astype(v_BKHS.dtype)
+    out_BKXH = jnp.einsum("BKXS,BKHS->BKXH", weights_BKXS, v_BKHS, precision=exact(v_BKHS))
     return (out_BKXH.reshape(q_BKGQH.shape) / sum_BKGQ1).astype(q_BKGQH.dtype)
 
 
 def masked_exp(q_BKGQH: jax.Array, k_BKHS: jax.Array, mask_BQS: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(exp(scores - their maximum), its sums): softmax before the division, both float32."""
     scores_BKXS = jnp.einsum(
-        "BKXH,BKHS->BKXS", fold_queries(q_BKGQH), k_BKHS, preferred_element_type=jnp.float32
+        "BKXH,BKHS->BKXS",
+        fold_queries(q_BKGQH),
+        k_BKHS,
+        precision=exact(k_BKHS),
+        preferred_element_type=jnp.float32,
     )
     bias_B11QS = jnp.where(mask_BQS, 0.0, MASKED)[:, None, None]
     scores_BKGQS = scores_BKXS.reshape(*q_BKGQH.shape[:4], -1) + bias_B11QS
@@ -87,6 +94,7 @@ def cached_attention(
     q_BKGTH = jnp.einsum("BTKGH->BKGTH", q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5)
     mask_BTS = jnp.arange(S) <= positions_BT[:, :, None]
     exp_BKGTS, sum_BKGT1 = masked_exp(q_BKGTH, k_BKHS, mask_BTS)
-    out_BKXH = jnp.einsum("BKXS,BKSH->BKXH", fold_queries(exp_BKGTS).astype(v_BKSH.dtype), v_BKSH)
+    weights_BKXS = fold_queries(exp_BKGTS).astype(v_BKSH.dtype)
+    out_BKXH = jnp.einsum("BKXS,BKSH->BKXH", weights_BKXS, v_BKSH, precision=exact(v_BKSH))
     out_BKGTH = out_BKXH.reshape(q_BKGTH.shape) / sum_BKGT1
     return jnp.einsum("BKGTH->BTKGH", out_BKGTH).reshape(B, T, N, H).astype(q_BTNH.dtype)

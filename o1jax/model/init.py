@@ -22,13 +22,16 @@ NO_PARAMS = nnx.State({})
 QUICK_COMPILE = {"xla_backend_optimization_level": 2}
 
 
-def abstract_params(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, nnx.State]:
+def abstract_params(
+    config: ModelConfig, mesh: Mesh, *, apart: bool = False
+) -> tuple[nnx.GraphDef, nnx.State]:
     """(graphdef, params) with ShapeDtypeStructs that carry shardings: nothing is allocated.
 
-    The graphdef's model has the attention kernel that its config's setting means on this mesh.
+    The graphdef's model has the attention kernel that its config's setting means on this mesh. `apart`: as
+    layers_apart makes them.
     """
     config = dataclasses.replace(config, attention=kernel_of(config, mesh))
-    abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0), apart=apart))
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
     structs = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -71,6 +74,18 @@ def compiled_draw(config: ModelConfig, mesh: Mesh):
 def merge(graphdef: nnx.GraphDef, params: nnx.State, frozen: nnx.State = NO_PARAMS) -> Transformer:
     """The module with these parameters, of which only `params` are trained; use it inside jit."""
     return nnx.merge(graphdef, params, frozen)
+
+
+def layers_apart(params: nnx.State) -> nnx.State:
+    """Stacked parameters as those of a Transformer whose layers are apart; use it inside jit."""
+    apart = {}
+    for path, variable in nnx.to_flat_state(params):
+        if path[0] != "blocks":
+            apart[path] = variable
+            continue
+        for index in range(variable.shape[0]):
+            apart[("blocks", index, *path[1:])] = variable.replace(variable[...][index])
+    return nnx.from_flat_state(apart)
 
 
 def parameter_count(params: nnx.State) -> int:

@@ -22,6 +22,7 @@ from o1jax.model.hf_names import Entry
 from o1jax.model.init import abstract_params
 from o1jax.model.lora import DOWN, UP, LoraSettings, kernels, target_name, targets
 from o1jax.model.quantized import dense
+from o1jax.parallel.precision import exact
 
 
 def switched_off(adapters: nnx.State) -> nnx.State:
@@ -60,7 +61,8 @@ def merged_kernel(scale: float, dtype, kernel, *ways: jax.Array) -> jax.Array:
     if ways:
         down_LIR, up_LRO = ways
         L, R = down_LIR.shape[0], down_LIR.shape[-1]
-        value += scale * (down_LIR.reshape(L, -1, R) @ up_LRO.reshape(L, R, -1)).reshape(value.shape)
+        down_LIR, up_LRO = down_LIR.reshape(L, -1, R), up_LRO.reshape(L, R, -1)
+        value += scale * jnp.matmul(down_LIR, up_LRO, precision=exact(down_LIR)).reshape(value.shape)
     return value.astype(dtype)
 
 

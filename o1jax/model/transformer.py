@@ -20,6 +20,7 @@ from o1jax.model.kv_cache import KVCache, Pages, read_pages, write_layer, write_
 from o1jax.model.quantized import dense
 from o1jax.model.remat import remat
 from o1jax.model.rope import Rotation, rotate, rotation
+from o1jax.parallel.precision import exact
 from o1jax.parallel.traced import constrain, traced_mesh
 
 INIT_STD = 0.02
@@ -50,8 +51,9 @@ def product(x: jax.Array, kernel: jax.Array, out_shape: tuple[int, ...]) -> jax.
     x_BTI = x.reshape(B, T, -1)
     kernel_IO = kernel.astype(x.dtype).reshape(x_BTI.shape[2], -1)
     if traced_mesh() is not None:  # B and T are split there, and merged they would be gathered
-        return (x_BTI @ kernel_IO).reshape(B, T, *out_shape)
-    return (x_BTI.reshape(B * T, -1) @ kernel_IO).reshape(B, T, *out_shape)
+        return jnp.matmul(x_BTI, kernel_IO, precision=exact(x)).reshape(B, T, *out_shape)
+    out_XO = jnp.matmul(x_BTI.reshape(B * T, -1), kernel_IO, precision=exact(x))
+    return out_XO.reshape(B, T, *out_shape)
 
 
 class Adapter(nnx.Module):
@@ -172,9 +174,13 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Tokens to hidden states; `head_DV` turns hidden states into logits."""
+    """Tokens to hidden states; `head_DV` turns hidden states into logits.
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    With `apart` every layer has parameters of its own, and the model only decodes: a loop over tokens that
+    took them from stacked ones would copy them at every token on a GPU.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, apart: bool = False):
         self.config = config
         V, D = config.vocab_size, config.d_model
         self.embed_VD = weight(config, rngs, (V, D), ("vocab", "embed"))
@@ -184,7 +190,8 @@ class Transformer(nnx.Module):
         def stacked_blocks(rngs: nnx.Rngs) -> Block:
             return Block(config, rngs=rngs)
 
-        self.blocks = stacked_blocks(rngs)
+        layers = range(config.n_layers)
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in layers]) if apart else stacked_blocks(rngs)
         self.norm = RMSNorm(config, D)
         if not config.tie_embeddings:
             self.untied_head_DV = weight(config, rngs, (D, V), ("embed", "vocab"))
@@ -217,15 +224,21 @@ class Transformer(nnx.Module):
         unrolled over per-layer cache arrays, so that a loop around this updates them in place.
         """
         assert tokens_BT.shape == positions_BT.shape and tokens_BT.ndim == 2
-        graphdef, blocks = nnx.split(self.blocks)
         angles = self.rotation(positions_BT)
         x_BTD, keys, values = self.embed(tokens_BT), [], []
-        for index, (k_BKHS, v_BKSH) in enumerate(zip(cache.k_BKHS, cache.v_BKSH, strict=True)):
-            block = nnx.merge(graphdef, jax.tree.map(lambda leaf, index=index: leaf[index], blocks))
+        for block, k_BKHS, v_BKSH in zip(self.layers(), cache.k_BKHS, cache.v_BKSH, strict=True):
             x_BTD, k_BKHS, v_BKSH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BKSH, pages)
             keys.append(k_BKHS)
             values.append(v_BKSH)
         return self.norm(x_BTD), KVCache(tuple(keys), tuple(values))
+
+    def layers(self) -> list[Block]:
+        """Every layer as a block of its own."""
+        if isinstance(self.blocks, nnx.List):
+            return list(self.blocks)
+        graphdef, stacked = nnx.split(self.blocks)
+        parts = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.config.n_layers)]
+        return [nnx.merge(graphdef, part) for part in parts]
 
     def rotation(self, positions_BT: jax.Array) -> Rotation:
         """The rotary angles of these positions."""
@@ -244,4 +257,6 @@ class Transformer(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Float32 logits [..., V] of hidden states [..., D]; for few tokens (decoding), not training."""
         head_DV = self.head_DV().astype(hidden.dtype)
-        return jnp.einsum("...D,DV->...V", hidden, head_DV, preferred_element_type=jnp.float32)
+        return jnp.einsum(
+            "...D,DV->...V", hidden, head_DV, precision=exact(hidden), preferred_element_type=jnp.float32
+        )

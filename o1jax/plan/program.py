@@ -95,7 +95,7 @@ def abstract_batch(mesh: Mesh, rows: int, row_length: int) -> dict[str, jax.Shap
 def decode_program(config: ModelConfig, mesh: Mesh, *, slots: int, context: int) -> Found:
     """The engine's decode program on a mesh of one axis, tensor; weights and cache in the compute dtype."""
     config = dataclasses.replace(config, param_dtype=config.compute_dtype)
-    graphdef, params = abstract_params(config, mesh)
+    graphdef, params = abstract_params(config, mesh, apart=True)
 
     def lying(tree: Any, sharding: NamedSharding) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -75,6 +75,8 @@ def loop(recipe: Recipe, at: str, state: State) -> State:
     """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
     is left of the tokens. config["arms"][arm] holds the problems to search, the share of the trained tokens
     that is SFT's, and changes on the pages of prm and policy_rl."""
+    if recipe.config["rl_at_once"]:
+        return loop_at_once(recipe, at, state)
     page, (generated, trained) = recipe.config["arms"][at.split("/")[1]], _budget(recipe, at)
     few = recipe.with_page("search_pool", **page["search_pool"])
     few = few.problems("problems", "search_pool", directory="compare/loop")
@@ -88,12 +90,26 @@ def loop(recipe: Recipe, at: str, state: State) -> State:
     return play.policy_rl(recipe, at, state)
 
 
+def loop_at_once(recipe: Recipe, at: str, state: State) -> State:
+    """The loop from the arm "search" on, after the `searched_rounds` of its rounds that the arm's page says:
+    the reward model trained on their trees, and one run of policy gradient with the other rounds' tokens."""
+    page, rounds = recipe.config["arms"][at.split("/")[1]], _rounds(recipe, "search")
+    searched, others = rounds[: page["searched_rounds"]], rounds[page["searched_rounds"] :]
+    generated, trained = map(sum, zip(*(_budget(recipe, round) for round in others), strict=True))
+    limits = {"generated_tokens": generated, "trained_tokens": trained}
+    recipe = recipe.with_page("prm", **page["prm"]).with_page("policy_rl", **page["policy_rl"], **limits)
+    searches = tuple(f"{recipe.workdir}/{round}/search" for round in searched)
+    policy = f"{recipe.workdir}/{searched[-1]}/policy_sft"
+    state = dataclasses.replace(state, policy=policy, searches=searches)
+    return play.policy_rl(recipe, at, play.prm(recipe, at, state))
+
+
 ARMS = {"search": search, "sampling": sampling, "dpo": dpo, "rl": rl, "loop": loop}
 
 
 def _rounds(recipe: Recipe, arm: str) -> Sequence[str]:
     rounds = [f"compare/{arm}/round_{k:02d}" for k in range(recipe.config["rounds"])]
-    return rounds[-1:] if recipe.config["rl_at_once"] and arm.startswith("rl_") else rounds
+    return rounds[-1:] if recipe.config["rl_at_once"] and arm.startswith(("rl_", "loop")) else rounds
 
 
 def _same_round(recipe: Recipe, at: str) -> str:

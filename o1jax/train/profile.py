@@ -49,7 +49,7 @@ def profile(
     config: ModelConfig,
     mesh: Mesh,
     optimizer: OptimizerSettings,
-    directory: epath.Path,
+    directory: epath.Path | None,
     *,
     rows: int,
     row_length: int,
@@ -57,7 +57,7 @@ def profile(
     micro_batches: int = 1,
     trace: epath.Path | None = None,
 ) -> dict[str, Any]:
-    """Figures of the SFT step; one checkpoint is written into `directory` and taken away again.
+    """Figures of the SFT step; one checkpoint is written into `directory` and taken away.
 
     MFU is train_flops (6 N a token of the parameters in products, causal attention halved and only inside a
     sequence, nothing for remat) / (step seconds x devices x peak); None where the peak is not known. `trace`:
@@ -83,13 +83,14 @@ def profile(
     compile_s = time.monotonic() - began
     state, timings = timed(program, state, batches, mesh, steps, trace)
     figures = rates(config, mesh, batches, timings)
-    return figures | memory_of(program) | {"compile_s": compile_s} | checkpointed(state, directory)
+    figures |= memory_of(program) | {"compile_s": compile_s}
+    return figures if directory is None else figures | checkpointed(state, directory)
 
 
 def random_batches(vocab_size: int, rows: int, row_length: int) -> Batches:
-    """Sequences of an eighth of a row to a whole one, enough for a few batches."""
+    """Sequences of a sixteenth of a row to half of one, enough for a few batches."""
     random = np.random.RandomState(0)
-    lengths = random.randint(max(2, row_length // 8), row_length + 1, size=8 * rows)
+    lengths = random.randint(max(2, row_length // 16), row_length // 2 + 1, size=32 * rows)
     tokens = (tuple(random.randint(0, vocab_size, n).tolist()) for n in lengths)
     examples = [Example(str(i), ids, (1.0,) * len(ids)) for i, ids in enumerate(tokens)]
     return Batches(examples, row_length=row_length, rows_per_batch=rows, seed=0)

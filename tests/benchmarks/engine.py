@@ -27,7 +27,8 @@ from o1jax.engine import programs
 from o1jax.engine.interface import Request
 from o1jax.engine.jax_engine import JaxEngine
 from o1jax.engine.scheduler import empty_slots
-from o1jax.model.init import init_params
+from o1jax.engine.weights import placed
+from o1jax.model.init import abstract_params, init_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
@@ -100,9 +101,11 @@ async def one_by_one(engine: JaxEngine, requests: list[Request]) -> None:
         await engine.generate([request])
 
 
-def bare_decode(config, graphdef, params, shape, blocks: int = 12) -> float:
+def bare_decode(config, params, shape, blocks: int = 12) -> float:
     """Tokens a second of the decode program alone, all slots live."""
-    sharding = cache_sharding(make_mesh(devices=jax.devices()[:1]))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    graphdef, abstract = abstract_params(config, mesh, apart=True)
+    params, sharding = placed(params, abstract, apart=True), cache_sharding(mesh)
     cache = init_cache(config, shape.slots, shape.context, sharding=sharding)
     slots = empty_slots(shape)
     slots.live_B[:] = True
@@ -120,7 +123,7 @@ def bare_decode(config, graphdef, params, shape, blocks: int = 12) -> float:
 
 async def run(size: str, slots: int, context: int, problems: int) -> dict:
     config = dataclasses.replace(preset(size), max_context=context)
-    graphdef, params = init_params(config, 0, make_mesh(devices=jax.devices()[:1]))
+    _, params = init_params(config, 0, make_mesh(devices=jax.devices()[:1]))
     engine = JaxEngine(config, params, tokenizer(config.vocab_size), slots=slots, context=context)
     requests = sampling_requests(problems)
     await engine.generate([dataclasses.replace(request, max_tokens=20) for request in requests[:2]])
@@ -132,7 +135,7 @@ async def run(size: str, slots: int, context: int, problems: int) -> dict:
         engine, asyncio.wait([asyncio.create_task(extend_tree(engine, i)) for i in range(problems)])
     )
     await engine.close()
-    bare = bare_decode(config, graphdef, params, engine.shape)
+    bare = bare_decode(config, params, engine.shape)
     return {
         "benchmark": "engine",
         "size": size,

@@ -29,7 +29,7 @@ def with_engine(use, **options):
 
 
 def test_a_failure_of_the_thread_reaches_everybody_who_waits_and_who_comes_later(monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise MemoryError("the device is out of memory")
 
     async def use(engine):
@@ -44,7 +44,7 @@ def test_a_failure_of_the_thread_reaches_everybody_who_waits_and_who_comes_later
 
 
 def test_a_failure_while_weights_are_loaded_reaches_the_caller(monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise MemoryError("no room for two copies")
 
     async def use(engine):
@@ -64,9 +64,9 @@ def test_the_old_weights_and_caches_are_gone_before_the_new_ones_need_room(monke
         old = [weakref.ref(leaf) for leaf in jax.tree.leaves(held)]
         del held
 
-        def spied(*arguments):
+        def spied(*arguments, **named):
             alive.append(sum(reference() is not None for reference in old))
-            return placed(*arguments)
+            return placed(*arguments, **named)
 
         await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
         monkeypatch.setattr(jax_engine, "placed", spied)

@@ -12,7 +12,8 @@ from o1jax.losses.sft import sft_loss
 
 def unfused(hidden_BTD, head_DV, targets_BT, temperature=1.0):
     """The plain form, which holds [B, T, V]."""
-    log_probs_BTV = jax.nn.log_softmax(hidden_BTD @ head_DV / temperature, axis=-1)
+    logits_BTV = jnp.matmul(hidden_BTD, head_DV, precision="highest")
+    log_probs_BTV = jax.nn.log_softmax(logits_BTV / temperature, axis=-1)
     return jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)[..., 0]
 
 

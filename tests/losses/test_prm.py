@@ -20,7 +20,7 @@ def draw(seed: int, *shape: int) -> jax.Array:
 
 def test_step_logits_are_the_difference_of_two_full_logits():
     hidden_BTD, head_DV = draw(0, 2, 5, 16), draw(1, 16, 40)
-    logits_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV)
+    logits_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV, precision="highest")
     np.testing.assert_allclose(
         step_logits(hidden_BTD, head_DV, 7, 31), logits_BTV[..., 7] - logits_BTV[..., 31], atol=1e-5
     )
@@ -45,7 +45,7 @@ def test_a_score_counts_the_likelihood_by_its_weight_and_both_learn():
     rest = (targets_BT, program_tokens_BT, 7, 31)
     alone = step_logits(hidden_BTD, head_DV, 7, 31)
     np.testing.assert_array_equal(scored_logits(hidden_BTD, head_DV, *rest, 0.0), alone)
-    log_probs_TV = jax.nn.log_softmax(hidden_BTD[0] @ head_DV)
+    log_probs_TV = jax.nn.log_softmax(jnp.matmul(hidden_BTD[0], head_DV, precision="highest"))
     own = log_probs_TV[1, 9] + log_probs_TV[2, 27]  # tokens 2 and 3, read at 1 and 2
     score = jax.jit(jax.value_and_grad(lambda h: scored_logits(h, head_DV, *rest, 0.5)[0, 3]))
     found, pull = score(hidden_BTD)

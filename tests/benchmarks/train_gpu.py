@@ -1,0 +1,140 @@
+"""A training step on this machine's GPU against transformers on PyTorch, on the same card, in one run.
+
+    python tests/benchmarks/train_gpu.py [--model=qwen2.5-1.5b] [--rows=8] [--row_length=4096]
+        [--micro_batches=8] [--remat=none] [--peer_micro_batches=8] [--peer_remat] [--steps=10]
+
+Prints one JSON line. Full SFT of random weights: float32 parameters and AdamW, products in bfloat16, packed
+rows. Each side runs alone in a process of its own, and may have its own micro-batches and recomputation. Ours
+is launch/profile.py. Theirs takes the same rows through transformers' model under autocast, with
+scaled_dot_product_attention's causal kernel over whole rows: it is its fastest, and it does not keep
+sequences apart, as ours does. Tokens exclude padding on both sides; FLOPs are o1jax.model.flops's for both.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from o1jax.model.hf_config import config_to_hf
+from o1jax.model.presets import preset
+from o1jax.parallel.chips import chip_of_kind
+from o1jax.train.profile import random_batches
+
+PROFILE = pathlib.Path(__file__).parents[2] / "launch" / "profile.py"
+WARM_UP = 2
+ALL = {"full_attention": None}  # in place of the mask that packed positions would get: causal alone
+
+
+def ours(given: argparse.Namespace) -> dict:
+    """The figures of launch/profile.py."""
+    shared = [f"--{name}={getattr(given, name)}" for name in ("model", "rows", "row_length", "steps")]
+    with tempfile.TemporaryDirectory() as workdir:
+        own = [f"--micro_batches={given.micro_batches}", f"--remat={given.remat}", "--nocheckpoint"]
+        return json.loads(output_of([str(PROFILE), *shared, *own, f"--workdir={workdir}"]))
+
+
+def output_of(arguments: list[str]) -> str:
+    """What a Python process prints; it ends this one where it fails."""
+    process = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        sys.exit(f"{arguments[0]} ended with exit code {process.returncode}")
+    return process.stdout
+
+
+def theirs(given: argparse.Namespace) -> dict:
+    """Tokens/s of transformers, by the median of its steps."""
+    import torch
+    import transformers
+
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    config = preset(given.model)
+    hf_config = transformers.AutoConfig.for_model(**config_to_hf(config))
+    hf_config.use_cache = False
+    with where:
+        model = transformers.AutoModelForCausalLM.from_config(
+            hf_config, attn_implementation="sdpa", dtype=torch.float32
+        )
+    model.train()
+    if given.peer_remat:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+    batches = random_batches(config.vocab_size, given.rows, given.row_length)
+    parts, seconds = given.peer_micro_batches, []
+    for at in range(given.steps + WARM_UP):
+        batch = batches.at(at)
+        began = time.monotonic()
+        tokens, targets, positions, weights = (
+            torch.tensor(batch[name]).to(where).chunk(parts)
+            for name in ("tokens_BT", "targets_BT", "positions_BT", "weights_BT")
+        )
+        total = sum(part.sum() for part in weights)
+        for ids_BT, targets_BT, positions_BT, weights_BT in zip(
+            tokens, targets, positions, weights, strict=True
+        ):
+            with torch.autocast(where.type, torch.bfloat16):
+                logits_BTV = model(
+                    input_ids=ids_BT.long(), position_ids=positions_BT.long(), attention_mask=ALL
+                ).logits
+            losses = torch.nn.functional.cross_entropy(
+                logits_BTV.flatten(0, 1), targets_BT.flatten().long(), reduction="none"
+            )
+            ((losses * weights_BT.flatten()).sum() / total).backward()
+            del logits_BTV, losses
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        float(total)
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    step_s = statistics.median(seconds[WARM_UP:])
+    tokens = statistics.mean(batches.tokens_at(at) for at in range(1, given.steps + 1))
+    held = torch.cuda.max_memory_allocated() / 2**30 if where.type == "cuda" else None
+    return {"tokens_per_s": round(tokens / step_s), "step_s": step_s, "peak_gib_in_use": held}
+
+
+ALL = {
+    "full_attention": None
+}  # the mask that transformers would make of packed positions: none, causal alone
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--model", default="qwen2.5-1.5b")
+    flags.add_argument("--rows", type=int, default=8)
+    flags.add_argument("--row_length", type=int, default=4096)
+    flags.add_argument("--steps", type=int, default=10)
+    flags.add_argument("--micro_batches", type=int, default=8)
+    flags.add_argument("--remat", default="none")
+    flags.add_argument("--peer_micro_batches", type=int, default=8)
+    flags.add_argument("--peer_remat", action="store_true")
+    flags.add_argument("--peer", action="store_true", help="measure transformers alone, here")
+    given = flags.parse_args()
+    if given.peer:
+        print(json.dumps(theirs(given)))
+        return
+    figures = ours(given)
+    peer = json.loads(output_of([__file__, *sys.argv[1:], "--peer"]).splitlines()[-1])
+    chip = chip_of_kind(figures["device"])
+    flops = figures["model_flops_per_step"] / peer["step_s"]
+    print(
+        json.dumps(
+            {
+                "benchmark": "train_gpu",
+                **{name: getattr(given, name) for name in ("model", "rows", "row_length")},
+                "device": figures["device"],
+                "o1jax": figures,
+                "transformers": {**peer, "mfu": flops / chip.flops if chip else None},
+                "ratio": round(figures["tokens_per_s"] / peer["tokens_per_s"], 3),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
