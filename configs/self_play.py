@@ -186,11 +186,14 @@ def _rewards(demo: bool) -> dict:
             "sample": {**ANSWER, "n": 8},
             "engine": {**ENGINE},
             "reward": {"alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}},
-            "advantage": "group_mean",
+            "advantage": "group_normalized",
+            "keep_groups": "outcome",
+            "replay": {"examples": 32 if demo else 64, "weight": 1.0},
             "row_length": 256,
             "rows_per_micro_batch": 16,
-            "learning_rate": 1e-4,
-            "warmup_steps": 5,
+            "learning_rate": 3e-4 if demo else 6e-4,
+            "schedule": "cosine",
+            "warmup_steps": 3 if demo else 10,
         },
     }
 
