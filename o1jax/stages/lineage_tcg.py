@@ -69,7 +69,7 @@ def of_tcg_adversarial(archive: Archive, stage: Stage, wanted: Wanted) -> list[S
     check_count(stage, len(pairs), "pairs")
     inputs = read_inputs(stage, "found_", "problems", "policy")
     problems = check_problems.read(inputs["problems"])
-    wrong = tcg_adversarial.wrong_of(inputs, problems, settings, stage.seed)
+    wrong, _ = tcg_adversarial.wrong_of(inputs, problems, settings, stage.seed)
     by_number = {(answer.problem_id, answer.number): answer for answer in answers}
     return [
         Sample(

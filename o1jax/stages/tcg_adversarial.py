@@ -109,19 +109,21 @@ class JudgedAnswer:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, with_wrong (that have a wrong program), long_prompts (of them), answers,
+    """figures: problems, with_wrong (that have a wrong program and a reference), no_reference (that have a
+    wrong program alone, and are left out), long_prompts (of with_wrong), answers,
     mean_reward, kill_share (of a problem's wrong programs, by any answer, mean over problems), valid_share
     (of the asked cases), pairs, dropped_long, steps, trained_tokens, generated_tokens. Without a pair the
     generator is saved unchanged, after 0 steps."""
     policy = open_policy(inputs["tcg"])
     check_model("tcg_adversarial", settings.model, policy)
     problems = check_problems.read(inputs["problems"])
-    wrong = wrong_of(inputs, problems, settings, seed)
+    wrong, no_reference = wrong_of(inputs, problems, settings, seed)
     answers, timings = _answers(out, settings, policy, problems, wrong, seed)
     pairs = pairs_of(answers, settings.margin, settings.max_pairs, seed)
     found = {
         "problems": len(problems),
         "with_wrong": len(wrong),
+        "no_reference": no_reference,
         "long_prompts": len(wrong.keys() - {answer.problem_id for answer in answers}),
         **_figures(answers),
         "pairs": len(pairs),
@@ -215,26 +217,27 @@ async def kills_of(
 
 def wrong_of(
     inputs: Mapping[str, epath.Path], problems: Sequence[Problem], settings: Settings, seed: int
-) -> dict[str, list[str]]:
-    """Problem id -> the policy's wrong programs, if there are any. InputError when they are all of other
-    problems, or one is of a problem without a reference program."""
+) -> tuple[dict[str, list[str]], int]:
+    """(problem id -> the policy's wrong programs, where there are any and a reference program to know true
+    cases by; how many problems have only the former). InputError where those are all, or others' are."""
     found = places_of(inputs)
     if not found:
         raise InputError("tcg_adversarial: saw no input found_0; give at least one search or sample stage")
     tokenizer = open_policy(inputs["policy"]).tokenizer if "policy" in inputs else None
     wrong = wrong_programs(found, settings.max_wrong, seed, tokenizer)
-    of_problems = {problem.id: wrong[problem.id] for problem in problems if problem.id in wrong}
-    if wrong and not of_problems:
+    failed = [problem for problem in problems if problem.id in wrong]
+    of_problems = {problem.id: wrong[problem.id] for problem in failed if problem.solutions}
+    if wrong and not failed:
         raise InputError(
             f"{', '.join(map(str, found))}: wrong programs of {len(wrong)} problems, of none of those in "
             f"{inputs['problems']}; give stages in which a program of them failed a test"
         )
-    for problem in problems:
-        if problem.id in of_problems and not problem.solutions:
-            raise InputError(
-                f"problem {problem.id}: needs a reference program to know true cases by; leave it out"
-            )
-    return of_problems
+    if failed and not of_problems:
+        raise InputError(
+            f"problem {failed[0].id}: needs a reference program to know true cases by; none of the "
+            f"{len(failed)} problems with wrong programs has one"
+        )
+    return of_problems, len(failed) - len(of_problems)
 
 
 def _answers(

@@ -310,6 +310,15 @@ def test_a_killed_stage_ends_in_the_same_answers_and_the_same_generator(house, l
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_problem_without_a_reference_is_left_out_and_counted(house, tmp_path):
+    tried = [(MINUS, FAILS)]
+    found = search_stage(epath.Path(tmp_path) / "both", tree_of("add", tried), tree_of("bare", tried))
+    problems = [ADD, dataclasses.replace(ADD, id="bare", solutions=())]
+    settings = tcg_adversarial.Settings(train_tokens=1)
+    inputs = {"found_0": found, "problems": house / "problems"}
+    assert tcg_adversarial.wrong_of(inputs, problems, settings, 0) == ({"add": [MINUS]}, 1)
+
+
 @pytest.mark.parametrize(
     "changes, inputs, words",
     [
