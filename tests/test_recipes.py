@@ -107,8 +107,7 @@ def test_a_round_of_self_play_takes_all_steps_from_what_the_one_before_left(play
     assert inputs["policy_sft"] == {"policy": f"{before}/policy_dpo", "references": references, **both}
     assert inputs["prm"] == {"policy": f"{at}/policy_sft", "prm": f"{before}/prm", **both}
     audit = {"prm": f"{at}/prm", "audit": f"{root}/problems/audit"}
-    replayed = {"references": references, **both}
-    assert inputs["policy_rl"] == {"policy": f"{at}/policy_sft", "problems": tests, **audit, **replayed}
+    assert inputs["policy_rl"] == {"policy": f"{at}/policy_sft", "problems": tests, **audit}
     assert stages["round_01/policy_rl"][1].first_update > stages["round_00/policy_rl"][1].first_update == 0
     assert inputs["policy_dpo"] == {"policy": f"{at}/policy_rl", "found_0": f"{at}/search"}
     newest = {"found_0": f"{at}/search", "problems": f"{root}/problems/pool"}
