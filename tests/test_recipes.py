@@ -115,6 +115,15 @@ def test_a_round_of_self_play_takes_all_steps_from_what_the_one_before_left(play
     assert inputs["evaluate"]["policy"] == f"{at}/policy_dpo"
 
 
+def test_longer_self_play_replays_references_and_every_search_so_far(played):
+    stages, root = played(play.play, "self_play", "ladder")
+    searches = {f"found_{k}": f"{root}/round_0{k}/search" for k in (0, 1)}
+    name, parsed, inputs = stages["round_01/policy_rl"]
+    assert name == "policy_rl" and parsed.replay.examples == 64
+    replayed = {name: at for name, at in inputs.items() if name.startswith(("found_", "references"))}
+    assert replayed == {"references": f"{root}/problems/references", **searches}
+
+
 def test_self_play_restarts_the_reward_model_when_told_and_refuses_what_it_cannot_do(played):
     stages, root = played(play.play, "self_play", "demo", prm_start="restart")
     assert "prm" not in stages["round_01/prm"][2]
