@@ -227,6 +227,11 @@ def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_when_told(playe
     assert {name: place for name, place in inputs.items() if name.startswith("found_")} == searches
 
 
+def test_the_loop_at_once_needs_rounds_that_search_and_rounds_that_do_not(played):
+    with pytest.raises(InputError, match=r"arms\.loop\.searched_rounds: saw 3 with rounds 3; wanted"):
+        played(reinforcement.reinforcement, "rl", "ladder_long", policy="p", prm_from="prm", rounds=3)
+
+
 @pytest.mark.parametrize("setting", ["policy", "references_from", "prm_from", "pool_trees", "more_trees"])
 def test_a_place_that_is_not_there_is_refused_before_anything_runs(setting, monkeypatch, tmp_path):
     (tmp_path / "there").mkdir()

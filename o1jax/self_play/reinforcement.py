@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from o1jax.records import InputError
 from o1jax.self_play import play
 from o1jax.self_play.parts import more_trees
 from o1jax.self_play.play import State
@@ -24,6 +25,7 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
     on the references of the warm-up too: references_from, for a policy that was given.
     """
     recipe.check_given()
+    _check_loops(recipe)
     policy, references = recipe.config["policy"], recipe.config["references_from"]
     if not policy:
         policy, references = warmed_up(recipe), f"{recipe.workdir}/warm_up_problems/references"
@@ -74,10 +76,10 @@ def rl(recipe: Recipe, at: str, state: State) -> State:
 def loop(recipe: Recipe, at: str, state: State) -> State:
     """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
     is left of the tokens. config["arms"][arm] holds the problems to search, the share of the trained tokens
-    that is SFT's, and changes on the pages of prm and policy_rl."""
-    if recipe.config["rl_at_once"]:
-        return loop_at_once(recipe, at, state)
+    that is SFT's, and changes on the pages of prm and policy_rl; with searched_rounds see loop_at_once."""
     page, (generated, trained) = recipe.config["arms"][at.split("/")[1]], _budget(recipe, at)
+    if "searched_rounds" in page:
+        return loop_at_once(recipe, at, state)
     few = recipe.with_page("search_pool", **page["search_pool"])
     few = few.problems("problems", "search_pool", directory="compare/loop")
     searched = play.search(recipe, at, dataclasses.replace(state, pool=few))
@@ -107,9 +109,21 @@ def loop_at_once(recipe: Recipe, at: str, state: State) -> State:
 ARMS = {"search": search, "sampling": sampling, "dpo": dpo, "rl": rl, "loop": loop}
 
 
+def _check_loops(recipe: Recipe) -> None:
+    """InputError for a loop at once that leaves no round to search, or none to policy gradient."""
+    rounds = recipe.config["rounds"]
+    for arm, page in recipe.config["arms"].items():
+        if "searched_rounds" in page and not 0 < (searched := page["searched_rounds"]) < rounds:
+            raise InputError(
+                f"arms.{arm}.searched_rounds: saw {searched} with rounds {rounds}; wanted at least 1, and "
+                "fewer than rounds, for the others' tokens are policy gradient's"
+            )
+
+
 def _rounds(recipe: Recipe, arm: str) -> Sequence[str]:
     rounds = [f"compare/{arm}/round_{k:02d}" for k in range(recipe.config["rounds"])]
-    return rounds[-1:] if recipe.config["rl_at_once"] and arm.startswith(("rl_", "loop")) else rounds
+    at_once = recipe.config["rl_at_once"] and arm.startswith("rl_")
+    return rounds[-1:] if at_once or "searched_rounds" in recipe.config["arms"].get(arm, {}) else rounds
 
 
 def _same_round(recipe: Recipe, at: str) -> str:
