@@ -67,7 +67,7 @@ def rl(recipe: Recipe, at: str, state: State) -> State:
     """Policy gradient alone, rewarded as config["arms"][arm] says; the reward model stays as it is. With
     config["rl_at_once"] one run has the tokens of all rounds."""
     rounds = _rounds(recipe, "search") if recipe.config["rl_at_once"] else [at]
-    generated, trained = map(sum, zip(*(_budget(recipe, round) for round in rounds), strict=True))
+    generated, trained = _budget(recipe, rounds)
     changes = recipe.config["arms"][at.split("/")[1]]
     limited = recipe.with_page("policy_rl", **changes, generated_tokens=generated, trained_tokens=trained)
     return play.policy_rl(limited, at, state)
@@ -77,7 +77,7 @@ def loop(recipe: Recipe, at: str, state: State) -> State:
     """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
     is left of the tokens. config["arms"][arm] holds the problems to search, the share of the trained tokens
     that is SFT's, and changes on the pages of prm and policy_rl; with searched_rounds see loop_at_once."""
-    page, (generated, trained) = recipe.config["arms"][at.split("/")[1]], _budget(recipe, at)
+    page, (generated, trained) = recipe.config["arms"][at.split("/")[1]], _budget(recipe, [at])
     if "searched_rounds" in page:
         return loop_at_once(recipe, at, state)
     few = recipe.with_page("search_pool", **page["search_pool"])
@@ -97,7 +97,7 @@ def loop_at_once(recipe: Recipe, at: str, state: State) -> State:
     the reward model trained on their trees, and one run of policy gradient with the other rounds' tokens."""
     page, rounds = recipe.config["arms"][at.split("/")[1]], _rounds(recipe, "search")
     searched, others = rounds[: page["searched_rounds"]], rounds[page["searched_rounds"] :]
-    generated, trained = map(sum, zip(*(_budget(recipe, round) for round in others), strict=True))
+    generated, trained = _budget(recipe, others)
     limits = {"generated_tokens": generated, "trained_tokens": trained}
     recipe = recipe.with_page("prm", **page["prm"]).with_page("policy_rl", **page["policy_rl"], **limits)
     searches = tuple(f"{recipe.workdir}/{round}/search" for round in searched)
@@ -131,7 +131,8 @@ def _same_round(recipe: Recipe, at: str) -> str:
     return str(recipe.workdir / "compare" / "search" / at.split("/")[-1])
 
 
-def _budget(recipe: Recipe, at: str) -> tuple[int, int]:
-    """The tokens that the arm "search" generated and trained on in the same round."""
-    match = _same_round(recipe, at)
-    return figures(f"{match}/search")["generated_tokens"], figures(f"{match}/policy_sft")["trained_tokens"]
+def _budget(recipe: Recipe, rounds: Sequence[str]) -> tuple[int, int]:
+    """The tokens that the arm "search" generated and trained on in the same rounds."""
+    places = [_same_round(recipe, at) for at in rounds]
+    generated = sum(figures(f"{place}/search")["generated_tokens"] for place in places)
+    return generated, sum(figures(f"{place}/policy_sft")["trained_tokens"] for place in places)

@@ -31,7 +31,8 @@ ALL = {"full_attention": None}  # in place of the mask that packed positions wou
 
 def ours(given: argparse.Namespace) -> dict:
     """The figures of launch/profile.py."""
-    shared = [f"--{name}={getattr(given, name)}" for name in ("model", "rows", "row_length", "steps")]
+    shared = [f"--model={given.model}", f"--rows={given.rows}", f"--row_length={given.row_length}"]
+    shared.append(f"--steps={given.steps}")
     with tempfile.TemporaryDirectory() as workdir:
         own = [f"--micro_batches={given.micro_batches}", f"--remat={given.remat}", "--nocheckpoint"]
         return json.loads(output_of([str(PROFILE), *shared, *own, f"--workdir={workdir}"]))
@@ -88,7 +89,6 @@ def theirs(given: argparse.Namespace) -> dict:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        float(total)
         if where.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)
@@ -96,11 +96,6 @@ def theirs(given: argparse.Namespace) -> dict:
     tokens = statistics.mean(batches.tokens_at(at) for at in range(1, given.steps + 1))
     held = torch.cuda.max_memory_allocated() / 2**30 if where.type == "cuda" else None
     return {"tokens_per_s": round(tokens / step_s), "step_s": step_s, "peak_gib_in_use": held}
-
-
-ALL = {
-    "full_attention": None
-}  # the mask that transformers would make of packed positions: none, causal alone
 
 
 def main() -> None:
@@ -126,7 +121,9 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "train_gpu",
-                **{name: getattr(given, name) for name in ("model", "rows", "row_length")},
+                "model": given.model,
+                "rows": given.rows,
+                "row_length": given.row_length,
                 "device": figures["device"],
                 "o1jax": figures,
                 "transformers": {**peer, "mfu": flops / chip.flops if chip else None},
