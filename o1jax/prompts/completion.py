@@ -17,7 +17,7 @@ AFTER_A_FUNCTION = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 _TASK = "You are an expert Python programmer, and here is your task: {question}\n" + BEGIN + "\n"
 
 
-def text(problem: Problem, examples: Sequence[Problem] = ()) -> str:
+def completion_prompt(problem: Problem, examples: Sequence[Problem] = ()) -> str:
     """The prompt of a problem, after solved `examples` if it has no starter code; InputError for one that has
     no reference program."""
     if problem.starter_code.strip():
@@ -25,14 +25,14 @@ def text(problem: Problem, examples: Sequence[Problem] = ()) -> str:
     return "\n\n".join([*map(_solved, examples), _TASK.format(question=problem.question)])
 
 
-def stops(problem: Problem) -> tuple[str, ...]:
+def completion_stops(problem: Problem) -> tuple[str, ...]:
     """What an answer ends at."""
     return AFTER_A_FUNCTION if problem.starter_code.strip() else (DONE,)
 
 
-def program_of(problem: Problem, answer: str) -> str:
+def completed_program(problem: Problem, answer: str) -> str:
     """The program that an answer makes, "" if it says nothing."""
-    kept = re.split("|".join(map(re.escape, stops(problem))), answer, maxsplit=1)[0]
+    kept = re.split("|".join(map(re.escape, completion_stops(problem))), answer, maxsplit=1)[0]
     if not kept.strip():
         return ""
     return (problem.starter_code if problem.starter_code.strip() else "") + kept.rstrip() + "\n"

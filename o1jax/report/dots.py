@@ -11,7 +11,7 @@ from o1jax.report.axes import Axis
 from o1jax.report.headline import with_interval
 from o1jax.report.markup import escape
 
-LEFT, RIGHT = 22, 356  # of the axis; names begin further left
+DOTS_LEFT, DOTS_RIGHT = 22, 356  # of the axis; names begin further left
 NAMES, VALUES = 8, 372
 HEIGHT = 40  # of a row
 LINE = 54  # characters that fit beside each other
@@ -54,7 +54,7 @@ def scores(title: str, rows: Sequence[Row]) -> str:
 
 def _drawn(title: str, rows: Sequence[Row], axis: Axis) -> str:
     floor = charts.TOP + HEIGHT * len(rows)
-    body = "".join(charts.vertical(_across(axis, tick), text, floor) for tick, text in axis.ticks)
+    body = "".join(charts.vertical(_dot_across(axis, tick), text, floor) for tick, text in axis.ticks)
     body += "".join(_row(one, charts.TOP + HEIGHT * k, axis) for k, one in enumerate(rows))
     below = charts.TICKS_BELOW + (charts.LABEL_BELOW if axis.label else 0)
     return charts.figure(title, floor + below, body + charts.x_label(axis.label, floor))
@@ -69,9 +69,9 @@ def _row(of: Row, top: int, axis: Axis) -> str:
         return said
     interval, y = "", top + 26
     if of.low is not None and of.high is not None:
-        interval = f'<path class=interval d="M{_across(axis, of.low)},{y}H{_across(axis, of.high)}"/>'
-    return f"<g class=s0>{interval}{charts.mark(0, (_across(axis, of.value), y))}</g>{said}"
+        interval = f'<path class=interval d="M{_dot_across(axis, of.low)},{y}H{_dot_across(axis, of.high)}"/>'
+    return f"<g class=s0>{interval}{charts.mark(0, (_dot_across(axis, of.value), y))}</g>{said}"
 
 
-def _across(axis: Axis, value: float) -> float:
-    return axis.at(value, LEFT, RIGHT - LEFT)
+def _dot_across(axis: Axis, value: float) -> float:
+    return axis.at(value, DOTS_LEFT, DOTS_RIGHT - DOTS_LEFT)

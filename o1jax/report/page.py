@@ -86,14 +86,16 @@ def _guarded(files: RunFiles, what: str, make: Callable[[], T], otherwise: T) ->
 
 def _data(files: RunFiles, summary: Mapping[str, Any]) -> str:
     """Problems and trees as JSON for the scripts; nothing without problems."""
-    searches, problems = tree_rows.read(files), problem_rows.read(files)
+    searches, problems = tree_rows.read_searches(files), problem_rows.read_problems(files)
     played_on = {
         place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in searches
     }
-    rows = problem_rows.rows(files, problems, problem_rows.results(files, searches), main_arm(summary))
+    rows = problem_rows.problem_rows(
+        files, problems, problem_rows.results(files, searches), main_arm(summary)
+    )
     if not rows["rows"]:
         return ""
-    return markup.json_script("data", {"problems": rows, "trees": tree_rows.rows(searches, played_on)})
+    return markup.json_script("data", {"problems": rows, "trees": tree_rows.search_rows(searches, played_on)})
 
 
 def _section(id: str, title: str, body: str) -> str:

@@ -17,9 +17,9 @@ from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles, Stage
 from o1jax.report.tree_rows import Search
 
-MOST_BYTES = 2_500_000
-COLUMNS = ("id", "question", "difficulty", "tests")
-LONGEST = 4000  # characters of a question
+MOST_PROBLEM_BYTES = 2_500_000
+PROBLEM_COLUMNS = ("id", "question", "difficulty", "tests")
+LONGEST_QUESTION = 4000  # characters of a question
 SAMPLED = ("evaluate", "sample")
 PLAYED = (*SAMPLED, "search", "policy_rl")
 
@@ -35,7 +35,7 @@ class Problems:
         return self.by_directory.get(str(stage.directory), {}) if stage is not None else {}
 
 
-def read(files: RunFiles) -> Problems:
+def read_problems(files: RunFiles) -> Problems:
     """All that the run made, and those from elsewhere that it played on."""
     inputs = [files.of_input(s.input("problems")) for s in files.stages.values() if s.name in PLAYED]
     stages = [stage for stage in (*files.stages.values(), *inputs) if stage is not None]
@@ -51,7 +51,7 @@ def read(files: RunFiles) -> Problems:
 
 def _records(files: RunFiles, place: epath.Path) -> list[dict[str, Any]]:
     """Of problems.parquet, which stages write, or of problems.jsonl, which may stand in its place."""
-    tables = files.tables(place / "problems.parquet", COLUMNS)
+    tables = files.tables(place / "problems.parquet", PROBLEM_COLUMNS)
     return [row for table in tables for row in table.to_pylist()] or files.json_lines(
         place / "problems.jsonl"
     )
@@ -68,13 +68,15 @@ def results(files: RunFiles, searches: Mapping[str, Search]) -> dict[str, Counts
     return {place: counts for place, counts in found.items() if counts}
 
 
-def rows(files: RunFiles, problems: Problems, counted: Mapping[str, Counts], arm: str) -> dict[str, Any]:
+def problem_rows(
+    files: RunFiles, problems: Problems, counted: Mapping[str, Counts], arm: str
+) -> dict[str, Any]:
     """{stages, own, rows, left_out}; a row is [id, split, difficulty, question, results], and a
     result [stage, passed, tried]. `own`: the numbers of the stages that are not of arms beside `arm`."""
     known: dict[str, list[Any]] = {}
     for directory, split in _splits(files, problems):
         for id, record in problems.by_directory[directory].items():
-            question = str(record["question"])[:LONGEST]
+            question = str(record["question"])[:LONGEST_QUESTION]
             known.setdefault(id, [id, split, str(record.get("difficulty", "")), question, []])
     for number, counts in enumerate(counted.values()):
         for id, (passed, tried) in counts.items():
@@ -83,7 +85,7 @@ def rows(files: RunFiles, problems: Problems, counted: Mapping[str, Counts], arm
     kept, size = [], 0
     for row in sorted(known.values(), key=lambda row: not row[-1]):
         size += len(json_text(row))
-        if size > MOST_BYTES:
+        if size > MOST_PROBLEM_BYTES:
             break
         kept.append(row)
     own = [number for number, place in enumerate(counted) if arm_of(place) in (SELF_PLAY, arm)]

@@ -21,7 +21,13 @@ class Tile(NamedTuple):
 
 def tiles(files: RunFiles, summary: Mapping[str, Any]) -> list[Tile]:
     """Those that the run has figures for."""
-    return [*_passes(summary), *_searched(files), *_models(summary), *_reinforced(summary), _spent(summary)]
+    return [
+        *_passes(summary),
+        *_searched(files),
+        *_model_tiles(summary),
+        *_reinforced(summary),
+        _spent(summary),
+    ]
 
 
 def _passes(summary: Mapping[str, Any]) -> Iterator[Tile]:
@@ -50,7 +56,7 @@ def _searched(files: RunFiles) -> Iterator[Tile]:
         )
 
 
-def _models(summary: Mapping[str, Any]) -> Iterator[Tile]:
+def _model_tiles(summary: Mapping[str, Any]) -> Iterator[Tile]:
     generators = [figures for figures in summary["tcg"].values() if "before" in figures]
     if generators:
         last = generators[-1]

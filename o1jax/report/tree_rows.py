@@ -56,7 +56,7 @@ class Search:
     count: int
 
 
-def read(files: RunFiles) -> dict[str, Search]:
+def read_searches(files: RunFiles) -> dict[str, Search]:
     """Place -> what a search left, also one that is not finished; of those that left a tree."""
     stages = [stage for stage in files.stages.values() if stage.name == "search"]
     found = {stage.place: _search(files, stage) for stage in stages}
@@ -83,7 +83,7 @@ def _problem(tree: FoundTree) -> str:
     return tree.problem_id
 
 
-def rows(searches: Mapping[str, Search], problems: Mapping[str, Records]) -> dict[str, Any]:
+def search_rows(searches: Mapping[str, Search], problems: Mapping[str, Records]) -> dict[str, Any]:
     """{stages, trees, left_out}: `problems` by place give difficulty and tests; left_out is how many trees of
     a stage did not fit. A tree is as `_columns` makes it, with the number of its stage."""
     kept, left_out = [], []

@@ -126,7 +126,7 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
     """The token ids of the settings' prompt."""
     settings = sampler.settings
     if settings.prompt == "completion":
-        return chat.encode(sampler.tokenizer, completion.text(problem, sampler.examples))
+        return chat.encode(sampler.tokenizer, completion.completion_prompt(problem, sampler.examples))
     if settings.prompt == "direct":
         return chat.render(sampler.tokenizer, direct.messages(problem, style=settings.style))
     return chat.render(
@@ -146,7 +146,7 @@ async def _sample(
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
-        stop=completion.stops(problem) if settings.prompt == "completion" else (),
+        stop=completion.completion_stops(problem) if settings.prompt == "completion" else (),
         seed=seed,
         reuse_prefix=False,
     )
@@ -210,7 +210,7 @@ def _program(sampler: Sampler, problem: Problem, rollout: Rollout, number: int) 
         return cut(sampler.tokenizer, _completion(rollout), number, settings.max_tokens)[-1].program
     answer = text_of(sampler.tokenizer, rollout.token_ids)
     if settings.prompt == "completion":
-        return completion.program_of(problem, answer)
+        return completion.completed_program(problem, answer)
     try:
         return direct.program_of(answer)
     except fence.FenceError:

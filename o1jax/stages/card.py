@@ -18,7 +18,7 @@ from o1jax.stages.manifest import write_json
 LISTED = 50  # lines of each list on the page; the JSON has all
 
 
-def write(
+def write_card(
     out: epath.Path,
     config: Mapping[str, Any],
     figures: Mapping[str, Any],

@@ -103,7 +103,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         "references_passed": sum(check.references_passed for check in checks),
         "inconsistent": sorted(bad),
     }
-    card.write(out, dataclasses.asdict(settings), figures, kept, {**chosen.left_out(), **_failing(checks)})
+    card.write_card(
+        out, dataclasses.asdict(settings), figures, kept, {**chosen.left_out(), **_failing(checks)}
+    )
     write(out, kept)
     return StageResult(figures=figures, timings={"problems_a_second": rate})
 

@@ -11,7 +11,7 @@ STARTED = Problem("h", "Complete it.", "assertion", starter_code='def f(x):\n   
 
 
 def test_a_task_stands_after_its_examples_as_published():
-    assert completion.text(TASK, [SOLVED]) == (
+    assert completion.completion_prompt(TASK, [SOLVED]) == (
         "You are an expert Python programmer, and here is your task: Write g.\n"
         "[BEGIN]\ndef g():\n    return 1\n[DONE]\n\n"
         "You are an expert Python programmer, and here is your task: "
@@ -20,27 +20,31 @@ def test_a_task_stands_after_its_examples_as_published():
 
 
 def test_starter_code_is_the_whole_prompt():
-    assert completion.text(STARTED, [SOLVED]) == STARTED.starter_code
+    assert completion.completion_prompt(STARTED, [SOLVED]) == STARTED.starter_code
 
 
 def test_an_unsolved_example_is_refused():
     with pytest.raises(InputError, match="t has no reference program"):
-        completion.text(SOLVED, [TASK])
+        completion.completion_prompt(SOLVED, [TASK])
 
 
 @pytest.mark.parametrize("after", ["", "\n[DONE]", "\n[DONE]\n\nYou are an expert", "\n\n[DONE]x[DONE]"])
 def test_an_answer_between_the_marks_is_the_program(after):
     answer = "def f(x):\n    return x + 1" + after
-    assert completion.program_of(TASK, answer) == "def f(x):\n    return x + 1\n"
+    assert completion.completed_program(TASK, answer) == "def f(x):\n    return x + 1\n"
 
 
 @pytest.mark.parametrize(
     "after", ["", "\n\n\nprint(f(1))", "\ndef g():\n    pass", "\n# Test\n", "\nclass A:"]
 )
 def test_a_body_ends_where_the_function_does(after):
-    program = completion.program_of(STARTED, "    if x:\n        return x + 1" + after)
+    program = completion.completed_program(STARTED, "    if x:\n        return x + 1" + after)
     assert program == STARTED.starter_code + "    if x:\n        return x + 1\n"
 
 
 def test_an_answer_that_says_nothing_is_no_program():
-    assert completion.program_of(TASK, " \n[DONE]") == completion.program_of(STARTED, "\ndef g(): 1") == ""
+    assert (
+        completion.completed_program(TASK, " \n[DONE]")
+        == completion.completed_program(STARTED, "\ndef g(): 1")
+        == ""
+    )

@@ -10,11 +10,11 @@ from o1jax.report.run_files import RunFiles
 
 def rows(run):
     files = RunFiles(run)
-    found, problems = tree_rows.read(files), problem_rows.read(files)
+    found, problems = tree_rows.read_searches(files), problem_rows.read_problems(files)
     played_on = {place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in found}
     return (
-        problem_rows.rows(files, problems, problem_rows.results(files, found), "self-play"),
-        tree_rows.rows(found, played_on),
+        problem_rows.problem_rows(files, problems, problem_rows.results(files, found), "self-play"),
+        tree_rows.search_rows(found, played_on),
     )
 
 
@@ -82,7 +82,7 @@ def test_problems_have_what_passed_by_stage(tmp_path):
 
 
 def test_problems_that_nothing_was_tried_on_are_left_out_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(problem_rows, "MOST_BYTES", 1_500)
+    monkeypatch.setattr(problem_rows, "MOST_PROBLEM_BYTES", 1_500)
     run = epath.Path(tmp_path)
     made_run.problems(run, "pool", 30)
     made_run.search(run, "search", [made_run.tree("pool/29")])
