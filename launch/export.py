@@ -8,8 +8,8 @@ Reads a stage that has a policy, or a policy's directory; merges nothing, for a 
 import entry
 from etils import epath
 
-from o1jax.model import hf
-from o1jax.stages.policies import open_policy
+from o1jax.model.hf import checkpoint as hf
+from o1jax.stages.training import open_policy
 
 
 def main(argv: list[str]) -> None:

@@ -15,8 +15,8 @@ import entry
 from absl import flags
 from etils import epath
 
-from o1jax.stages.lineage import trace
-from o1jax.stages.lineage_text import text
+from o1jax.lineage.text import text
+from o1jax.lineage.trace import trace
 
 SAMPLE = flags.DEFINE_string("sample", "", "Id of a sample that the stage trained on.")
 PROBLEM = flags.DEFINE_string("problem", "", "Id of a problem: all its samples that the stage trained on.")

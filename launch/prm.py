@@ -11,9 +11,9 @@ import closing
 import entry
 from etils import epath
 
+from o1jax.recipes.recipe import Recipe
+from o1jax.recipes.single_steps import process_rewards
 from o1jax.report import tables
-from o1jax.self_play.parts import process_rewards
-from o1jax.self_play.recipe import Recipe
 
 
 def main(workdir: epath.Path, page: dict) -> None:

@@ -19,9 +19,9 @@ from o1jax.model.init import kernel_of
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.parallel.processes import is_leader, start_processes
+from o1jax.plan.profile import profile
 from o1jax.stages.run import keep_compiled_programs
 from o1jax.train.optimizer import OptimizerSettings
-from o1jax.train.profile import profile
 
 MODEL = flags.DEFINE_string("model", "nano", "A preset of o1jax.model.presets.")
 MESH = flags.DEFINE_list("mesh", [], "Sizes by axis (data, fsdp, tensor, context); * fills.")

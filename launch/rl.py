@@ -9,9 +9,9 @@ import closing
 import entry
 from etils import epath
 
+from o1jax.recipes.recipe import Recipe
+from o1jax.recipes.rl_ablation import reinforcement
 from o1jax.report import tables
-from o1jax.self_play.recipe import Recipe
-from o1jax.self_play.reinforcement import reinforcement
 
 
 def main(workdir: epath.Path, page: dict) -> None:

@@ -11,8 +11,8 @@ import closing
 import entry
 from etils import epath
 
-from o1jax.self_play.parts import search
-from o1jax.self_play.recipe import Recipe
+from o1jax.recipes.recipe import Recipe
+from o1jax.recipes.single_steps import search
 
 
 def main(workdir: epath.Path, page: dict) -> None:

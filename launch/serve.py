@@ -14,12 +14,12 @@ import entry
 from absl import flags
 from etils import epath
 
-from o1jax.engine.vllm_processes import Server, ServerSettings
-from o1jax.engine.vllm_settings import arguments, is_cpu_build, is_here
-from o1jax.model import hf
-from o1jax.model.untied import untied
+from o1jax.engine.vllm_engine.processes import Server, ServerSettings
+from o1jax.engine.vllm_engine.settings import arguments, is_cpu_build, is_here
+from o1jax.model.hf import checkpoint as hf
+from o1jax.model.hf.names import untied
 from o1jax.records import InputError
-from o1jax.stages.policies import open_policy
+from o1jax.stages.training import open_policy
 
 POLICY = flags.DEFINE_string(
     "policy", None, "A stage that trained one, a policy directory, or published weights.", required=True

@@ -24,9 +24,9 @@ import warnings
 from absl import app, flags
 from etils import epath
 
+from o1jax.recipes import recipe
 from o1jax.report import summary
 from o1jax.report.run_files import RunFiles
-from o1jax.self_play import recipe
 from o1jax.stages import run, settings
 
 ROOT = pathlib.Path(__file__).parents[1]

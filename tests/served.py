@@ -6,10 +6,10 @@ import time
 import urllib.error
 import urllib.request
 
-from o1jax.engine.vllm_processes import Server, ServerSettings
-from o1jax.engine.vllm_settings import arguments
-from o1jax.model import hf
-from o1jax.model.untied import untied
+from o1jax.engine.vllm_engine.processes import Server, ServerSettings
+from o1jax.engine.vllm_engine.settings import arguments
+from o1jax.model.hf import checkpoint as hf
+from o1jax.model.hf.names import untied
 
 
 def free_ports(count):

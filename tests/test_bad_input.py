@@ -13,7 +13,8 @@ from etils import epath
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.problems import jsonl, ladder
+from o1jax.problems.formats import jsonl
+from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import nano_tokenizer
 from o1jax.stages.manifest import StageResult, StageSpec, begin, finish
 from o1jax.train.checkpoint import save_policy

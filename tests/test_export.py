@@ -13,7 +13,7 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import nano_tokenizer
-from o1jax.stages.policies import open_policy
+from o1jax.stages.training import open_policy
 from o1jax.train.checkpoint import save_policy
 
 ROOT = pathlib.Path(__file__).parents[1]

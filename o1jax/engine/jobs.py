@@ -12,35 +12,46 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Request
-from o1jax.engine.prefix_cache import Chunk
-from o1jax.engine.requests import check, token_limit
 from o1jax.engine.stopping import Stop
-from o1jax.model.config import ModelConfig
-from o1jax.records import FinishReason
+from o1jax.records import FinishReason, InputError
+
+# Whether a request can be served, and what it is cut to. Pure checks before anything runs.
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """The fixed shape of a run. Bits depend on slots, context, chunk and prefill_rows, on no other."""
-
-    slots: int
-    context: int  # positions a slot, a multiple of chunk
-    chunk: int  # tokens
-    prefill_rows: int
-    block: int  # decode steps between two looks of the host
-    pool_chunks: int  # prompt chunks whose keys and values are kept
-    stop_ids: int = 8  # stop tokens a slot that the device itself can see
-
-    @property
-    def chunks_a_slot(self) -> int:
-        return self.context // self.chunk
+def check(requests: Sequence[Request], max_context: int, vocab_size: int) -> None:
+    """Raises InputError, one line, for the first request that cannot be served."""
+    for index, request in enumerate(requests):
+        if problem := fault(request, max_context, vocab_size):
+            raise InputError(f"request {index}: {problem}")
 
 
-def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:
-    """Chunks in the pool: what `megabytes` hold, and at least one prefill round's whole prompts."""
-    itemsize = 2 if config.compute_dtype == "bfloat16" else 4
-    chunk_bytes = 2 * config.n_layers * chunk * config.n_kv_heads * config.head_dim * itemsize
-    return max(rows * (context // chunk), int(megabytes * 2**20 / chunk_bytes))
+def fault(request: Request, max_context: int, vocab_size: int) -> str:
+    """What is wrong with the request: seen, wanted and the fix; empty when nothing is."""
+    length = len(request.prompt_ids)
+    if length == 0:
+        return "the prompt is empty: give at least one token"
+    if length + 1 > max_context:
+        return (
+            f"the prompt has {length} tokens and the context holds {max_context}, "
+            "one of them for the answer: shorten the prompt or raise the context"
+        )
+    if not all(0 <= i < vocab_size for i in request.prompt_ids):
+        return f"a prompt token is outside the vocabulary of {vocab_size}: encode with the model's tokenizer"
+    if request.n < 1 or request.max_tokens < 1:
+        return f"n = {request.n} and max_tokens = {request.max_tokens}: both must be at least 1"
+    if not (request.temperature >= 0 and 0 < request.top_p <= 1 and request.top_k >= 0):
+        return (
+            f"temperature {request.temperature}, top_p {request.top_p}, top_k {request.top_k}: "
+            "wanted temperature >= 0, 0 < top_p <= 1 and top_k >= 0"
+        )
+    if "" in request.stop:
+        return "a stop string is empty: leave it out"
+    return ""
+
+
+def token_limit(request: Request, max_context: int) -> int:
+    """max_tokens, cut to what the context holds after the prompt."""
+    return min(request.max_tokens, max_context - len(request.prompt_ids))
 
 
 @dataclasses.dataclass(eq=False)
@@ -128,3 +139,16 @@ class Intake:
             self._stop_ids[stop] = stop.device_ids(self._table, self._room)
         limit = token_limit(request, self._max_context)
         return Job(request, limit, stop, self._stop_ids[stop], concurrent.futures.Future())
+
+
+@dataclasses.dataclass(eq=False)
+class Chunk:
+    """`index` in the pool; `tokens` are at positions start, start + 1, ...; `ready`: KV computed."""
+
+    index: int
+    key: bytes
+    start: int
+    tokens: tuple[int, ...]
+    holders: int = 0
+    ready: bool = False
+    keep: bool = False

@@ -8,11 +8,211 @@ needs a log-prob (losses, engines' checks) comes here; what one device computes 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
-from o1jax.losses.logprob_blocks import Form, local_backward, local_forward
-from o1jax.parallel.traced import per_device, traced_mesh
+from o1jax.parallel.traced import axis_size, exact, gathered, per_device, summed, traced_mesh
+
+# Log-probs, entropies and their gradients of one device's tokens over its share of the vocabulary.
+#
+# The vocabulary is walked in blocks and, for each, the tokens in chunks; the backward pass computes the
+# logits of a block and a chunk again. A block's gradient of the head is whole before the next one begins,
+# so that the gathered head and its float32 gradient exist one block at a time. Runs inside per_device
+# (parallel/traced.py); the whole function, with its gradient, is logprobs.py.
+
+BLOCK_AT_MOST = 1 << 26  # bytes of float32 of a block of the head, [D, W]
+LANES = 128  # a TPU's tile: blocks that end elsewhere are copied
+MASKED = -1e30  # finite: 0 * MASKED is 0
+
+
+class Form(NamedTuple):
+    """What is fixed when the program is traced. `chunk`: tokens whose logits a device holds at once."""
+
+    temperature: float
+    chunk: int
+    entropy: bool
+    mesh: AbstractMesh | None
+
+
+class Running(NamedTuple):
+    """What is known of every token after some blocks of words."""
+
+    highest_BX: jax.Array  # the largest logit
+    sum_BX: jax.Array  # of exp(logit - highest)
+    product_BX: jax.Array  # of exp(logit - highest) * logit, for the entropy
+    target_BX: jax.Array  # the target's logit, 0 until it was seen
+
+
+class Block(NamedTuple):
+    """W words of a device's vocabulary: their columns of the head, their ids, which of them are new (the
+    last block may reach back into the one before)."""
+
+    head_DW: jax.Array
+    words_W: jax.Array
+    new_W: jax.Array
+
+
+def local_forward(form: Form, hidden_BTD, head_DV, targets_BT):
+    """(log_probs_BT, entropy_BT, normaliser_BT) of one device's tokens."""
+    size, T = chunk_size(form, targets_BT), targets_BT.shape[1]
+    hidden_CBXD, targets_CBX = split_chunks(hidden_BTD, size), split_chunks(targets_BT, size)
+
+    def one_block(running: Running, number: jax.Array):
+        block = block_of(form, head_DV, number, hidden_BTD.dtype)
+        return jax.lax.map(lambda chunk: seen(form, block, *chunk), (running, hidden_CBXD, targets_CBX)), None
+
+    nothing = jnp.zeros(targets_CBX.shape, jnp.float32)
+    start = Running(nothing + MASKED, nothing, nothing, nothing)
+    running, _ = jax.lax.scan(one_block, start, jnp.arange(blocks(form, head_DV)[0]))
+    return tuple(join_chunks(values_CBX, T) for values_CBX in concluded(form, running))
+
+
+def seen(form: Form, block: Block, running: Running, hidden_BXD, targets_BX) -> Running:
+    """What is known of one chunk's tokens after this block too."""
+    logits_BXW = chunk_logits(form, hidden_BXD, block)
+    highest_BX = jnp.maximum(running.highest_BX, logits_BXW.max(axis=-1))
+    kept_BX = jnp.exp(running.highest_BX - highest_BX)
+    exp_BXW = jnp.exp(logits_BXW - highest_BX[..., None])
+    target_BX = jnp.where(is_target(targets_BX, block), logits_BXW, 0.0).sum(axis=-1)
+    product_BX = (exp_BXW * logits_BXW).sum(axis=-1) if form.entropy else 0.0
+    return Running(
+        highest_BX,
+        running.sum_BX * kept_BX + exp_BXW.sum(axis=-1),
+        running.product_BX * kept_BX + product_BX,
+        running.target_BX + target_BX,
+    )
+
+
+def concluded(form: Form, running: Running) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(log-prob, entropy, normaliser) of every token, over all devices' vocabularies."""
+    highest_CBX = running.highest_BX
+    if axis_size(form.mesh, "tensor") > 1:
+        highest_CBX = jax.lax.pmax(highest_CBX, "tensor")
+    kept_CBX = jnp.exp(running.highest_BX - highest_CBX)
+    sums = running.sum_BX * kept_CBX, running.product_BX * kept_CBX, running.target_BX
+    sum_CBX, product_CBX, target_CBX = (summed(x, form.mesh, "tensor") for x in sums)
+    normaliser_CBX = highest_CBX + jnp.log(sum_CBX)
+    entropy_CBX = normaliser_CBX - product_CBX / sum_CBX if form.entropy else jnp.zeros_like(sum_CBX)
+    return target_CBX - normaliser_CBX, entropy_CBX, normaliser_CBX
+
+
+def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, *of_tokens):
+    """(d_hidden_BTD, d_head_DV) of one device's tokens and vocabulary. `of_tokens`: normaliser, entropy and
+    the gradients of log-prob and entropy, each [B, T]."""
+    size, dtype = chunk_size(form, targets_BT), hidden_BTD.dtype
+    hidden_CBXD, *tokens = (split_chunks(x, size) for x in (hidden_BTD, targets_BT, *of_tokens))
+
+    def one_block(carry, number: jax.Array):
+        d_hidden_CBXD, d_head_DV = carry
+        block = block_of(form, head_DV, number, dtype)
+
+        def one_chunk(d_block_DW, chunk):
+            hidden_BXD, d_hidden_BXD, *tokens = chunk
+            d_logits_BXW = d_logits(form, block, hidden_BXD, *tokens)
+            d_hidden_BXD += product("BXW,DW->BXD", d_logits_BXW, block.head_DW)
+            return d_block_DW + product("BXD,BXW->DW", hidden_BXD, d_logits_BXW), d_hidden_BXD
+
+        zero_DW = jnp.zeros(block.head_DW.shape, jnp.float32)
+        d_block_DW, d_hidden_CBXD = jax.lax.scan(one_chunk, zero_DW, (hidden_CBXD, d_hidden_CBXD, *tokens))
+        return (d_hidden_CBXD, add_block(form, d_head_DV, own_share(form, d_block_DW), number)), None
+
+    zeros = jnp.zeros(hidden_CBXD.shape, jnp.float32), jnp.zeros(head_DV.shape, jnp.float32)
+    (d_hidden_CBXD, d_head_DV), _ = jax.lax.scan(one_block, zeros, jnp.arange(blocks(form, head_DV)[0]))
+    d_hidden_BTD = join_chunks(d_hidden_CBXD.astype(dtype), targets_BT.shape[1])
+    return summed(d_hidden_BTD, form.mesh, "tensor"), d_head_DV.astype(head_DV.dtype)
+
+
+def d_logits(
+    form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, entropy_BX, d_log_probs_BX, d_entropy_BX
+) -> jax.Array:
+    """d_logits_BXW in hidden's dtype, of logits before the temperature.
+
+    d log p / d logits = onehot(target) - p; d entropy / d logits = -p (log p + entropy).
+    """
+    log_probs_BXW = chunk_logits(form, hidden_BXD, block) - normaliser_BX[..., None]
+    probs_BXW = jnp.exp(log_probs_BXW)
+    found_BXW = (is_target(targets_BX, block) - probs_BXW) * d_log_probs_BX[..., None]
+    if form.entropy:
+        found_BXW -= probs_BXW * (log_probs_BXW + entropy_BX[..., None]) * d_entropy_BX[..., None]
+    return (found_BXW / form.temperature).astype(hidden_BXD.dtype)
+
+
+def blocks(form: Form, head_DV: jax.Array) -> tuple[int, int]:
+    """(number of blocks, words W of each) that a device's share of the head is walked in."""
+    D, V = head_DV.shape[0] * axis_size(form.mesh, "fsdp"), head_DV.shape[1]
+    if 4 * D * V <= BLOCK_AT_MOST:
+        return 1, V
+    W = max(LANES, BLOCK_AT_MOST // (4 * D) // LANES * LANES)
+    return -(-V // W), W
+
+
+def first_word(form: Form, head_DV: jax.Array, number: jax.Array) -> jax.Array:
+    """Where block `number` starts in a device's vocabulary."""
+    W = blocks(form, head_DV)[1]
+    return jnp.minimum(number * W, head_DV.shape[1] - W)
+
+
+def block_of(form: Form, head_DV: jax.Array, number: jax.Array, dtype: jnp.dtype) -> Block:
+    """Block `number` with all rows of the head, cast before they travel."""
+    (D, V), W, first = head_DV.shape, blocks(form, head_DV)[1], first_word(form, head_DV, number)
+    head_DW = jax.lax.dynamic_slice(head_DV, (0, first), (D, W)).astype(dtype)
+    local_W = first + jnp.arange(W)
+    before = 0 if axis_size(form.mesh, "tensor") == 1 else jax.lax.axis_index("tensor") * V
+    return Block(gathered(head_DW, form.mesh, "fsdp", 0), before + local_W, local_W >= number * W)
+
+
+def own_share(form: Form, d_block_DW: jax.Array) -> jax.Array:
+    """The sum of all devices' gradients of a block, of which each keeps the rows that it holds."""
+    d_block_DW = summed(d_block_DW, form.mesh, "data", "context")
+    if axis_size(form.mesh, "fsdp") == 1:
+        return d_block_DW
+    return jax.lax.psum_scatter(d_block_DW, "fsdp", scatter_dimension=0, tiled=True)
+
+
+def add_block(form: Form, d_head_DV: jax.Array, d_block_DW: jax.Array, number: jax.Array) -> jax.Array:
+    """d_head_DV with the gradient of block `number`."""
+    at = (0, first_word(form, d_head_DV, number))
+    before_DW = jax.lax.dynamic_slice(d_head_DV, at, d_block_DW.shape)
+    return jax.lax.dynamic_update_slice(d_head_DV, before_DW + d_block_DW, at)
+
+
+def chunk_logits(form: Form, hidden_BXD: jax.Array, block: Block) -> jax.Array:
+    """One chunk's logits_BXW of a block's words, float32; MASKED where a word is not new."""
+    logits_BXW = product("BXD,DW->BXW", hidden_BXD, block.head_DW) / form.temperature
+    return jnp.where(block.new_W, logits_BXW, MASKED)
+
+
+def is_target(targets_BX: jax.Array, block: Block) -> jax.Array:
+    """here_BXW: whether a word is the target, and new."""
+    return (targets_BX[..., None] == block.words_W) & block.new_W
+
+
+def product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """An einsum with float32 sums."""
+    return jnp.einsum(axes, x, y, precision=exact(x), preferred_element_type=jnp.float32)
+
+
+def chunk_size(form: Form, targets_BT: jax.Array) -> int:
+    """Positions a chunk: as many as make `chunk` tokens of all rows."""
+    B, T = targets_BT.shape
+    return min(max(1, form.chunk // B), T)
+
+
+def split_chunks(x_BT: jax.Array, size: int) -> jax.Array:
+    """x_CBX (further axes follow) of C chunks of X = `size` positions, zero-padded at the end."""
+    B, T, *rest = x_BT.shape
+    padding = [(0, 0), (0, -T % size)] + [(0, 0)] * len(rest)
+    return jnp.moveaxis(jnp.pad(x_BT, padding).reshape(B, -1, size, *rest), 1, 0)
+
+
+def join_chunks(x_CBX: jax.Array, T: int) -> jax.Array:
+    """The inverse of split_chunks, x_BT."""
+    _, B, _, *rest = x_CBX.shape
+    return jnp.moveaxis(x_CBX, 0, 1).reshape(B, -1, *rest)[:, :T]
+
 
 HIDDEN, HEAD, TOKENS = ("batch", "length", None), ("embed", "vocab"), ("batch", "length")
 

@@ -8,20 +8,34 @@ or compute losses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from o1jax.model.attention import KERNELS, packed_attention
-from o1jax.model.chunked import cached_attention
+from o1jax.model.attention import KERNELS, cached_attention, packed_attention
 from o1jax.model.config import ModelConfig
 from o1jax.model.kv_cache import KVCache, Pages, read_pages, write_layer, write_pages
 from o1jax.model.quantized import dense
-from o1jax.model.remat import remat
 from o1jax.model.rope import Rotation, rotate, rotation
-from o1jax.parallel.precision import exact
-from o1jax.parallel.traced import constrain, traced_mesh
+from o1jax.parallel.traced import constrain, exact, traced_mesh
+
+# Rematerialisation by name: what a layer keeps for the backward pass, the rest being computed again.
+
+POLICIES = {
+    "none": None,  # everything is kept
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters are kept
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),  # and the layer's input
+    "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input is kept
+}
+
+
+def remat(layer: Callable, name: str) -> Callable:
+    """`layer` under the policy of this name, one of POLICIES."""
+    return layer if name == "none" else jax.checkpoint(layer, policy=POLICIES[name])
+
 
 INIT_STD = 0.02
 HIDDEN = ("batch", "residual_length", None)  # logical axes of what goes from layer to layer,

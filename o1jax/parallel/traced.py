@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from o1jax.parallel.mesh import spec_of
@@ -87,3 +88,14 @@ def summed(x: jax.Array, mesh: AbstractMesh | None, *mesh_axes: str) -> jax.Arra
     """Inside per_device: the sum over the devices along some mesh axes."""
     axes = tuple(axis for axis in mesh_axes if axis_size(mesh, axis) > 1)
     return jax.lax.psum(x, axes) if axes else x
+
+
+# The precision of matrix products: float32 stays float32 on accelerators too.
+#
+# There JAX rounds the factors of a float32 product, to TF32 on a GPU and to bfloat16 on a TPU, unless a
+# product asks for more. Products of bfloat16 are left as they are.
+
+
+def exact(x: jax.Array) -> jax.lax.Precision | None:
+    """The `precision` of a product with `x`, in forward and backward passes."""
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None

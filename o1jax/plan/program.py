@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from o1jax.engine.programs import Slots, decode
+from o1jax.engine.jax_engine.programs import Slots, decode
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
@@ -25,8 +25,7 @@ from o1jax.parallel.mesh import batch_spec, replicated
 from o1jax.plan.collectives import Traffic, collectives
 from o1jax.train import objectives
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
-from o1jax.train.state import abstract_state
-from o1jax.train.step import make_train_step
+from o1jax.train.step import abstract_state, make_train_step
 
 GIB = 1 << 30
 NO_LORA = LoraSettings(rank=0)

@@ -19,7 +19,8 @@ from typing import Any
 
 from etils import epath
 
-from o1jax.problems import codecontests, files, humaneval, jsonl, mbpp, taco
+from o1jax.problems import files
+from o1jax.problems.formats import codecontests, humaneval, jsonl, mbpp, taco
 from o1jax.records import InputError, Problem
 
 Record = dict[str, Any]

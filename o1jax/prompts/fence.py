@@ -6,6 +6,9 @@ A program's canonical form ends in exactly one newline.
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+from o1jax.records import Problem
 
 _BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 _PYTHON = ("python", "python3", "py")
@@ -32,3 +35,22 @@ def only_program(text: str) -> str:
 
 def _canonical(source: str) -> str:
     return source.strip("\n") + "\n"
+
+
+# A problem as every full prompt states it: the question, the form of the answer, the starter code.
+#
+# Shows no test: tests are given to the judge only.
+
+Style = Literal["nano", "full"]  # nano: the question and a marker; full: instructions and examples
+
+
+def task_text(problem: Problem) -> str:
+    """The problem's statement for a model that reads English."""
+    parts = [problem.question.strip()]
+    if problem.form == "stdin":
+        parts.append("The program reads standard input and prints to standard output.")
+    elif problem.entry_point:
+        parts.append(f"Write a function named `{problem.entry_point}` and return the result from it.")
+    if problem.starter_code.strip():
+        parts.append(f"Start from this code:\n```python\n{problem.starter_code.rstrip()}\n```")
+    return "\n\n".join(parts)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from o1jax.prompts import fence
 from o1jax.prompts.chat import Message
 from o1jax.prompts.examples import EXAMPLES
-from o1jax.prompts.task import Style, task_text
+from o1jax.prompts.fence import Style, task_text
 from o1jax.records import ACTIONS, InputError, Problem, Step
 
 BEGIN, STOP = "<Step_Begin>", "<Step_End>"

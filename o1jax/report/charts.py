@@ -7,10 +7,86 @@ alone says nothing. Every mark has its numbers as a tooltip. Rows of dots are in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from o1jax.report.axes import Axis
+from o1jax.report.headline import with_interval
 from o1jax.report.markup import escape
+
+# Axes of charts: where a value lies on the page, and which values are written beside it.
+
+STEPS = (1, 2, 2.5, 5, 10)
+WHOLE_STEPS = (1, 2, 5, 10)
+TICKS = 4  # about so many
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """From `low` to `high`, with (value, text) at its ticks. `pad`: the share of its length that is kept free
+    before the first value and after the last."""
+
+    label: str
+    low: float
+    high: float
+    ticks: Sequence[tuple[float, str]]
+    pad: float = 0.0
+
+    def at(self, value: float, start: float, length: float) -> float:
+        """Where a value lies on a line from `start`, to one decimal."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(start + length * (self.pad + (1 - 2 * self.pad) * share), 1)
+
+
+def of_numbers(label: str, values: Iterable[float], *, percent: bool = False, zero: bool = False) -> Axis:
+    """Round numbers around the values; `zero`: from 0. Shares, as `percent`, stay within [0, 1]."""
+    values = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = (0.0 if zero else min(values)), max(values)
+    if high <= low:
+        low, high = (low, low + 0.05) if percent else (low - abs(low) / 2, high + (abs(high) / 2 or 1.0))
+    step = _step((high - low) / TICKS)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = [float(f"{step * k:.9g}") for k in range(first, last + 1)]
+    if percent and ticks[-1] > 1 >= max(values):
+        ticks = [tick for tick in ticks if tick <= 1]
+    return Axis(
+        label,
+        ticks[0],
+        max(ticks[-1], high if percent else ticks[-1]),
+        [(t, text(t, percent)) for t in ticks],
+    )
+
+
+def of_counts(label: str, values: Iterable[float]) -> Axis:
+    """From the first value to the last, with ticks at whole numbers."""
+    values = list(values) or [0.0]
+    low, high = min(values), max(values)
+    if high <= low:
+        return Axis(label, low - 1, low + 1, [(low, text(low))])
+    step = _step(max(1.0, (high - low) / TICKS), WHOLE_STEPS)
+    ticks = [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return Axis(label, low, high, [(tick, text(tick)) for tick in ticks])
+
+
+def of_names(label: str, names: Sequence[str]) -> Axis:
+    """One place a name: 0, 1, ..."""
+    return Axis(label, 0, max(1, len(names) - 1), list(enumerate(names)), pad=0.08 if len(names) > 1 else 0.5)
+
+
+def text(value: float, percent: bool = False) -> str:
+    """As short as it can be told."""
+    if percent:
+        return f"{100 * value:.4g} %"
+    if value and (abs(value) >= 10_000 or abs(value) < 0.001):
+        return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.4g}"
+
+
+def _step(least: float, steps: Sequence[float] = STEPS) -> float:
+    """The smallest round number that is not below `least`."""
+    power = 10 ** math.floor(math.log10(least))
+    return next(step * power for step in steps if step * power >= least * (1 - 1e-9))
+
 
 WIDTH = 380
 LEFT, RIGHT, TOP, FLOOR = 46, 368, 10, 190  # where the axes lie
@@ -130,3 +206,71 @@ def _across(x: Axis, value: float) -> float:
 
 def _up(y: Axis, value: float) -> float:
     return y.at(value, FLOOR, TOP - FLOOR)
+
+
+# Charts of dots: a row a name, with its value as a dot and its interval as a line, as inline SVG.
+
+DOTS_LEFT, DOTS_RIGHT = 22, 356  # of the axis; names begin further left
+NAMES, VALUES = 8, 372
+HEIGHT = 40  # of a row
+LINE = 54  # characters that fit beside each other
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A name and a value, None where nothing was measured. `text`: what is written of it."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    text: str
+
+
+def row(name: str, figure: Mapping[str, Any] | float | None) -> Row:
+    """Of a share with its interval, or one without."""
+    if isinstance(figure, Mapping):
+        return Row(name, figure["mean"], figure["low"], figure["high"], with_interval(figure))
+    return Row(name, figure, None, None, "–" if figure is None else f"{100 * figure:.1f} %")
+
+
+def score(name: str, figure: Mapping[str, Any] | float | None) -> Row:
+    """As `row`, told as a number."""
+    of = row(name, figure)
+    bounds = "" if of.low is None else f" [{of.low:.3f}, {of.high:.3f}]"
+    return dataclasses.replace(of, text="–" if of.value is None else f"{of.value:.3f}{bounds}")
+
+
+def shares(title: str, rows: Sequence[Row], label: str = "") -> str:
+    """A figure, from 0 to 100 %."""
+    return _drawn(title, rows, of_numbers(label, (0.0, 1.0), percent=True))
+
+
+def scores(title: str, rows: Sequence[Row]) -> str:
+    """A figure, from 0 to 1."""
+    return _drawn(title, rows, of_numbers("", (0.0, 1.0)))
+
+
+def _drawn(title: str, rows: Sequence[Row], axis: Axis) -> str:
+    floor = TOP + HEIGHT * len(rows)
+    body = "".join(vertical(_dot_across(axis, tick), text, floor) for tick, text in axis.ticks)
+    body += "".join(_row(one, TOP + HEIGHT * k, axis) for k, one in enumerate(rows))
+    below = TICKS_BELOW + (LABEL_BELOW if axis.label else 0)
+    return figure(title, floor + below, body + x_label(axis.label, floor))
+
+
+def _row(of: Row, top: int, axis: Axis) -> str:
+    room = LINE - len(of.text)
+    name = of.name if len(of.name) <= room else f"{of.name[: room - 1]}…"
+    said = f"<text x={NAMES} y={top + 14}>{escape(name)}<title>{escape(of.name)}</title></text>"
+    said += f"<text x={VALUES} y={top + 14} class=end>{escape(of.text)}</text>"
+    if of.value is None:
+        return said
+    interval, y = "", top + 26
+    if of.low is not None and of.high is not None:
+        interval = f'<path class=interval d="M{_dot_across(axis, of.low)},{y}H{_dot_across(axis, of.high)}"/>'
+    return f"<g class=s0>{interval}{mark(0, (_dot_across(axis, of.value), y))}</g>{said}"
+
+
+def _dot_across(axis: Axis, value: float) -> float:
+    return axis.at(value, DOTS_LEFT, DOTS_RIGHT - DOTS_LEFT)

@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from o1jax.report import markup, problem_rows, tree_rows
-from o1jax.report.headline import Headline, headline
+from o1jax.report import markup, tree_rows
+from o1jax.report import tree_rows as problem_rows
+from o1jax.report.headline import Headline, headline, tiles
 from o1jax.report.learning import main_arm
 from o1jax.report.run_files import RunFiles
-from o1jax.report.section_cost import cost
-from o1jax.report.section_learning import learning, search
-from o1jax.report.section_models import generator, reward_model
-from o1jax.report.section_training import losses, reinforcement
-from o1jax.report.tiles import tiles
+from o1jax.report.sections.cost import cost
+from o1jax.report.sections.learning import learning, search
+from o1jax.report.sections.models import generator, reward_model
+from o1jax.report.sections.training import losses, reinforcement
 
 T = TypeVar("T")
 NOTHING = Headline("none", "Not known", "the figures that would say it are damaged")

@@ -13,7 +13,7 @@ from o1jax.records import InputError, Verdict
 from o1jax.sandbox import wire
 from o1jax.sandbox.interface import Job, SandboxError
 from o1jax.sandbox.slots import Slots, SlotSettings
-from o1jax.sandbox.supervisor_process import SupervisorProcess
+from o1jax.sandbox.supervisor import SupervisorProcess
 from o1jax.sandbox.zygote_process import Isolation
 
 SLOTS_A_SUPERVISOR = 8

@@ -8,15 +8,18 @@ its text.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import pickle
 import socket
 import struct
+import subprocess
 import sys
 
-from o1jax.records import InputError
+from o1jax.records import InputError, Verdict
 from o1jax.sandbox.interface import Job, SandboxError
 from o1jax.sandbox.jail import kernel
-from o1jax.sandbox.slots import Slots, SlotSettings
+from o1jax.sandbox.slots import ATTEMPTS, Slots, SlotSettings
 
 LENGTH = struct.Struct("<I")
 
@@ -83,6 +86,134 @@ def _told(error: Exception) -> Exception:
 def main() -> None:
     kernel.die_with_parent(int(sys.argv[2]))
     asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
+
+
+# The asking end of one supervisor process: start it, send it jobs, take its verdicts, kill it.
+#
+# Has the methods of Slots, which live in the other process. No thread is started.
+
+START_S = 300.0  # generous: a loaded machine is no failure
+
+
+class SupervisorDied(SandboxError):
+    """The supervisor process is gone, and the jobs it had with it."""
+
+
+class SupervisorProcess:
+    """The slots of one supervisor process; it is started again when it dies. A job whose supervisor died
+    is asked again, three times in all."""
+
+    def __init__(self, settings: SlotSettings):
+        self.isolation = "not started"
+        self.missing: dict[str, str] = {}
+        self.lost = self.replaced = self.executions = 0
+        self._settings = settings
+        self._closed = False
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Verdict]] = {}
+        self._starting = asyncio.Lock()
+        self._process: subprocess.Popen | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task | None = None
+
+    async def start(self) -> None:
+        """Starts the process and its warm parents, if they are not there. Raises SandboxError."""
+        async with self._starting:
+            if self._closed:
+                raise SandboxError("the judge is closed")
+            if self._process is None:
+                await self._start()
+
+    async def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __package__ + ".supervisor", str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                start_new_session=True,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        try:
+            self._writer.write(packed(self._settings))
+            failure, self.isolation, self.missing = await asyncio.wait_for(read_message(reader), START_S)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            await self._end()
+            raise SupervisorDied(f"a supervisor process did not start: {error!r}") from error
+        except BaseException:
+            await self._end()
+            raise
+        if failure is not None:
+            await self._end()
+            raise failure
+        self._reading = asyncio.create_task(self._read(reader))
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        """Hands verdicts to those who wait, until the process is gone."""
+        try:
+            while True:
+                number, answer, counts = await read_message(reader)
+                self.lost, self.replaced, self.executions = counts
+                waiting = self._waiting.pop(number, None)
+                if waiting is None or waiting.done():
+                    continue
+                if isinstance(answer, Exception):
+                    waiting.set_exception(answer)
+                else:
+                    waiting.set_result(answer)
+        except (OSError, asyncio.IncompleteReadError):
+            self._reading = None
+            await self._end()
+
+    async def judge(self, job: Job) -> Verdict:
+        """As Slots.judge."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._ask(job)
+            except SupervisorDied:
+                if self._closed or attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _ask(self, job: Job) -> Verdict:
+        await self.start()
+        number = next(self._numbers)
+        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._writer.write(packed((number, job)))
+            await self._writer.drain()
+            return await waiting
+        except OSError as error:
+            raise SupervisorDied(repr(error)) from error
+        except asyncio.CancelledError:
+            if self._writer is not None:
+                self._writer.write(packed((number, None)))
+            raise
+        finally:
+            self._waiting.pop(number, None)
+
+    async def close(self) -> None:
+        """Kills the process, and by that its warm parents; jobs under way raise SandboxError."""
+        self._closed = True
+        async with self._starting:
+            await self._end()
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        writer, self._writer = self._writer, None
+        reading, self._reading = self._reading, None
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(SupervisorDied("the supervisor process is gone"))
+        if reading is not None:
+            reading.cancel()
+        if writer is not None:
+            writer.close()
+        if process is not None:
+            process.kill()
+            while process.poll() is None:
+                await asyncio.sleep(0.002)
 
 
 if __name__ == "__main__":

@@ -27,18 +27,18 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Completion, Engine, Request
+from o1jax.engine.step_scorer import Path, StepScorer
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
-from o1jax.prompts.task import Style
+from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Tree, Verdict
-from o1jax.rewards.process import Path, StepScorer
+from o1jax.rewards.outcome import judge_program, search_tests
 from o1jax.sandbox.interface import Judge, Limits
-from o1jax.search.bounded import run_in_order
-from o1jax.search.judging import judge_program, search_tests
 from o1jax.search.steps import SampledStep, cut
-from o1jax.search.store import ShardWriter, read_trees
 from o1jax.search.tree import GrowingTree, passing_leaves, path_ids
+from o1jax.store import ShardWriter, read_trees
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,12 @@ from typing import Literal
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import pseudocode
-from o1jax.records import ACTIONS, Node, PreferencePair, SftSample, StepLabel, StepPair, Tree
-from o1jax.search.steps import without_eos
+from o1jax.records import Node, PreferencePair, SftSample, StepLabel, StepPair, Tree
+from o1jax.search.steps import PROGRAM, without_eos
 from o1jax.search.tree import children_of, passing_leaves, path_ids, path_to
 
 Selection = Literal["shortest", "random", "diverse"]
 NGRAM = 3
-PROGRAM = ACTIONS[-1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,14 +13,15 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts import chat, completion, direct, fence, pseudocode
-from o1jax.prompts.task import Style
+from o1jax.prompts import chat, direct, fence, pseudocode
+from o1jax.prompts import direct as completion
+from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
+from o1jax.rewards.outcome import judge_program
 from o1jax.sandbox.interface import Judge, Limits
-from o1jax.search.bounded import run_in_order
-from o1jax.search.judging import judge_program
 from o1jax.search.steps import SampledStep, cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion
+from o1jax.engine.step_scorer import Path
 from o1jax.prompts import chat, pseudocode
+from o1jax.records import ACTIONS, Node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,3 +123,14 @@ def _slice(
         program=program,
         error=error,
     )
+
+
+def path_of(prompt_ids: tuple[int, ...], steps: Sequence[Node | SampledStep], eos_id: int) -> Path:
+    """What a scorer reads: the prompt and the steps' tokens; a final eos is not part of a step."""
+    tokens = [without_eos(step.token_ids, eos_id) for step in steps]
+    ends = itertools.accumulate(map(len, tokens), initial=len(prompt_ids) - 1)
+    programs = (len(ids) if step.action == PROGRAM else 0 for ids, step in zip(tokens, steps, strict=True))
+    return Path(tuple(itertools.chain(prompt_ids, *tokens)), tuple(ends)[1:], tuple(programs))
+
+
+PROGRAM = ACTIONS[-1]

@@ -27,22 +27,22 @@ from o1jax.records import InputError
 from o1jax.stages import manifest, settings
 from o1jax.stages.together import Together, told_to_others, wait_for
 
-STAGES: dict[str, Together] = {  # name -> how several processes go about it
-    "check_problems": "one",
-    "warm_up": "one",
-    "search": "share",
-    "sample": "share",
-    "policy_sft": "train",
-    "policy_dpo": "train",
-    "policy_rl": "train",
-    "prm": "train",
-    "evaluate": "share",
-    "tcg_sft": "train",
-    "tcg_dpo": "train",
-    "tcg_adversarial": "one",
-    "evaluate_tcg": "one",
-    "evaluate_selection": "one",
-    "write_tests": "one",
+STAGES: dict[str, tuple[str, Together]] = {  # name -> (its module, how several processes go about it)
+    "check_problems": ("o1jax.prepare.check_problems", "one"),
+    "warm_up": ("o1jax.policy.warm_up", "one"),
+    "search": ("o1jax.search.search_stage", "share"),
+    "sample": ("o1jax.search.sample_stage", "share"),
+    "policy_sft": ("o1jax.policy.sft", "train"),
+    "policy_dpo": ("o1jax.policy.dpo", "train"),
+    "policy_rl": ("o1jax.rl.policy_rl", "train"),
+    "prm": ("o1jax.prm.prm", "train"),
+    "evaluate": ("o1jax.evaluation.evaluate", "share"),
+    "tcg_sft": ("o1jax.tcg.sft", "train"),
+    "tcg_dpo": ("o1jax.tcg.dpo", "train"),
+    "tcg_adversarial": ("o1jax.tcg.adversarial", "one"),
+    "evaluate_tcg": ("o1jax.tcg.evaluate", "one"),
+    "evaluate_selection": ("o1jax.evaluation.selection", "one"),
+    "write_tests": ("o1jax.tcg.write_tests", "one"),
 }
 
 REFUSED = 2  # exit code after one line on stderr
@@ -70,9 +70,10 @@ def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     finished = manifest.begin(out, spec)
     if finished is not None:
         return finished
-    if not leads and STAGES[spec.stage] == "one":
+    _, together = STAGES[spec.stage]
+    if not leads and together == "one":
         return finished_by_another(out)
-    if STAGES[spec.stage] == "train":
+    if together == "train":
         start_processes()
     else:
         stay_alone()
@@ -98,7 +99,8 @@ def with_files(spec: manifest.StageSpec) -> manifest.StageSpec:
 
 def module_of(stage: str) -> ModuleType:
     """Where a stage of STAGES lives: it has a dataclass Settings and run(out, settings, inputs, seed)."""
-    return importlib.import_module(f"o1jax.stages.{stage}")
+    module, _ = STAGES[stage]
+    return importlib.import_module(module)
 
 
 def finished_by_another(out: epath.Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from etils import epath
 from o1jax.parallel.processes import place
 from o1jax.parallel.seeds import in_share
 from o1jax.records import InputError, Problem
-from o1jax.search.store import read_records, write_records
+from o1jax.store import read_records, write_records
 
 Together = Literal["train", "share", "one"]
 T = TypeVar("T")

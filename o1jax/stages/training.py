@@ -6,22 +6,71 @@ Makes no examples or pairs.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import jax
 from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
 
 from o1jax.batches.encode import Example, encode_pair, keep_short
 from o1jax.batches.stream import Batches
-from o1jax.model.lora import LoraSettings
-from o1jax.parallel.mesh import make_mesh
+from o1jax.model.hf import checkpoint as hf
+from o1jax.model.init import NO_PARAMS, abstract_params
+from o1jax.model.lora import LoraSettings, adapted, merged, save_adapters
+from o1jax.model.presets import preset
+from o1jax.parallel.mesh import make_mesh, replicated
+from o1jax.parallel.processes import is_leader
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts.chat import Tokenizer, load_tokenizer
 from o1jax.records import InputError, PreferencePair
-from o1jax.stages.adapters import save_trained
-from o1jax.train.checkpoint import Policy
+from o1jax.train.checkpoint import Policy, load_policy, save_policy
 from o1jax.train.loop import FitSettings, Fitted, fit
 from o1jax.train.objectives import Objective, dpo
 from o1jax.train.optimizer import AdamW, OptimizerSettings
 from o1jax.train.reference import with_reference
+
+# Training by LoRA in a stage: the policy gets adapters, and what was trained becomes a plain policy again.
+#
+# With rank 0 all of this is the identity. Trains nothing; what adapters are is model/lora.py.
+
+
+def with_adapters(policy: Policy, lora: LoraSettings, seed: int) -> Policy:
+    """The policy with adapters to train that add nothing yet.
+
+    Its frozen parameters are those given, or made of them: let go of `policy`, or there are two copies.
+    """
+    if not lora.rank:
+        return policy
+    graphdef, adapters, frozen = adapted(
+        policy.config, policy.params, lora, fold_seed(seed, "lora"), make_mesh()
+    )
+    return dataclasses.replace(policy, graphdef=graphdef, params=adapters, frozen=frozen)
+
+
+def without_adapters(policy: Policy, lora: LoraSettings) -> Policy:
+    """The plain policy that computes what the adapted one does."""
+    if not lora.rank:
+        return policy
+    mesh = make_mesh()
+    graphdef, _ = abstract_params(policy.config, mesh)
+    params = merged(policy.config, policy.params, policy.frozen, lora, mesh)
+    return dataclasses.replace(policy, graphdef=graphdef, params=params, frozen=NO_PARAMS)
+
+
+def save_trained(out: epath.Path, policy: Policy, params: nnx.State, lora: LoraSettings) -> Policy:
+    """Writes out/policy, the policy with the parameters that were trained, and returns it, plain; where they
+    are adapters, they are written alone too, as out/adapters."""
+    trained = dataclasses.replace(policy, params=params)
+    if lora.rank:
+        whole = jax.device_put(params, replicated(make_mesh()))
+        if is_leader():
+            save_adapters(out / "adapters", policy.config, whole, lora)
+    plain = without_adapters(trained, lora)
+    save_policy(out / "policy", plain.config, plain.params, plain.tokenizer)
+    return plain
 
 
 class TokenBudget(Protocol):
@@ -122,3 +171,60 @@ def steps_for(batches: Batches, tokens: int) -> int:
 def tokens_per_second(fitted: Fitted) -> dict[str, float]:
     """The stage's timing."""
     return {"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)}
+
+
+# The policy that a stage starts from: of an earlier stage, a policy directory, or published weights; and
+# what the stage leaves when there was nothing to learn from.
+#
+# Does not train and does not choose an engine.
+
+
+def open_policy(place: epath.Path, mesh: Mesh | None = None) -> Policy:
+    """The policy of a stage (place/policy), a policy directory, or a Hugging Face directory of
+    safetensors, on the mesh, or on that of all devices. InputError if there is none, or it is damaged."""
+    mesh = mesh or make_mesh()
+    for directory in (place / "policy", place):
+        if (directory / "checkpoint").exists():
+            return load_policy(directory, mesh)
+    if (place / "config.json").exists():
+        config, params = hf.load(place, mesh)
+        config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
+        graphdef, _ = abstract_params(config, mesh)
+        return Policy(config, graphdef, params, load_tokenizer(str(place)))
+    raise _none_there(place)
+
+
+def open_tokenizer(place: epath.Path) -> Tokenizer:
+    """The tokenizer of open_policy's policy, without its parameters."""
+    for directory in (place / "policy" / "tokenizer", place / "tokenizer"):
+        if directory.exists():
+            return load_tokenizer(str(directory))
+    if (place / "config.json").exists():
+        return load_tokenizer(str(place))
+    raise _none_there(place)
+
+
+def _none_there(place: epath.Path) -> InputError:
+    return InputError(
+        f"{place}: no policy there; wanted a stage that trained one, a policy directory, or published "
+        "weights (config.json and safetensors)"
+    )
+
+
+def check_model(stage: str, model: str, policy: Policy) -> None:
+    """InputError unless the policy has the layers and width of the preset `model` ("": any will do)."""
+    if model:
+        seen, wanted = policy.config, preset(model)
+        if (seen.n_layers, seen.d_model) != (wanted.n_layers, wanted.d_model):
+            raise InputError(
+                f"{stage}.model: saw {seen.n_layers} layers of width {seen.d_model}, wanted those of "
+                f"{model} ({wanted.n_layers} of {wanted.d_model}); give another policy or model"
+            )
+
+
+def keep_unchanged(out: epath.Path, policy: Policy, why: str) -> dict[str, int]:
+    """Saves the policy as it is as what the stage in `out` made of it, and warns: a round that has nothing to
+    learn from must not end a run. Returns the figures of a training that was none."""
+    logging.warning("%s: nothing to train on, so the policy stays as it is: %s", out, why)
+    save_policy(out / "policy", policy.config, policy.params, policy.tokenizer)
+    return {"dropped_long": 0, "steps": 0, "trained_tokens": 0}

@@ -5,19 +5,193 @@ One process, one engine on its local devices, one judge (D1). Does not search or
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal
 
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
 from transformers import PreTrainedTokenizerFast
 
-from o1jax.engine.interface import Engine
+from o1jax.batches.encode import Example
+from o1jax.batches.stream import Batches
+from o1jax.engine.interface import Completion, Engine, Request
+from o1jax.engine.jax_engine.engine import JaxEngine
+from o1jax.engine.step_scorer import StepScorer, score_ids
+from o1jax.engine.vllm_engine.settings import is_here
+from o1jax.parallel.mesh import make_mesh, own_devices
+from o1jax.parallel.processes import place
+from o1jax.prompts.chat import Tokenizer
+from o1jax.records import InputError
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge
-from o1jax.stages.engines import EngineSettings, open_engine
-from o1jax.stages.pushes import Pushes
+from o1jax.stages.training import open_policy
 from o1jax.train.checkpoint import Policy
+from o1jax.train.reference import log_probs_program, token_values
+
+# The engine that a stage's settings name, with a policy's weights in it.
+#
+# The engines' own modules are imported where one is opened: vLLM and an HTTP client need not be installed.
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """The engine and its shape: `slots` samples at once, of at most `context` tokens each, in `dtype` (empty:
+    the policy's compute dtype). The JAX engine is split over `tensor` of the process's devices and keeps
+    `prefix_cache_mb` of prompts' keys and values, at least those that it prefills at once; a search is
+    faster where its trees' prefixes fit (stats: prefix_evictions). `endpoints` are the servers of
+    vllm_server, whose dtype is their own; a request waits `patience_s` for any of them to be there, and
+    weights go to them by `transfer`: files, or vLLM's nccl (servers on other GPUs than the trainer) or ipc
+    (on the same). Programs are judged `judge_slots` at once, and may import `judge_packages`."""
+
+    name: Literal["jax", "vllm", "vllm_server"] = "jax"
+    slots: int = 64
+    context: int = 384
+    judge_slots: int = 2
+    judge_packages: tuple[str, ...] = ()
+    dtype: str = ""
+    tensor: int = 1
+    prefix_cache_mb: float = 64.0
+    endpoints: tuple[str, ...] = ()
+    patience_s: float = 120.0
+    transfer: Literal["files", "nccl", "ipc"] = "files"
+
+    def __post_init__(self):
+        if self.dtype not in ("", "float32", "bfloat16"):
+            raise InputError(f"engine.dtype: saw {self.dtype!r}, wanted 'float32', 'bfloat16' or ''")
+        if self.tensor != 1 and self.name != "jax":
+            raise InputError(
+                f"engine.tensor: saw {self.tensor} with engine.name {self.name!r}; leave it at 1, or take "
+                "'jax' (servers are split by launch/serve.py --gpus)"
+            )
+        if bool(self.endpoints) != (self.name == "vllm_server"):
+            raise InputError(
+                f"engine.endpoints: saw {list(self.endpoints)} with engine.name {self.name!r}; "
+                "give the servers' URLs with 'vllm_server', and none with another"
+            )
+        if self.transfer != "files" and self.name != "vllm_server":
+            raise InputError(
+                f"engine.transfer: saw {self.transfer!r} with engine.name {self.name!r}; "
+                "leave it at 'files', or take 'vllm_server'"
+            )
+
+
+async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
+    """The engine, running, with the policy's weights as version 0. InputError where it cannot be."""
+    shape = {"slots": settings.slots, "context": settings.context}
+    if settings.name == "vllm_server":
+        return await open_servers(policy, settings)
+    if settings.name == "vllm":
+        if not is_here():
+            raise InputError(
+                "engine.name 'vllm': vLLM is not installed in this environment; run make install-vllm, then "
+                "this script with .venv-vllm/bin/python, or take engine.name 'jax'"
+            )
+        from o1jax.engine.vllm_engine.in_process import VllmEngine
+
+        return await asyncio.to_thread(
+            lambda: VllmEngine(
+                policy.config, policy.params, policy.tokenizer, dtype=settings.dtype or None, **shape
+            )
+        )
+    return JaxEngine(
+        policy.config,
+        policy.params,
+        policy.tokenizer,
+        dtype=settings.dtype or None,
+        tensor=settings.tensor,
+        prefix_cache_mb=settings.prefix_cache_mb,
+        **shape,
+    )
+
+
+async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
+    """The servers, which get the policy's weights whatever they had; of several processes each has its own.
+    InputError if they are fewer than the processes."""
+    index, count, _ = place()
+    endpoints = settings.endpoints[index::count]
+    if not endpoints:
+        raise InputError(
+            f"engine.endpoints: saw {len(settings.endpoints)} servers for {count} processes, wanted one for "
+            "each at least; start more with launch/serve.py"
+        )
+    from o1jax.engine.vllm_engine.servers import VllmServers
+
+    transfer = None
+    if settings.transfer != "files":
+        check_vllm_here(settings.transfer)
+        from o1jax.engine.vllm_engine.weight_transfer import WeightTransfer
+
+        transfer = WeightTransfer(settings.transfer, policy.config)
+    engine = VllmServers(
+        policy.config,
+        policy.tokenizer,
+        endpoints,
+        slots=settings.slots,
+        context=settings.context,
+        patience_s=settings.patience_s,
+        transfer=transfer,
+    )
+    async with contextlib.AsyncExitStack() as on_failure:
+        on_failure.push_async_callback(engine.close)
+        await engine.open()
+        await engine.load_params(policy.params, 0)
+        on_failure.pop_all()
+    return engine
+
+
+def check_vllm_here(transfer: str) -> None:
+    """InputError unless the trainer's environment has vLLM, which sends its weights."""
+    if not is_here():
+        raise InputError(
+            f"engine.transfer {transfer!r}: vLLM is not installed in this environment, where the trainer "
+            "runs; install it (third_party/constraints/vllm-gpu.txt), or take engine.transfer 'files'"
+        )
+
+
+# A push of weights into an engine, with the measure of what it is worth: how far the engine's log-probs are
+# from the trainer's on the same weights (promise 2).
+#
+# Trains nothing; the importance weights that make up for a difference are losses/policy_gradient.py's.
+
+PROBE = "print(1)"  # what is sampled after, in tokens of the policy
+TOKENS = 32
+
+
+class Pushes:
+    """Pushes parameters of the policy's model. Holds a compiled forward pass and no parameters. Of several
+    processes each has an engine, and its own copy of the parameters (mesh.own_copy)."""
+
+    def __init__(self, policy: Policy):
+        self._mesh = make_mesh() if jax.process_count() == 1 else own_devices()
+        self._program = log_probs_program(policy.graphdef, self._mesh)
+        prompt_ids = policy.tokenizer.encode(PROBE, add_special_tokens=False)
+        self._request = Request(tuple(prompt_ids), max_tokens=TOKENS, reuse_prefix=False)
+
+    async def push(self, engine: Engine, params: nnx.State, version: int) -> float:
+        """Loads the parameters, which the engine then samples with; returns `difference`."""
+        await engine.load_params(params, version)
+        return await self.difference(engine, params)
+
+    async def difference(self, engine: Engine, params: nnx.State) -> float:
+        """The largest |engine's log-prob - trainer's| over a sample of up to TOKENS tokens, in nats."""
+        ((sample,),) = await engine.generate([self._request])
+        return await asyncio.to_thread(self._largest, params, sample)
+
+    def _largest(self, params: nnx.State, sample: Completion) -> float:
+        ids = self._request.prompt_ids + sample.token_ids
+        rows = self._mesh.devices.size
+        row_length = len(self._request.prompt_ids) + TOKENS
+        example = Example("probe", ids, (0.0,) * len(ids))
+        batches = Batches([example], row_length=row_length, rows_per_batch=rows, seed=0)
+        (values_T,) = token_values(self._program, params, batches, self._mesh)
+        trainers_T = values_T[len(self._request.prompt_ids) - 1 : len(ids) - 1]
+        return float(np.abs(trainers_T - np.array(sample.log_probs)).max())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,3 +233,50 @@ async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterato
     finally:
         await engine.close()
         await judge.close()
+
+
+# The process reward model that a stage scores steps with, from its optional input `prm`.
+#
+# Does not train one (prm.py).
+
+
+@contextlib.asynccontextmanager
+async def open_scorer(
+    inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, *, slots: int, context: int
+) -> AsyncIterator[StepScorer | None]:
+    """The scorer of inputs["prm"], or None without that input; closes it.
+
+    InputError where it reads other tokens than the policy, whose `tokenizer` this is.
+    """
+    if "prm" not in inputs:
+        yield None
+        return
+    prm = open_policy(inputs["prm"], own_devices())
+    if prm.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"{inputs['prm']}: this process reward model has another tokenizer than the policy; "
+            "give one that was trained from this policy or one with its tokenizer"
+        )
+    scorer = scorer_of(prm, slots=slots, context=context)
+    try:
+        yield scorer
+    finally:
+        await scorer.close()
+
+
+def scorer_of(prm: Policy, *, slots: int, context: int) -> StepScorer:
+    """A scorer of paths of at most `context` tokens, or of what the model takes."""
+    return StepScorer(
+        prm.config,
+        prm.graphdef,
+        prm.params,
+        *score_ids(prm.tokenizer),
+        slots=slots,
+        context=min(context, prm.config.max_context),
+    )
+
+
+def scorer_timings(scorer: StepScorer | None) -> dict[str, float]:
+    """The scorer's counters, named as such."""
+    stats = scorer.stats() if scorer is not None else {}
+    return {f"scorer_{name}": round(value, 4) for name, value in stats.items()}

@@ -7,30 +7,152 @@ Metrics are fetched two steps late, so that the device never waits for the host.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import math
+import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
 from etils import epath
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import OwnRows, own_rows, place_batch
 from o1jax.parallel.processes import agreed, barrier, is_leader
+from o1jax.records import InputError
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
-from o1jax.train.preemption import Preempted, preempted, sigterm_noted
-from o1jax.train.progress import FitSettings, Progress, check, identity_of, judged, refuse_other
-from o1jax.train.state import TrainState, abstract_state, init_state, struct
-from o1jax.train.step import make_train_step
+from o1jax.train.step import TrainState, abstract_state, init_state, make_train_step, struct
+
+# SIGTERM and Ctrl-C: noted, answered between two steps; SIGTERM by all processes after the same one.
+#
+# Saves nothing itself; loop.py does.
+
+
+class Preempted(SystemExit):
+    """SIGTERM or Ctrl-C came and the state is saved. Uncaught, it ends the process with status 143."""
+
+    def __init__(self):
+        super().__init__(143)
+
+
+@contextlib.contextmanager
+def sigterm_noted() -> Iterator[threading.Event]:
+    """An event that SIGTERM, or a first Ctrl-C, sets instead of ending the process; only the main thread can
+    note it.
+
+    Of several processes none sets it: a handler here would take the place of JAX's own, which
+    jax.distributed installed, and `preempted` would never hear of the signal.
+    """
+    noted = threading.Event()
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: object) -> None:
+        noted.set()
+        signal.signal(number, before[number])
+
+    found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def preempted(step: int, sigterm: threading.Event) -> bool:
+    """Whether to stop after this step; several processes agree on it through JAX's coordinator."""
+    if jax.process_count() > 1:
+        return multihost_utils.reached_preemption_sync_point(step)
+    return sigterm.is_set()
+
+
+# The settings of a fit, where it stands, and what makes it this run and not another.
+#
+# Plain numbers, that go into a checkpoint's meta as JSON; knows no devices and no files.
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """`patience` evaluations without a loss lower by `min_improvement` end the run, and the best
+    parameters are the result; 0 runs to `max_steps`, and the last ones are. Checkpoints come every
+    `checkpoint_every` steps and `checkpoint_every_s` seconds (0: never); of several processes, the first
+    one's clock counts, and is asked every AGREE_EVERY steps."""
+
+    max_steps: int
+    evaluate_every: int = 0
+    patience: int = 0
+    min_improvement: float = 0.0
+    checkpoint_every: int = 0
+    checkpoint_every_s: float = 120.0
+    log_every: int = 1
+    micro_batches: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands; saved with every checkpoint. `tokens` counts all but padding."""
+
+    step: int = 0
+    tokens: int = 0
+    best_step: int = 0
+    best_loss: float | None = None
+    stale_evaluations: int = 0
+
+
+def check(settings: FitSettings, *, evaluates: bool) -> None:
+    """InputError for settings that ask for what cannot be."""
+    if settings.patience and not (evaluates and settings.evaluate_every):
+        raise InputError(
+            f"patience {settings.patience} needs evaluate and evaluate_every; give both, or patience 0"
+        )
+
+
+def judged(progress: Progress, loss: float, min_improvement: float) -> Progress:
+    """The progress after an evaluation with this loss."""
+    if progress.best_loss is None or loss < progress.best_loss - min_improvement:
+        return dataclasses.replace(progress, best_step=progress.step, best_loss=loss, stale_evaluations=0)
+    return dataclasses.replace(progress, stale_evaluations=progress.stale_evaluations + 1)
+
+
+def identity_of(batches: Batches, optimizer: OptimizerSettings, settings: FitSettings) -> dict[str, Any]:
+    """What a checkpoint must have in common with the run that resumes it, as JSON: optimizer, data, and the
+    settings that decide the curve. Not the objective, the model's config or the parameters begun with: who
+    calls gives the same ones in the same directory."""
+    names = ("evaluate_every", "patience", "min_improvement", "micro_batches")
+    return {
+        "optimizer": dataclasses.asdict(optimizer),
+        "data": batches.digest(),
+        **{name: getattr(settings, name) for name in names},
+    }
+
+
+def refuse_other(directory: epath.PathLike, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """InputError unless a directory's checkpoint, of identity `old`, is of this run."""
+    if old != new:
+        raise InputError(
+            f"{directory} holds a run of other settings or data ({changed(old, new)}); "
+            "use another directory, or delete that one"
+        )
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The names under which two identities differ."""
+    return ", ".join(name for name in new if old.get(name) != new[name])
+
 
 LAG = 2  # steps between dispatch and fetching metrics
 AGREE_EVERY = 16  # steps; asking the first process waits for the device

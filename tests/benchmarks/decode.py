@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from o1jax.engine import programs
-from o1jax.engine.jobs import Shape
-from o1jax.engine.scheduler import empty_slots
+from o1jax.engine.jax_engine import programs
+from o1jax.engine.jax_engine.scheduler import Shape, empty_slots
 from o1jax.engine.weights import placed
 from o1jax.model.init import abstract_params, init_params
 from o1jax.model.kv_cache import cache_sharding, init_cache

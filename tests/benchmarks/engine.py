@@ -23,10 +23,10 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from o1jax.engine import programs
 from o1jax.engine.interface import Request
-from o1jax.engine.jax_engine import JaxEngine
-from o1jax.engine.scheduler import empty_slots
+from o1jax.engine.jax_engine import programs
+from o1jax.engine.jax_engine.engine import JaxEngine
+from o1jax.engine.jax_engine.scheduler import empty_slots
 from o1jax.engine.weights import placed
 from o1jax.model.init import abstract_params, init_params
 from o1jax.model.kv_cache import cache_sharding, init_cache

@@ -67,11 +67,11 @@ def of_an_engine(size: str, peer: str) -> float:
     config, params, tokenizer = policy(size)
     shape = {"slots": 64, "context": config.max_context}
     if peer == "jax":
-        from o1jax.engine.jax_engine import JaxEngine
+        from o1jax.engine.jax_engine.engine import JaxEngine
 
         engine = JaxEngine(config, params, tokenizer, **shape)
     else:
-        from o1jax.engine.vllm_engine import VllmEngine
+        from o1jax.engine.vllm_engine.in_process import VllmEngine
 
         engine = VllmEngine(config, params, tokenizer, prefix_cache=peer == "vllm_prefix_cache", **shape)
     requests = [Request(ids, max_tokens=NEW, seed=i) for i, ids in enumerate(prompts())]
@@ -94,7 +94,7 @@ def of_transformers(size: str) -> float:
     import torch
     import transformers
 
-    from o1jax.model import hf
+    from o1jax.model.hf import checkpoint as hf
 
     config, params, _ = policy(size)
     with tempfile.TemporaryDirectory() as directory:

@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from o1jax.records import Rollout
-from o1jax.search.store import read_records
+from o1jax.store import read_records
 
 DRAWS = 2000
 COVERS = (

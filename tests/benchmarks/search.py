@@ -17,8 +17,8 @@ from etils import epath
 
 from o1jax.records import Problem
 from o1jax.search.mcts import SearchSettings, search_many
-from o1jax.stages import check_problems
-from o1jax.stages.policies import open_policy
+from o1jax.stages.problems import read_problems
+from o1jax.stages.training import open_policy
 from o1jax.stages.workers import EngineSettings, open_workers
 from o1jax.train.checkpoint import Policy
 
@@ -65,7 +65,7 @@ def main() -> None:
     endpoints = tuple(filter(None, args.endpoints.split(",")))
     engine = EngineSettings(args.engine, slots=64, context=320, endpoints=endpoints)
     policy = open_policy(epath.Path(args.policy))
-    problems = check_problems.read(epath.Path(args.problems))
+    problems = read_problems(epath.Path(args.problems))
     warm, problems = problems[:2], problems[2:]
     at_once = asyncio.run(measure(policy, engine, problems[: args.count], warm, 64))
     one = asyncio.run(measure(policy, engine, problems[: max(4, args.count // 32)], warm, 1))

@@ -19,8 +19,8 @@ import numpy as np
 from etils import epath
 from ladder import COVERS
 
-from o1jax.search.store import read_records
-from o1jax.stages.tcg_written import Tally
+from o1jax.store import read_records
+from o1jax.tcg.gate import Tally
 
 DRAWS = 2000
 FIGURES = {  # name -> (part, whole) of a tally

@@ -24,8 +24,7 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh, place_batch
 from o1jax.train import objectives
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
-from o1jax.train.state import init_state
-from o1jax.train.step import make_train_step
+from o1jax.train.step import init_state, make_train_step
 
 try:
     import torch

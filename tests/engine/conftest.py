@@ -20,7 +20,7 @@ def jax_lent():
 
 @pytest.fixture(scope="session")
 def vllm_lent():
-    from o1jax.engine.vllm_engine import VllmEngine
+    from o1jax.engine.vllm_engine.in_process import VllmEngine
 
     _, params = tiny.graphdef_and_params()
     kept = []
@@ -41,7 +41,7 @@ def vllm_lent():
 def vllm_server_lent(tmp_path_factory):
     import served
 
-    from o1jax.engine.vllm_server import VllmServers
+    from o1jax.engine.vllm_engine.servers import VllmServers
 
     _, params = tiny.graphdef_and_params()
     directory = tmp_path_factory.mktemp("served")

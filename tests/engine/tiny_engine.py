@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from o1jax.engine.jax_engine import JaxEngine
+from o1jax.engine.jax_engine.engine import JaxEngine
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import init_params, merge

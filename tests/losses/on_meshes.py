@@ -11,9 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from o1jax.losses.logprobs import token_log_probs_and_entropy
-from o1jax.model.attention import packed_attention
-from o1jax.model.chunked import chunked_attention
-from o1jax.model.splash import splash_attention
+from o1jax.model.attention import chunked_attention, packed_attention, splash_attention
 from o1jax.parallel.mesh import make_mesh, spec_of
 from o1jax.parallel.traced import on_mesh
 

@@ -15,8 +15,11 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from o1jax.model.init import init_params, merge  # noqa: E402
-from o1jax.model.lora import LoraSettings, adapted  # noqa: E402
-from o1jax.model.lora_merge import merged  # noqa: E402
+from o1jax.model.lora import (  # noqa: E402
+    LoraSettings,
+    adapted,
+    merged,
+)
 from o1jax.model.presets import preset  # noqa: E402
 from o1jax.parallel.mesh import make_mesh, place_batch  # noqa: E402
 

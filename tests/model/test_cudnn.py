@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from o1jax.model.attention import cudnn_attention
-from o1jax.model.chunked import chunked_attention
+from o1jax.model.attention import chunked_attention, cudnn_attention
 
 DEVICE = jax.devices()[0]
 pytestmark = pytest.mark.skipif(

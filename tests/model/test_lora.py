@@ -15,8 +15,7 @@ from safetensors.numpy import load_file
 
 from o1jax.model.init import merge, parameter_count
 from o1jax.model.kv_cache import init_cache
-from o1jax.model.lora import LoraSettings, abstract_adapted, adapted
-from o1jax.model.lora_merge import merged, save_adapters, switched_off
+from o1jax.model.lora import LoraSettings, abstract_adapted, adapted, merged, save_adapters, switched_off
 from o1jax.model.presets import preset
 from o1jax.model.quantized import dense, nf4_levels, quantize
 from o1jax.parallel.mesh import make_mesh

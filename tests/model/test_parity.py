@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from o1jax.model.hf import export, load
-from o1jax.model.hf_names import hf_tensors
+from o1jax.model.hf.checkpoint import export, load
+from o1jax.model.hf.names import hf_tensors
 from o1jax.model.init import merge
 from o1jax.parallel.mesh import make_mesh
 from tests.model.tiny_models import ALL_ROPES, CONFIGS, packed, perturbed, random_tokens

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from o1jax.model.hf import load
+from o1jax.model.hf.checkpoint import load
 from o1jax.model.init import abstract_params, merge
 from o1jax.model.kv_cache import init_cache
 from o1jax.model.presets import preset

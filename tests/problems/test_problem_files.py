@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from o1jax.problems import jsonl, ladder
+from o1jax.problems.formats import jsonl
+from o1jax.problems.ladder import problems as ladder
 from o1jax.problems.load import load_problems, load_well_formed
 from o1jax.records import InputError, Problem, TestCase
-from o1jax.search.store import read_records, write_records
+from o1jax.store import read_records, write_records
 
 GOOD = {
     "id": "a",

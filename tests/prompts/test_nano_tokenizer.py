@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from o1jax.problems import ladder
+from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import chat, direct, nano_tokenizer, pseudocode
 from o1jax.records import InputError
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from o1jax.problems import ladder
-from o1jax.prompts import completion, direct, pseudocode
+from o1jax.problems.ladder import problems as ladder
+from o1jax.prompts import direct, pseudocode
+from o1jax.prompts import direct as completion
 from o1jax.prompts.examples import EXAMPLES
 from o1jax.prompts.pseudocode import StepError, parse_path, parse_step, program_of, render_path, render_step
 from o1jax.records import InputError, Problem, Step, TestCase

@@ -5,7 +5,7 @@ import json
 from etils import epath
 
 from o1jax.records import CaseResult, Node, Problem, Rollout, Status, TestCase, Tree, Verdict
-from o1jax.search.store import write_records
+from o1jax.store import write_records
 
 HOSTILE = 'print(\'</script><script>document.title = "taken"</script>\')\u2028<!-- & "quoted"'
 PASS = Verdict(True, (CaseResult(Status.AC), CaseResult(Status.AC)))

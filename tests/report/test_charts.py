@@ -2,7 +2,8 @@
 
 import pytest
 
-from o1jax.report import axes, charts
+from o1jax.report import charts
+from o1jax.report import charts as axes
 
 
 def texts(axis):

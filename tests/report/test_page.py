@@ -7,7 +7,7 @@ import re
 import made_run
 import pytest
 
-from o1jax.report import dots, markup, page, summary
+from o1jax.report import charts, markup, page, summary
 from o1jax.report.run_files import RunFiles
 
 
@@ -106,9 +106,9 @@ def test_figures_of_another_shape_cost_their_part_only(tmp_path, place):
 
 
 def test_a_long_name_in_a_chart_leaves_room_for_its_value():
-    drawn = dots.shares("title", [dots.row("n" * 80, made_run.share(0.5))])
+    drawn = charts.shares("title", [charts.row("n" * 80, made_run.share(0.5))])
     shown = re.search(r">(n+…)<", drawn)[1]
-    assert len(shown) + len("50.0 % [40.0, 60.0]") == dots.LINE
+    assert len(shown) + len("50.0 % [40.0, 60.0]") == charts.LINE
     assert f"<title>{'n' * 80}</title>" in drawn and "50.0 % [40.0, 60.0]" in drawn
 
 

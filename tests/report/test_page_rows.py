@@ -3,7 +3,8 @@
 import made_run
 from etils import epath
 
-from o1jax.report import problem_rows, tree_rows
+from o1jax.report import tree_rows
+from o1jax.report import tree_rows as problem_rows
 from o1jax.report.markup import json_text
 from o1jax.report.run_files import RunFiles
 

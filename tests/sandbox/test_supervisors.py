@@ -13,7 +13,7 @@ from o1jax.sandbox import slots as slots_module
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Job, Limits, SandboxError
 from o1jax.sandbox.slots import Slots, SlotSettings
-from o1jax.sandbox.supervisor_process import SupervisorProcess
+from o1jax.sandbox.supervisor import SupervisorProcess
 
 PATIENT = Limits(cpu_s=5.0, wall_s=600.0)
 SLEEP = "import time\ntime.sleep(600)"

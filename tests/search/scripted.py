@@ -16,7 +16,7 @@ from o1jax.prompts import pseudocode
 from o1jax.records import CaseResult, Problem, Status, Step, TestCase, Tree, Verdict
 from o1jax.sandbox.interface import Job
 from o1jax.search import mcts
-from o1jax.search.store import ShardWriter
+from o1jax.store import ShardWriter
 
 ASSISTANT = "<|assistant|>"
 EOS = "<|im_end|>"

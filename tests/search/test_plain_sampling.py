@@ -7,11 +7,11 @@ import pytest
 import scripted
 from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem, step
 
+from o1jax.concurrency import run_in_order
 from o1jax.prompts import direct
 from o1jax.records import InputError
+from o1jax.rewards.outcome import search_tests
 from o1jax.search import mcts, sampling
-from o1jax.search.bounded import run_in_order
-from o1jax.search.judging import search_tests
 
 SETTINGS = sampling.SampleSettings(n=6, max_tokens=800)
 

@@ -8,15 +8,15 @@ from scripted import step
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from o1jax.engine.jax_engine import JaxEngine
+from o1jax.engine.jax_engine.engine import JaxEngine
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import init_params
 from o1jax.parallel.mesh import make_mesh
-from o1jax.problems import ladder
+from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import Problem, TestCase
+from o1jax.rewards.outcome import search_tests
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.search.judging import search_tests
 from o1jax.search.mcts import SearchSettings, search_many
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 

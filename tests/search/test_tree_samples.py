@@ -5,10 +5,10 @@ import itertools
 import pytest
 import scripted
 
+from o1jax.prm.nodes import nodes_of
 from o1jax.records import CaseResult, Node, Status, Tree, Verdict
 from o1jax.search import samples
 from o1jax.search.tree import children_of, path_ids, path_to
-from o1jax.stages.prm_nodes import nodes_of
 
 EOS = 99
 AC, WA = CaseResult(Status.AC), CaseResult(Status.WA)

@@ -14,6 +14,8 @@ import scripted
 from etils import epath
 
 import o1jax
+from o1jax import store
+from o1jax import store as rows
 from o1jax.records import (
     CaseResult,
     InputError,
@@ -26,7 +28,6 @@ from o1jax.records import (
     Tree,
     Verdict,
 )
-from o1jax.search import rows, store
 
 VERDICT = Verdict(
     True, (CaseResult(Status.AC, "", 0.1), CaseResult(Status.WA, "line 1: saw '2', wanted '3'")), "T0"

@@ -8,9 +8,9 @@ import lineage_run
 from etils import epath
 
 from o1jax.records import Tree
-from o1jax.search.store import write_records
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.run import run_in_child
+from o1jax.store import write_records
 
 SAMPLE = {"n": 2, "max_tokens": 24, "style": "nano"}
 BUDGET = {"train_tokens": 2_000, "row_length": 256, "rows_per_batch": 4}

@@ -20,12 +20,11 @@ from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import PreferencePair, SftSample
 from o1jax.stages import training
-from o1jax.stages.adapters import with_adapters, without_adapters
+from o1jax.stages.training import with_adapters, without_adapters
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints, Policy, load_policy
-from o1jax.train.loop import fit
+from o1jax.train.loop import FitSettings, fit
 from o1jax.train.optimizer import AdamW, OptimizerSettings
-from o1jax.train.progress import FitSettings
 
 LORA = LoraSettings(rank=4, alpha=8.0)
 TOKENIZER = nano_tokenizer.train(["print(sum(xs))", "def add(a, b):\n    return a + b"], 300)

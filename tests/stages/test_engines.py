@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from o1jax.engine import vllm_settings
+from o1jax.engine.vllm_engine import settings as vllm_settings
 from o1jax.records import InputError
-from o1jax.stages import engines, settings
+from o1jax.stages import settings, workers
 
 
 def parsed(**engine):
-    return settings.parse(engines.EngineSettings, engine, "engine")
+    return settings.parse(workers.EngineSettings, engine, "engine")
 
 
 def test_an_unknown_engine_is_refused_by_name():
@@ -37,7 +37,7 @@ def test_settings_that_do_not_go_together_are_refused(engine, said):
 @pytest.mark.skipif(vllm_settings.is_here(), reason="vLLM is installed here")
 def test_without_vllm_the_error_says_how_to_get_it():
     with pytest.raises(InputError, match="make install-vllm"):
-        asyncio.run(engines.open_engine(None, parsed(name="vllm")))
+        asyncio.run(workers.open_engine(None, parsed(name="vllm")))
     servers = parsed(name="vllm_server", endpoints=["http://x"], transfer="nccl")
     with pytest.raises(InputError, match="engine.transfer 'nccl': vLLM is not installed .* take .* 'files'"):
-        asyncio.run(engines.open_engine(None, servers))
+        asyncio.run(workers.open_engine(None, servers))

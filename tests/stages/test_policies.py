@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from o1jax.model import hf
+from o1jax.model.hf import checkpoint as hf
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError
 from o1jax.stages.manifest import StageResult, StageSpec, begin, finish, input_hash
-from o1jax.stages.policies import open_policy
+from o1jax.stages.training import open_policy
 from o1jax.train.checkpoint import save_policy
 
 

@@ -15,9 +15,9 @@ import tiny_rl
 from etils import epath
 
 from o1jax.records import Rollout
-from o1jax.search.store import read_shards, read_trees
 from o1jax.stages.manifest import read_manifest
-from o1jax.stages.policies import open_policy
+from o1jax.stages.training import open_policy
+from o1jax.store import read_shards, read_trees
 
 pytestmark = pytest.mark.hostile
 HERE = pathlib.Path(__file__).parent

@@ -12,7 +12,8 @@ import time
 import pytest
 from etils import epath
 
-from o1jax.problems import jsonl, ladder
+from o1jax.problems.formats import jsonl
+from o1jax.problems.ladder import problems as ladder
 from o1jax.records import InputError
 from o1jax.stages import together
 from o1jax.stages.together import OtherFailed, told_to_others, wait_for

@@ -14,15 +14,16 @@ import served
 import tiny_rl
 from etils import epath
 
-from o1jax.engine.fleet import ServersDown
-from o1jax.engine.vllm_server import PUSHED, VllmServers
-from o1jax.problems import jsonl, ladder
+from o1jax.engine.vllm_engine.fleet import ServersDown
+from o1jax.engine.vllm_engine.servers import PUSHED, VllmServers
+from o1jax.problems.formats import jsonl
+from o1jax.problems.ladder import problems as ladder
 from o1jax.records import Tree
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.search.mcts import SearchSettings, search_many
-from o1jax.search.store import ShardWriter, read_trees
-from o1jax.stages import check_problems
-from o1jax.stages.policies import open_policy
+from o1jax.stages.problems import read_problems
+from o1jax.stages.training import open_policy
+from o1jax.store import ShardWriter, read_trees
 
 pytestmark = pytest.mark.vllm
 SEARCH = {
@@ -69,7 +70,7 @@ def both(two):
 def search(home, servers, store=None, on_tree=None, patience_s=200.0):
     """The trees of the sixteen problems, and the engine's counters."""
     policy = open_policy(epath.Path(home) / "policy")
-    problems = check_problems.read(epath.Path(home) / "sixteen")
+    problems = read_problems(epath.Path(home) / "sixteen")
 
     async def whole():
         urls = [server.url for server in servers]
@@ -166,7 +167,7 @@ def test_a_client_that_is_killed_goes_on_to_the_same_trees(home, both, undisturb
     first.wait()
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     timings = json.loads(said.splitlines()[-1])
-    problems = [problem.id for problem in check_problems.read(epath.Path(home) / "sixteen")]
+    problems = [problem.id for problem in read_problems(epath.Path(home) / "sixteen")]
     assert tokens(read_trees(tmp_path / "search" / "trees", problems)) == undisturbed
     assert timings["push_difference"] < 1e-4
 

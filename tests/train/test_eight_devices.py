@@ -11,7 +11,7 @@ import tiny_run
 
 from o1jax.parallel.mesh import make_mesh
 from o1jax.train.checkpoint import Checkpoints
-from o1jax.train.state import struct
+from o1jax.train.step import struct
 
 PROGRAM = pathlib.Path(__file__).with_name("eight_devices.py")
 

@@ -20,7 +20,8 @@ import tiny_run
 from o1jax.batches.encode import Example
 from o1jax.model.init import parameter_count
 from o1jax.records import InputError
-from o1jax.train import integrity, loop, progress
+from o1jax.train import integrity, loop
+from o1jax.train import loop as progress
 from o1jax.train.checkpoint import Checkpoints
 
 PROGRAM = str(pathlib.Path(tiny_run.__file__))

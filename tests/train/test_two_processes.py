@@ -15,7 +15,7 @@ import two_processes
 
 from o1jax.parallel.mesh import make_mesh
 from o1jax.train.checkpoint import Checkpoints
-from o1jax.train.state import struct
+from o1jax.train.step import struct
 
 PROGRAM = pathlib.Path(two_processes.__file__)
 pytestmark = pytest.mark.hostile

@@ -12,7 +12,7 @@ from o1jax.model.init import init_params
 from o1jax.parallel.mesh import make_mesh, place_batch
 from o1jax.train import loop, objectives, step
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
-from o1jax.train.state import init_state
+from o1jax.train.step import init_state
 
 CONFIG = ModelConfig(
     family="qwen2",

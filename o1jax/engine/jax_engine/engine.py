@@ -1,0 +1,101 @@
+"""The JAX engine in process: coroutines hand in requests, one thread owns the device.
+
+Puts the parts together: jobs.py checks and queues, serving_thread.py turns the scheduler. Does not batch
+(scheduler.py) or compute (programs.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from flax import nnx
+from transformers import PreTrainedTokenizerBase
+
+from o1jax.engine.device_thread import ServingThread
+from o1jax.engine.interface import Completion, Request
+from o1jax.engine.jax_engine.scheduler import Scheduler, Shape, pool_size
+from o1jax.engine.jobs import Intake
+from o1jax.engine.weights import check_shapes, placed
+from o1jax.model.config import ModelConfig
+from o1jax.model.init import abstract_params
+from o1jax.model.kv_cache import cache_sharding
+from o1jax.parallel.mesh import own_devices
+from o1jax.records import InputError
+
+
+class JaxEngine:
+    """Implements Engine on this process's first `tensor` devices, over which the model and its cache are
+    split by heads (see interface.py for the promises).
+
+    A sample's bits depend on (weights, prompt_ids, seed, index, sampling settings) and on the fixed
+    shape (slots, context, chunk, prefill_rows, tensor), not on what runs beside it, before it or is cached.
+    Requests handed in before load_params finish under the old weights, later ones get the new.
+    `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache.
+    `prefix_cache_mb` bounds the prompt chunks that stay on the device.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: nnx.State,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        slots: int = 64,
+        context: int = 256,
+        chunk: int = 32,
+        prefill_rows: int = 8,
+        block: int = 8,
+        prefix_cache_mb: float = 64,
+        dtype: str | None = None,
+        version: int = 0,
+        tensor: int = 1,
+    ):
+        dtype = dtype or config.compute_dtype
+        config = dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
+        if context % chunk or context > config.max_context:
+            wanted = f"a multiple of chunk ({chunk}), at most the model's {config.max_context}"
+            raise InputError(f"engine context {context}: wanted {wanted}")
+        self.max_context, self._config = context, config
+        pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
+        self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
+        mesh = own_devices(tensor)
+        _, self._stacked = abstract_params(config, mesh)
+        graphdef, self._abstract = abstract_params(config, mesh, apart=True)
+        self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
+        self._swap(params, version)
+        self._intake = Intake(
+            tokenizer, self._scheduler.table, context, config.vocab_size, self.shape.stop_ids
+        )
+        self._thread = ServingThread(self._scheduler, self._swap)
+
+    async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """See Engine.generate; RuntimeError after close, or after the engine's thread has failed."""
+        return await self._thread.completions(self._intake.jobs(requests))
+
+    async def load_params(self, params: nnx.State, version: int) -> None:
+        """See Engine.load_params; InputError, and the old weights stay, where a shape differs."""
+        await self._thread.load(params, version)
+
+    def stats(self) -> dict[str, float]:
+        """Beside the interface's: wasted_tokens (sampled past a stop, or of cancelled requests),
+        decode_steps, prefill_rounds, and the prefix cache's hits, misses and evictions in chunks."""
+        counters, prefixes = self._scheduler.counters, self._scheduler.prompts.prefixes
+        tokens = ("generated_tokens", "prefill_tokens", "reused_tokens", "wasted_tokens")
+        slot_steps = counters["decode_steps"] * self.shape.slots
+        return {
+            **{name: float(counters[name]) for name in (*tokens, "decode_steps", "prefill_rounds", "busy_s")},
+            "slot_occupancy": counters["slot_steps"] / slot_steps if slot_steps else 0.0,
+            "prefix_hits": float(prefixes.hits),
+            "prefix_misses": float(prefixes.misses),
+            "prefix_evictions": float(prefixes.evictions),
+        }
+
+    async def close(self) -> None:
+        """See Engine.close; closing twice does nothing."""
+        await self._thread.close()
+
+    def _swap(self, params: nnx.State, version: int) -> None:
+        check_shapes(params, self._stacked)
+        self._scheduler.forget()
+        self._scheduler.swap(placed(params, self._abstract, apart=True), version)

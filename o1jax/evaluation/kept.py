@@ -1,0 +1,144 @@
+"""Samples of an evaluation that outlive it: a kill loses a minute of them, and a later one only judges.
+
+A file of rollouts is written whole when every problem has its own; until then they lie in shards beside it.
+Samples nothing and judges nothing itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+from etils import epath
+
+from o1jax.concurrency import run_in_order
+from o1jax.engine.interface import Completion, Request
+from o1jax.parallel.processes import place
+from o1jax.prompts.chat import Tokenizer
+from o1jax.records import InputError, Problem, Rollout, Tree
+from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.stages.together import all_have_played, my_share, wait_for
+from o1jax.stages.workers import EngineSettings, Workers
+from o1jax.store import ShardWriter, read_records, read_shards, read_trees, write_records
+
+Sample = Callable[[Problem], Awaitable[list[Rollout]]]
+JudgeAgain = Callable[[Problem, Sequence[Rollout]], Awaitable[list[Rollout]]]
+Shown = Callable[[list[Rollout]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """The directory of this evaluation, and of an earlier one (or None) whose samples it judges again."""
+
+    out: epath.Path
+    earlier: epath.Path | None
+    concurrency: int
+
+    async def groups(
+        self,
+        name: str,
+        problems: Sequence[Problem],
+        sample: Sample,
+        judge_again: JudgeAgain,
+        shown: Shown = lambda group: None,
+    ) -> list[list[Rollout]]:
+        """rollouts_P_G of the file <name>.parquet, in the order of `problems`: those of this evaluation so
+        far, and for other problems the earlier evaluation's, judged again, or without one new samples.
+        `shown` is called for each new group. Raises InputError for a problem that the earlier one lacks."""
+        whole = self.out / f"{name}.parquet"
+        if not whole.exists():
+            await self._play(name, my_share(problems), sample, judge_again, shown)
+            await self._join(name, problems)
+        by_problem = _by_problem(read_records(whole, Rollout))
+        return [by_problem[problem.id] for problem in problems]
+
+    async def _play(
+        self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: JudgeAgain, shown: Shown
+    ) -> None:
+        shards = self.out / f"{name}.shards"
+        done = _by_problem(read_shards(shards, Rollout))
+        earlier = None
+        if self.earlier is not None:
+            earlier = _by_problem(read_records(self.earlier / f"{name}.parquet", Rollout))
+        with ShardWriter(shards, Rollout, rows=512) as store:
+
+            async def work(problem: Problem) -> None:
+                if problem.id not in done:
+                    if earlier is None:
+                        group = await sample(problem)
+                    else:
+                        group = await judge_again(problem, self._earlier_group(earlier, problem, name))
+                    done[problem.id] = group
+                    store.extend(group)
+                    shown(group)
+
+            await run_in_order(work, problems, self.concurrency)
+
+    async def _join(self, name: str, problems: Sequence[Problem]) -> None:
+        """Makes one file of all processes' shards, when all have played."""
+        await all_have_played(self.out, name.replace("/", "_"))
+        shards, whole = self.out / f"{name}.shards", self.out / f"{name}.parquet"
+        if place().index == 0:
+            done = _by_problem(read_shards(shards, Rollout))
+            rollouts = [rollout for problem in problems for rollout in done[problem.id]]
+            write_records(whole, Rollout, rollouts)
+            shards.rmtree(missing_ok=True)
+        await wait_for(self.out, [whole], "process 0")
+
+    def _earlier_group(
+        self, earlier: Mapping[str, Sequence[Rollout]], problem: Problem, name: str
+    ) -> Sequence[Rollout]:
+        if problem.id not in earlier:
+            raise InputError(
+                f"{self.earlier}/{name}.parquet: no samples of problem {problem.id}; "
+                "give the problems that were sampled, or sample anew without inputs.samples"
+            )
+        return earlier[problem.id]
+
+    def trees(self, name: str) -> ShardWriter[Tree]:
+        """Where searched trees are: the earlier evaluation's stand as they are."""
+        return ShardWriter((self.earlier or self.out) / name, Tree)
+
+    async def all_trees(self, name: str, problems: Sequence[Problem]) -> list[Tree]:
+        """Those of `problems`, in order, when every process has kept its share of them."""
+        await all_have_played(self.out, name)
+        return read_trees(self.trees(name).directory, [problem.id for problem in problems])
+
+
+class NoEngine:
+    """Stands where samples are kept: refuses to generate."""
+
+    max_context = 1 << 30
+
+    def __init__(self, earlier: epath.Path):
+        self.earlier = earlier
+
+    async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        raise InputError(
+            f"{self.earlier}: not all samples that are needed are there; give the settings that it was made "
+            "with, or sample anew without inputs.samples"
+        )
+
+    def stats(self) -> dict[str, float]:
+        return {"generated_tokens": 0.0, "busy_s": 0.0}
+
+    async def close(self) -> None:
+        pass
+
+
+@contextlib.asynccontextmanager
+async def only_judging(
+    earlier: epath.Path, tokenizer: Tokenizer, settings: EngineSettings
+) -> AsyncIterator[Workers]:
+    """A judge and no engine, closed at the end."""
+    async with ForkJudge(slots=settings.judge_slots, packages=settings.judge_packages) as judge:
+        yield Workers(NoEngine(earlier), judge, tokenizer, time.monotonic())
+
+
+def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    groups: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.problem_id, []).append(rollout)
+    return groups

@@ -1,0 +1,118 @@
+"""A lineage as text: the tree of stages, then each sample with its steps, verdict and tests.
+
+What is not as it was stands behind a `!`. Reads no files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from o1jax.lineage.paths import JudgedTest, Path, PathStep
+from o1jax.lineage.samples import Sample
+from o1jax.lineage.stages import Stage
+from o1jax.lineage.trace import Lineage
+
+
+def text(lineage: Lineage) -> str:
+    """Places in the current directory are written relative to it; a stage above is not repeated."""
+    stages, shown = {stage.place: stage for stage in lineage.stages}, set()
+    lines = list(_stage_lines(lineage.stages[0], stages, shown, ""))
+    for sample in lineage.samples:
+        lines += ["", *_sample_lines(sample)]
+    return "\n".join(lines)
+
+
+def _stage_lines(stage: Stage, stages: Mapping[str, Stage], shown: set[str], indent: str) -> Iterator[str]:
+    shown.add(stage.place)
+    state = _figures(stage.figures) if stage.is_complete else "not complete"
+    source = f" from {stage.config['source']}" if stage.config.get("source") else ""
+    yield f"{_short(stage.place)}  ({stage.stage}{source}, seed {stage.seed}) {state}"
+    indent += "    "
+    for given in stage.inputs:
+        name = f"{indent}{given.name}: "
+        if given.fault:
+            yield f"{name}! {_short(given.place)} {given.fault}"
+        elif given.place not in stages:
+            kind = "file" if given.name.startswith("source_") else "published weights"
+            yield f"{name}{_short(given.place)}  ({kind}, hash {given.hash})"
+        elif given.place in shown:
+            yield f"{name}{_short(given.place)}  (above)"
+        else:
+            first, *rest = _stage_lines(stages[given.place], stages, shown, indent)
+            yield f"{name}{first}"
+            yield from rest
+
+
+def _sample_lines(sample: Sample) -> Iterator[str]:
+    state = f"! not trained on: {sample.left_out}" if sample.left_out else "trained on"
+    yield f"sample {sample.id}: {sample.kind} of problem {sample.problem_id}, {state}"
+    for name, fact in sample.facts.items():
+        yield from _fact_lines(name.replace("_", " "), fact)
+    for path in sample.paths:
+        yield from _path_lines(path)
+
+
+def _fact_lines(name: str, fact: Any) -> Iterator[str]:
+    """A number on one line, a program under its name."""
+    if isinstance(fact, str):
+        yield f"  {name}:"
+        yield from _quoted(fact)
+    else:
+        yield f"  {name}: {_number(fact)}"
+
+
+def _path_lines(path: Path) -> Iterator[str]:
+    tokens = sum(step.tokens for step in path.steps)
+    yield f"  {path.role}: {path.record} in {_short(path.place)}; {tokens} tokens"
+    if path.policy is not None:
+        by, log_probs = path.policy, sum(step.log_probs for step in path.steps)
+        place = f"! {_short(by.place)} {by.fault}" if by.fault else _short(by.place)
+        yield f"    sampled by {place}, policy version {path.policy_version}; {log_probs} log-probs kept"
+    for step in path.steps:
+        if step.action is not None:
+            yield f"    {_step(step)}"
+        yield from _quoted(step.text)
+    if path.verdict is not None:
+        compiled = "compiled" if path.verdict.compiled else "did not compile"
+        passed = sum(case.passed for case in path.verdict.cases)
+        yield f"    verdict: {compiled}, passed {passed} of {len(path.verdict.cases)} tests"
+    if path.tests_fault:
+        yield f"    ! tests not known: {path.tests_fault}"
+    for test in path.tests:
+        yield f"      {_test(test)}"
+
+
+def _step(step: PathStep) -> str:
+    parts = [f"action {step.action}, {step.tokens} tokens"]
+    if step.node is not None:
+        parts = [f"node {step.node} below {step.parent}", *parts, f"{step.visits} visits"]
+    for name, value in (("mean value", step.mean_value), ("value", step.value), ("score", step.score)):
+        parts += [] if value is None else [f"{name} {value:.3f}"]
+    if step.label is not None:
+        parts.append(f"label {step.label.soft:.3f} of {step.label.n_leaves} leaves")
+    return ", ".join([*parts, f"! {step.error}"] if step.error else parts)
+
+
+def _test(judged: JudgedTest) -> str:
+    where = "of" if judged.origin.kind == "own" else "by"
+    test = judged.test.input if not judged.test.output else f"{judged.test.input!r} -> {judged.test.output!r}"
+    return f"{judged.status:4} {judged.origin.kind} test {where} {_short(judged.origin.place)}: {test}"
+
+
+def _quoted(text: str) -> Iterator[str]:
+    return (f"      | {line}" for line in text.strip().splitlines())
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    """The numbers among the figures; the others are in the manifest."""
+    return ", ".join(f"{name} {_number(v)}" for name, v in figures.items() if isinstance(v, (int, float)))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _short(place: str) -> str:
+    return place.removeprefix(os.getcwd() + "/")

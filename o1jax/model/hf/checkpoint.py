@@ -1,0 +1,141 @@
+"""Hugging Face checkpoints: load into sharded arrays, and export what transformers loads.
+
+load(export(x)) == x bit for bit. The names and layouts are hf_names.py's, the settings
+hf_config.py's, the files hf_files.py's. Local directories only: nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from o1jax.model.config import ModelConfig
+from o1jax.model.hf.config import config_from_hf, config_to_hf
+from o1jax.model.hf.files import DTYPES, TensorSpec, open_tensors, read_json, write_tensors
+from o1jax.model.hf.names import Entry, entries, hf_specs, hf_tensors
+from o1jax.model.init import abstract_params
+from o1jax.records import InputError
+
+SHARD_BYTES = 5 << 30
+# Tensors that some checkpoints hold and no model needs: rotary tables, and a head tied to the embedding.
+IGNORED = ("rotary_emb.inv_freq", "lm_head.weight")
+
+
+def load(path: str | os.PathLike, mesh: Mesh, dtype: str = "float32") -> tuple[ModelConfig, nnx.State]:
+    """(config, params) of a checkpoint directory, in `dtype`, each device reading only its slices.
+
+    Raises InputError for a missing or corrupt file, what hf_config.py refuses, and a tensor that is
+    missing, unknown, quantized or of another shape than config.json promises. Beside what the devices
+    hold, the host holds one tensor of the files at a time.
+    """
+    directory = pathlib.Path(path)
+    config = config_from_hf(read_json(directory / "config.json"), dtype)
+    tensors = open_tensors(directory)
+    check_tensors(directory, config, tensors)
+    _, abstract = abstract_params(config, mesh)
+    flat = dict(nnx.to_flat_state(abstract))
+    for entry in entries(config):
+        read = read_stacked if entry.stacked else read_single
+        flat[entry.path] = flat[entry.path].replace(read(tensors, entry, flat[entry.path].get_value()))
+    return config, nnx.from_flat_state(flat)
+
+
+def check_tensors(directory: pathlib.Path, config: ModelConfig, tensors: dict[str, Any]) -> None:
+    """Raises InputError for the first tensor that is missing, of another shape, or unknown."""
+    known = set()
+    for entry in entries(config):
+        for layer in range(config.n_layers if entry.stacked else 1):
+            name = entry.hf_name(layer)
+            known.add(name)
+            if name not in tensors:
+                raise InputError(f"{directory}: tensor {name} is missing")
+            if (seen := tuple(tensors[name].get_shape())) != entry.hf_shape:
+                raise InputError(f"{directory}: tensor {name} is {seen}, config.json wants {entry.hf_shape}")
+            if (kind := tensors[name].get_dtype()) not in DTYPES.values():
+                raise InputError(f"{directory}: tensor {name} is {kind}; wanted one of {[*DTYPES.values()]}")
+    if unknown := sorted(name for name in set(tensors) - known if not name.endswith(IGNORED)):
+        raise InputError(f"{directory}: tensor {unknown[0]} has no place in a {config.family} model")
+
+
+def read_single(tensors: dict[str, Any], entry: Entry, struct: jax.ShapeDtypeStruct, layer=0) -> jax.Array:
+    """One layer's array, or one that is not stacked, onto the struct's sharding."""
+    theirs = tensors[entry.hf_name(layer)]
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        return read_layer(theirs, entry, index).astype(struct.dtype)
+
+    return jax.make_array_from_callback(struct.shape, struct.sharding, read)
+
+
+def read_stacked(tensors: dict[str, Any], entry: Entry, struct: jax.ShapeDtypeStruct) -> jax.Array:
+    """The layers' arrays put into one on the devices, so that the host never holds more than a layer's."""
+    of_layer = NamedSharding(struct.sharding.mesh, PartitionSpec(*struct.sharding.spec[1:]))
+    like = jax.ShapeDtypeStruct(struct.shape[1:], struct.dtype, sharding=of_layer)
+    stacked = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)(
+        struct.shape, struct.dtype
+    )
+    put = jax.jit(put_layer, donate_argnums=0, out_shardings=struct.sharding)
+    for layer in range(struct.shape[0]):
+        stacked = put(stacked, read_single(tensors, entry, like, layer), layer)
+        stacked.block_until_ready()  # else the host reads ahead, and holds what it has read
+    return stacked
+
+
+def put_layer(stacked: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
+    """`stacked` with `part` as its layer `layer`."""
+    return jax.lax.dynamic_update_index_in_dim(stacked, part, layer, axis=0)
+
+
+def read_layer(theirs: Any, entry: Entry, index: tuple[slice, ...]) -> np.ndarray:
+    """The part `index` of one layer of ours, reading only that part of the file."""
+    sizes = [len(range(*part.indices(size))) for part, size in zip(index, entry.shape, strict=True)]
+    if not entry.inputs and len(entry.shape) == len(entry.hf_shape):
+        return theirs[index]
+    if not entry.inputs:
+        return theirs[merged(entry.shape, index)].reshape(sizes)
+    rows = merged(entry.shape[entry.inputs :], index[entry.inputs :])
+    columns = merged(entry.shape[: entry.inputs], index[: entry.inputs])
+    return theirs[rows, columns].T.reshape(sizes)
+
+
+def merged(shape: tuple[int, ...], index: tuple[slice, ...]) -> slice:
+    """The slice of the flattened axes: only the first of them may be split."""
+    start, stop, _ = index[0].indices(shape[0])
+    rest = int(np.prod(shape[1:]))
+    assert all(part.indices(size) == (0, size, 1) for part, size in zip(index[1:], shape[1:], strict=True))
+    return slice(start * rest, stop * rest)
+
+
+def export(
+    path: str | os.PathLike,
+    config: ModelConfig,
+    params: nnx.State,
+    tokenizer: Any = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes safetensors, config.json and the tokenizer's files, for transformers and vLLM to load.
+
+    `tokenizer` is a transformers tokenizer or None. Several files with an index above shard_bytes.
+    config.json comes last: a directory without it is half-written. The host holds one tensor at a time.
+    """
+    directory = pathlib.Path(path)
+    fields = config_to_hf(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").unlink(missing_ok=True)
+    specs = [TensorSpec(*spec) for spec in hf_specs(config)]
+    arrays = (np.asarray(array) for _, array in hf_tensors(config, params))
+    write_tensors(directory, specs, arrays, shard_bytes)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+        fields |= {
+            f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+        }
+    (directory / "config.json").write_text(json.dumps(fields, indent=1))

@@ -1,0 +1,140 @@
+"""The one map between our parameters and Hugging Face's names and layouts.
+
+Load, export and the weight push to a server all go through it. Ours are stacked over layers, with
+the inputs of a product first ([L, D, N, H]); theirs are one matrix a layer, outputs first
+([N*H, D]). Both ways are reshapes and transposes: no bit changes. Reads no files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+from flax import nnx
+
+from o1jax.model.config import ModelConfig
+
+LAYER = "model.layers.{layer}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One parameter of ours. `shape` is that of one layer; the first `inputs` axes are summed over.
+
+    `name` holds {layer} where the parameter is stacked. Without inputs (norms, biases, the
+    embedding) the layout is theirs but for `hf_shape`.
+    """
+
+    path: tuple[str, ...]
+    name: str
+    shape: tuple[int, ...]
+    inputs: int = 0
+
+    @property
+    def stacked(self) -> bool:
+        return "{layer}" in self.name
+
+    @property
+    def hf_shape(self) -> tuple[int, ...]:
+        """One layer's shape in the checkpoint."""
+        if self.inputs:
+            return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
+        return self.shape if self.name.endswith("embed_tokens.weight") else (math.prod(self.shape),)
+
+    def to_hf(self, ours: jax.Array) -> jax.Array:
+        """One layer's array in the checkpoint's layout."""
+        if self.inputs:
+            return ours.reshape(self.hf_shape[::-1]).T
+        return ours.reshape(self.hf_shape)
+
+    def hf_name(self, layer: int) -> str:
+        return self.name.format(layer=layer)
+
+
+def entries(config: ModelConfig) -> list[Entry]:
+    """Every parameter of this config, in a fixed order."""
+    D, F, V = config.d_model, config.d_ff, config.vocab_size
+    N, K, H = config.n_heads, config.n_kv_heads, config.head_dim
+    attention, ff = ("blocks", "attention"), ("blocks", "ff")
+    found = [
+        Entry(("embed_VD",), "model.embed_tokens.weight", (V, D)),
+        Entry(("blocks", "attention_norm", "scale"), LAYER + "input_layernorm.weight", (D,)),
+        Entry((*attention, "q_DNH"), LAYER + "self_attn.q_proj.weight", (D, N, H), 1),
+        Entry((*attention, "k_DKH"), LAYER + "self_attn.k_proj.weight", (D, K, H), 1),
+        Entry((*attention, "v_DKH"), LAYER + "self_attn.v_proj.weight", (D, K, H), 1),
+        Entry((*attention, "o_NHD"), LAYER + "self_attn.o_proj.weight", (N, H, D), 2),
+        Entry(("blocks", "ff_norm", "scale"), LAYER + "post_attention_layernorm.weight", (D,)),
+        Entry((*ff, "gate_DF"), LAYER + "mlp.gate_proj.weight", (D, F), 1),
+        Entry((*ff, "up_DF"), LAYER + "mlp.up_proj.weight", (D, F), 1),
+        Entry((*ff, "down_FD"), LAYER + "mlp.down_proj.weight", (F, D), 1),
+        Entry(("norm", "scale"), "model.norm.weight", (D,)),
+    ]
+    if config.qkv_bias:
+        found += [
+            Entry((*attention, "q_NH"), LAYER + "self_attn.q_proj.bias", (N, H)),
+            Entry((*attention, "k_KH"), LAYER + "self_attn.k_proj.bias", (K, H)),
+            Entry((*attention, "v_KH"), LAYER + "self_attn.v_proj.bias", (K, H)),
+        ]
+    if config.qk_norm:
+        found += [
+            Entry((*attention, "q_norm", "scale"), LAYER + "self_attn.q_norm.weight", (H,)),
+            Entry((*attention, "k_norm", "scale"), LAYER + "self_attn.k_norm.weight", (H,)),
+        ]
+    if not config.tie_embeddings:
+        found.append(Entry(("untied_head_DV",), "lm_head.weight", (D, V), 1))
+    return found
+
+
+Place = tuple[Entry, int]  # of one tensor of the checkpoint; the layer is 0 where there is none
+
+
+def by_parameter(config: ModelConfig) -> Iterator[Place]:
+    """The order of exported files: a parameter's layers one after the other."""
+    for entry in entries(config):
+        for layer in range(config.n_layers if entry.stacked else 1):
+            yield entry, layer
+
+
+def by_layer(config: ModelConfig) -> Iterator[Place]:
+    """Embedding, whole layers, final norm and head: who loads in this order need not keep half of each."""
+    embedding, *rest = entries(config)
+    yield embedding, 0
+    for layer in range(config.n_layers):
+        yield from ((entry, layer) for entry in rest if entry.stacked)
+    yield from ((entry, 0) for entry in rest if not entry.stacked)
+
+
+Order = Callable[[ModelConfig], Iterator[Place]]
+
+
+def hf_tensors(
+    config: ModelConfig, params: nnx.State, order: Order = by_parameter
+) -> Iterator[tuple[str, jax.Array]]:
+    """(name, array) of every tensor of the checkpoint, one layer at a time."""
+    flat = dict(nnx.to_flat_state(params))
+    for entry, layer in order(config):
+        ours = flat[entry.path][...]
+        yield entry.hf_name(layer), entry.to_hf(ours[layer] if entry.stacked else ours)
+
+
+def hf_specs(config: ModelConfig, order: Order = by_parameter) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape) of what hf_tensors gives, in its order."""
+    for entry, layer in order(config):
+        yield entry.hf_name(layer), config.param_dtype, entry.hf_shape
+
+
+# A model with tied embeddings as an untied one with the same outputs: the head is a copy of its own.
+#
+# vLLM on a CPU keeps a packed copy of the head, which new weights of a tied model do not reach.
+
+
+def untied(config: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:
+    """(config, params) that compute the same and have untied_head_DV; as they are where they have it."""
+    if not config.tie_embeddings:
+        return config, params
+    flat = dict(nnx.to_flat_state(params))
+    embed = flat[("embed_VD",)]
+    flat[("untied_head_DV",)] = embed.replace(embed[...].T)
+    return dataclasses.replace(config, tie_embeddings=False), nnx.from_flat_state(flat)

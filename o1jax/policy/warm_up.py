@@ -1,0 +1,161 @@
+"""The ladder's warm-up: a nano tokenizer and policy trained on few reference programs, to the plateau.
+
+Inputs: references (check_problems; these are trained on), validation (check_problems; samples on
+these say when the policy stops getting better). Real models start from published weights instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+from flax import nnx
+
+from o1jax.batches.encode import encode_sft, keep_short
+from o1jax.batches.stream import Batches
+from o1jax.model.init import init_params, parameter_count
+from o1jax.model.presets import preset
+from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.seeds import fold_seed
+from o1jax.policy import found
+from o1jax.prompts import nano_tokenizer
+from o1jax.prompts.chat import Tokenizer
+from o1jax.records import Problem, SftSample
+from o1jax.search.mcts import search_tests
+from o1jax.search.sampling import Sampler, SampleSettings, sample_many
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.problems import read_problems
+from o1jax.stages.workers import EngineSettings, Pushes, Workers, open_workers
+from o1jax.train import objectives
+from o1jax.train.checkpoint import Policy, save_policy
+from o1jax.train.loop import FitSettings, fit
+from o1jax.train.optimizer import OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`variants`: reasoning chains, and programs, to learn of each problem (the ladder has two).
+    An evaluation every `evaluate_every` steps; `patience` of them without a higher validation pass
+    rate end the warm-up before `max_steps`."""
+
+    preset: str = "nano"
+    vocab_size: int = 640
+    variants: int = 1
+    row_length: int = 256
+    rows_per_batch: int = 16
+    max_steps: int = 600
+    learning_rate: float = 5e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.1
+    evaluate_every: int = 150
+    patience: int = 2
+    sample: SampleSettings = SampleSettings()
+    engine: EngineSettings = EngineSettings()
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: problems, dropped_long, parameters, steps, best_step, validation_pass_at_1, trained_tokens."""
+    problems = read_problems(inputs["references"])
+    tokenizer = nano_tokenizer.train(found.texts(problems, settings.variants), settings.vocab_size)
+    config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
+    mesh = make_mesh()
+    graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
+    samples = samples_of(problems, tokenizer, settings)
+    examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
+    batches = Batches(
+        examples,
+        row_length=settings.row_length,
+        rows_per_batch=settings.rows_per_batch,
+        seed=seed,
+    )
+    validation = Validation(Policy(config, graphdef, params, tokenizer), settings, inputs["validation"], seed)
+    try:
+        fitted = fit(
+            out / "fit",
+            graphdef,
+            params,
+            objectives.sft,
+            batches,
+            _optimizer(settings),
+            FitSettings(
+                settings.max_steps, evaluate_every=settings.evaluate_every, patience=settings.patience
+            ),
+            mesh=mesh,
+            evaluate=validation,
+            title="warm_up",
+        )
+    finally:
+        validation.close()
+    save_policy(out / "policy", config, fitted.params, tokenizer)
+    progress = fitted.progress
+    return StageResult(
+        figures={
+            "problems": len(problems),
+            "dropped_long": dropped,
+            "parameters": parameter_count(params),
+            "vocab_size": len(tokenizer),
+            "steps": progress.step,
+            "best_step": progress.best_step,
+            "stopped": fitted.stopped,
+            "validation_pass_at_1": round(1 - progress.best_loss, 4),
+            "trained_tokens": progress.tokens,
+        },
+        timings={},
+    )
+
+
+def samples_of(problems: Sequence[Problem], tokenizer: Tokenizer, settings: Settings) -> list[SftSample]:
+    """What is trained on."""
+    return found.samples(problems, tokenizer, settings.variants, style="nano")
+
+
+def _optimizer(settings: Settings) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=settings.learning_rate,
+        total_steps=settings.max_steps,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+class Validation:
+    """params -> {loss: 1 - pass@1 on the validation problems, pass_at_1}; an engine held open."""
+
+    def __init__(self, policy: Policy, settings: Settings, problems: epath.Path, seed: int):
+        self.problems = read_problems(problems)
+        self.settings, self.seed = settings, fold_seed(seed, "validation")
+        self.pushes = Pushes(policy)
+        self.runner = asyncio.Runner()
+        self.opened = open_workers(policy, settings.engine)
+        self.workers: Workers = self.runner.run(self.opened.__aenter__())
+        self.version = 0
+
+    def __call__(self, params: nnx.State) -> dict[str, float]:
+        self.version += 1
+        return self.runner.run(self._evaluate(params))
+
+    async def _evaluate(self, params: nnx.State) -> dict[str, float]:
+        workers = self.workers
+        difference = await self.pushes.push(workers.engine, params, self.version)
+        sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, self.settings.sample)
+        rollouts_P_G = await sample_many(sampler, self.problems, search_tests, self.seed)
+        rates = _pass_at_1(self.problems, [[r.reward for r in rollouts] for rollouts in rollouts_P_G])
+        return rates | {"push_difference": difference}
+
+    def close(self) -> None:
+        self.runner.run(self.opened.__aexit__(None, None, None))
+        self.runner.close()
+
+
+def _pass_at_1(problems: Sequence[Problem], rewards_P_G: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The pass rate and, by difficulty, the same."""
+    by_difficulty: dict[str, list[float]] = {}
+    for problem, rewards_G in zip(problems, rewards_P_G, strict=True):
+        by_difficulty.setdefault(problem.difficulty.replace(" ", "_"), []).extend(rewards_G)
+    total = [reward for rewards in by_difficulty.values() for reward in rewards]
+    rate = sum(total) / len(total)
+    return {"loss": 1 - rate, "pass_at_1": rate} | {
+        f"pass_at_1_{key}": sum(v) / len(v) for key, v in sorted(by_difficulty.items())
+    }

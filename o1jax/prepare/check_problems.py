@@ -1,0 +1,237 @@
+"""Problems from a source, their reference programs run against their tests: what later stages read.
+
+Inputs: problems (a finished check_problems or write_tests stage) where there is no source. Writes
+problems.parquet and a card of what was kept, what was left out and why. Does not judge the policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prepare.choose import Filter, Nearness, as_calls, choose, with_tests
+from o1jax.prepare.reference_checks import Judging, ReferenceCheck, check_references
+from o1jax.problems.ladder import problems as ladder
+from o1jax.problems.load import LADDER, Loaded, load_well_formed
+from o1jax.records import GRADERS, InputError, Problem
+from o1jax.sandbox import wire
+from o1jax.sandbox.interface import Limits, job_of
+from o1jax.stages.manifest import StageResult, write_json
+from o1jax.stages.problems import write_problems
+
+# The card of a set of problems: what was kept, what was left out and why, as JSON and as a page to read.
+#
+# Counts nothing itself: the check_problems stage does.
+
+LISTED = 50  # lines of each list on the page; the JSON has all
+
+
+def write_card(
+    out: epath.Path,
+    config: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    kept: Sequence[Problem],
+    left_out: Mapping[str, Sequence[str]],
+) -> None:
+    """Writes card.json and card.md. `left_out`: a title -> a line for each record."""
+    contents = {
+        "forms": dict(Counter(problem.form for problem in kept)),
+        "difficulties": dict(Counter(problem.difficulty or "none" for problem in kept)),
+        "tests": sum(len(problem.tests) for problem in kept),
+        "hidden_tests": sum(len(problem.hidden_tests) for problem in kept),
+    }
+    card = {"config": config, "figures": figures, "kept": contents, "left_out": left_out}
+    write_json(out / "card.json", card)
+    (out / "card.md").write_text(_page(config, figures, contents, left_out))
+
+
+def _page(
+    config: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    contents: Mapping[str, Any],
+    left_out: Mapping[str, Sequence[str]],
+) -> str:
+    counts = {
+        "records read": figures["read"],
+        "malformed": figures["malformed"],
+        **{f"not wanted ({reason})": n for reason, n in figures["unwanted"].items()},
+        "near-duplicates of evaluation problems": figures["near_duplicates"],
+        "past max_problems": figures["over"],
+        "references disagree with the tests": len(figures["inconsistent"]),
+        "kept": figures["kept"],
+    }
+    sections = [
+        f"# Problems of `{config['source'] or 'another stage'}`",
+        _table("", "problems", counts),
+        f"{contents['tests']} tests and {contents['hidden_tests']} hidden ones. Of {figures['references']} "
+        f"references run, {figures['references_passed']} pass every test.",
+        _table("form", "kept", contents["forms"]),
+        _table("difficulty", "kept", contents["difficulties"]),
+        *(_listed(title, lines) for title, lines in left_out.items() if lines),
+        f"## Settings\n\n```json\n{json.dumps(config, indent=1)}\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(left: str, right: str, rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    more = [f"- and {len(lines) - LISTED} more, in card.json"] if len(lines) > LISTED else []
+    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines[:LISTED]), *more])
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, or what problems/load.py reads; "" for
+    the problems of the input. A malformed record is left out and counted, or refused if `strict`.
+
+    Ladder only, in place of a problem's own tests: at most `small_tests` with small inputs, what a test-case
+    generator learns from; or `drawn_tests` new ones, what rewards are audited by.
+
+    `calls`: assertion problems are in call form where that says the same.
+
+    Kept are the problems that `filter` wants, none of them `near` to one of the sources `keep_apart` (those
+    it will be evaluated on), the first `max_problems` of them (0: all), each with at most `max_tests` tests
+    of a kind (0: all). Where a problem's tests are all hidden, search may see the first `shown_tests`.
+
+    `keep`: "consistent" keeps of a problem's first `max_solutions` references those that pass every test, and
+    drops problems that have references of which none does; "all" drops none of either. References are run by
+    `grader` ("": the problem's own) with `judge_packages` to import. One of records.GRADERS is the kept
+    problems' own from then on; the data sets' graders measure their parity here and judge nothing later.
+    """
+
+    source: str = ""
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    strict: bool = False
+    small_tests: int = 0
+    drawn_tests: int = 0
+    calls: bool = False
+    filter: Filter = Filter()
+    keep_apart: tuple[str, ...] = ()
+    near: Nearness = Nearness()
+    max_problems: int = 0
+    max_tests: int = 0
+    shown_tests: int = 0
+    max_solutions: int = 10
+    keep: str = "consistent"
+    grader: str = ""
+    judge_slots: int = 2
+    judge_packages: tuple[str, ...] = ()
+    cpu_s: float = 2.0
+    memory_mb: int = 512
+    output_mb: int = 1
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: read (records), malformed, unwanted {reason: problems}, near_duplicates, over (max_problems),
+    problems (those checked), kept, references, references_passed, inconsistent (ids)."""
+    if settings.keep not in ("consistent", "all"):
+        raise InputError(f"check_problems.keep: saw {settings.keep!r}, wanted 'consistent' or 'all'")
+    loaded = load(settings, inputs, seed)
+    apart = [problem for source in settings.keep_apart for problem in load_well_formed(source).problems]
+    chosen = choose(loaded, settings.filter, apart, settings.near, settings.max_problems)
+    checks, rate = asyncio.run(check_references(chosen.problems, out / "checks", _judging(settings)))
+    bad = {check.id for check in checks if check.references and not check.references_passed}
+    kept = list(chosen.problems)
+    if settings.keep == "consistent":
+        pairs = zip(chosen.problems, checks, strict=True)
+        kept = [_consistent(problem, check) for problem, check in pairs if problem.id not in bad]
+    figures = {
+        **chosen.counts(),
+        "kept": len(kept),
+        "references": sum(check.references for check in checks),
+        "references_passed": sum(check.references_passed for check in checks),
+        "inconsistent": sorted(bad),
+    }
+    write_card(out, dataclasses.asdict(settings), figures, kept, {**chosen.left_out(), **_failing(checks)})
+    write_problems(out, kept)
+    return StageResult(figures=figures, timings={"problems_a_second": rate})
+
+
+def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loaded:
+    """The source's problems, before any choice and check."""
+    if bool(settings.source) == ("problems" in inputs):
+        raise InputError(
+            f"check_problems: saw source {settings.source!r}, inputs {sorted(inputs)}; wanted one of the two"
+        )
+    shape = functools.partial(_shaped, settings=settings, seed=seed)
+    if settings.source.startswith(LADDER):
+        counts = {int(rung.removeprefix("rung_")): n for rung, n in settings.counts.items()}
+        made = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
+        loaded = Loaded(tuple(map(shape, made)))
+    else:
+        loaded = load_well_formed(settings.source or str(inputs["problems"]), shape)
+    if settings.strict and loaded.malformed:
+        raise InputError(
+            f"{loaded.malformed[0]} ({len(loaded.malformed)} malformed; strict=False skips them)"
+        )
+    return loaded
+
+
+def _consistent(problem: Problem, check: ReferenceCheck) -> Problem:
+    return dataclasses.replace(problem, solutions=tuple(problem.solutions[i] for i in check.passing))
+
+
+def _failing(checks: Sequence[ReferenceCheck]) -> dict[str, list[str]]:
+    return {
+        "References that fail": [
+            f"{c.id}: {c.references_passed} of {c.references} pass; {c.first_failure}"
+            for c in checks
+            if c.references_passed < c.references
+        ]
+    }
+
+
+def _judging(settings: Settings) -> Judging:
+    limits = Limits(
+        cpu_s=settings.cpu_s,
+        wall_s=4 * settings.cpu_s,
+        memory_mb=settings.memory_mb,
+        output_bytes=settings.output_mb << 20,
+    )
+    return Judging(
+        settings.judge_slots, settings.max_solutions, settings.grader, settings.judge_packages, limits
+    )
+
+
+def _shaped(problem: Problem, settings: Settings, seed: int) -> Problem:
+    """The problem with the tests that the settings ask for."""
+    if settings.calls:
+        problem = as_calls(problem)
+    if settings.small_tests:
+        tests = ladder.small_tests(problem.id, settings.small_tests, seed)
+        problem = dataclasses.replace(problem, tests=tuple(tests))
+    elif settings.drawn_tests:
+        tests = ladder.generate_tests(problem.id, settings.drawn_tests, fold_seed(seed, problem.id))
+        problem = dataclasses.replace(problem, tests=tuple(tests))
+    if problem.form == "stdin" and settings.grader in GRADERS:
+        problem = dataclasses.replace(problem, grader=settings.grader)
+    problem = with_tests(problem, shown=settings.shown_tests, most=settings.max_tests)
+    _refuse_unfit(problem, settings.grader)
+    return problem
+
+
+def _refuse_unfit(problem: Problem, grader: str) -> None:
+    """InputError for what no later stage could write or judge."""
+    try:
+        json.dumps(dataclasses.asdict(problem), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"problem {problem.id!r}: half of a surrogate pair in it, wanted text") from error
+    if not (problem.tests or problem.hidden_tests or problem.solutions):
+        raise InputError(f"problem {problem.id}: no tests, hidden tests or solutions: nothing could judge it")
+    job = job_of(problem, "", (*problem.tests, *problem.hidden_tests), Limits())
+    try:
+        wire.check(dataclasses.replace(job, grader=grader or problem.grader))
+    except InputError as error:
+        raise InputError(f"problem {problem.id}: {error}") from error

@@ -1,0 +1,166 @@
+"""The process reward model (PRM): a policy trained to say of each step whether it leads to a pass (D9).
+
+Inputs: policy, which it starts from, or prm, an earlier PRM to go on with; found_<k>: search stages whose
+trees give the labels; perhaps held_out: a search stage whose trees, of other problems, give the figures.
+A PRM is a policy directory like any other. Searches nothing, and labels no tree itself (search/samples.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from etils import epath
+
+from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
+from o1jax.engine.step_scorer import score_ids
+from o1jax.model.init import abstract_params
+from o1jax.model.lora import LoraSettings
+from o1jax.parallel.mesh import make_mesh, own_devices
+from o1jax.parallel.seeds import fold_seed
+from o1jax.policy.found import places_of, trees_of
+from o1jax.prm.figures import held_out_figures
+from o1jax.prm.nodes import nodes_of, score_nodes
+from o1jax.records import InputError, StepLabel, StepPair, Tree
+from o1jax.search.samples import step_labels, step_pairs
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.training import check_model, open_policy, tokens_per_second, train_tokens, with_adapters
+from o1jax.stages.workers import scorer_of
+from o1jax.train import objectives
+from o1jax.train.checkpoint import Policy, load_policy
+from o1jax.train.optimizer import AdamW
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`objective`: cross-entropy with the soft or the hard labels of paths, or Bradley-Terry on pairs of
+    siblings whose soft labels differ by more than `pair_margin`, at most `max_pairs_per_parent` of each
+    parent's (0: all); the scores of the last compare siblings and nothing else. `max_paths_per_problem`
+    labelled paths are drawn by seed (0: all). `train_tokens`: tokens to train on, padding not counted.
+    `likelihood`: the weight of a step's log-likelihood, by the same model, in its score (0: none).
+    `model`: the preset that the policy must have the shape of, where it is given. `lora`: trains adapters of
+    this rank, not all parameters. `scorer_slots`: paths
+    a forward pass of the held-out figures."""
+
+    train_tokens: int
+    objective: Literal["soft", "hard", "pair"] = "soft"
+    row_length: int = 256
+    rows_per_batch: int = 16
+    micro_batches: int = 1
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 10
+    weight_decay: float = 0.01
+    adamw: AdamW = AdamW()
+    likelihood: float = 0.0
+    pair_margin: float = 0.0
+    max_pairs_per_parent: int = 0
+    max_paths_per_problem: int = 0
+    model: str = ""
+    lora: LoraSettings = LoraSettings()
+    scorer_slots: int = 16
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (prm_figures)."""
+    policy = open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
+    check_model("prm", settings.model, policy)
+    policy = with_adapters(_scoring(policy, settings.likelihood), settings.lora, seed)
+    rounds = [trees_of(place) for place in places_of(inputs)]
+    trees = [tree for found in rounds for tree in found]
+    held_out = trees_of(inputs["held_out"]) if "held_out" in inputs else []
+    refuse_leakage(trees, held_out)
+    samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
+    examples, dropped = keep_short([encode(sample, settings) for sample in samples], settings.row_length)
+    if not examples:
+        what = "pair of siblings" if settings.objective == "pair" else "labelled path"
+        raise InputError(
+            f"{out}: nothing to train on: no {what} in {len(trees)} trees ({dropped} were longer than "
+            f"row_length {settings.row_length}); search more, or with more samples a step"
+        )
+    make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
+    objective = make_objective(*score_ids(policy.tokenizer))
+    fitted = train_tokens(out, f"prm {settings.objective}", policy, objective, examples, settings, seed)
+    return StageResult(
+        figures={
+            "objective": settings.objective,
+            "examples": len(examples),
+            "problems": len({tree.problem_id for tree in trees}),
+            "dropped_long": dropped,
+            "steps": fitted.progress.step,
+            "trained_tokens": fitted.progress.tokens,
+            "held_out": _held_out(out, settings, trees, held_out, seed) if held_out else None,
+        },
+        timings=tokens_per_second(fitted),
+    )
+
+
+def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
+    """InputError that names a problem, or a prompt, which is both trained on and held out."""
+    trained = {tree.problem_id for tree in trees} | {tree.prompt_ids for tree in trees}
+    for tree in held_out:
+        if tree.problem_id in trained or tree.prompt_ids in trained:
+            raise InputError(
+                f"prm: problem {tree.problem_id} is both trained on and held out, so its figures would "
+                "mean nothing; give a held_out search of other problems"
+            )
+
+
+def samples_of(
+    rounds: Sequence[Sequence[Tree]], settings: Settings, eos_id: int, seed: int
+) -> list[StepLabel] | list[StepPair]:
+    """The labelled paths, or the pairs, of all trees, named by round; `rounds` are the trees of every search
+    stage."""
+    numbered = [(number, tree) for number, trees in enumerate(rounds) for tree in trees]
+    if settings.objective == "pair":
+        limits = {"margin": settings.pair_margin, "max_per_parent": settings.max_pairs_per_parent}
+        return [
+            dataclasses.replace(pair, id=f"{number}/{pair.id}")
+            for number, tree in numbered
+            for pair in step_pairs(tree, eos_id=eos_id, **limits)
+        ]
+    by_problem: dict[str, list[StepLabel]] = {}
+    for number, tree in numbered:
+        by_problem.setdefault(tree.problem_id, []).extend(
+            dataclasses.replace(label, id=f"{number}/{label.id}")
+            for label in step_labels(tree, eos_id=eos_id)
+        )
+    for problem_id, labels in by_problem.items():
+        random.Random(fold_seed(seed, "prm_paths", problem_id)).shuffle(labels)
+    most = settings.max_paths_per_problem or None
+    return [label for _, labels in sorted(by_problem.items()) for label in labels[:most]]
+
+
+def encode(sample: StepLabel | StepPair, settings: Settings) -> Example:
+    """As the objective reads it."""
+    if isinstance(sample, StepPair):
+        return encode_step_pair(sample)
+    return encode_step_labels(sample, settings.objective)
+
+
+def _scoring(policy: Policy, likelihood: float) -> Policy:
+    """The policy's parameters in a model whose scores count likelihood so."""
+    config = dataclasses.replace(policy.config, score_likelihood=likelihood)
+    graphdef, _ = abstract_params(config, make_mesh())
+    return dataclasses.replace(policy, config=config, graphdef=graphdef)
+
+
+def _held_out(
+    out: epath.Path, settings: Settings, trees: Sequence[Tree], held_out: Sequence[Tree], seed: int
+) -> dict[str, Any]:
+    """The figures of the model that was saved, on one device of each process."""
+    prm = load_policy(out / "policy", own_devices())
+    eos_id = prm.tokenizer.eos_token_id
+
+    async def scores() -> np.ndarray:
+        scorer = scorer_of(prm, slots=settings.scorer_slots, context=prm.config.max_context)
+        try:
+            return await score_nodes(held_out, scorer, eos_id)
+        finally:
+            await scorer.close()
+
+    return held_out_figures(nodes_of(trees, eos_id), nodes_of(held_out, eos_id), asyncio.run(scores()), seed)

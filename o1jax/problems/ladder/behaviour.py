@@ -1,0 +1,127 @@
+"""What a chain of ladder operations does: its outputs on fixed probes, and whether they say anything.
+
+Two chains with the same `behaviour` agree on all probes. Chooses no problems and no splits.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import random
+from collections.abc import Sequence
+
+from o1jax.parallel.seeds import fold_seed, stable_hash
+from o1jax.problems.ladder.composition import OPERATIONS, sample_value
+from o1jax.problems.ladder.operations import Kind, Operation, Value
+
+Steps = tuple[tuple[Operation, int], ...]
+PROBES = 200
+LARGEST_INT, LONGEST_LIST, LONGEST_TEXT = 9_999, 16, 32
+LEAST_CHANGED = 0.15  # share of probes on which an operation must matter
+MOST_COMMON = 0.4  # largest share of probes that may give one output
+LEAST_DISTINCT = 6
+
+
+def run_all(steps: Steps, values: Sequence[Value]) -> list[Value] | None:
+    """The values after all operations; None if one on the way grows past the bounds above."""
+    for op, k in steps:
+        values = [op.apply(value, k) for value in values]
+        if not _within_bounds(op.gives, values):
+            return None
+    return list(values)
+
+
+def _within_bounds(kind: Kind, values: list[Value]) -> bool:
+    if kind == "int":
+        return max(map(abs, values)) <= LARGEST_INT
+    if kind == "text":
+        return max(map(len, values)) <= LONGEST_TEXT
+    return max(map(len, values)) <= LONGEST_LIST and all(
+        -LARGEST_INT <= min(value) and max(value) <= LARGEST_INT for value in values if value
+    )
+
+
+@functools.cache
+def probes(kind: Kind) -> tuple[Value, ...]:
+    """The fixed inputs on which chains are compared."""
+    rng = random.Random(fold_seed(0, "ladder probes", kind))
+    return tuple(sample_value(kind, rng) for _ in range(PROBES))
+
+
+@functools.lru_cache(maxsize=1 << 9)
+def printed_outputs(steps: Steps) -> tuple[str, ...] | None:
+    """What the chain prints on each probe; None if a value grows past the bounds."""
+    outputs = run_all(steps, probes(steps[0][0].takes))
+    if outputs is None:
+        return None
+    if steps[-1][0].gives == "list":
+        return tuple(" ".join(map(str, output)) for output in outputs)
+    return tuple(map(str, outputs))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def behaviour(steps: Steps) -> str | None:
+    """A text that is equal for two chains if they agree on every probe; None past the bounds."""
+    outputs = printed_outputs(steps)
+    return None if outputs is None else f"{steps[0][0].takes}:{stable_hash(chr(10).join(outputs)):016x}"
+
+
+def all_steps() -> list[tuple[Operation, int]]:
+    """Every operation with every constant."""
+    return [(op, k) for op in OPERATIONS.values() for k in op.constants or (0,)]
+
+
+@functools.cache
+def single_behaviours() -> frozenset[str | None]:
+    """The behaviours of all single operations."""
+    return frozenset(behaviour((step,)) for step in all_steps())
+
+
+@functools.cache
+def pair_names() -> dict[str, frozenset[str]]:
+    """For each behaviour of two operations, the compositions (names joined by -) that have it."""
+    found: dict[str, set[str]] = {}
+    for first, second in itertools.product(all_steps(), all_steps()):
+        if first[0] is not second[0] and first[0].gives == second[0].takes:
+            key = behaviour((first, second))
+            if key is not None:
+                found.setdefault(key, set()).add(f"{first[0].name}-{second[0].name}")
+    return {key: frozenset(names) for key, names in found.items()}
+
+
+def has_shorter_pair(steps: Steps) -> bool:
+    """Whether two neighbours in the chain do what one operation does."""
+    return any(behaviour(pair) in single_behaviours() for pair in zip(steps, steps[1:], strict=False))
+
+
+def without_one(steps: Steps) -> list[Steps]:
+    """The chains with one operation left out, where the kinds still fit and something remains."""
+    if len(steps) == 1:
+        return []
+    return [steps[:i] + steps[i + 1 :] for i, (op, _) in enumerate(steps) if op.takes == op.gives]
+
+
+def is_redundant(steps: Steps) -> bool:
+    """Whether leaving out one operation changes (nearly) nothing."""
+    outputs = printed_outputs(steps)
+    for shorter in without_one(steps):
+        other = printed_outputs(shorter)
+        if outputs is not None and other is not None:
+            if sum(a != b for a, b in zip(outputs, other, strict=True)) < LEAST_CHANGED * PROBES:
+                return True
+    return False
+
+
+def is_degenerate(outputs: Sequence[str]) -> bool:
+    """Whether one output, for example the empty one, is too common, or too few differ."""
+    counts = collections.Counter(outputs)
+    return len(counts) < LEAST_DISTINCT or counts.most_common(1)[0][1] > MOST_COMMON * len(outputs)
+
+
+def wrong_variants(steps: Steps) -> list[Steps]:
+    """Chains that a good test tells from this one: an operation left out, or another constant."""
+    variants = without_one(steps)
+    for i, (op, k) in enumerate(steps):
+        variants += [(*steps[:i], (op, c), *steps[i + 1 :]) for c in (k - 1, k + 1) if c in op.constants]
+    return variants

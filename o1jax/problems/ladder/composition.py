@@ -1,0 +1,175 @@
+"""A composition of ladder operations: its id, its question, its programs, its plan, its values.
+
+Everything is a pure function of the id `ladder/<rung>/<form>/<op.k-op-...>/<phrasing digits>`, so
+nothing is stored anywhere. Which compositions are worth posing is decided in ladder.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+from o1jax.problems.ladder.operations import (
+    INT_OPERATIONS,
+    LIST_TO_LIST_OPERATIONS,
+    LIST_TO_OTHER_OPERATIONS,
+    TEXT_OPERATIONS,
+    Kind,
+    Operation,
+    Value,
+)
+from o1jax.records import Form, InputError, Step
+
+ENTRY_POINT = "solve"
+OPERATIONS: dict[str, Operation] = {
+    op.name: op
+    for op in (*INT_OPERATIONS, *LIST_TO_LIST_OPERATIONS, *LIST_TO_OTHER_OPERATIONS, *TEXT_OPERATIONS)
+}
+_NOUN: dict[Kind, str] = {"int": "an integer", "list": "a list of integers", "text": "a text"}
+_READ: dict[Kind, str] = {"int": "int(input())", "list": "list(map(int, input().split()))", "text": "input()"}
+_STDIN_PHRASES = ("Read {noun}.", "The input is {noun}.", "You get {noun} on one line.")
+_CALL_PHRASES = ("Write solve(x) for {noun}.", "solve(x) gets {noun}.", "Define solve(x), x is {noun}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """Operations with constants (0 where there is none), a form, and a choice of phrases.
+
+    `phrasing` has one index for the sentence on input and output, then one for each operation.
+    """
+
+    form: Form
+    steps: tuple[tuple[Operation, int], ...]
+    phrasing: tuple[int, ...]
+
+    @property
+    def id(self) -> str:
+        ops = "-".join(f"{op.name}.{k}" if op.constants else op.name for op, k in self.steps)
+        return f"ladder/{len(self.steps)}/{self.form}/{ops}/{''.join(map(str, self.phrasing))}"
+
+    @property
+    def takes(self) -> Kind:
+        return self.steps[0][0].takes
+
+    @property
+    def gives(self) -> Kind:
+        return self.steps[-1][0].gives
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(op.name for op, _ in self.steps)
+
+
+def composition_of(problem_id: str) -> Composition:
+    """The composition that a ladder id spells out; raises InputError for any other id."""
+    try:
+        ladder, rung, form, ops, digits = problem_id.split("/")
+        steps = tuple(
+            (OPERATIONS[name], int(k or 0)) for name, _, k in (o.partition(".") for o in ops.split("-"))
+        )
+        composition = Composition(form, steps, tuple(map(int, digits)))
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{problem_id!r} is not a ladder id (ladder/2/call/above.3-total/012): {error}"
+        ) from error
+    if (
+        ladder != "ladder"
+        or form not in ("stdin", "call")
+        or composition.id != problem_id
+        or not _fits(composition)
+    ):
+        raise InputError(f"{problem_id!r} is not a ladder id: its parts do not fit together")
+    return composition
+
+
+def _fits(composition: Composition) -> bool:
+    """Whether kinds, constants and phrases are such as the operations have."""
+    steps, phrasing = composition.steps, composition.phrasing
+    kinds = all(a.gives == b.takes for (a, _), (b, _) in zip(steps, steps[1:], strict=False))
+    constants = all(k in (op.constants or (0,)) for op, k in steps)
+    phrases = [3, *(len(op.phrases) for op, _ in steps)]
+    return (
+        kinds
+        and constants
+        and len(phrasing) == len(phrases)
+        and all(i < n for i, n in zip(phrasing, phrases, strict=True))
+    )
+
+
+def question(composition: Composition) -> str:
+    """The English question: a sentence on the input, one an operation, one on the output."""
+    openings = _STDIN_PHRASES if composition.form == "stdin" else _CALL_PHRASES
+    sentences = [openings[composition.phrasing[0]].format(noun=_NOUN[composition.takes])]
+    for (op, k), index in zip(composition.steps, composition.phrasing[1:], strict=True):
+        sentences.append(op.phrases[index].format(k=k))
+    verb = "Print" if composition.form == "stdin" else "Return"
+    in_line = " in one line" if composition.form == "stdin" and composition.gives == "list" else ""
+    return " ".join([*sentences, f"{verb} the result{in_line}."])
+
+
+def programs(composition: Composition) -> tuple[str, str]:
+    """Two programs for one problem: by expressions, and by explicit statements."""
+    short = [f"x = {op.expression.format(k=k)}" for op, k in composition.steps]
+    long = [line for op, k in composition.steps for line in op.loop.format(k=k).split("\n")]
+    return _program(composition, short), _program(composition, long)
+
+
+def _program(composition: Composition, lines: list[str]) -> str:
+    if composition.form == "call":
+        return "\n    ".join([f"def {ENTRY_POINT}(x):", *lines, "return x"]) + "\n"
+    show = "print(*x)" if composition.gives == "list" else "print(x)"
+    return "\n".join([f"x = {_READ[composition.takes]}", *lines, show]) + "\n"
+
+
+def reasoning(composition: Composition) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """A brief and a detailed chain of the actions 1, 2, 3, both ending in the first program.
+
+    Action 1 names the operations in order, action 2 says how each is done, action 3 is the code.
+    """
+    show = "print" if composition.form == "stdin" else "return"
+    named = [f"{op.name} {k}" if op.constants else op.name for op, k in composition.steps]
+    hows = [op.how.format(k=k) for op, k in composition.steps]
+    kinds = [f"{op.takes} to {op.gives}" for op, _ in composition.steps]
+    code = Step(3, programs(composition)[0])
+    brief = (Step(1, ", ".join([composition.takes, *named, show])), Step(2, "; ".join(hows)), code)
+    structure = "\n".join([f"x is {composition.takes}", *named, f"{show} {composition.gives}"])
+    refined = "\n".join(f"{n}: {kind}, {how}" for n, kind, how in zip(named, kinds, hows, strict=True))
+    return brief, (Step(1, structure), Step(2, refined), code)
+
+
+def sample_small_value(kind: Kind, rng: random.Random) -> Value:
+    """A value that a small model can work on by hand: a digit, 1 to 4 of them, or 2 to 5 letters."""
+    if kind == "int":
+        return rng.randint(-9, 9)
+    if kind == "list":
+        length = rng.randint(1, 4)
+        return [rng.randint(-9 if rng.random() < 0.2 else 0, 9) for _ in range(length)]
+    letters = rng.sample("bcdfghlmnprstwz", 3) + list("aeiou")
+    return "".join(rng.choice(letters) for _ in range(rng.randint(2, 5)))
+
+
+def sample_value(kind: Kind, rng: random.Random) -> Value:
+    """A value: an integer in -9..20, 1 to 6 of them with repeats, or 2 to 8 lower-case letters."""
+    if kind == "int":
+        return rng.randint(-9, 20)
+    if kind == "list":
+        values: list[int] = []
+        for _ in range(rng.randint(1, 6)):
+            values.append(rng.choice(values) if values and rng.random() < 0.2 else rng.randint(-9, 20))
+        return values
+    letters = rng.sample("bcdfghlmnprstwz", 4) + list("aeiou")
+    return "".join(rng.choice(letters) for _ in range(rng.randint(2, 8)))
+
+
+def input_text(composition: Composition, value: Value) -> str:
+    """A value as a test's input: a line for stdin, the literal of the arguments for a call."""
+    if composition.form == "call":
+        return repr([value])
+    return (" ".join(map(str, value)) if composition.takes == "list" else str(value)) + "\n"
+
+
+def output_text(composition: Composition, value: Value) -> str:
+    """A value as a test's output: what print writes, or the literal of the value."""
+    if composition.form == "call":
+        return repr(value)
+    return (" ".join(map(str, value)) if composition.gives == "list" else str(value)) + "\n"

@@ -1,0 +1,98 @@
+"""Step 2: searches every problem with the policy; the trees go to trees/.
+
+Inputs: policy (a stage that trains one), problems (check_problems) and, where search.leaf_value is
+"prm", prm. A stage that was killed goes on with the problems whose trees are not written yet. Trains
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from o1jax.records import Problem, Tree
+from o1jax.search.mcts import SearchSettings, search_many
+from o1jax.search.tree import passing_leaves
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.problems import read_problems
+from o1jax.stages.together import all_have_played, my_share
+from o1jax.stages.training import open_policy
+from o1jax.stages.workers import EngineSettings, open_scorer, open_workers, scorer_timings
+from o1jax.store import ShardWriter, read_trees
+from o1jax.train.metrics import ProgressLine
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`concurrency`: problems searched at once; `scorer_slots`: paths a forward pass of the PRM."""
+
+    search: SearchSettings = SearchSettings()
+    engine: EngineSettings = EngineSettings()
+    concurrency: int = 64
+    scorer_slots: int = 16
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: problems, solved, solved_share, passing_paths, rollouts, judged_programs, dead_paths,
+    generated_tokens and, by difficulty, the share solved."""
+    problems = read_problems(inputs["problems"])
+    timings = asyncio.run(_search(out, settings, inputs, my_share(problems), seed))
+    asyncio.run(all_have_played(out, "trees"))
+    trees = read_trees(out / "trees", [problem.id for problem in problems])
+    return StageResult(_figures(problems, trees), timings)
+
+
+async def _search(
+    out: epath.Path,
+    settings: Settings,
+    inputs: Mapping[str, epath.Path],
+    problems: Sequence[Problem],
+    seed: int,
+) -> dict[str, float]:
+    line, solved = ProgressLine("search", len(problems)), []
+
+    def show(tree: Tree) -> None:
+        solved.append(tree.solved)
+        line.show(len(solved), f"solved {sum(solved)}", now=len(solved) == len(problems))
+
+    async with (
+        open_workers(open_policy(inputs["policy"]), settings.engine) as workers,
+        open_scorer(
+            inputs, workers.tokenizer, slots=settings.scorer_slots, context=settings.engine.context
+        ) as scorer,
+    ):
+        with ShardWriter(out / "trees", Tree) as store:
+            await search_many(
+                problems,
+                workers.engine,
+                workers.judge,
+                workers.tokenizer,
+                settings.search,
+                seed,
+                scorer=scorer,
+                concurrency=settings.concurrency,
+                store=store,
+                on_tree=show,
+            )
+        return workers.timings() | scorer_timings(scorer)
+
+
+def _figures(problems: Sequence[Problem], trees: Sequence[Tree]) -> dict:
+    by_difficulty: dict[str, list[bool]] = {}
+    for problem, tree in zip(problems, trees, strict=True):
+        by_difficulty.setdefault(problem.difficulty or "all", []).append(tree.solved)
+    solved = sum(tree.solved for tree in trees)
+    return {
+        "problems": len(trees),
+        "solved": solved,
+        "solved_share": round(solved / len(trees), 4) if trees else 0.0,
+        "solved_by_difficulty": {key: round(sum(v) / len(v), 4) for key, v in sorted(by_difficulty.items())},
+        "passing_paths": sum(len(passing_leaves(tree)) for tree in trees),
+        "rollouts": sum(tree.rollouts for tree in trees),
+        "judged_programs": sum(tree.judged_programs for tree in trees),
+        "dead_paths": sum(bool(node.error) for tree in trees for node in tree.nodes),
+        "generated_tokens": sum(tree.generated_tokens for tree in trees),
+    }

@@ -1,0 +1,203 @@
+"""Records in Parquet files: one file written whole, or a directory of shards that grows.
+
+A file appears under its name only when it is complete (written under a name in `.part`, then renamed):
+a kill loses what was not yet written and nothing else, and a `.part` file is ignored. Holds no order of
+its own: a shard's rows are in order of arrival, and readers sort. Paths may lie in a bucket.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import errno
+import functools
+import io
+import time
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from o1jax.parallel.seeds import stable_hash
+from o1jax.records import InputError, Tree
+
+# Records as Parquet columns: the schema of a frozen dataclass, its rows, and back.
+#
+# Knows records made of numbers, strings, enums, tuples, optional values and other such records.
+# Reads and writes no files.
+
+T = TypeVar("T")
+# Large: of nested plain strings Parquet reads no more than 2 GiB back.
+PLAIN = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.large_string()}
+
+
+def schema_of(cls: type) -> pa.Schema:
+    """One column a field, named as it is."""
+    return pa.schema([pa.field(name, _arrow_type(hint)) for name, hint in _hints(cls).items()])
+
+
+def table_of(cls: type[T], records: Sequence[T]) -> pa.Table:
+    """One row a record."""
+    return pa.Table.from_pylist([_row(record) for record in records], schema=schema_of(cls))
+
+
+def records_of(cls: type[T], table: pa.Table) -> list[T]:
+    """The records of a table that `table_of` made; a column that is not there, as in files from before
+    its field was, gives the field's default. Raises KeyError where it has none."""
+    return [_value(cls, row) for row in table.to_pylist()]
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    hint = _present(hint)
+    if dataclasses.is_dataclass(hint):
+        return pa.struct([pa.field(name, _arrow_type(inner)) for name, inner in _hints(hint).items()])
+    if typing.get_origin(hint) is tuple:
+        return pa.list_(_arrow_type(typing.get_args(hint)[0]))
+    if typing.get_origin(hint) is typing.Literal or issubclass(hint, enum.StrEnum):
+        return pa.string()
+    return PLAIN[hint]
+
+
+def _present(hint: Any) -> Any:
+    """X of `X | None`, else the hint itself."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(inner for inner in typing.get_args(hint) if inner is not type(None))
+    return hint
+
+
+def _is_required(cls: type, name: str) -> bool:
+    field = cls.__dataclass_fields__[name]
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _row(record: Any) -> dict[str, Any]:
+    return {name: _plain(getattr(record, name)) for name in _hints(type(record))}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _row(value)
+    if isinstance(value, tuple) and value and not isinstance(value[0], (int, float, str)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, enum.StrEnum) else value
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    hint = _present(hint)
+    if dataclasses.is_dataclass(hint):
+        kept = {
+            name: inner for name, inner in _hints(hint).items() if name in value or _is_required(hint, name)
+        }
+        return hint(**{name: _value(inner, value[name]) for name, inner in kept.items()})
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(value) if inner in PLAIN else tuple(_value(inner, item) for item in value)
+    return hint(value) if isinstance(hint, type) and issubclass(hint, enum.StrEnum) else value
+
+
+T = TypeVar("T")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_records(path: epath.PathLike, cls: type[T], records: Sequence[T]) -> None:
+    """Writes all `records` (of a dataclass of records.py) as one Parquet file, atomically.
+
+    Raises InputError when the disk is full; an earlier file of that name is then still whole.
+    """
+    path = epath.Path(path)
+    buffer = io.BytesIO()
+    pq.write_table(table_of(cls, records), buffer, compression="zstd")
+    part = path.parent / f"{path.name}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(buffer.getvalue())
+        part.replace(path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        part.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: the disk is full; free some space and run again (what was written before is kept)"
+        ) from error
+
+
+def read_records(path: epath.PathLike, cls: type[T]) -> list[T]:
+    """The records of one file. Raises InputError that names a missing or damaged file."""
+    path = epath.Path(path)
+    try:
+        return records_of(cls, pq.read_table(io.BytesIO(path.read_bytes())))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run the stage that writes it") from error
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: not a whole Parquet file of {cls.__name__} ({reason}); delete it and run again"
+        ) from error
+
+
+class ShardWriter(Generic[T]):
+    """Appends records to a directory, a shard for every `rows` of them or `seconds`, whichever is first.
+
+    A shard is named by the records in it, so that processes share a directory without agreeing on
+    numbers. Use as a context manager, or call `flush` at the end.
+    """
+
+    def __init__(self, directory: epath.PathLike, cls: type[T], *, rows: int = 64, seconds: float = 60.0):
+        self.directory, self.cls = epath.Path(directory), cls
+        self.rows, self.seconds = rows, seconds
+        self._pending: list[T] = []
+        self._flushed_at = time.monotonic()
+
+    def append(self, record: T) -> None:
+        """Raises InputError when a shard is due and the disk is full."""
+        self.extend([record])
+
+    def extend(self, records: Sequence[T]) -> None:
+        """As `append`, and all of them get into one shard."""
+        self._pending += records
+        if len(self._pending) >= self.rows or time.monotonic() - self._flushed_at >= self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is pending."""
+        if self._pending:
+            name = f"{stable_hash(repr(self._pending)):016x}.parquet"
+            write_records(self.directory / name, self.cls, self._pending)
+            self._pending = []
+        self._flushed_at = time.monotonic()
+
+    def __enter__(self) -> ShardWriter[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+
+def read_shards(directory: epath.PathLike, cls: type[T]) -> list[T]:
+    """All records of a directory, shard by shard in order of name; none if it does not exist."""
+    directory = epath.Path(directory)
+    if not directory.exists():
+        return []
+    shards = sorted(path for path in directory.iterdir() if path.suffix == ".parquet")
+    return [record for shard in shards for record in read_records(shard, cls)]
+
+
+def read_trees(directory: epath.PathLike, problem_ids: Sequence[str] | None = None) -> list[Tree]:
+    """The trees of a directory, one a problem, in the order of `problem_ids` (without: sorted by id).
+
+    A problem without a tree is left out.
+    """
+    trees = {tree.problem_id: tree for tree in read_shards(directory, Tree)}
+    order = sorted(trees) if problem_ids is None else problem_ids
+    return [trees[problem_id] for problem_id in order if problem_id in trees]

@@ -1,0 +1,345 @@
+"""The generator's turn of self-play: DPO on its own answers, the better the more of the policy's wrong
+programs their true cases kill.
+
+Inputs: tcg (also the reference model), problems (check_problems, with reference programs), found_<k>:
+search or sample stages of the policy, and, where one samples, policy, for its tokenizer. Run after every
+round of search with the generator of the round before, it is iterative DPO. answers.parquet holds every
+answer with its reward; a stage that was killed goes on from it. Writes no tests (write_tests does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from o1jax.concurrency import run_in_order
+from o1jax.engine.interface import Request
+from o1jax.model.lora import LoraSettings
+from o1jax.parallel.seeds import fold_seed
+from o1jax.policy.found import places_of, wrong_programs
+from o1jax.prompts import chat
+from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
+from o1jax.sandbox.interface import Judge, Limits
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.problems import read_problems
+from o1jax.stages.training import (
+    check_model,
+    keep_unchanged,
+    open_policy,
+    tokens_per_second,
+    train_preferences,
+    with_adapters,
+)
+from o1jax.stages.workers import EngineSettings, Workers, open_workers
+from o1jax.store import read_records, write_records
+from o1jax.tcg.gate import distinct, is_degenerate, killed, true_cases
+from o1jax.tcg.prompt import CASES
+from o1jax.tcg.writing import WriteSettings, asking, parse_completion
+from o1jax.train.checkpoint import Policy
+from o1jax.train.optimizer import AdamW
+
+ROUNDING = 1e-9  # of a difference of rewards, so that 0.3 - 0.2 is not less than a margin of 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`write.answers` a problem, rewarded by `reward_of` on at most `max_wrong` wrong programs; pairs are
+    of rewards at least `margin` apart, at most `max_pairs` a problem (0: all). `train_tokens` counts both
+    sides of a pair. `nll_weight` adds the chosen answer's likelihood to the loss (0: DPO as published,
+    under which it may fall). `concurrency`: problems at once. `model`: the preset that the generator must
+    have the shape of, where given. `lora`: trains adapters of this rank, not all parameters."""
+
+    train_tokens: int
+    write: WriteSettings = WriteSettings(answers=8, temperature=1.0, top_p=1.0, top_k=0)
+    max_wrong: int = 8
+    validity_weight: float = 0.0
+    margin: float = 0.25
+    max_pairs: int = 2
+    beta: float = 0.1
+    nll_weight: float = 0.0
+    row_length: int = 512
+    rows_per_batch: int = 8
+    micro_batches: int = 1
+    learning_rate: float = 2e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 10
+    weight_decay: float = 0.0
+    adamw: AdamW = AdamW()
+    model: str = ""
+    lora: LoraSettings = LoraSettings()
+    limits: Limits = Limits()
+    concurrency: int = 64
+    engine: EngineSettings = EngineSettings()
+
+    def __post_init__(self):
+        if not 0.0 <= self.validity_weight < 1.0:
+            raise InputError(
+                f"tcg_adversarial.validity_weight: saw {self.validity_weight}, wanted 0 or more, below 1"
+            )
+        if not 0.0 < self.margin <= 1.0:
+            raise InputError(f"tcg_adversarial.margin: saw {self.margin}, wanted more than 0, at most 1")
+        if self.beta <= 0.0 or self.nll_weight < 0.0:
+            raise InputError(
+                f"tcg_adversarial: saw beta {self.beta} and nll_weight {self.nll_weight}, wanted a beta "
+                "above 0 and an nll_weight of 0 or more"
+            )
+        if self.write.answers < 2 or self.max_wrong < 1 or self.max_pairs < 0:
+            raise InputError(
+                f"tcg_adversarial: saw write.answers {self.write.answers}, max_wrong {self.max_wrong} and "
+                f"max_pairs {self.max_pairs}, wanted at least 2, 1 and 0 (all)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedAnswer:
+    """One sampled answer, the `number`-th of its problem. Of its cases `valid` are true, not degenerate
+    and of distinct inputs, and they kill the wrong programs `killed`, indices into the `wrong` ones of
+    found.wrong_programs; `reward` is in [0, 1]."""
+
+    problem_id: str
+    number: int
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    text: str
+    valid: int
+    killed: tuple[int, ...]
+    wrong: int
+    reward: float
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: problems, with_wrong (that have a wrong program and a reference), no_reference (that have a
+    wrong program alone, and are left out), long_prompts (of with_wrong), answers,
+    mean_reward, kill_share (of a problem's wrong programs, by any answer, mean over problems), valid_share
+    (of the asked cases), pairs, dropped_long, steps, trained_tokens, generated_tokens. Without a pair the
+    generator is saved unchanged, after 0 steps."""
+    policy = open_policy(inputs["tcg"])
+    check_model("tcg_adversarial", settings.model, policy)
+    problems = read_problems(inputs["problems"])
+    wrong, no_reference = wrong_of(inputs, problems, settings, seed)
+    answers, timings = _answers(out, settings, policy, problems, wrong, seed)
+    pairs = pairs_of(answers, settings.margin, settings.max_pairs, seed)
+    found = {
+        "problems": len(problems),
+        "with_wrong": len(wrong),
+        "no_reference": no_reference,
+        "long_prompts": len(wrong.keys() - {answer.problem_id for answer in answers}),
+        **_figures(answers),
+        "pairs": len(pairs),
+    }
+    if not pairs:
+        why = (
+            f"{len(answers)} answers about {len(wrong)} problems, none with a reward {settings.margin} below "
+            "its problem's best; sample more answers or lower the margin"
+        )
+        return StageResult(found | keep_unchanged(out, policy, why), timings)
+    policy = with_adapters(policy, settings.lora, seed)
+    fitted, long = train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
+    trained = {
+        "dropped_long": long,
+        "steps": fitted.progress.step,
+        "trained_tokens": fitted.progress.tokens,
+    }
+    return StageResult(found | trained, timings | tokens_per_second(fitted))
+
+
+def reward_of(
+    cases: Sequence[TestCase],
+    kills: Mapping[TestCase, frozenset[int]],
+    wrong: int,
+    form: Form,
+    validity_weight: float,
+) -> tuple[int, tuple[int, ...], float]:
+    """(valid, killed, reward in [0, 1]) of an answer with these cases; `kills` has the true, not degenerate
+    ones with the indices, below `wrong`, of the wrong programs that fail them.
+
+    reward = validity_weight * valid / CASES + (1 - validity_weight) * killed / wrong, where valid counts
+    distinct inputs and killed the programs that at least one case kills.
+    """
+    useful = [case for case in cases if case in kills]
+    valid = len(distinct(useful, form))
+    dead = frozenset().union(*(kills[case] for case in useful))
+    reward = validity_weight * valid / CASES + (1.0 - validity_weight) * len(dead) / wrong
+    return valid, tuple(sorted(dead)), reward
+
+
+def pairs_of(
+    answers: Sequence[JudgedAnswer], margin: float, max_pairs: int, seed: int
+) -> list[PreferencePair]:
+    """For each problem its best answer (of equals that with the most valid cases, then the first) against
+    different ones whose rewards are at least `margin` lower; at most `max_pairs` of them (0: all), drawn by
+    seed.
+
+    An answer that the token limit cut short is never chosen: it would teach not to stop.
+    """
+    by_problem: dict[str, list[JudgedAnswer]] = collections.defaultdict(list)
+    for answer in answers:
+        by_problem[answer.problem_id].append(answer)
+    pairs = []
+    for problem_id, group in by_problem.items():
+        ended = [answer for answer in group if answer.finish_reason == "eos"]
+        best = max(ended, key=lambda answer: (answer.reward, answer.valid), default=None)
+        if best is not None:
+            worse = {a.token_ids: a for a in group if best.reward - a.reward >= margin - ROUNDING}
+            drawn = list(worse.values())
+            random.Random(fold_seed(seed, "tcg_adversarial", problem_id)).shuffle(drawn)
+            pairs += [_pair(best, answer) for answer in drawn[: max_pairs or None]]
+    return pairs
+
+
+def _pair(chosen: JudgedAnswer, rejected: JudgedAnswer) -> PreferencePair:
+    return PreferencePair(
+        id=f"{chosen.problem_id}#{chosen.number}>{rejected.number}",
+        problem_id=chosen.problem_id,
+        prompt_ids=chosen.prompt_ids,
+        chosen_ids=chosen.token_ids,
+        rejected_ids=rejected.token_ids,
+        margin=chosen.reward - rejected.reward,
+    )
+
+
+async def kills_of(
+    judge: Judge, problem: Problem, cases: Sequence[TestCase], wrong: Sequence[str], limits: Limits
+) -> dict[TestCase, frozenset[int]]:
+    """For each different case that is true on the first reference program and not degenerate, the indices
+    of the `wrong` programs that fail it. A case is run alone, so that what one program does on another
+    answer's case is not held against it. Raises SandboxError."""
+    different = list(dict.fromkeys(cases))
+    true_C = await true_cases(judge, problem, problem.solutions[0], different, limits)
+    useful = [c for c, true in zip(different, true_C, strict=True) if true and not is_degenerate(problem, c)]
+    killed_C_R = await asyncio.gather(*(killed(judge, problem, wrong, [case], limits) for case in useful))
+    return {
+        case: frozenset(r for r, (fails,) in enumerate(killed_R) if fails)
+        for case, killed_R in zip(useful, killed_C_R, strict=True)
+    }
+
+
+def wrong_of(
+    inputs: Mapping[str, epath.Path], problems: Sequence[Problem], settings: Settings, seed: int
+) -> tuple[dict[str, list[str]], int]:
+    """(problem id -> the policy's wrong programs, where there are any and a reference program to know true
+    cases by; how many problems have only the former). InputError where those are all, or others' are."""
+    found = places_of(inputs)
+    if not found:
+        raise InputError("tcg_adversarial: saw no input found_0; give at least one search or sample stage")
+    tokenizer = open_policy(inputs["policy"]).tokenizer if "policy" in inputs else None
+    wrong = wrong_programs(found, settings.max_wrong, seed, tokenizer)
+    failed = [problem for problem in problems if problem.id in wrong]
+    of_problems = {problem.id: wrong[problem.id] for problem in failed if problem.solutions}
+    if wrong and not failed:
+        raise InputError(
+            f"{', '.join(map(str, found))}: wrong programs of {len(wrong)} problems, of none of those in "
+            f"{inputs['problems']}; give stages in which a program of them failed a test"
+        )
+    if failed and not of_problems:
+        raise InputError(
+            f"problem {failed[0].id}: needs a reference program to know true cases by; none of the "
+            f"{len(failed)} problems with wrong programs has one"
+        )
+    return of_problems, len(failed) - len(of_problems)
+
+
+def _answers(
+    out: epath.Path,
+    settings: Settings,
+    policy: Policy,
+    problems: Sequence[Problem],
+    wrong: Mapping[str, Sequence[str]],
+    seed: int,
+) -> tuple[list[JudgedAnswer], dict[str, float]]:
+    """Every answer, in the order of the problems, and the engine's timings: sampled, or (no timings) those
+    that this stage kept before it was killed; none about no problems."""
+    kept = out / "answers.parquet"
+    if kept.exists():
+        return read_records(kept, JudgedAnswer), {}
+    asked = [problem for problem in problems if problem.id in wrong]
+    answers, timings = asyncio.run(_sample(settings, policy, asked, wrong, seed)) if asked else ([], {})
+    write_records(kept, JudgedAnswer, answers)
+    return answers, timings
+
+
+async def _sample(
+    settings: Settings,
+    policy: Policy,
+    problems: Sequence[Problem],
+    wrong: Mapping[str, Sequence[str]],
+    seed: int,
+) -> tuple[list[JudgedAnswer], dict[str, float]]:
+    async with open_workers(policy, settings.engine) as workers:
+
+        async def work(problem: Problem) -> list[JudgedAnswer]:
+            return await judged_answers(workers, problem, wrong[problem.id], settings, seed)
+
+        answers_P_A = await run_in_order(work, problems, settings.concurrency)
+        return [answer for answers in answers_P_A for answer in answers], workers.timings()
+
+
+async def judged_answers(
+    workers: Workers, problem: Problem, wrong: Sequence[str], settings: Settings, seed: int
+) -> list[JudgedAnswer]:
+    """settings.write.answers answers about `problem`, its first reference program shown, with rewards; none
+    where the prompt fills the engine's context."""
+    request = _request(workers.tokenizer, problem, settings.write, seed)
+    if len(request.prompt_ids) >= workers.engine.max_context:
+        return []
+    (completions,) = await workers.engine.generate([request])
+    parsed_A = [parse_completion(completion, problem.form) for completion in completions]
+    cases_A_C = [[case.test for case in parsed.cases] for parsed in parsed_A]
+    every = [case for cases in cases_A_C for case in cases]
+    kills = await kills_of(workers.judge, problem, every, wrong, settings.limits)
+    rewarded = [
+        reward_of(cases, kills, len(wrong), problem.form, settings.validity_weight) for cases in cases_A_C
+    ]
+    return [
+        JudgedAnswer(
+            problem_id=problem.id,
+            number=number,
+            prompt_ids=request.prompt_ids,
+            token_ids=completion.token_ids,
+            finish_reason=completion.finish_reason,
+            text=completion.text,
+            valid=valid,
+            killed=dead,
+            wrong=len(wrong),
+            reward=reward,
+        )
+        for number, (completion, (valid, dead, reward)) in enumerate(zip(completions, rewarded, strict=True))
+    ]
+
+
+def _request(tokenizer: chat.Tokenizer, problem: Problem, write: WriteSettings, seed: int) -> Request:
+    messages = asking(problem, problem.solutions[0], write.traced, write.style)
+    return Request(
+        prompt_ids=chat.render(tokenizer, messages),
+        n=write.answers,
+        max_tokens=write.max_tokens,
+        temperature=write.temperature,
+        top_p=write.top_p,
+        top_k=write.top_k,
+        seed=fold_seed(seed, problem.id, "tcg_adversarial"),
+        reuse_prefix=False,
+    )
+
+
+def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:
+    wrong = {answer.problem_id: answer.wrong for answer in answers}
+    dead = collections.Counter(id for id, _ in {(a.problem_id, r) for a in answers for r in a.killed})
+    shares = [dead[problem_id] / n for problem_id, n in wrong.items()]
+    return {
+        "answers": len(answers),
+        "mean_reward": round(_mean([answer.reward for answer in answers]), 4),
+        "kill_share": round(_mean(shares), 4),
+        "valid_share": round(_mean([answer.valid for answer in answers]) / CASES, 4),
+        "generated_tokens": sum(len(answer.token_ids) for answer in answers),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """0 of none."""
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,215 @@
+"""What a test-case generator learns from: true cases of problems, in sets of three under one prompt.
+
+Cases are a problem's tests, run on its own reference programs in the sandbox (true ones only, with
+the trace of that program). A stage keeps the sets that it drew, for what a program does within a time limit
+may be another thing the next time. Trains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import functools
+import random
+from collections.abc import Iterator, Sequence
+
+from etils import epath
+
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts import chat
+from o1jax.prompts.fence import Style
+from o1jax.records import InputError, Problem, Status
+from o1jax.sandbox.compare import Rules, equal_value
+from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.sandbox.graders import grade_stdout
+from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.jail import values
+from o1jax.sandbox.literals import parsed
+from o1jax.stages.together import made_once
+from o1jax.tcg import prompt
+from o1jax.tcg.gate import is_degenerate
+from o1jax.tcg.mutants import parses
+from o1jax.tcg.prompt import CASES, Case
+from o1jax.tcg.traces import traced_cases
+from o1jax.tcg.writing import asking
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseSettings:
+    """`sets`: sets of three cases a problem, each under one of its programs, or with the share
+    `question_only` under none. `traced`: the form in which the trace is written too.
+    `keep_degenerate` keeps cases whose output is empty, zero or the like."""
+
+    sets: int = 8
+    max_solutions: int = 30
+    question_only: float = 0.0
+    traced: bool = False
+    keep_degenerate: bool = False
+    style: Style = "full"
+    judge_slots: int = 2
+    limits: Limits = Limits()
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """A reference program and its cases: true, different inputs, and such that can be rendered."""
+
+    source: str
+    cases: tuple[Case, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseSet:
+    """Three cases to learn under one prompt; `shown` says whether the prompt shows the program."""
+
+    id: str
+    problem: Problem
+    source: str
+    shown: bool
+    cases: tuple[Case, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """All sets, of how many problems, and what was lost: cases and solutions by why, and problems_without
+    three cases."""
+
+    sets: tuple[CaseSet, ...]
+    problems: int
+    dropped: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSet:
+    """A CaseSet as a stage keeps it."""
+
+    id: str
+    problem_id: str
+    source: str
+    shown: bool
+    cases: tuple[Case, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """An entry of Sets.dropped as a stage keeps it."""
+
+    why: str
+    count: int
+
+
+def kept_sets(out: epath.Path, problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
+    """`make_sets`, made once by process 0 and kept in the stage's directory `out`. Raises OtherFailed."""
+    made = functools.cache(lambda: make_sets(problems, settings, seed))
+    lost = made_once(out / "lost.parquet", Lost, lambda: [Lost(why, n) for why, n in made().dropped.items()])
+    kept = made_once(out / "sets.parquet", KeptSet, lambda: [_kept(case_set) for case_set in made().sets])
+    of_id = {problem.id: problem for problem in problems}
+    sets = tuple(CaseSet(s.id, of_id[s.problem_id], s.source, s.shown, s.cases) for s in kept)
+    return Sets(sets, len({s.problem_id for s in kept}), {one.why: one.count for one in lost})
+
+
+def _kept(case_set: CaseSet) -> KeptSet:
+    return KeptSet(case_set.id, case_set.problem.id, case_set.source, case_set.shown, case_set.cases)
+
+
+def make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
+    """Sets of the problems that have a program with three cases, in their order."""
+    return asyncio.run(_make_sets(problems, settings, seed))
+
+
+async def _make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
+    async with ForkJudge(slots=settings.judge_slots) as judge:
+        found = await asyncio.gather(*(_solutions(judge, problem, settings) for problem in problems))
+    sets, dropped = [], collections.Counter()
+    for problem, (solutions, lost) in zip(problems, found, strict=True):
+        dropped += lost
+        dropped["problems_without"] += not solutions
+        if solutions:
+            sets += _draw(problem, solutions, settings, seed)
+    return Sets(tuple(sets), len({s.problem.id for s in sets}), dict(dropped))
+
+
+async def _solutions(
+    judge: Judge, problem: Problem, settings: CaseSettings
+) -> tuple[list[Solution], collections.Counter]:
+    """The programs with at least three cases to learn, and why cases were lost."""
+    solutions, lost = [], collections.Counter()
+    for source in problem.solutions[: settings.max_solutions]:
+        if not parses(source):
+            lost["unparsable"] += 1
+            continue
+        inputs = list(dict.fromkeys(test.input for test in problem.tests))
+        stated = {test.input: test.output for test in problem.tests}
+        cases = await traced_cases(judge, problem, source, inputs, settings.limits)
+        kept = []
+        for case in cases:
+            why = _fault(problem, case, stated, settings)
+            if why is None:
+                kept.append(prompt.canonical(case, problem.form))
+            else:
+                lost[why] += 1
+        if len(kept) >= CASES:
+            solutions.append(Solution(source, tuple(kept)))
+    return solutions, lost
+
+
+def _fault(problem: Problem, case: Case | None, stated: dict[str, str], settings: CaseSettings) -> str | None:
+    """Why a case is not learned from, or None."""
+    if case is None:
+        return "no_output"
+    if not _agrees(problem, case.test.output, stated[case.test.input]):
+        return "false"
+    if not settings.keep_degenerate and is_degenerate(problem, case.test):
+        return "degenerate"
+    return None if prompt.is_renderable(case, problem.form) else "not_renderable"
+
+
+def _agrees(problem: Problem, said: str, stated: str) -> bool:
+    """Whether the judge takes what a program says for the test's output."""
+    if problem.form == "stdin":
+        output = said.encode("utf-8", "surrogatepass")  # which the judge refuses
+        return grade_stdout(problem.grader, stated, output)[0] in (Status.AC, Status.PE)
+    try:
+        got = values.encode(parsed(said))
+        return equal_value(parsed(stated), got, Rules(tuple_is_list=problem.json_values))
+    except InputError:  # no literal
+        return False
+
+
+def _draw(
+    problem: Problem, solutions: Sequence[Solution], settings: CaseSettings, seed: int
+) -> Iterator[CaseSet]:
+    for i in range(settings.sets):
+        rng = random.Random(fold_seed(seed, "case_set", problem.id, i))
+        solution = rng.choice(solutions)
+        yield CaseSet(
+            id=f"{problem.id}#{i}",
+            problem=problem,
+            source=solution.source,
+            shown=rng.random() >= settings.question_only,
+            cases=tuple(rng.sample(solution.cases, CASES)),
+        )
+
+
+def texts(sets: Sequence[CaseSet], settings: CaseSettings) -> Iterator[str]:
+    """What a tokenizer for these sets is trained on."""
+    for case_set in sets:
+        yield _messages(case_set, settings)[0]["content"]
+        yield prompt.render_answer(case_set.cases, traced=settings.traced)
+
+
+def prompt_ids(case_set: CaseSet, tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
+    """The prompt under which a set is learned."""
+    return chat.render(tokenizer, _messages(case_set, settings))
+
+
+def _messages(case_set: CaseSet, settings: CaseSettings) -> tuple[chat.Message, ...]:
+    source = case_set.source if case_set.shown else None
+    return asking(case_set.problem, source, settings.traced, settings.style)
+
+
+def answer_ids(cases: Sequence[Case], tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
+    """The answer that gives these cases, ending with the end-of-sequence token."""
+    text = prompt.render_answer(cases, traced=settings.traced)
+    return (*chat.encode(tokenizer, text), tokenizer.eos_token_id)

@@ -1,0 +1,318 @@
+"""Changes inside a statement: another operator, constant, bound, condition, call or keyword.
+
+Says what can be changed, one node at a time; mutants.py chooses.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+# One change to a syntax tree: the record that the makers of edits and mutants.py share.
+
+
+class Edit(NamedTuple):
+    """`kind` names the sort of change; `changes` are new values of fields of `node`."""
+
+    kind: str
+    node: ast.AST
+    changes: dict[str, Any]
+
+
+# Which statements of a program read its input: what a mutant must leave as it is.
+#
+# Follows names one step at a time: `input`, what is bound to it, and the functions that read. Follows no
+# values: a statement that computes from what was read is a statement like any other.
+
+READING = frozenset({"input", "stdin", "open", "fileinput"})
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DEFINITIONS = (*FUNCTIONS, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal)
+INNER = (ast.stmt, ast.ExceptHandler, ast.match_case)
+SKIPPED = ("annotation", "returns", "format_spec", "decorator_list")
+
+
+def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """`node` and what is below it, without inner statements, annotations and format specifications."""
+    yield node
+    for field, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not isinstance(child, INNER) and field not in SKIPPED:
+                yield from own_nodes(child)
+
+
+def mentioned(nodes: Iterator[ast.AST]) -> set[str]:
+    """The names and attributes among some nodes."""
+    return {
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in nodes
+        if isinstance(node, ast.Name | ast.Attribute)
+    }
+
+
+def reading_names(tree: ast.Module) -> set[str]:
+    """The names that read input when they are called, those of the program's own functions among them."""
+    names: set[str] = set(READING)
+    size = 0
+    while len(names) > size:
+        size = len(names)
+        for node in ast.walk(tree):
+            names |= _bound_to_reading(node, names)
+    return names
+
+
+def _bound_to_reading(node: ast.AST, names: set[str]) -> set[str]:
+    """What a definition or an assignment makes another name for reading."""
+    if isinstance(node, FUNCTIONS) and mentioned(ast.walk(node)) & names:
+        return {node.name}
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute | ast.Lambda):
+        if mentioned(ast.walk(node.value)) & names:
+            return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return set()
+
+
+def blocks(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """(node, field) of every list of statements in a tree, from the outside in."""
+    for field, value in ast.iter_fields(node):
+        children = value if isinstance(value, list) else []
+        if children and isinstance(children[0], ast.stmt):
+            yield node, field
+        for child in children:
+            if isinstance(child, INNER):
+                yield from blocks(child)
+
+
+def is_free(statement: ast.stmt, reading: set[str]) -> bool:
+    """Whether a mutant may change this statement (of a compound one the head): it defines nothing, does
+    not read, and is neither a docstring nor `if __name__ == "__main__"`."""
+    if isinstance(statement, DEFINITIONS):
+        return False
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return False
+    return not mentioned(own_nodes(statement)) & (reading | {"__name__"})
+
+
+COMPARISONS: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+}
+ARITHMETIC: dict[type, tuple[type, ...]] = {
+    ast.Add: (ast.Sub, ast.Mult),
+    ast.Sub: (ast.Add,),
+    ast.Mult: (ast.Add,),
+    ast.Div: (ast.FloorDiv, ast.Mult),
+    ast.FloorDiv: (ast.Mod, ast.Mult),
+    ast.Mod: (ast.FloorDiv,),
+    ast.Pow: (ast.Mult,),
+    ast.BitAnd: (ast.BitOr,),
+    ast.BitOr: (ast.BitAnd,),
+    ast.BitXor: (ast.BitOr,),
+    ast.LShift: (ast.RShift,),
+    ast.RShift: (ast.LShift,),
+}
+CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list", "set": "list"}
+METHODS = {"upper": "lower", "lower": "upper", "startswith": "endswith", "endswith": "startswith"}
+
+
+def expression_edits(statement: ast.stmt) -> Iterator[Edit]:
+    """Every change of this statement's own expressions: of a compound one, its head."""
+    for node in own_nodes(statement):
+        yield from _operators(node)
+        yield from _conditions(node)
+        yield from _constants(node)
+        yield from _bounds(node)
+        yield from _calls(node)
+
+
+def _operators(node: ast.AST) -> Iterator[Edit]:
+    if isinstance(node, ast.Compare):
+        for i, op in enumerate(node.ops):
+            for other in COMPARISONS[type(op)]:
+                yield Edit("comparison", node, {"ops": [*node.ops[:i], other(), *node.ops[i + 1 :]]})
+    elif isinstance(node, ast.BinOp | ast.AugAssign) and not _is_on_text(node):
+        for other in ARITHMETIC.get(type(node.op), ()):
+            yield Edit("arithmetic", node, {"op": other()})
+
+
+def _is_on_text(node: ast.BinOp | ast.AugAssign) -> bool:
+    """Whether a text is in sight, on which another operator only crashes."""
+    sides = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.value]
+    return any(
+        isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
+        for side in sides
+    )
+
+
+def _conditions(node: ast.AST) -> Iterator[Edit]:
+    """And for or, the opposite: of a single comparison not, for there it is another operator."""
+    if isinstance(node, ast.BoolOp):
+        yield Edit("condition", node, {"op": ast.Or() if isinstance(node.op, ast.And) else ast.And()})
+    elif isinstance(node, ast.If | ast.While | ast.IfExp) and not _is_single(node.test):
+        yield Edit("condition", node, {"test": _negated(node.test)})
+    elif isinstance(node, ast.comprehension):
+        for i, test in enumerate(node.ifs):
+            if not _is_single(test):
+                yield Edit("condition", node, {"ifs": [*node.ifs[:i], _negated(test), *node.ifs[i + 1 :]]})
+
+
+def _is_single(test: ast.expr) -> bool:
+    return isinstance(test, ast.Compare) and len(test.ops) == 1
+
+
+def _negated(test: ast.expr) -> ast.expr:
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return test.operand
+    return ast.UnaryOp(ast.Not(), test)
+
+
+def _constants(node: ast.AST) -> Iterator[Edit]:
+    """Numbers, texts, truth values and signs."""
+    if isinstance(node, ast.Constant):
+        for value in _other_values(node.value):
+            yield Edit("constant", node, {"value": value})
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield Edit("constant", node, {"op": ast.UAdd()})
+
+
+def _other_values(value: object) -> tuple[object, ...]:
+    if isinstance(value, bool):
+        return (not value,)
+    if isinstance(value, int | float):
+        return (value + 1, value - 1, 0) if value >= 1 else (value + 1,)
+    if isinstance(value, str):
+        return (value + "x", "") if value else ("x",)
+    return ()
+
+
+def _bounds(node: ast.AST) -> Iterator[Edit]:
+    """One more or one less: in range (first and last), a slice, an index."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        for i in sorted({0, min(1, len(node.args) - 1)} if node.args else ()):
+            for moved in _moved(node.args[i]):
+                yield Edit("bound", node, {"args": [*node.args[:i], moved, *node.args[i + 1 :]]})
+    elif isinstance(node, ast.Slice):
+        for field, bound in (("lower", node.lower), ("upper", node.upper)):
+            for moved in _moved(bound) if bound is not None else ():
+                yield Edit("bound", node, {field: moved})
+    elif isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice | ast.Tuple):
+        for moved in _moved(node.slice):
+            yield Edit("bound", node, {"slice": moved})
+
+
+def _moved(bound: ast.expr) -> Iterator[ast.expr]:
+    """`bound` and one, less one; nothing of a constant that is no number."""
+    if isinstance(bound, ast.Constant):
+        if type(bound.value) is int:
+            yield ast.Constant(bound.value + 1)
+            yield ast.Constant(bound.value - 1) if bound.value else ast.UnaryOp(ast.USub(), ast.Constant(1))
+    elif not isinstance(bound, ast.JoinedStr):
+        yield ast.BinOp(bound, ast.Add(), ast.Constant(1))
+        yield ast.BinOp(bound, ast.Sub(), ast.Constant(1))
+
+
+def _calls(node: ast.AST) -> Iterator[Edit]:
+    """Another function, or a keyword left out; `sorted` becomes `list`, which takes no keywords."""
+    if not isinstance(node, ast.Call):
+        return
+    if isinstance(node.func, ast.Name) and node.func.id in CALLS:
+        other = CALLS[node.func.id]
+        keywords = [] if other == "list" else node.keywords
+        yield Edit("call", node, {"func": ast.Name(other, ast.Load()), "keywords": keywords})
+    elif isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
+        yield Edit("call", node.func, {"attr": METHODS[node.func.attr]})
+    for i, keyword in enumerate(node.keywords):
+        yield Edit("keyword", node, {"keywords": [*node.keywords[:i], *node.keywords[i + 1 :]]})
+        if isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, bool):
+            yield Edit("keyword", keyword.value, {"value": not keyword.value.value})
+
+
+# Changes of the order of things: a statement left out, two neighbours exchanged.
+#
+# Leaves out what would only leave a name unbound, and what a program must end with.
+
+
+COMPOUND = (
+    ast.For,
+    ast.AsyncFor,
+    ast.While,
+    ast.If,
+    ast.With,
+    ast.AsyncWith,
+    ast.Try,
+    ast.TryStar,
+    ast.Match,
+)
+LEAVING = (ast.Return, ast.Raise, ast.Break, ast.Continue)
+
+
+def statement_edits(tree: ast.Module, reading: set[str]) -> Iterator[Edit]:
+    """Every statement that can be left out, and every two neighbours that can change places."""
+    for owner, field in blocks(tree):
+        body = getattr(owner, field)
+        for i, statement in enumerate(body):
+            if _can_go(tree, owner, statement, reading):
+                yield Edit("drop", owner, {field: body[:i] + body[i + 1 :] or [ast.Pass()]})
+        for i, (first, second) in enumerate(zip(body, body[1:], strict=False)):
+            if _can_change_places(tree, first, second, reading):
+                yield Edit("swap", owner, {field: [*body[:i], second, first, *body[i + 2 :]]})
+
+
+def _can_go(tree: ast.Module, owner: ast.AST, statement: ast.stmt, reading: set[str]) -> bool:
+    """Whether the program without it still says something and knows every name."""
+    if isinstance(statement, ast.Pass) or not is_free(statement, reading):
+        return False
+    if mentioned(ast.walk(statement)) & reading:
+        return False
+    if isinstance(owner, (ast.Module, *FUNCTIONS)) and statement is owner.body[-1]:
+        return False
+    read_outside = {name.id for name in _loads(tree) - _loads(statement)}
+    return not _first_stores(tree, statement) & read_outside
+
+
+def _can_change_places(tree: ast.Module, first: ast.stmt, second: ast.stmt, reading: set[str]) -> bool:
+    """Whether the order of two simple statements matters, and the second can do without the first."""
+    if isinstance(first, COMPOUND + LEAVING) or isinstance(second, COMPOUND + LEAVING):
+        return False
+    if not (is_free(first, reading) and is_free(second, reading)):
+        return False
+    names, others = mentioned(own_nodes(first)), mentioned(own_nodes(second))
+    if _first_stores(tree, first) & others:
+        return False
+    return bool(_touched(first) & others or _touched(second) & names)
+
+
+def _loads(node: ast.AST) -> set[ast.Name]:
+    return {n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _stores(node: ast.AST) -> list[ast.Name]:
+    return [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+
+
+def _first_stores(tree: ast.Module, statement: ast.stmt) -> set[str]:
+    """The names that nothing before `statement` binds."""
+    line = statement.lineno, statement.col_offset
+    before = {n.id for n in _stores(tree) if (n.lineno, n.col_offset) < line}
+    before |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg) and (n.lineno, n.col_offset) < line}
+    return {name.id for name in _stores(statement)} - before
+
+
+def _touched(statement: ast.stmt) -> set[str]:
+    """The names that a statement binds or may change: also what it prints to."""
+    touched = {name.id for name in _stores(statement)}
+    for node in own_nodes(statement):
+        if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            touched |= mentioned(ast.walk(node.value))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            touched |= mentioned(ast.walk(node.func.value))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            touched.add("print")
+    return touched

@@ -1,0 +1,172 @@
+"""The test-case generator's prompt and answer: O1-CODER's template, rendered and strictly parsed.
+
+An answer is CASES cases, each a section `Input:` and a section `Output:`, the traced form with a
+section `Trace:` between them: lines of the program with the value after each (`x = x * 2 -> 14`), which
+lead to the output and are dropped before anything is judged. Does not know whether a case is true.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+import re
+import warnings
+from collections.abc import Sequence
+
+from o1jax.prompts.chat import Message
+from o1jax.prompts.fence import Style, task_text
+from o1jax.records import Form, Problem, TestCase
+
+CASES = 3
+INPUT, TRACE, OUTPUT = "Input:", "Trace:", "Output:"
+NANO_MARKER = {False: "Write tests.", True: "Trace tests."}
+LONGEST_LITERAL = 10_000  # characters
+_HEADERS = re.compile(rf"^({INPUT}|{TRACE}|{OUTPUT})$", re.MULTILINE)
+_INSTRUCTION = (
+    "Please complete the task in the code part and generate some test case in the test part that can be "
+    "used to test the quality of the generated code."
+)
+_FORMAT = """\
+Write exactly {cases} test cases and nothing else, each in this form:
+Input:
+{input}
+{trace}Output:
+{output}"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A test and its trace: the lines of the program, each with the value that it leads to."""
+
+    test: TestCase
+    trace: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """The well-formed cases of an answer, and why each other one was dropped."""
+
+    cases: tuple[Case, ...]
+    dropped: tuple[str, ...]
+
+
+def messages(
+    problem: Problem, source: str | None, *, traced: bool = False, style: Style = "full"
+) -> tuple[Message, ...]:
+    """The conversation that asks for cases; `source` is a program for the problem, None the form that
+    knows the question only. Style nano: question, program and a marker."""
+    if style == "nano":
+        parts = [problem.question, *([source.strip()] if source else []), NANO_MARKER[traced]]
+        return ({"role": "user", "content": "\n".join(parts)},)
+    text = (
+        f"### Instruction\n{_INSTRUCTION}\n{_format(problem.form, traced)}\n"
+        f"### Problem\n{task_text(problem)}\n### Code Part\n{source.strip() if source else ''}\n### Test Part"
+    )
+    return ({"role": "user", "content": text},)
+
+
+def _format(form: Form, traced: bool) -> str:
+    call = form == "call"
+    return _FORMAT.format(
+        cases=CASES,
+        input="the list of arguments, as a Python literal" if call else "the text on standard input",
+        trace=f"{TRACE}\neach line of the program that changes a value, then -> and the value\n"
+        if traced
+        else "",
+        output="the returned value, as a Python literal" if call else "the text on standard output",
+    )
+
+
+def render_answer(cases: Sequence[Case], *, traced: bool = False) -> str:
+    """The answer that gives these cases, without the end-of-message token."""
+    return "\n".join(_render(case, traced) for case in cases)
+
+
+def _render(case: Case, traced: bool) -> str:
+    trace = [TRACE, *case.trace] if traced else []
+    return "\n".join([INPUT, case.test.input.rstrip("\n"), *trace, OUTPUT, case.test.output.rstrip("\n")])
+
+
+def canonical(case: Case, form: Form) -> Case:
+    """The case with the line ends that `parse_answer` gives it: texts of standard input and output end in
+    one, literals in none."""
+    end = "\n" if form == "stdin" else ""
+    test = TestCase(case.test.input.rstrip("\n") + end, case.test.output.rstrip("\n") + end)
+    return dataclasses.replace(case, test=test)
+
+
+def is_renderable(case: Case, form: Form) -> bool:
+    """Whether parsing its rendering gives the case back, as `canonical` writes it: no line of it looks like
+    a header, say."""
+    return parse_answer(render_answer([case], traced=True), form).cases == (canonical(case, form),)
+
+
+def without_last(text: str) -> str:
+    """An answer without its last case: what is whole of one that was cut short."""
+    starts = [found.start() for found in _HEADERS.finditer(text) if found.group() == INPUT]
+    return text[: starts[-1]] if starts else text
+
+
+def parse_answer(text: str, form: Form) -> Parsed:
+    """The cases of an answer (end-of-message token taken off). A case is dropped where a section is
+    missing, doubled or in the wrong place, the input is empty, a call-form value is no Python literal,
+    or it comes after the first CASES; other cases of the answer stand."""
+    before, *sections = _HEADERS.split(text)
+    pairs = list(zip(sections[::2], sections[1::2], strict=True))
+    starts = [i for i, (header, _) in enumerate(pairs) if header == INPUT]
+    dropped = [f"saw {before.strip()[:20]!r}, wanted {INPUT!r} first"] if before.strip() else []
+    if not starts or starts[0] > 0:
+        dropped.append(f"saw no {INPUT!r} first, wanted one a case")
+    cases: list[Case] = []
+    for start, end in itertools.pairwise([*starts, len(pairs)]):
+        why = _fault(pairs[start:end], form)
+        if why is None and len(cases) == CASES:
+            why = f"saw more than {CASES} cases"
+        if why is None:
+            cases.append(_case(pairs[start:end], form))
+        else:
+            dropped.append(why)
+    return Parsed(tuple(cases), tuple(dropped))
+
+
+def _fault(sections: Sequence[tuple[str, str]], form: Form) -> str | None:
+    """What is wrong with the sections of one case, or None."""
+    headers = [header for header, _ in sections]
+    if headers not in ([INPUT, OUTPUT], [INPUT, TRACE, OUTPUT]):
+        return f"saw the sections {' '.join(headers)}, wanted {INPUT} {OUTPUT} or {INPUT} {TRACE} {OUTPUT}"
+    given, expected = _body(sections[0][1]), _body(sections[-1][1])
+    if not given.strip():
+        return "saw an empty input"
+    if form == "call":
+        if type(_literal(given)) is not list:
+            return f"saw the input {given[:40]!r}, wanted the literal of the list of arguments"
+        if isinstance(_literal(expected), NotALiteral):
+            return f"saw the output {expected[:40]!r}, wanted a Python literal"
+    return None
+
+
+def _case(sections: Sequence[tuple[str, str]], form: Form) -> Case:
+    end = "\n" if form == "stdin" else ""
+    trace = _body(sections[1][1]) if len(sections) == 3 else ""
+    test = TestCase(_body(sections[0][1]) + end, _body(sections[-1][1]) + end)
+    return Case(test, tuple(trace.split("\n")) if trace else ())
+
+
+def _body(section: str) -> str:
+    """A section's text, the line ends around it aside."""
+    return section.strip("\n")
+
+
+class NotALiteral:
+    """What a text is that has no Python literal's value (None is one)."""
+
+
+def _literal(text: str):
+    if len(text) > LONGEST_LITERAL:
+        return NotALiteral()
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of what a model wrote
+            return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return NotALiteral()

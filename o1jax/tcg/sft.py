@@ -1,0 +1,100 @@
+"""Step 1, first half: SFT of a test-case generator on true cases (O1-CODER, section 3.1).
+
+Inputs: problems (check_problems, whose tests are learned from), policy (what it starts from; a TCG is a
+policy directory like any). Without a policy a nano model starts from nothing, with a tokenizer of its
+own that spells values. DPO follows in tcg_dpo.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from o1jax.batches.encode import encode_sft, keep_short
+from o1jax.model.init import init_params
+from o1jax.model.lora import LoraSettings
+from o1jax.model.presets import preset
+from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts import nano_tokenizer
+from o1jax.prompts.chat import Tokenizer
+from o1jax.records import InputError, SftSample
+from o1jax.stages.manifest import StageResult
+from o1jax.stages.problems import read_problems
+from o1jax.stages.training import check_model, open_policy, tokens_per_second, train_tokens, with_adapters
+from o1jax.tcg import cases as tcg_cases
+from o1jax.tcg.cases import CaseSet, CaseSettings
+from o1jax.train import objectives
+from o1jax.train.checkpoint import Policy
+from o1jax.train.optimizer import AdamW
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`train_tokens`: tokens to train on, padding not counted. `model`: the preset that the policy must
+    have the shape of, where it is given. `preset` and `vocab_size` are those of a model from nothing.
+    `lora`: trains adapters of this rank, not all parameters."""
+
+    train_tokens: int
+    preset: str = "nano"
+    vocab_size: int = 512
+    cases: CaseSettings = CaseSettings()
+    row_length: int = 256
+    rows_per_batch: int = 16
+    micro_batches: int = 1
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 10
+    weight_decay: float = 0.1
+    adamw: AdamW = AdamW()
+    model: str = ""
+    lora: LoraSettings = LoraSettings()
+
+
+def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
+    """figures: problems, sets, dropped (reasons), dropped_long, steps, trained_tokens."""
+    made = tcg_cases.kept_sets(out, read_problems(inputs["problems"]), settings.cases, seed)
+    if not made.sets:
+        raise InputError(
+            f"{inputs['problems']}: no problem has a reference program and three tests to learn from; "
+            f"lost: {made.dropped}"
+        )
+    policy = open_policy(inputs["policy"]) if "policy" in inputs else _from_nothing(made.sets, settings, seed)
+    check_model("tcg_sft", settings.model, policy)
+    policy = with_adapters(policy, settings.lora, seed)
+    samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
+    examples, long = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
+    fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
+    return StageResult(
+        figures={
+            "problems": made.problems,
+            "sets": len(made.sets),
+            "dropped": made.dropped,
+            "dropped_long": long,
+            "steps": fitted.progress.step,
+            "trained_tokens": fitted.progress.tokens,
+        },
+        timings=tokens_per_second(fitted),
+    )
+
+
+def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Policy:
+    texts = tcg_cases.texts(sets, settings.cases)
+    tokenizer = nano_tokenizer.train(texts, settings.vocab_size, spelled=True)
+    config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
+    graphdef, params = init_params(config, fold_seed(seed, "init"), make_mesh())
+    return Policy(config, graphdef, params, tokenizer)
+
+
+def sample_of(case_set: CaseSet, tokenizer: Tokenizer, settings: CaseSettings) -> SftSample:
+    """A set as a prompt and an answer."""
+    answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings)
+    return SftSample(
+        id=case_set.id,
+        problem_id=case_set.problem.id,
+        prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, settings),
+        answer_ids=answer,
+        is_trained=(True,) * len(answer),
+    )

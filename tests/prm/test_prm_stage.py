@@ -1,0 +1,242 @@
+"""The prm stage on trees made by rule, and its figures by hand values."""
+
+import asyncio
+import dataclasses
+import random
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from etils import epath
+
+from o1jax.intervals import auc, auc_intervals
+from o1jax.model.init import init_params
+from o1jax.model.presets import preset
+from o1jax.parallel.mesh import make_mesh
+from o1jax.prm import figures as prm_baseline
+from o1jax.prm import prm
+from o1jax.prm.figures import calibration, calibration_curve, calibration_error, held_out_figures, ranking
+from o1jax.prm.nodes import Nodes, nodes_of, score_nodes
+from o1jax.prompts import nano_tokenizer
+from o1jax.records import CaseResult, InputError, Node, Status, Tree, Verdict
+from o1jax.search.samples import step_pairs
+from o1jax.stages import manifest
+from o1jax.stages.training import open_policy
+from o1jax.store import write_records
+from o1jax.train.checkpoint import save_policy
+
+EOS = 1  # of the nano tokenizer
+GOOD = 40  # a step that holds this token is a good one
+PASS, FAIL = (Verdict(True, (CaseResult(status),)) for status in (Status.AC, Status.WA))
+SETTINGS = prm.Settings(train_tokens=25_000, row_length=64, rows_per_batch=16, learning_rate=3e-3)
+
+
+def tree_of(number, rng):
+    """Four first steps, two programs below each; a program passes if it and the step before are good."""
+    nodes = [Node(index=0, parent=-1, depth=0, action=0)]
+
+    def add(parent, is_good, verdict=None, error=""):
+        ids = [rng.randrange(50, 200) for _ in range(rng.randrange(3, 9))]
+        ids = tuple([*ids, GOOD] if is_good else [*ids, 41])
+        ids = tuple(rng.sample(ids, len(ids))) + ((EOS,) if verdict else ())
+        nodes.append(
+            Node(
+                index=len(nodes),
+                parent=parent,
+                depth=nodes[parent].depth + 1,
+                action=3 if verdict else 1,
+                token_ids=ids,
+                terminal=verdict is not None,
+                value=None if verdict is None and not error else float(verdict is PASS),
+                verdict=verdict,
+                error=error,
+            )
+        )
+        return len(nodes) - 1
+
+    for _ in range(4):
+        first_is_good = rng.random() < 0.5
+        first = add(0, first_is_good)
+        for is_good in (True, False):
+            add(first, is_good, PASS if first_is_good and is_good else FAIL)
+    add(0, False, error="malformed")
+    return Tree(f"p{number}", (3, 60 + number % 100, 7), tuple(nodes), 0, 1.0, 4, 50, 8)
+
+
+def trees_of(numbers, seed=0):
+    return [tree_of(number, random.Random(seed * 1000 + number)) for number in numbers]
+
+
+def search_stage(place, trees):
+    write_records(place / "trees" / "trees.parquet", Tree, trees)
+    manifest.finish(place, manifest.StageSpec("search", {}, 0, {}), manifest.StageResult({}, {}))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = epath.Path(tmp_path_factory.mktemp("prm"))
+    tokenizer = nano_tokenizer.train(["x = x + 1"], 300)
+    config = dataclasses.replace(preset("nano"), vocab_size=300, d_model=64, n_layers=2, n_heads=2, d_ff=128)
+    save_policy(root / "policy", config, init_params(config, 0, make_mesh())[1], tokenizer)
+    for name, numbers in (("found", range(60)), ("held_out", range(70, 95))):
+        search_stage(root / name, trees_of(numbers))
+    return {"policy": root / "policy", "found_0": root / "found", "held_out": root / "held_out"}
+
+
+@pytest.mark.parametrize("objective, likelihood", [("soft", 0.0), ("soft", 0.02), ("pair", 0.02)])
+def test_a_rule_of_one_token_is_learned_in_seconds(objective, likelihood, inputs, tmp_path):
+    out = epath.Path(tmp_path)
+    settings = dataclasses.replace(SETTINGS, objective=objective, likelihood=likelihood)
+    figures = prm.run(out, settings, inputs, 0).figures
+    held_out = figures["held_out"]
+    assert held_out["n_nodes"] == 25 * 12 and held_out["n_problems"] == 25
+    assert held_out["prm"]["auc"]["mean"] > 0.95 and held_out["prm"]["pair_accuracy"] > 0.95
+    assert held_out["prm"]["within_problem_auc"]["mean"] > 0.9
+    assert held_out["baseline"]["auc"]["mean"] < 0.8
+    assert held_out["auc_difference"]["low"] > 0.1
+    if objective == "soft":
+        assert 0 < held_out["log_loss_floor"] < held_out["prm"]["log_loss"] < 0.5
+    config = open_policy(out).config
+    assert config.vocab_size == 300 and config.score_likelihood == likelihood
+
+
+def test_training_goes_on_from_an_earlier_prm(inputs, tmp_path):
+    few = dataclasses.replace(SETTINGS, train_tokens=2_000, objective="hard")
+    first, second = epath.Path(tmp_path) / "first", epath.Path(tmp_path) / "second"
+    prm.run(first, few, inputs, 0)
+    prm.run(second, dataclasses.replace(few, learning_rate=1e-9), {**inputs, "prm": first}, 0)
+    before, after = (jax.tree.leaves(open_policy(place).params) for place in (first, second))
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(old, new, atol=1e-6)
+
+
+def test_a_problem_both_trained_on_and_held_out_is_refused_by_name(inputs, tmp_path):
+    leak = epath.Path(tmp_path) / "leak"
+    write_records(leak / "trees" / "trees.parquet", Tree, trees_of([99, 7]))
+    with pytest.raises(InputError, match="problem p7 is both trained on and held out"):
+        prm.run(epath.Path(tmp_path) / "out", SETTINGS, {**inputs, "held_out": leak}, 0)
+    with pytest.raises(InputError, match="problem other is both"):  # the same prompt under another name
+        prm.refuse_leakage(trees_of([7]), [dataclasses.replace(trees_of([7])[0], problem_id="other")])
+
+
+@pytest.mark.parametrize("objective, words", [("soft", "no labelled path"), ("pair", "no pair of siblings")])
+def test_trees_without_a_label_are_refused(objective, words, inputs, tmp_path):
+    dead = dataclasses.replace(tree_of(0, random.Random(0)))
+    dead = dataclasses.replace(dead, nodes=(dead.nodes[0], dataclasses.replace(dead.nodes[-1], index=1)))
+    search_stage(epath.Path(tmp_path) / "dead", [dead])
+    settings = dataclasses.replace(SETTINGS, objective=objective)
+    with pytest.raises(InputError, match=words):
+        prm.run(
+            epath.Path(tmp_path) / "out", settings, {**inputs, "found_0": epath.Path(tmp_path) / "dead"}, 0
+        )
+
+
+def test_a_stage_without_trees_is_refused(inputs, tmp_path):
+    with pytest.raises(InputError, match="no trees there"):
+        prm.run(epath.Path(tmp_path) / "out", SETTINGS, {**inputs, "held_out": epath.Path(tmp_path)}, 0)
+
+
+def test_a_cap_draws_paths_by_seed():
+    trees, capped = trees_of(range(6)), dataclasses.replace(SETTINGS, max_paths_per_problem=3)
+    draws = [[s.id for s in prm.samples_of([trees], capped, EOS, seed)] for seed in (0, 0, 1)]
+    assert [len(draw) for draw in draws] == [18] * 3 and draws[0] == draws[1] != draws[2]
+    twice = prm.samples_of([trees, trees], SETTINGS, EOS, 0)
+    assert len({sample.id for sample in twice}) == 2 * len(prm.samples_of([trees], SETTINGS, EOS, 0)) == 96
+
+
+class LengthScorer:
+    """A step's score is the length of the path up to its end; counts paths."""
+
+    def __init__(self):
+        self.paths = 0
+
+    async def score(self, paths):
+        self.paths += len(paths)
+        return [tuple(end + 1 for end in step_ends) for _, step_ends, _ in paths]
+
+
+def test_every_step_is_scored_once_and_malformed_ones_are_not():
+    trees, scorer = trees_of(range(3)), LengthScorer()
+    nodes = nodes_of(trees, EOS)
+    scores = asyncio.run(score_nodes(trees, scorer, EOS))
+    assert len(nodes) == len(scores) == 3 * 12 and scorer.paths == 3 * 8
+    np.testing.assert_array_equal(scores, nodes.path_tokens_N + 3)  # the prompt's; no eos
+    assert nodes.number_N.tolist()[:3] == [1, 2, 2] and nodes.is_leaf_N.tolist()[:3] == [False, True, True]
+    assert nodes.soft_N[0] in (0.0, 0.5) and nodes.hard_N[0] == 2 * nodes.soft_N[0]
+
+
+def test_auc_hand_value_with_a_tie():
+    assert auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1])) == 3.5 / 4
+    assert auc(np.array([0.1, 0.4]), np.array([1, 1])) is None
+
+
+def test_auc_is_the_rank_statistic():
+    rng = np.random.default_rng(0)
+    score_N, label_N = rng.integers(0, 9, 200) / 9, rng.integers(0, 2, 200)
+    u = scipy.stats.mannwhitneyu(score_N[label_N == 1], score_N[label_N == 0]).statistic
+    assert auc(score_N, label_N) == pytest.approx(u / (label_N.sum() * (1 - label_N).sum()))
+
+
+def test_intervals_are_over_problems_and_the_difference_is_paired():
+    rng = np.random.default_rng(0)
+    label_N, problem_N = rng.integers(0, 2, 400), np.repeat(np.arange(40), 10)
+    score_N = label_N + rng.normal(0, 1, 400)
+    got = auc_intervals({"a": score_N, "b": score_N}, label_N, problem_N, 0)
+    assert got["a"] == got["b"] and got["a"]["low"] < got["a"]["mean"] < got["a"]["high"]
+    assert got["difference"] == {"mean": 0, "low": 0, "high": 0, "n": 40}
+    one_kind = auc_intervals({"a": score_N, "b": score_N}, np.ones(400), problem_N, 0)
+    assert one_kind == {"a": None, "b": None, "difference": None}
+
+
+def test_calibration_hand_values():
+    score_N, label_N = np.array([0.05, 0.05, 0.95, 0.55]), np.array([0.0, 0.2, 1.0, 0.35])
+    assert calibration_error(score_N, label_N) == pytest.approx((0.1 + 0.05 + 0.2) / 4)
+    assert calibration_error(np.array([1.0, 1.0]), np.array([1.0, 0.0])) == 0.5
+    assert calibration_curve(np.array([1.0, 0.05, 0.95]), np.array([1.0, 0.0, 0.5])) == [
+        {"score": 0.05, "label": 0.0, "n": 1},
+        {"score": 0.975, "label": 0.75, "n": 2},
+    ]
+    assert calibration_error(np.array([0.51, 0.59]), np.array([0.1, 1.0])) == 0.0  # one bin
+
+
+def random_nodes(n, label_of, seed=0):
+    rng = np.random.default_rng(seed)
+    number_N, step_N, path_N = rng.integers(1, 4, n), rng.integers(5, 60, n), rng.integers(60, 150, n)
+    label_N = np.asarray(label_of(rng, number_N, step_N, path_N), float)
+    return Nodes(
+        np.arange(n) // 10, np.arange(n) // 3, number_N, number_N == 3, step_N, path_N, label_N, label_N
+    )
+
+
+def baseline_auc(label_of):
+    train, held_out = random_nodes(2000, label_of), random_nodes(2000, label_of, seed=1)
+    return auc(prm_baseline.fit_and_score(train, train.hard_N, held_out), held_out.hard_N)
+
+
+def test_the_baseline_learns_lengths_and_places_but_nothing_of_random_labels():
+    assert baseline_auc(lambda rng, number_N, step_N, path_N: rng.integers(0, 2, 2000)) == pytest.approx(
+        0.5, abs=0.04
+    )
+    assert baseline_auc(lambda rng, number_N, step_N, path_N: path_N > 100) > 0.99
+    assert baseline_auc(lambda rng, number_N, step_N, path_N: (path_N > 100) == (number_N == 2)) > 0.99
+    assert baseline_auc(lambda rng, number_N, step_N, path_N: abs(step_N - 30) < 8) > 0.95
+
+
+def test_figures_of_perfect_and_of_constant_scores():
+    nodes = random_nodes(300, lambda rng, *columns: rng.integers(0, 2, 300))
+    perfect, constant = nodes.hard_N * 1.0, np.full(300, nodes.soft_N.mean())
+    got = ranking(nodes, perfect, 0)
+    assert got["auc_leaves"] == got["auc_inner"] == got["pair_accuracy"] == 1.0
+    assert got["auc_by_depth"] == {"1": 1.0, "2": 1.0, "3": 1.0} and got["within_problem_auc"]["mean"] == 1.0
+    assert ranking(nodes, constant, 0)["pair_accuracy"] == ranking(nodes, constant, 0)["auc_inner"] == 0.5
+    assert calibration(nodes, constant)["calibration_error"] == 0.0
+    assert calibration(nodes, perfect)["log_loss"] < 1e-4
+    assert held_out_figures(nodes, nodes, perfect, 0)["log_loss_floor"] == 0.0
+
+
+def test_pairs_are_those_of_step_pairs():
+    trees = trees_of(range(20))
+    nodes = nodes_of(trees, EOS)
+    n_pairs = sum(len(step_pairs(tree, eos_id=EOS)) for tree in trees)
+    assert ranking(nodes, nodes.soft_N, 0)["n_pairs"] == n_pairs > 20

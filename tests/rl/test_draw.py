@@ -1,0 +1,40 @@
+"""Which problems an update plays."""
+
+import collections
+
+import pytest
+
+from o1jax.records import Problem
+from o1jax.rl import draw
+
+PROBLEMS = [Problem(id=f"p{i}", question="", form="stdin") for i in range(10)]
+
+
+def test_uniform_plays_every_problem_once_an_epoch_in_another_order_each_time():
+    epochs = [
+        [p.id for t in range(5 * e, 5 * e + 5) for p in draw.uniform(PROBLEMS, 2, 0, t)] for e in (0, 1)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(p.id for p in PROBLEMS)
+    assert epochs[0] != epochs[1]
+
+
+def test_an_update_never_plays_a_problem_twice():
+    for t in range(20):
+        assert len({p.id for p in draw.uniform(PROBLEMS, 4, 0, t)}) == 4
+        assert len({p.id for p in draw.by_difficulty(PROBLEMS, 4, 0, t, {})}) == 4
+
+
+def test_draws_are_functions_of_seed_and_update():
+    assert draw.uniform(PROBLEMS, 3, 1, 7) == draw.uniform(PROBLEMS, 3, 1, 7)
+    draws = [draw.by_difficulty(PROBLEMS, 3, seed, 7, {}) for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_problems_of_uncertain_outcome_are_drawn_more_often():
+    history = {p.id: (98, 98 if i < 4 else 0 if i < 8 else 49) for i, p in enumerate(PROBLEMS)}
+    drawn = collections.Counter(
+        p.id for t in range(4000) for p in draw.by_difficulty(PROBLEMS, 1, 0, t, history)
+    )
+    sure, unsure = 0.99 * 0.01 + 0.05, 0.25 + 0.05
+    assert drawn["p8"] / 4000 == pytest.approx(unsure / (2 * unsure + 8 * sure), abs=0.02)
+    assert drawn["p0"] / 4000 == pytest.approx(sure / (2 * unsure + 8 * sure), abs=0.02)

@@ -1,0 +1,163 @@
+"""Rewards, dropped groups and advantages a token, by hand values."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from o1jax.records import CaseResult, Rollout, Status, Verdict
+from o1jax.rewards.phi import Reward, Schedule
+from o1jax.rl.examples import examples_of, gae_examples_of, lesson_of
+from o1jax.rl.rollouts import Answer
+from o1jax.rl.settings import Settings
+
+PASS, FAIL = (Verdict(True, (CaseResult(status),)) for status in (Status.AC, Status.WA))
+OUTCOME = Reward(alpha=Schedule("constant", 1.0))
+HALF = Reward(gamma=1.0, alpha=Schedule("constant", 0.5))
+
+
+def answer(verdict, scores=(0.5, 0.5, 0.5), actions=(1, 2, 3), ends=(2, 3, 6), tokens=6, reason="eos"):
+    rollout = Rollout(
+        id="p#0",
+        group_id="p",
+        problem_id="p",
+        prompt_ids=(7, 8, 9),
+        token_ids=tuple(range(10, 10 + tokens)),
+        log_probs=tuple(-0.1 * i for i in range(tokens)),
+        is_policy_token=(True,) * tokens,
+        finish_reason=reason,
+        temperature=1.0,
+        policy_version=0,
+        verdict=verdict,
+        reward=float(verdict is PASS),
+    )
+    return Answer(rollout, ends, actions, scores)
+
+
+def settings(advantage="group_mean", reward=OUTCOME, **more):
+    return Settings(updates=1, advantage=advantage, reward=reward, **more)
+
+
+def advantage_columns(group, wanted):
+    lesson = lesson_of([group], wanted, 0, scored=True)
+    return [example.columns["advantage"] for example in examples_of(lesson, wanted)]
+
+
+def test_every_token_of_an_answer_has_its_advantage_where_it_is_predicted():
+    passed, failed = advantage_columns([answer(PASS), answer(FAIL)], settings())
+    assert passed == (0, 0, *[0.5] * 6, 0) and failed == (0, 0, *[-0.5] * 6, 0)
+    passed, failed = advantage_columns([answer(PASS), answer(FAIL)], settings("leave_one_out"))
+    assert passed == (0, 0, *[1.0] * 6, 0)
+
+
+def test_a_steps_advantage_stands_on_its_tokens():
+    group = [answer(PASS, scores=(0.9, 0.6, 0.3)), answer(FAIL, scores=(0.3, 0.0, 0.0))]
+    passed, _ = advantage_columns(group, settings("step_group_mean", HALF))
+    rewards = np.array([[0.15, 0.10, 0.05 + 0.5], [0.05, 0.0, 0.0]])
+    step_1, step_2, step_3 = np.cumsum((rewards - rewards.mean())[0][::-1])[::-1]
+    np.testing.assert_allclose(passed, [0, 0, step_1, step_1, step_2, step_3, step_3, step_3, 0])
+
+
+def test_what_an_answer_says_after_its_path_is_not_trained_on():
+    group = [answer(PASS, ends=(2, 3, 5), reason="length"), answer(FAIL)]
+    lesson = lesson_of([group], settings(), 0, scored=False)
+    assert lesson.tokens == 3 + 5 + 3 + 6 and lesson.figures["overrun"] == 0.5
+    passed, _ = examples_of(lesson, settings())
+    assert passed.token_ids == (7, 8, 9, *range(10, 15)) and sum(passed.weights) == 5
+    without_steps = dataclasses.replace(answer(PASS), step_ends=(), actions=(), scores=())
+    assert lesson_of([[without_steps, answer(FAIL)]], settings(), 0, scored=False).tokens == 18
+
+
+def test_negative_advantages_count_as_much_as_they_are_told_to():
+    group = [answer(PASS), answer(FAIL), answer(FAIL)]
+    halved = settings(negative_weight=0.5)
+    assert [c[2] for c in advantage_columns(group, halved)] == pytest.approx([2 / 3, -1 / 6, -1 / 6])
+    none = settings(negative_weight=0.0)
+    assert [c[2] for c in advantage_columns(group, none)] == pytest.approx([2 / 3])
+    assert lesson_of([group], none, 0, scored=False).tokens == 3 + 6
+    with_values = settings("gae", negative_weight=0.0)
+    lesson = lesson_of([group], with_values, 0, scored=False)
+    examples = gae_examples_of(lesson, with_values, [np.full(3, 0.5)] * 3)
+    assert len(examples) == 3 and min(examples[1].columns["advantage"]) == 0 and lesson.tokens == 27
+
+
+def test_a_malformed_answer_earns_nothing_by_its_steps():
+    broken = answer(None, scores=(0.9, 0.9, 0.0), actions=(1, 2, 0))
+    kept = settings("step_group_mean", HALF)
+    lesson = lesson_of([[answer(PASS), broken]], kept, 0, scored=True)
+    assert lesson.figures["reward"] == pytest.approx((0.5 * 1 + 0.5 * 0.5) / 2)
+    assert all(value < 0 for value in examples_of(lesson, kept)[1].columns["advantage"][2:-1])
+
+
+def test_groups_of_equal_rewards_are_dropped_whole_but_not_with_values():
+    groups = [[answer(PASS), answer(FAIL)], [answer(FAIL)] * 2, [answer(PASS)] * 2]
+    lesson = lesson_of(groups, settings(), 0, scored=False)
+    assert lesson.kept == groups[:1] and lesson.tokens == 2 * (3 + 6)
+    assert lesson.figures["groups_kept"] == 1 and lesson.figures["groups_dropped"] == 2
+    with_scores = lesson_of(
+        [[answer(FAIL), answer(FAIL, scores=(1, 1, 1))]], settings(reward=HALF), 0, scored=True
+    )
+    assert with_scores.figures["groups_kept"] == 1
+    by_outcome = settings(reward=HALF, keep_groups="outcome")
+    scored = [answer(FAIL), answer(FAIL, scores=(1, 1, 1))]
+    assert lesson_of([*groups, scored], by_outcome, 0, scored=True).kept == groups[:1]
+    assert len(lesson_of(groups, settings("gae"), 0, scored=False).kept) == 3
+
+
+def test_figures_by_hand():
+    groups = [
+        [answer(PASS, scores=(1.0, 0.5, 0.0)), answer(None, (0.5, 0.0), (1, 0), (2, 4), 4, "length")],
+        [answer(FAIL, scores=(0.5, 0.5), actions=(1, 3), ends=(2, 6))] * 2,
+    ]
+    figures = lesson_of(groups, settings(reward=HALF), 3, scored=True).figures
+    wanted = {
+        "alpha": 0.5,
+        "reward": (0.5 + 0.5 * 0.5) / 4,  # only the first answer is complete
+        "outcome": 0.25,
+        "process": (1.0 + 0.5 + 0.0 + 0.5 + 4 * 0.5) / 8,
+        "pass_any": 0.5,
+        "all_pass": 0,
+        "all_fail": 1,
+        "complete": 0.25,
+        "malformed": 0.25,
+        "overrun": 0,
+        "answer_tokens": 22 / 4,
+        "finish_length": 0.25,
+        "samples": 4,
+        "generated_tokens": 22,
+        "steps": 7 / 3,
+        "groups_kept": 1,
+        "groups_dropped": 1,
+    }
+    assert figures == pytest.approx(wanted)
+    assert "process" not in lesson_of(groups, settings(), 3, scored=False).figures
+
+
+def test_programs_that_fail_the_audit_are_false_accepts():
+    audited = [dataclasses.replace(answer(PASS), false_accept=flag) for flag in (True, False, False)]
+    figures = lesson_of([[*audited, answer(FAIL)]], settings(), 0, scored=False).figures
+    assert figures["false_accept"] == pytest.approx(1 / 3)
+
+
+def test_values_stand_at_the_first_token_of_every_step():
+    wanted = settings("gae", gae_gamma=0.9, gae_lambda=0.8)
+    lesson = lesson_of([[answer(PASS)]], wanted, 0, scored=False)
+    (example,) = gae_examples_of(lesson, wanted, [np.array([0.2, 0.4, 0.6])])
+    errors = [0.9 * 0.4 - 0.2, 0.9 * 0.6 - 0.4, 1 - 0.6]
+    third = errors[2]
+    second = errors[1] + 0.72 * third
+    first = errors[0] + 0.72 * second
+    np.testing.assert_allclose(
+        example.columns["advantage"], [0, 0, first, first, second, third, third, third, 0], atol=1e-12
+    )
+    targets = [0, 0, first + 0.2, 0, second + 0.4, third + 0.6, 0, 0, 0]
+    np.testing.assert_allclose(example.columns["value_target"], targets, atol=1e-12)
+    assert example.columns["value_weight"] == (0, 0, 1, 0, 1, 1, 0, 0, 0)
+
+
+def test_whitened_advantages_are_scaled_over_all_steps():
+    wanted = settings("gae", whiten=True)
+    lesson = lesson_of([[answer(PASS), answer(FAIL)]], wanted, 0, scored=False)
+    examples = gae_examples_of(lesson, wanted, [np.full(3, 0.3), np.full(3, 0.3)])
+    steps = [[example.columns["advantage"][i] for i in (2, 4, 5)] for example in examples]
+    assert np.mean(steps) == pytest.approx(0, abs=1e-9) and np.std(steps) == pytest.approx(1, rel=1e-4)
