@@ -18,11 +18,13 @@ REQUIRED = [
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.33",
     "pyarrow>=20",
+    "pydantic>=2.12",
     "qwix>=0.1.8",
     "safetensors>=0.6",
-    "scipy>=1.13",
+    "scikit-learn>=1.6",
     "tensorboardX>=2.6",
     "tokenizers>=0.22",
+    "tqdm>=4.67",
     "transformers>=5.0",
 ]
 
