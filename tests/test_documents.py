@@ -114,7 +114,7 @@ def test_the_keys_of_json_files_are_as_documented(place, tmp_path):
 def test_problems_that_are_shown_can_be_read(document, tmp_path):
     for number, line in enumerate(json_lines(document)):
         (tmp_path / f"{number}.jsonl").write_text(line)
-        (problem,) = load_problems(str(tmp_path / f"{number}.jsonl"))
+        (problem,) = load_problems(str(tmp_path / f"{number}.jsonl")).problems
         assert problem.tests
 
 

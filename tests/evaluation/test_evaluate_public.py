@@ -228,7 +228,7 @@ def test_an_evaluation_that_was_interrupted_samples_only_what_is_missing(house, 
 def test_published_references_pass_and_wrong_programs_fail(house, monkeypatch, tmp_path, source):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "policy").symlink_to(house / "policy")
-    ids = tuple(problem.id for problem in load_problems(source)[::40])
+    ids = tuple(problem.id for problem in load_problems(source).problems[::40])
     figures = prepare(tmp_path / "real", source, filter={"ids": ids})
     assert figures["kept"] == len(ids) > 4
     for program_of, rate in ((reference, 1.0), (lambda problem: WRONG, 0.0)):

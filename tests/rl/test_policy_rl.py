@@ -25,6 +25,7 @@ from o1jax.rl.policy_rl import Settings
 from o1jax.rl.rollouts import Answer
 from o1jax.search.steps import path_of
 from o1jax.stages import settings
+from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import scorer_of
 from o1jax.store import read_records, read_shards
@@ -296,8 +297,7 @@ def test_what_cannot_be_is_refused_in_one_line(more, words, root, tmp_path):
 
 def test_an_audit_of_other_problems_is_refused(root, tmp_path):
     shutil.copytree(root / "problems", tmp_path / "audit")
-    lines = (tmp_path / "audit" / "problems.jsonl").read_text().splitlines()
-    (tmp_path / "audit" / "problems.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    write_problems(epath.Path(tmp_path) / "audit", read_problems(epath.Path(tmp_path) / "audit")[1:])
     for name in ("policy", "problems"):
         (tmp_path / name).symlink_to(root / name)
     with pytest.raises(InputError, match="no problem ladder/1"):

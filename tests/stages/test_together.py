@@ -1,6 +1,7 @@
 """Processes that wait for one another: a failure ends them all, and so does Ctrl-C."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,7 +13,6 @@ import time
 import pytest
 from etils import epath
 
-from o1jax.problems.formats import jsonl
 from o1jax.problems.ladder import problems as ladder
 from o1jax.records import InputError
 from o1jax.stages import together
@@ -76,7 +76,8 @@ def test_a_process_that_refuses_its_input_ends_those_that_wait_for_it(tmp_path):
     assert code == 2 and "none.jsonl" in line
     assert ended(waiting) == (2, f"error: process 0 failed: InputError: {line.removeprefix('error: ')}")
     assert [path.name for path in out.glob("failed.*")] == ["failed.0"]
-    jsonl.save(epath.Path(tmp_path) / "none.jsonl", ladder.make_problems("pool", {1: 1}, 0))
+    (problem,) = ladder.make_problems("pool", {1: 1}, 0)
+    (tmp_path / "none.jsonl").write_text(json.dumps(dataclasses.asdict(problem)))
     again = [stage(index, out, config) for index in (0, 1)]
     for process in again:
         error = process.communicate(timeout=300)[1]

@@ -12,7 +12,6 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.policy.found import wrong_programs
-from o1jax.problems.formats import jsonl
 from o1jax.prompts import chat, direct, nano_tokenizer, pseudocode
 from o1jax.records import (
     CaseResult,
@@ -30,6 +29,7 @@ from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
 from o1jax.stages import manifest, run
 from o1jax.stages.manifest import StageSpec
+from o1jax.stages.problems import write_problems
 from o1jax.stages.training import open_policy
 from o1jax.store import read_records, write_records
 from o1jax.tcg import adversarial
@@ -224,8 +224,7 @@ def house(tmp_path_factory):
     root = epath.Path(tmp_path_factory.mktemp("tcg_adversarial"))
     bare = dataclasses.replace(ADD, solutions=())
     for name, problems in (("problems", [ADD, dataclasses.replace(ADD, id="other")]), ("bare", [bare])):
-        (root / name).mkdir()
-        jsonl.save(root / name / "problems.jsonl", problems)
+        write_problems(root / name, problems)
         finished(root / name, "check_problems")
     texts = [ADD.question, *ADD.solutions, "Write tests.", "Input:\n1 2\nOutput:\n3"]
     tokenizer = nano_tokenizer.train(texts * 9, 340)

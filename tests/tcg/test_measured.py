@@ -15,13 +15,13 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prepare.choose import as_calls
-from o1jax.problems.formats import jsonl, mbpp
+from o1jax.problems.formats import mbpp
 from o1jax.prompts import chat, nano_tokenizer, pseudocode
 from o1jax.records import CaseResult, InputError, Problem, Rollout, Status, Step, TestCase, Verdict
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
 from o1jax.search.sampling import SampleSettings
-from o1jax.stages.problems import read_problems
+from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
 from o1jax.store import read_records, write_records
 from o1jax.tcg import adversarial, evaluate, write_tests
@@ -98,9 +98,9 @@ def problems(tmp_path):
         dataclasses.replace(ADD, id="hidden", tests=(), hidden_tests=ADD.tests),
         dataclasses.replace(ADD, id="long", question="Add. " * 99),
     ]
-    (tmp_path / "problems").mkdir()
-    jsonl.save(epath.Path(tmp_path) / "problems" / "problems.jsonl", found)
-    return epath.Path(tmp_path) / "problems"
+    place = epath.Path(tmp_path) / "problems"
+    write_problems(place, found)
+    return place
 
 
 def write_stage(problems, monkeypatch, **settings):
@@ -132,7 +132,7 @@ def test_tests_of_assertion_problems_are_refused_before_any_is_written(problems,
     asserted = Problem(
         "a", "?", "assertion", (TestCase("assert f(1) == 1"),), solutions=("def f(x): return x",)
     )
-    jsonl.save(problems / "problems.jsonl", [ADD, asserted])
+    write_problems(problems, [ADD, asserted])
     with pytest.raises(InputError, match="problem a: form 'assertion'"):
         write_stage(problems, monkeypatch)
 

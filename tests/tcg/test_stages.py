@@ -12,7 +12,6 @@ from o1jax.engine.interface import Completion
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.problems.formats import jsonl
 from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError, Problem, TestCase
@@ -21,7 +20,7 @@ from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
 from o1jax.stages import manifest, run
 from o1jax.stages.manifest import StageSpec
-from o1jax.stages.problems import read_problems
+from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
 from o1jax.tcg import dpo as tcg_rejected
 from o1jax.tcg import write_tests
@@ -215,8 +214,7 @@ def house(tmp_path_factory):
         ("train", small_problems(4)),
         ("held", ladder.make_problems("held_out", {2: 3}, 0)),
     ):
-        (root / name).mkdir()
-        jsonl.save(root / name / "problems.jsonl", problems)
+        write_problems(root / name, problems)
         manifest.finish(root / name, StageSpec("check_problems", {}, 0, {}), manifest.StageResult({}, {}))
     manifest.finish(root / "start", StageSpec("warm_up", {}, 0, {}), manifest.StageResult({}, {}))
     return root
@@ -262,7 +260,7 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
 
 def test_tests_are_not_written_by_hidden_ones(house):
     hidden = [dataclasses.replace(p, tests=(), hidden_tests=p.tests) for p in small_problems(1)]
-    jsonl.save(house / "hidden" / "problems.jsonl", hidden)
+    write_problems(house / "hidden", hidden)
     manifest.finish(house / "hidden", StageSpec("check_problems", {}, 0, {}), manifest.StageResult({}, {}))
     inputs = {"tcg": str(house / "start"), "problems": str(house / "hidden")}
     spec = StageSpec("write_tests", {"write": WRITE, "engine": ENGINE}, 0, inputs)
