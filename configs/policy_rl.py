@@ -31,7 +31,8 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
         raise ValueError(f"variant {variant!r}: there are {' and '.join(pages)}")
     inputs, settings = pages[variant]()
     inputs = {"prm": "", "audit": "", **inputs}
-    settings = {"advantage": "group_mean", "loss": {**LOSS}, "model": variant, **settings}
+    settings = {"advantage": "group_mean", "loss": {**LOSS}, **settings}
+    settings["train"] |= {"model": variant}
     return ml_collections.ConfigDict({"seed": 0, "inputs": inputs, "policy_rl": settings})
 
 
@@ -59,11 +60,13 @@ def _nano() -> tuple[dict, dict]:
         "advantage": "group_normalized",
         "keep_groups": "outcome",
         "replay": {"examples": 64, "weight": 1.0},
-        "row_length": 256,
-        "rows_per_micro_batch": 16,
-        "learning_rate": 6e-4,
-        "schedule": "cosine",
-        "warmup_steps": 10,
+        "train": {
+            "row_length": 256,
+            "rows_per_batch": 16,
+            "learning_rate": 6e-4,
+            "schedule": "cosine",
+            "warmup_steps": 10,
+        },
     }
 
 
@@ -93,9 +96,11 @@ def _coder_7b() -> tuple[dict, dict]:
             "gamma": 0.9,
             "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01},
         },
-        "row_length": 4096,
-        "rows_per_micro_batch": 16,
-        "learning_rate": 1e-6,
-        "warmup_steps": 5,
-        "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
+        "train": {
+            "row_length": 4096,
+            "rows_per_batch": 16,
+            "learning_rate": 1e-6,
+            "warmup_steps": 5,
+            "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
+        },
     }

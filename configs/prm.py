@@ -9,7 +9,7 @@ one. Expected time and figures: configs/LOG.md.
 qwen2.5-coder-7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
 epochs, weight decay .01. Published safetensors in weights/qwen2.5-coder-7b, and two files of problems with
 tests. One GPU of 80 GiB: training takes 34.8 GiB of it as compiled, 22.5 with
---config.prm.lora.base=bfloat16; engine and scorer, by arithmetic, 15 each in bfloat16. Not run yet:
+--config.prm.train.lora.base=bfloat16; engine and scorer, by arithmetic, 15 each in bfloat16. Not run yet:
 
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --row_length=8192 --rows_per_device=32 \
         --micro_batches=16 --lora_rank=8 --lora_targets=q_proj,v_proj
@@ -53,12 +53,14 @@ def ladder() -> dict:
             "preset": "nano",
             "vocab_size": 640,
             "variants": 1,
-            "row_length": 256,
-            "rows_per_batch": 16,
+            "train": {
+                "row_length": 256,
+                "rows_per_batch": 16,
+                "learning_rate": 5e-3,
+                "warmup_steps": 50,
+                "weight_decay": 0.1,
+            },
             "max_steps": 600,
-            "learning_rate": 5e-3,
-            "warmup_steps": 50,
-            "weight_decay": 0.1,
             "evaluate_every": 150,
             "patience": 2,
             "sample": {**sampling, "n": 4, "max_tokens": 176},
@@ -68,14 +70,16 @@ def ladder() -> dict:
         "prm": {
             "train_tokens": 3_000_000,
             "likelihood": 0.3,  # at nano size the hidden state alone misses mistakes in programs
-            "row_length": 512,  # a pair is two paths in one row
-            "rows_per_batch": 8,
-            "learning_rate": 7e-4,
-            "schedule": "cosine",
-            "warmup_steps": 10,
-            "weight_decay": 0.01,
+            "train": {
+                "row_length": 512,  # a pair is two paths in one row
+                "rows_per_batch": 8,
+                "learning_rate": 7e-4,
+                "schedule": "cosine",
+                "warmup_steps": 10,
+                "weight_decay": 0.01,
+                "model": "nano",
+            },
             "max_pairs_per_parent": 4,
-            "model": "nano",
         },
         "evaluate": {
             "sample": {**sampling, "n": 8, "max_tokens": 176},
@@ -108,15 +112,17 @@ def coder_7b() -> dict:
         "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
         "prm": {
             "train_tokens": 50_000_000,
-            "row_length": 8192,
-            "rows_per_batch": 32,
-            "micro_batches": 16,
-            "lora": {"rank": 8, "alpha": 32.0, "targets": ("q_proj", "v_proj"), "base": "as_is"},
-            "learning_rate": 1e-4,
-            "schedule": "cosine",
-            "warmup_steps": 10,
-            "weight_decay": 0.01,
-            "model": "qwen2.5-coder-7b",
+            "train": {
+                "row_length": 8192,
+                "rows_per_batch": 32,
+                "micro_batches": 16,
+                "lora": {"rank": 8, "alpha": 32.0, "targets": ("q_proj", "v_proj"), "base": "as_is"},
+                "learning_rate": 1e-4,
+                "schedule": "cosine",
+                "warmup_steps": 10,
+                "weight_decay": 0.01,
+                "model": "qwen2.5-coder-7b",
+            },
         },
         "evaluate": {
             "sample": {**sampling, "n": 8},

@@ -28,9 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "margin": 0.25,
                 "max_pairs": 2,
                 "nll_weight": 5.0,
-                "row_length": 1024,
-                "rows_per_batch": 6,
-                "learning_rate": 2e-4,
+                "train": {"row_length": 1024, "rows_per_batch": 6, "learning_rate": 2e-4},
                 "write": {
                     "answers": 8,
                     "traced": True,

@@ -51,7 +51,7 @@ def after_prm(workdir: epath.Path, page: Mapping[str, Any]) -> str:
         "inputs.prm": f"{workdir}/prm/hard",
         "policy_rl.reward.alpha.kind": "linear",
     }
-    return _command("policy_rl", page["prm"]["model"], flags)
+    return _command("policy_rl", page["prm"]["train"]["model"], flags)
 
 
 def _command(script: str, variant: str, flags: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ import sys
 import pytest
 from documents import DOCUMENTS, ROOT, commands, json_lines, text_of
 
-from tests.report import made_run
 from tests.lineage import lineage_run
+from tests.report import made_run
 
 SCRIPTS = sorted(path for place in ("launch", "configs") for path in (ROOT / place).glob("*.py"))
 COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for command in commands(document)))

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
@@ -30,7 +31,7 @@ from o1jax.parallel.processes import place
 from o1jax.records import InputError, Problem, Rollout, TestCase
 from o1jax.rewards.outcome import final_tests, search_tests
 from o1jax.search.mcts import SearchSettings
-from o1jax.search.sampling import Sampler, SampleSettings, judged, sample_paths
+from o1jax.search.sampling import Prompt, Sampler, SampleSettings, judged, sample_paths
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share, wait_for
@@ -162,21 +163,19 @@ Inputs = Mapping[str, epath.Path]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`ks`: which pass@k; none is above sample.n. `with_search` adds search, best-of-n at its tokens
-    and ASPR of `aspr_samples` samples, on the first `search_problems` problems (0: all).
-    `scorer_slots`: paths a forward pass of the PRM. `write`, `tcg_engine`: of the test-case generator."""
+    """Which prompts, samples and searches a policy is measured by."""
 
     sample: SampleSettings = SampleSettings()
-    prompts: tuple[str, ...] = ("pseudocode", "direct")
-    ks: tuple[int, ...] = (1, 8)
-    with_search: bool = False
-    search_problems: int = 0
-    aspr_samples: int = 8
+    prompts: tuple[Prompt, ...] = ("pseudocode", "direct")  # each is measured, and compared with the first
+    ks: tuple[PositiveInt, ...] = (1, 8)  # which pass@k; none is above sample.n
+    with_search: bool = False  # adds search, best-of-n at its tokens, and ASPR
+    search_problems: NonNegativeInt = 0  # the first so many (0: all)
+    aspr_samples: PositiveInt = 8  # programs from the last pseudocode step of a passing path
     search: SearchSettings = SearchSettings()
     engine: EngineSettings = EngineSettings()
-    concurrency: int = 64
-    scorer_slots: int = 16
-    write: WriteSettings = WriteSettings()
+    concurrency: PositiveInt = 64  # problems at once
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
+    write: WriteSettings = WriteSettings()  # of the test-case generator, where there is one
     tcg_engine: EngineSettings = EngineSettings()
 
 

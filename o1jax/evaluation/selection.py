@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from pydantic import PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.evaluation.choice import agreement, majority
@@ -29,13 +30,13 @@ from o1jax.tcg.writing import WriteSettings, Written, write_cases
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`sample.n` programs are chosen from by the generator's cases of `write.answers` answers."""
+    """Programs of a policy, and the generator's cases that choose among them."""
 
-    sample: SampleSettings = SampleSettings()
-    write: WriteSettings = WriteSettings()
-    engine: EngineSettings = EngineSettings()
-    tcg_engine: EngineSettings = EngineSettings()
-    concurrency: int = 64
+    sample: SampleSettings = SampleSettings()  # sample.n programs of a problem are chosen from
+    write: WriteSettings = WriteSettings()  # of the generator
+    engine: EngineSettings = EngineSettings()  # of the policy
+    tcg_engine: EngineSettings = EngineSettings()  # of the generator
+    concurrency: PositiveInt = 64  # problems at once
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def of_policy_sft(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample
     inputs = read_inputs(stage, "found_", "references", "pool_references")
     found, references = sft.samples_of(settings, inputs, tokenizer, stage.seed)
     check_count(stage, len(found) + len(references), "found", "references")
-    return of_answers(archive, stage, found, references, tokenizer, settings.row_length, wanted)
+    return of_answers(archive, stage, found, references, tokenizer, settings.train.row_length, wanted)
 
 
 def of_answers(
@@ -101,7 +101,7 @@ def of_warm_up(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]:
     """References."""
     settings, tokenizer = settings_of(stage), tokenizer_of(stage)
     records = warm_up.samples_of(read_problems(stage.read("references")), tokenizer, settings)
-    return _of_references(archive, stage, records, tokenizer, settings.row_length, wanted)
+    return _of_references(archive, stage, records, tokenizer, settings.train.row_length, wanted)
 
 
 def of_policy_dpo(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]:
@@ -115,7 +115,7 @@ def of_policy_dpo(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample
             pair.id,
             pair.problem_id,
             f"preference of {kind}",
-            too_long(encode_pair(pair), settings.row_length),
+            too_long(encode_pair(pair), settings.train.row_length),
             {"margin": pair.margin},
             _node_paths(archive, stage, pair),
         )
@@ -136,7 +136,7 @@ def of_prm(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]:
             record.id,
             record.problem_id,
             f"steps with {settings.objective} labels",
-            too_long(prm.encode(record, settings), settings.row_length),
+            too_long(prm.encode(record, settings), settings.train.row_length),
             {},
             _node_paths(archive, stage, record),
         )

@@ -39,7 +39,7 @@ def of_tcg_sft(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]:
     samples = []
     for case_set in _case_sets(stage, settings.cases, wanted):
         record = sft.sample_of(case_set, tokenizer, settings.cases)
-        left_out = too_long(encode_sft(record), settings.row_length)
+        left_out = too_long(encode_sft(record), settings.train.row_length)
         path = text_path(str(stage.read("problems")), "cases of its tests", record.answer_ids, tokenizer)
         samples.append(_of_cases(case_set, "true cases", left_out, path))
     return samples
@@ -51,7 +51,7 @@ def of_tcg_dpo(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]:
     sets = {case_set.id: case_set for case_set in _case_sets(stage, settings.cases, wanted)}
     place, samples = str(stage.read("problems")), []
     for pair in dpo.pairs_of(list(sets.values()), settings, policy, stage.seed):
-        left_out = too_long(encode_pair(pair), settings.row_length)
+        left_out = too_long(encode_pair(pair), settings.train.row_length)
         chosen = text_path(place, "true cases", pair.chosen_ids, policy.tokenizer, "chosen")
         rejected = text_path(
             place, f"{settings.rejected} ones", pair.rejected_ids, policy.tokenizer, "rejected"
@@ -77,7 +77,7 @@ def of_tcg_adversarial(archive: Archive, stage: Stage, wanted: Wanted) -> list[S
             pair.id,
             pair.problem_id,
             "cases by what they kill",
-            too_long(encode_pair(pair), settings.row_length),
+            too_long(encode_pair(pair), settings.train.row_length),
             {f"wrong_program_{r}": source for r, source in enumerate(wrong[pair.problem_id])},
             tuple(
                 _of_answer(stage, by_number[pair.problem_id, number], tokenizer, role)

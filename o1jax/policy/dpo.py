@@ -11,17 +11,18 @@ import collections
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from etils import epath
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from o1jax.model.lora import LoraSettings
 from o1jax.parallel.seeds import fold_seed
 from o1jax.policy.found import places_of, trees_of
 from o1jax.records import InputError, PreferencePair, Tree
 from o1jax.search.samples import path_preferences, sibling_preferences
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.training import (
+    TrainSettings,
     check_model,
     keep_unchanged,
     open_policy,
@@ -29,59 +30,32 @@ from o1jax.stages.training import (
     train_preferences,
     with_adapters,
 )
-from o1jax.train.optimizer import AdamW
 
 Kind = Literal["siblings", "paths"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`pairs`: sibling steps whose soft labels differ, answers that pass against answers that fail, or
-    both. Only pairs whose values differ by more than `margin` count; at most `max_per_parent` of each
-    parent's siblings, the widest apart (0: all); and of each kind, at most `max_per_problem` a problem,
-    drawn by seed from all rounds (0: all). `beta`, and `nll_weight`, which adds the chosen answer's
-    likelihood to the loss (0: DPO as published, under which it may fall): objectives.dpo. `train_tokens`
-    counts both sides of a pair. `model`: the preset that the policy must have the shape of, where given.
-    `lora`: trains adapters of this rank, not all parameters."""
+    """Which pairs of the searches are compared, and how DPO trains on them."""
 
-    train_tokens: int
+    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
+    # sibling steps whose soft labels differ, answers that pass against answers that fail, or both
     pairs: Literal["siblings", "paths", "both"] = "both"
-    margin: float = 0.0
-    max_per_parent: int = 1
-    max_per_problem: int = 8
-    beta: float = 0.1
-    nll_weight: float = 0.0
-    row_length: int = 512
-    rows_per_batch: int = 8
-    micro_batches: int = 1
-    learning_rate: float = 2e-4
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
-
-    def __post_init__(self):
-        if not 0.0 <= self.margin < 1.0:
-            raise InputError(f"policy_dpo.margin: saw {self.margin}, wanted 0 or more, below 1")
-        if self.beta <= 0.0 or self.nll_weight < 0.0:
-            raise InputError(
-                f"policy_dpo: saw beta {self.beta} and nll_weight {self.nll_weight}, wanted a beta above 0 "
-                "and an nll_weight of 0 or more"
-            )
-        if self.max_per_parent < 0 or self.max_per_problem < 0:
-            raise InputError(
-                f"policy_dpo: saw max_per_parent {self.max_per_parent} and max_per_problem "
-                f"{self.max_per_problem}, wanted 0 (all) or more"
-            )
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # only pairs whose values differ by more count
+    max_per_parent: NonNegativeInt = 1  # of a parent's pairs of siblings, the widest apart (0: all)
+    max_per_problem: NonNegativeInt = 8  # of each kind, drawn by seed from all rounds (0: all)
+    beta: PositiveFloat = 0.1  # of DPO: how far the policy may go from its reference
+    nll_weight: NonNegativeFloat = 0.0  # of the chosen answer's likelihood in the loss; 0: as published
+    train: TrainSettings = TrainSettings(
+        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
+    )
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: pairs, pairs_by_kind, problems (that have one), dropped_long, steps, trained_tokens. Without
     a pair the policy is saved unchanged, after 0 steps."""
     policy = open_policy(inputs["policy"])
-    check_model("policy_dpo", settings.model, policy)
+    check_model("policy_dpo", settings.train.model, policy)
     if not places_of(inputs):
         raise InputError("policy_dpo: saw no input found_0; give at least one search stage")
     rounds = [trees_of(place) for place in places_of(inputs)]
@@ -94,7 +68,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     }
     if not pairs:
         return StageResult(found | keep_unchanged(out, policy, _nothing(settings, rounds)), {})
-    policy = with_adapters(policy, settings.lora, seed)
+    policy = with_adapters(policy, settings.train.lora, seed)
     fitted, long = train_preferences(out, "policy_dpo", policy, pairs, settings, seed)
     trained = {
         "dropped_long": long,

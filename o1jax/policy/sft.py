@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 
 from etils import epath
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import encode_sft, keep_short
-from o1jax.model.lora import LoraSettings
 from o1jax.policy import found
 from o1jax.policy import found as references
 from o1jax.prompts.chat import Tokenizer
@@ -20,45 +20,38 @@ from o1jax.prompts.fence import Style
 from o1jax.records import InputError, SftSample
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import check_model, open_policy, tokens_per_second, train_tokens, with_adapters
+from o1jax.stages.training import (
+    TrainSettings,
+    check_model,
+    open_policy,
+    tokens_per_second,
+    train_tokens,
+    with_adapters,
+)
 from o1jax.train import objectives
-from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`train_tokens`: tokens to train on, padding not counted, in as many epochs as that takes.
-    `variants`: reasoning chains, and programs, of each reference problem; `style`:
-    of their prompts, as search had it.
-    `model`: the preset that the policy must have the shape of, where it is given. `lora`: trains adapters
-    of this rank, not all parameters."""
+    """The paths to imitate, and how they are trained on."""
 
-    train_tokens: int
-    row_length: int = 256
-    rows_per_batch: int = 16
-    micro_batches: int = 1
-    learning_rate: float = 2e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.1
-    adamw: AdamW = AdamW()
-    max_per_problem: int = 4
-    variants: int = 1
-    style: Style = "full"
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
+    train_tokens: PositiveInt  # tokens to train on, padding not counted, in as many epochs as that takes
+    train: TrainSettings = TrainSettings()
+    max_per_problem: NonNegativeInt = 4  # found paths of a problem, drawn by seed (0: all)
+    variants: PositiveInt = 1  # reasoning chains, and programs, of each reference problem
+    style: Style = "full"  # of the references' prompts: as search had it
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: found (answers), found_problems, references, dropped_long, steps, trained_tokens."""
     policy = open_policy(inputs["policy"])
-    check_model("policy_sft", settings.model, policy)
-    policy = with_adapters(policy, settings.lora, seed)
+    check_model("policy_sft", settings.train.model, policy)
+    policy = with_adapters(policy, settings.train.lora, seed)
     found_samples, reference_samples = samples_of(settings, inputs, policy.tokenizer, seed)
     examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
     if not examples:
         raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
-    examples, dropped = keep_short(examples, settings.row_length)
+    examples, dropped = keep_short(examples, settings.train.row_length)
     fitted = train_tokens(out, "policy_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
         figures={

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 from flax import nnx
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.batches.stream import Batches
@@ -22,54 +23,45 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.policy import found
 from o1jax.prompts import nano_tokenizer
 from o1jax.prompts.chat import Tokenizer
-from o1jax.records import Problem, SftSample
+from o1jax.records import InputError, Problem, SftSample
 from o1jax.search.mcts import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
+from o1jax.stages.training import TrainSettings
 from o1jax.stages.workers import EngineSettings, Pushes, Workers, open_workers
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, fit
-from o1jax.train.optimizer import OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`variants`: reasoning chains, and programs, to learn of each problem (the ladder has two).
-    An evaluation every `evaluate_every` steps; `patience` of them without a higher validation pass
-    rate end the warm-up before `max_steps`."""
+    """A new nano policy, trained on reference problems until its pass rate on others stops rising."""
 
-    preset: str = "nano"
-    vocab_size: int = 640
-    variants: int = 1
-    row_length: int = 256
-    rows_per_batch: int = 16
-    max_steps: int = 600
-    learning_rate: float = 5e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.1
-    evaluate_every: int = 150
-    patience: int = 2
-    sample: SampleSettings = SampleSettings()
+    preset: str = "nano"  # the model's shape (model/presets.py)
+    vocab_size: PositiveInt = 640  # of the tokenizer that is made of the references
+    variants: PositiveInt = 1  # reasoning chains, and programs, to learn of each problem (the ladder has two)
+    train: TrainSettings = TrainSettings(learning_rate=5e-3, warmup_steps=50)
+    max_steps: PositiveInt = 600  # an end, plateau or not
+    evaluate_every: NonNegativeInt = 150  # steps
+    patience: NonNegativeInt = 2  # evaluations without a higher pass rate that end the warm-up (0: none do)
+    sample: SampleSettings = SampleSettings()  # of an evaluation
     engine: EngineSettings = EngineSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, dropped_long, parameters, steps, best_step, validation_pass_at_1, trained_tokens."""
+    if settings.train.lora.rank or settings.train.model:
+        raise InputError("warm_up.train: saw lora or model; a new policy is trained whole, shaped by preset")
     problems = read_problems(inputs["references"])
     tokenizer = nano_tokenizer.train(found.texts(problems, settings.variants), settings.vocab_size)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
     samples = samples_of(problems, tokenizer, settings)
-    examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
-    batches = Batches(
-        examples,
-        row_length=settings.row_length,
-        rows_per_batch=settings.rows_per_batch,
-        seed=seed,
-    )
+    examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)
+    batches = Batches(examples, seed=seed, **settings.train.shape)
     validation = Validation(Policy(config, graphdef, params, tokenizer), settings, inputs["validation"], seed)
     try:
         fitted = fit(
@@ -78,9 +70,12 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             params,
             objectives.sft,
             batches,
-            _optimizer(settings),
+            settings.train.optimizer(settings.max_steps),
             FitSettings(
-                settings.max_steps, evaluate_every=settings.evaluate_every, patience=settings.patience
+                settings.max_steps,
+                micro_batches=settings.train.micro_batches,
+                evaluate_every=settings.evaluate_every,
+                patience=settings.patience,
             ),
             mesh=mesh,
             evaluate=validation,
@@ -109,15 +104,6 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 def samples_of(problems: Sequence[Problem], tokenizer: Tokenizer, settings: Settings) -> list[SftSample]:
     """What is trained on."""
     return found.samples(problems, tokenizer, settings.variants, style="nano")
-
-
-def _optimizer(settings: Settings) -> OptimizerSettings:
-    return OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=settings.max_steps,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-    )
 
 
 class Validation:

@@ -13,9 +13,10 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prepare.choose import Filter, Nearness, as_calls, choose, with_tests
@@ -33,51 +34,41 @@ LISTED = 50  # lines of each list in card.md; card.json has all
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, or what problems/load.py reads; "" for
-    the problems of the input. A malformed record is left out and counted, or refused if `strict`.
+    """Which problems of a source are kept, and in what form."""
 
-    Ladder only, in place of a problem's own tests: at most `small_tests` with small inputs, what a test-case
-    generator learns from; or `drawn_tests` new ones, what rewards are audited by.
-
-    `calls`: assertion problems are in call form where that says the same.
-
-    Kept are the problems that `filter` wants, none of them `near` to one of the sources `keep_apart` (those
-    it will be evaluated on), the first `max_problems` of them (0: all), each with at most `max_tests` tests
-    of a kind (0: all). Where a problem's tests are all hidden, search may see the first `shown_tests`.
-
-    `keep`: "consistent" keeps of a problem's first `max_solutions` references those that pass every test, and
-    drops problems that have references of which none does; "all" drops none of either. References are run by
-    `grader` ("": the problem's own) with `judge_packages` to import. One of records.GRADERS is the kept
-    problems' own from then on; the data sets' graders measure their parity here and judge nothing later.
-    """
-
-    source: str = ""
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    strict: bool = False
-    small_tests: int = 0
-    drawn_tests: int = 0
-    calls: bool = False
+    source: str = ""  # "ladder:<split>", or what problems/load.py reads; "": the problems of the input
+    counts: Mapping[str, NonNegativeInt] = dataclasses.field(
+        default_factory=dict
+    )  # ladder: rung_<k> -> problems
+    strict: bool = False  # refuses a malformed record, which is else left out and counted
+    small_tests: NonNegativeInt = (
+        0  # ladder: at most so many tests with small inputs, for a generator to learn from
+    )
+    drawn_tests: NonNegativeInt = 0  # ladder: so many new tests in place of its own, to audit rewards by
+    calls: bool = False  # assertion problems are put in call form where that says the same
     filter: Filter = Filter()
-    keep_apart: tuple[str, ...] = ()
+    keep_apart: tuple[str, ...] = ()  # sources of which no kept problem may be `near` to one (evaluation's)
     near: Nearness = Nearness()
-    max_problems: int = 0
-    max_tests: int = 0
-    shown_tests: int = 0
-    max_solutions: int = 10
-    keep: str = "consistent"
+    max_problems: NonNegativeInt = 0  # the first so many that are wanted (0: all)
+    max_tests: NonNegativeInt = 0  # of each kind, of a problem (0: all)
+    shown_tests: NonNegativeInt = 0  # where all tests are hidden, search may see so many of them
+    max_solutions: NonNegativeInt = 10  # references of a problem, of which "consistent" keeps those that pass
+    # "consistent" drops problems of whose references none passes every test; "all" drops none.
+    keep: Literal["consistent", "all"] = "consistent"
+    # Whose rules decide a pass ("": the problem's own). One of records.GRADERS is the kept problems' own from
+    # then on; the data sets' graders measure their parity here and judge nothing later.
     grader: str = ""
-    judge_slots: int = 2
-    judge_packages: tuple[str, ...] = ()
-    cpu_s: float = 2.0
-    memory_mb: int = 512
-    output_mb: int = 1
+    judge_slots: PositiveInt = 2  # programs at once
+    judge_packages: tuple[str, ...] = ()  # that they may import
+    cpu_s: PositiveFloat = 2.0  # limits of one execution
+    memory_mb: PositiveInt = 512
+    output_mb: PositiveInt = 1
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: read (records), malformed, unwanted {reason: problems}, near_duplicates, over (max_problems),
     problems (those checked), kept, references, references_passed, inconsistent (ids). InputError where no
     problem is left."""
-    _refuse_impossible(settings)
     loaded = load(settings, inputs, seed)
     apart = [problem for source in settings.keep_apart for problem in load_problems(source).problems]
     chosen = choose(loaded, settings.filter, apart, settings.near, settings.max_problems)
@@ -127,15 +118,6 @@ def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loa
     split = settings.source.removeprefix(LADDER)
     made = ladder.make_problems(split, {int(rung): n for rung, n in counts.items()}, seed)
     return Loaded(tuple(map(shape, made)))
-
-
-def _refuse_impossible(settings: Settings) -> None:
-    if settings.keep not in ("consistent", "all"):
-        raise InputError(f"check_problems.keep: saw {settings.keep!r}, wanted 'consistent' or 'all'")
-    # A negative one would count from the end of a list.
-    for name in ("small_tests", "drawn_tests", "max_problems", "max_tests", "shown_tests", "max_solutions"):
-        if (number := dataclasses.asdict(settings)[name]) < 0:
-            raise InputError(f"check_problems.{name}: saw {number}, wanted 0 or more")
 
 
 def _with_passing(problem: Problem, check: ReferenceCheck) -> Problem:

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasketch import MinHash, MinHashLSH
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.problems.formats.mbpp import without_tests
 from o1jax.problems.load import Loaded
-from o1jax.records import InputError, Problem, TestCase
+from o1jax.records import Form, InputError, Problem, TestCase
 
 EXAMPLES = 3  # ids that an error names
 MARGIN = 0.75  # candidates are looked for below the threshold too: few near ones are missed then
@@ -32,18 +33,18 @@ class Filter:
     ids: tuple[str, ...] = ()  # each must be a problem's
     difficulties: tuple[str, ...] = ()  # as the source spells them
     tags: tuple[str, ...] = ()  # of which a problem has one at least
-    forms: tuple[str, ...] = ()  # stdin, call, assertion
-    min_characters: int = 0  # of the question
-    max_characters: int = 0
+    forms: tuple[Form, ...] = ()
+    min_characters: NonNegativeInt = 0  # of the question
+    max_characters: NonNegativeInt = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Nearness:
     """When two statements count as nearly the same."""
 
-    words: int = 3  # in a run: statements are compared as sets of their runs
-    threshold: float = 0.6  # least Jaccard index of the two sets, in [0, 1]
-    permutations: int = 128  # of MinHash: the more, the fewer near ones are missed
+    words: PositiveInt = 3  # in a run: statements are compared as sets of their runs
+    threshold: PositiveFloat = 0.6  # least Jaccard index of the two sets, at most 1
+    permutations: PositiveInt = 128  # of MinHash: the more, the fewer near ones are missed
 
 
 @dataclasses.dataclass(frozen=True)

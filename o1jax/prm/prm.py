@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 from etils import epath
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
 from o1jax.engine.step_scorer import score_ids
 from o1jax.model.init import abstract_params
-from o1jax.model.lora import LoraSettings
 from o1jax.parallel.mesh import make_mesh, own_devices
 from o1jax.parallel.seeds import fold_seed
 from o1jax.policy.found import places_of, trees_of
@@ -28,59 +28,55 @@ from o1jax.prm.nodes import nodes_of, score_nodes
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.search.samples import step_labels, step_pairs
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.training import check_model, open_policy, tokens_per_second, train_tokens, with_adapters
+from o1jax.stages.training import (
+    TrainSettings,
+    check_model,
+    open_policy,
+    tokens_per_second,
+    train_tokens,
+    with_adapters,
+)
 from o1jax.stages.workers import scorer_of
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, load_policy
-from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`objective`: cross-entropy with the soft or the hard labels of paths, or Bradley-Terry on pairs of
-    siblings whose soft labels differ by more than `pair_margin`, at most `max_pairs_per_parent` of each
-    parent's (0: all); the scores of the last compare siblings and nothing else. `max_paths_per_problem`
-    labelled paths are drawn by seed (0: all). `train_tokens`: tokens to train on, padding not counted.
-    `likelihood`: the weight of a step's log-likelihood, by the same model, in its score (0: none).
-    `model`: the preset that the policy must have the shape of, where it is given. `lora`: trains adapters of
-    this rank, not all parameters. `scorer_slots`: paths
-    a forward pass of the held-out figures."""
+    """What a process reward model learns of searched paths, and how."""
 
-    train_tokens: int
+    train_tokens: PositiveInt  # tokens to train on, padding not counted
+    # Cross-entropy with the soft or the hard label of every step, or Bradley-Terry on pairs of siblings. The
+    # scores of "pair" compare siblings and nothing else.
     objective: Literal["soft", "hard", "pair"] = "soft"
-    row_length: int = 256
-    rows_per_batch: int = 16
-    micro_batches: int = 1
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.01
-    adamw: AdamW = AdamW()
-    likelihood: float = 0.0
-    pair_margin: float = 0.0
-    max_pairs_per_parent: int = 0
-    max_paths_per_problem: int = 0
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
-    scorer_slots: int = 16
+    likelihood: float = (
+        0.0  # the weight of a step's log-likelihood, by the same model, in its score (0: none)
+    )
+    pair_margin: NonNegativeFloat = 0.0  # pairs are of siblings whose soft labels differ by more
+    max_pairs_per_parent: NonNegativeInt = 0  # the widest apart (0: all)
+    max_paths_per_problem: NonNegativeInt = 0  # labelled paths, drawn by seed (0: all)
+    train: TrainSettings = TrainSettings(learning_rate=1e-3, weight_decay=0.01)
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the held-out figures
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (prm_figures)."""
     policy = open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
-    check_model("prm", settings.model, policy)
-    policy = with_adapters(_scoring(policy, settings.likelihood), settings.lora, seed)
+    check_model("prm", settings.train.model, policy)
+    policy = with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
     rounds = [trees_of(place) for place in places_of(inputs)]
     trees = [tree for found in rounds for tree in found]
     held_out = trees_of(inputs["held_out"]) if "held_out" in inputs else []
     refuse_leakage(trees, held_out)
     samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
-    examples, dropped = keep_short([encode(sample, settings) for sample in samples], settings.row_length)
+    examples, dropped = keep_short(
+        [encode(sample, settings) for sample in samples], settings.train.row_length
+    )
     if not examples:
         what = "pair of siblings" if settings.objective == "pair" else "labelled path"
         raise InputError(
             f"{out}: nothing to train on: no {what} in {len(trees)} trees ({dropped} were longer than "
-            f"row_length {settings.row_length}); search more, or with more samples a step"
+            f"row_length {settings.train.row_length}); search more, or with more samples a step"
         )
     make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
     objective = make_objective(*score_ids(policy.tokenizer))

@@ -20,6 +20,7 @@ from o1jax.report import page, summary
 from o1jax.report.run_files import RunFiles
 from o1jax.stages.manifest import StageSpec, input_hash, read_manifest
 from o1jax.stages.run import run_in_child
+from o1jax.stages.settings import merged
 
 GIVEN = {  # setting, of one place or more with commas between them -> what refuses another
     "policy": input_hash,
@@ -87,7 +88,7 @@ class Recipe:
 
     def with_page(self, name: str, **changes: Any) -> Recipe:
         """The recipe with changes on one page."""
-        page = {**self.config.get(name, {}), **changes}
+        page = merged(self.config.get(name, {}), changes)
         return dataclasses.replace(self, config={**self.config, name: page})
 
 

@@ -26,7 +26,7 @@ def replayed(
 ) -> list[Example]:
     """All that may be drawn, and that fits into a row."""
     samples = [sample for kind in samples_of(settings, inputs, tokenizer, seed) for sample in kind]
-    return keep_short([encode_sft(sample) for sample in samples], settings.row_length)[0]
+    return keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)[0]
 
 
 def samples_of(

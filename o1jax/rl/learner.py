@@ -113,7 +113,7 @@ class Learner:
 
     def __init__(self, policy: Policy, like: TrainState, settings: Settings, mesh: Mesh, seed: int):
         self.settings, self.mesh, self.seed = settings, mesh, seed
-        own_rows(settings.rows_per_micro_batch, mesh)  # refuses rows that do not divide over the devices
+        own_rows(settings.train.rows_per_batch, mesh)  # refuses rows that do not divide over the devices
         temperature, graphdef = settings.sample.temperature, policy.graphdef
         weight = settings.replay.weight if settings.replay.examples else 0.0
         loss = dataclasses.replace(settings.loss, temperature=temperature, replay_weight=weight)
@@ -146,7 +146,7 @@ class Learner:
 
     def _reference(self, policy: Policy) -> nnx.State:
         """What the policy was: its parameters, or its frozen ones with adapters that add nothing."""
-        if not self.settings.lora.rank:
+        if not self.settings.train.lora.rank:
             return policy.params
         return dataclasses.replace(policy, params=switched_off(policy.params)).all_params
 
@@ -183,22 +183,14 @@ class Learner:
     def _batches(self, examples: list[Example], t: int) -> Batches:
         return Batches(
             examples,
-            row_length=self.settings.row_length,
-            rows_per_batch=self.settings.rows_per_micro_batch,
+            **self.settings.train.shape,
             seed=fold_seed(self.seed, "batches", t),
         )
 
 
 def optimizer_of(settings: Settings) -> OptimizerSettings:
     """The schedule runs over every step that there may be."""
-    return OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=settings.updates * settings.epochs,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        **dataclasses.asdict(settings.adamw),
-    )
+    return settings.train.optimizer(settings.updates * settings.epochs)
 
 
 def _unweighted(token_ids: tuple[int, ...]) -> Example:

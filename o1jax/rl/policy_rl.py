@@ -51,7 +51,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     with Checkpoints(out / "fit" / "checkpoints") as checkpoints, sigterm_noted() as sigterm:
         training = Run(settings, inputs, problems, seed, checkpoints, sigterm)
         timings = asyncio.run(training.play_and_learn(out))
-        save_trained(out, training.trained, training.state.params, settings.lora)
+        save_trained(out, training.trained, training.state.params, settings.train.lora)
     if not is_leader():
         return StageResult({}, {})
     rows = read_rows(out / "fit" / "metrics.jsonl")
@@ -74,9 +74,9 @@ class Run:
         self.checkpoints, self.sigterm = checkpoints, sigterm
         self.identity = identity_of(settings, problems, seed)
         policy = open_policy(inputs["policy"])
-        check_model("policy_rl", settings.model, policy)
+        check_model("policy_rl", settings.train.model, policy)
         self.pushes = Pushes(policy)
-        policy = with_adapters(policy, settings.lora, seed)
+        policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
         self.replayed = rl_replay.replayed(settings, inputs, policy.tokenizer, seed)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
@@ -97,7 +97,7 @@ class Run:
     def policy(self) -> Policy:
         """The policy as it is now, without adapters; of several processes, each has its own copy."""
         trained = dataclasses.replace(self.trained, params=self.state.params)
-        plain = without_adapters(trained, self.settings.lora)
+        plain = without_adapters(trained, self.settings.train.lora)
         return dataclasses.replace(plain, params=own_copy(plain.params))
 
     async def play_and_learn(self, out: epath.Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from etils import epath
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.parallel.processes import place
@@ -28,12 +29,12 @@ from o1jax.train.metrics import ProgressLine
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`tokens_per_problem` are generated for each problem, unless there is a stage to match."""
+    """Plain sampling for a number of tokens."""
 
     sample: SampleSettings = SampleSettings()
     engine: EngineSettings = EngineSettings()
-    tokens_per_problem: int = 0
-    concurrency: int = 64
+    tokens_per_problem: NonNegativeInt = 0  # generated for each problem, unless there is a search to match
+    concurrency: PositiveInt = 64  # problems at once
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:

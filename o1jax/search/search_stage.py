@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from etils import epath
+from pydantic import PositiveInt
 
 from o1jax.records import Problem, Tree
 from o1jax.search.mcts import SearchSettings, search_many
@@ -27,12 +28,12 @@ from o1jax.train.metrics import ProgressLine
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`concurrency`: problems searched at once; `scorer_slots`: paths a forward pass of the PRM."""
+    """The search of a set of problems."""
 
     search: SearchSettings = SearchSettings()
     engine: EngineSettings = EngineSettings()
-    concurrency: int = 64
-    scorer_slots: int = 16
+    concurrency: PositiveInt = 64  # problems searched at once
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:

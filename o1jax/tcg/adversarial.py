@@ -14,12 +14,13 @@ import collections
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from etils import epath
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Request
-from o1jax.model.lora import LoraSettings
 from o1jax.parallel.seeds import fold_seed
 from o1jax.policy.found import places_of, wrong_programs
 from o1jax.prompts import chat
@@ -28,6 +29,7 @@ from o1jax.sandbox.interface import Judge, Limits
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import (
+    TrainSettings,
     check_model,
     keep_unchanged,
     open_policy,
@@ -41,57 +43,33 @@ from o1jax.tcg.gate import distinct, is_degenerate, killed, true_cases
 from o1jax.tcg.prompt import CASES
 from o1jax.tcg.writing import WriteSettings, asking, parse_completion
 from o1jax.train.checkpoint import Policy
-from o1jax.train.optimizer import AdamW
 
 ROUNDING = 1e-9  # of a difference of rewards, so that 0.3 - 0.2 is not less than a margin of 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`write.answers` a problem, rewarded by `reward_of` on at most `max_wrong` wrong programs; pairs are
-    of rewards at least `margin` apart, at most `max_pairs` a problem (0: all). `train_tokens` counts both
-    sides of a pair. `nll_weight` adds the chosen answer's likelihood to the loss (0: DPO as published,
-    under which it may fall). `concurrency`: problems at once. `model`: the preset that the generator must
-    have the shape of, where given. `lora`: trains adapters of this rank, not all parameters."""
+    """The generator's answers, how they are rewarded and paired, and how DPO trains on the pairs."""
 
-    train_tokens: int
+    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
     write: WriteSettings = WriteSettings(answers=8, temperature=1.0, top_p=1.0, top_k=0)
-    max_wrong: int = 8
-    validity_weight: float = 0.0
-    margin: float = 0.25
-    max_pairs: int = 2
-    beta: float = 0.1
-    nll_weight: float = 0.0
-    row_length: int = 512
-    rows_per_batch: int = 8
-    micro_batches: int = 1
-    learning_rate: float = 2e-4
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
-    limits: Limits = Limits()
-    concurrency: int = 64
+    max_wrong: PositiveInt = 8  # wrong programs of a problem that an answer is rewarded on
+    validity_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of valid cases in the reward (reward_of)
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.25  # the least difference of rewards in a pair
+    max_pairs: NonNegativeInt = 2  # of a problem (0: all)
+    beta: PositiveFloat = 0.1  # of DPO: how far the generator may go from its reference
+    nll_weight: NonNegativeFloat = 0.0  # of the chosen answer's likelihood in the loss; 0: as published
+    train: TrainSettings = TrainSettings(
+        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
+    )
+    limits: Limits = Limits()  # of a wrong program on one case
+    concurrency: PositiveInt = 64  # problems at once
     engine: EngineSettings = EngineSettings()
 
     def __post_init__(self):
-        if not 0.0 <= self.validity_weight < 1.0:
+        if self.write.answers < 2:
             raise InputError(
-                f"tcg_adversarial.validity_weight: saw {self.validity_weight}, wanted 0 or more, below 1"
-            )
-        if not 0.0 < self.margin <= 1.0:
-            raise InputError(f"tcg_adversarial.margin: saw {self.margin}, wanted more than 0, at most 1")
-        if self.beta <= 0.0 or self.nll_weight < 0.0:
-            raise InputError(
-                f"tcg_adversarial: saw beta {self.beta} and nll_weight {self.nll_weight}, wanted a beta "
-                "above 0 and an nll_weight of 0 or more"
-            )
-        if self.write.answers < 2 or self.max_wrong < 1 or self.max_pairs < 0:
-            raise InputError(
-                f"tcg_adversarial: saw write.answers {self.write.answers}, max_wrong {self.max_wrong} and "
-                f"max_pairs {self.max_pairs}, wanted at least 2, 1 and 0 (all)"
+                f"tcg_adversarial.write.answers: saw {self.write.answers}, wanted at least 2 to compare"
             )
 
 
@@ -120,7 +98,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     (of the asked cases), pairs, dropped_long, steps, trained_tokens, generated_tokens. Without a pair the
     generator is saved unchanged, after 0 steps."""
     policy = open_policy(inputs["tcg"])
-    check_model("tcg_adversarial", settings.model, policy)
+    check_model("tcg_adversarial", settings.train.model, policy)
     problems = read_problems(inputs["problems"])
     wrong, no_reference = wrong_of(inputs, problems, settings, seed)
     answers, timings = _answers(out, settings, policy, problems, wrong, seed)
@@ -139,7 +117,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             "its problem's best; sample more answers or lower the margin"
         )
         return StageResult(found | keep_unchanged(out, policy, why), timings)
-    policy = with_adapters(policy, settings.lora, seed)
+    policy = with_adapters(policy, settings.train.lora, seed)
     fitted, long = train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
     trained = {
         "dropped_long": long,

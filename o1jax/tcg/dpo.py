@@ -10,13 +10,13 @@ import asyncio
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from etils import epath
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Engine
-from o1jax.model.lora import LoraSettings
 from o1jax.parallel.processes import place
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat
@@ -27,6 +27,7 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import made_once
 from o1jax.stages.training import (
+    TrainSettings,
     check_model,
     open_policy,
     tokens_per_second,
@@ -42,7 +43,6 @@ from o1jax.tcg.prompt import CASES, Case, canonical, is_renderable
 from o1jax.tcg.traces import traced_cases
 from o1jax.tcg.writing import WriteSettings, write_answers
 from o1jax.train.checkpoint import Policy
-from o1jax.train.optimizer import AdamW
 
 # The pairs of the generator's DPO: three true cases, and three with the same inputs that are false.
 #
@@ -149,25 +149,17 @@ async def _true(judge: Judge, case_set: CaseSet, cases: Sequence[Case], limits: 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`train_tokens` counts both sides of a pair. `nll_weight` adds the chosen answer's likelihood to
-    the loss (0: DPO as published, under which it may fall). `write` and `engine` serve "sampled".
-    `lora`: trains adapters of this rank, not all parameters."""
+    """What false cases the true ones are compared with, and how DPO trains on them."""
 
-    train_tokens: int
-    rejected: Rejected = "shuffled"
-    beta: float = 0.1
-    nll_weight: float = 0.0
+    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
+    rejected: Rejected = "shuffled"  # how false cases are made; "shuffled" is the paper's
+    beta: PositiveFloat = 0.1  # of DPO: how far the generator may go from its reference
+    nll_weight: NonNegativeFloat = 0.0  # of the true cases' likelihood in the loss; 0: as published
     cases: CaseSettings = CaseSettings()
-    row_length: int = 512
-    rows_per_batch: int = 8
-    micro_batches: int = 1
-    learning_rate: float = 2e-4
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings(
+        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
+    )
+    # how false cases are sampled, for "sampled" alone
     write: WriteSettings = WriteSettings(answers=1, temperature=1.0, top_p=1.0, top_k=0)
     engine: EngineSettings = EngineSettings()
 
@@ -176,9 +168,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: problems, sets, pairs (sets whose rejected cases are really false), dropped_long, steps,
     trained_tokens."""
     policy = open_policy(inputs["tcg"])
-    check_model("tcg_dpo", settings.model, policy)
-    if settings.rejected not in (kinds := get_args(Rejected)):
-        raise InputError(f"tcg_dpo.rejected: saw {settings.rejected!r}, wanted one of {', '.join(kinds)}")
+    check_model("tcg_dpo", settings.train.model, policy)
     if settings.rejected == "sampled" and place().count > 1:
         raise InputError(
             f"tcg_dpo.rejected: saw 'sampled' with {place().count} processes, wanted one: they are "
@@ -192,7 +182,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         raise InputError(
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
-    policy = with_adapters(policy, settings.lora, seed)
+    policy = with_adapters(policy, settings.train.lora, seed)
     fitted, long = train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
     return StageResult(
         figures={

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from pydantic import NonNegativeInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.intervals import mean_with_interval, ratio_with_interval
@@ -43,14 +44,13 @@ from o1jax.tcg.writing import WriteSettings, Written, write_cases
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`question_only`: the prompt without a program is measured too. `random_tests` (ladder only): as
-    many tests as passed the gate, drawn by the ladder's generator, stand beside them."""
+    """What of a generator is measured on held-out problems."""
 
     write: WriteSettings = WriteSettings()
     gate: GateSettings = GateSettings(mutants=20)
-    question_only: bool = True
-    random_tests: bool = False
-    max_wrong: int = 8  # of the policy's wrong programs a problem
+    question_only: bool = True  # whether the prompt without a program is measured too
+    random_tests: bool = False  # ladder: as many tests of its own generator as passed the gate stand beside
+    max_wrong: NonNegativeInt = 8  # of the policy's wrong programs a problem
     engine: EngineSettings = EngineSettings()
 
 

@@ -150,7 +150,7 @@ def build(root):
 
 
 FOUND = {"found_0": "round_00/search", "found_1": "round_01/search"}
-DPO = {"train_tokens": 9, "max_per_parent": 0, "max_per_problem": 3, "row_length": 256}
+DPO = {"train_tokens": 9, "max_per_parent": 0, "max_per_problem": 3, "train": {"row_length": 256}}
 CASES = {"sets": 2, "style": "nano"}
 STAGES = {  # place -> (stage, its config, its inputs)
     "sft": (

@@ -22,14 +22,15 @@ from o1jax.prompts import nano_tokenizer
 from o1jax.records import CaseResult, InputError, Node, Status, Tree, Verdict
 from o1jax.search.samples import step_pairs
 from o1jax.stages import manifest
-from o1jax.stages.training import open_policy
+from o1jax.stages.training import TrainSettings, open_policy
 from o1jax.store import write_records
 from o1jax.train.checkpoint import save_policy
 
 EOS = 1  # of the nano tokenizer
 GOOD = 40  # a step that holds this token is a good one
 PASS, FAIL = (Verdict(True, (CaseResult(status),)) for status in (Status.AC, Status.WA))
-SETTINGS = prm.Settings(train_tokens=25_000, row_length=64, rows_per_batch=16, learning_rate=3e-3)
+TRAIN = TrainSettings(row_length=64, rows_per_batch=16, learning_rate=3e-3, weight_decay=0.01)
+SETTINGS = prm.Settings(train_tokens=25_000, train=TRAIN)
 
 
 def tree_of(number, rng):
@@ -105,7 +106,12 @@ def test_training_goes_on_from_an_earlier_prm(inputs, tmp_path):
     few = dataclasses.replace(SETTINGS, train_tokens=2_000, objective="hard")
     first, second = epath.Path(tmp_path) / "first", epath.Path(tmp_path) / "second"
     prm.run(first, few, inputs, 0)
-    prm.run(second, dataclasses.replace(few, learning_rate=1e-9), {**inputs, "prm": first}, 0)
+    prm.run(
+        second,
+        dataclasses.replace(few, train=dataclasses.replace(TRAIN, learning_rate=1e-9)),
+        {**inputs, "prm": first},
+        0,
+    )
     before, after = (jax.tree.leaves(open_policy(place).params) for place in (first, second))
     for old, new in zip(before, after, strict=True):
         np.testing.assert_allclose(old, new, atol=1e-6)

@@ -92,7 +92,7 @@ def test_a_run_by_outcome_alone_logs_every_update_and_keeps_its_answers(root, un
 
 
 def test_the_policy_learns_the_right_answers(root, tmp_path):
-    more = {"sample": {**SAMPLE, "n": 8}, "advantage": "leave_one_out", "learning_rate": 4e-4}
+    more = {"sample": {**SAMPLE, "n": 8}, "advantage": "leave_one_out", "train": {"learning_rate": 4e-4}}
     tiny_rl.run(root, tmp_path, updates=24, checkpoint_every=0, **more)
     outcomes = [row["outcome"] for row in tiny_rl.rows(tmp_path)]
     gain = np.mean(outcomes[-8:]) - np.mean(outcomes[:4])
@@ -202,7 +202,7 @@ def test_a_run_ends_after_the_update_that_reaches_its_tokens(root, tmp_path):
 
 
 def test_the_learning_rate_falls_by_the_limit_that_is_nearest(root, tmp_path):
-    page = {"updates": 4, "schedule": "linear", "learning_rate": 1e-3}
+    page = {"updates": 4, "train": {"schedule": "linear", "learning_rate": 1e-3}}
     tiny_rl.run(root, tmp_path / "by_updates", **page)
     by_updates = tiny_rl.rows(tmp_path / "by_updates")
     rates = [row["learning_rate"] for row in by_updates]
@@ -282,10 +282,10 @@ def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
         ({"problems_per_update": 5}, "problems_per_update: saw 5, wanted at most all 4"),
         ({"max_staleness": 2}, "max_staleness: saw 2"),
         ({"max_samples": 3}, "max_samples: saw 3"),
-        ({"row_length": 64}, "row_length: saw 64, wanted at least engine.context"),
+        ({"train": {"row_length": 64}}, "train.row_length: saw 64, wanted at least engine.context"),
         ({"loss": {"normalize": "constant"}}, "constant 0"),
         ({"engine": {"slots": 4, "context": 32}}, "its prompt of .* tokens leaves no room"),
-        ({"model": "nano"}, "policy_rl.model: saw 1 layers"),
+        ({"train": {"model": "nano"}}, "policy_rl.train.model: saw 1 layers"),
         ({"replay": {"examples": 3}}, "replay.examples: saw 3, wanted 0 without references"),
     ],
 )

@@ -204,9 +204,7 @@ def test_a_rollouts_program_is_in_its_tokens_whatever_the_prompt(tmp_path):
 
 CONFIG = {
     "train_tokens": 8_000,
-    "row_length": 256,
-    "rows_per_batch": 2,
-    "learning_rate": 1e-3,
+    "train": {"row_length": 256, "rows_per_batch": 2, "learning_rate": 1e-3},
     "margin": 0.3,
     "max_pairs": 2,
     "beta": 0.05,
@@ -233,7 +231,7 @@ def house(tmp_path_factory):
     )
     save_policy(root / "start" / "policy", config, init_params(config, 0, make_mesh())[1], tokenizer)
     finished(root / "start", "warm_up")
-    sft = {"train_tokens": 120_000, "row_length": 256, "rows_per_batch": 4, "learning_rate": 8e-3}
+    sft = {"train_tokens": 120_000, "train": {"row_length": 256, "rows_per_batch": 4, "learning_rate": 8e-3}}
     sft["cases"] = {"sets": 40, "style": "nano"}
     inputs = {"policy": str(root / "start"), "problems": str(root / "problems")}
     run.run(root / "tcg", StageSpec("tcg_sft", sft, 0, inputs))
@@ -332,7 +330,7 @@ def test_a_problem_without_a_reference_is_left_out_and_counted(house, tmp_path):
         ({"beta": 0.0}, {}, r"saw beta 0\.0"),
         ({"max_wrong": 0}, {}, "max_wrong 0"),
         ({"write": {"answers": 1}}, {}, r"write\.answers 1"),
-        ({"model": "qwen2.5-0.5b"}, {}, r"tcg_adversarial\.model"),
+        ({"train": {"model": "qwen2.5-0.5b"}}, {}, r"tcg_adversarial\.train\.model"),
     ],
 )
 def test_bad_input_is_one_line(house, tmp_path, changes, inputs, words):
@@ -355,7 +353,7 @@ def test_a_turn_that_teaches_nothing_leaves_the_generator_as_it_is(
     out = epath.Path(tmp_path) / "out"
     if answers:
         write_records(out / "answers.parquet", JudgedAnswer, answers)
-    lora = {"lora": {"rank": 2, "base": "nf4"}}
+    lora = {"train": {"lora": {"rank": 2, "base": "nf4"}}}
     figures = run.run(out, spec_of(house, lora, (found,)))["figures"]
     assert figures["answers"] == len(answers_of(out)) == len(answers or [])
     assert figures["pairs"] == figures["steps"] == figures["trained_tokens"] == 0

@@ -231,10 +231,10 @@ def stage(root, name, config, **inputs):
 
 
 def test_the_stages_follow_one_another_and_say_what_they_did(house):
-    sft = {"train_tokens": 2_000, "row_length": 1024, "rows_per_batch": 2, "cases": CASES}
+    sft = {"train_tokens": 2_000, "train": {"row_length": 1024, "rows_per_batch": 2}, "cases": CASES}
     figures = stage(house, "tcg_sft", sft, policy="start", problems="train")
     assert figures["sets"] == 8 and figures["trained_tokens"] >= 2_000
-    dpo = {**sft, "row_length": 2048, "rejected": "near_miss"}
+    dpo = {**sft, "train": {**sft["train"], "row_length": 2048}, "rejected": "near_miss"}
     figures = stage(house, "tcg_dpo", dpo, tcg="tcg_sft", problems="train")
     assert 0 < figures["pairs"] <= figures["sets"] == 8
     measured = {"write": WRITE, "engine": ENGINE, "random_tests": True}
