@@ -298,9 +298,7 @@ async def _cases(
             async def write(problem: Problem) -> CasesOf:
                 if problem.form == "assertion":
                     return CasesOf(problem.id, (), 0)
-                written = await write_cases(
-                    workers.engine, workers.tokenizer, problem, None, settings.write, seed
-                )
+                written = await write_cases(workers, problem, None, settings.write, seed)
                 return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
 
             mine = await run_in_order(write, my_share(problems), settings.concurrency)

@@ -87,7 +87,7 @@ async def _choose_all(
         async def write(problem: Problem) -> Written:
             if problem.form == "assertion":  # of which no case could choose
                 return Written((), (), asked=0, generated_tokens=0)
-            return await write_cases(workers.engine, workers.tokenizer, problem, None, settings.write, seed)
+            return await write_cases(workers, problem, None, settings.write, seed)
 
         written = await run_in_order(write, problems, settings.concurrency)
     async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:

@@ -1,9 +1,11 @@
 """The generator's turn of self-play: DPO on its own answers, the better the more of the policy's wrong
 programs their true cases kill.
 
-Inputs: tcg (also the reference model), problems (check_problems, with reference programs), found_<k>:
-search or sample stages of the policy, and, where one samples, policy, for its tokenizer. Run after every
-round of search with the generator of the round before, it is iterative DPO. answers.parquet holds every
+The paper trains its generator once, before self-play; here it follows the policy. Run after every round of
+search with the generator of the round before, it is iterative DPO.
+
+Inputs: tcg (also the reference model), problems (check_problems, with reference programs), found_<k>: search
+or sample stages of the policy, and, where one samples, policy, for its tokenizer. answers.parquet holds every
 answer with its reward; a stage that was killed goes on from it. Writes no tests (write_tests does).
 """
 
@@ -20,10 +22,8 @@ from etils import epath
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.concurrency import run_in_order
-from o1jax.engine.interface import Request
 from o1jax.parallel.seeds import fold_seed
 from o1jax.policy.found import places_of, wrong_programs
-from o1jax.prompts import chat
 from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.stages.manifest import StageResult
@@ -41,7 +41,7 @@ from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.store import read_records, write_records
 from o1jax.tcg.gate import distinct, is_degenerate, killed, true_cases
 from o1jax.tcg.prompt import CASES
-from o1jax.tcg.writing import WriteSettings, asking, parse_completion
+from o1jax.tcg.writing import WriteSettings, parse_completion, request_for, sample
 from o1jax.train.checkpoint import Policy
 
 ROUNDING = 1e-9  # of a difference of rewards, so that 0.3 - 0.2 is not less than a margin of 0.1
@@ -75,20 +75,18 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class JudgedAnswer:
-    """One sampled answer, the `number`-th of its problem. Of its cases `valid` are true, not degenerate
-    and of distinct inputs, and they kill the wrong programs `killed`, indices into the `wrong` ones of
-    found.wrong_programs; `reward` is in [0, 1]."""
+    """One sampled answer and its reward."""
 
     problem_id: str
-    number: int
+    number: int  # among those of its problem, from 0
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
-    finish_reason: str
+    finish_reason: str  # eos, or length where the token limit cut it short
     text: str
-    valid: int
-    killed: tuple[int, ...]
-    wrong: int
-    reward: float
+    valid: int  # cases that are true, not degenerate and of distinct inputs
+    killed: tuple[int, ...]  # the wrong programs that these kill: indices into found.wrong_programs
+    wrong: int  # how many of those there are
+    reward: float  # in [0, 1]
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -142,6 +140,7 @@ def reward_of(
     """
     useful = [case for case in cases if case in kills]
     valid = len(distinct(useful, form))
+    # A union, not a sum: three cases that kill the same program are worth one, so that variety pays.
     dead = frozenset().union(*(kills[case] for case in useful))
     reward = validity_weight * valid / CASES + (1.0 - validity_weight) * len(dead) / wrong
     return valid, tuple(sorted(dead)), reward
@@ -152,18 +151,17 @@ def pairs_of(
 ) -> list[PreferencePair]:
     """For each problem its best answer (of equals that with the most valid cases, then the first) against
     different ones whose rewards are at least `margin` lower; at most `max_pairs` of them (0: all), drawn by
-    seed.
-
-    An answer that the token limit cut short is never chosen: it would teach not to stop.
-    """
+    seed."""
     by_problem: dict[str, list[JudgedAnswer]] = collections.defaultdict(list)
     for answer in answers:
         by_problem[answer.problem_id].append(answer)
     pairs = []
     for problem_id, group in by_problem.items():
+        # An answer that the token limit cut short is never chosen: it would teach not to stop.
         ended = [answer for answer in group if answer.finish_reason == "eos"]
         best = max(ended, key=lambda answer: (answer.reward, answer.valid), default=None)
         if best is not None:
+            # A margin, for with few wrong programs rewards are coarse, and small differences are luck.
             worse = {a.token_ids: a for a in group if best.reward - a.reward >= margin - ROUNDING}
             drawn = list(worse.values())
             random.Random(fold_seed(seed, "tcg_adversarial", problem_id)).shuffle(drawn)
@@ -186,11 +184,13 @@ async def kills_of(
     judge: Judge, problem: Problem, cases: Sequence[TestCase], wrong: Sequence[str], limits: Limits
 ) -> dict[TestCase, frozenset[int]]:
     """For each different case that is true on the first reference program and not degenerate, the indices
-    of the `wrong` programs that fail it. A case is run alone, so that what one program does on another
-    answer's case is not held against it. Raises SandboxError."""
+    of the `wrong` programs that fail it. Raises SandboxError."""
     different = list(dict.fromkeys(cases))
     true_C = await true_cases(judge, problem, problem.solutions[0], different, limits)
+    # Only true cases kill: else a generator that writes nonsense kills every program, the right ones too.
     useful = [c for c, true in zip(different, true_C, strict=True) if true and not is_degenerate(problem, c)]
+    # A case is run alone: in call form one execution holds all cases of a job, and what a program did on
+    # another answer's case would be held against it.
     killed_C_R = await asyncio.gather(*(killed(judge, problem, wrong, [case], limits) for case in useful))
     return {
         case: frozenset(r for r, (fails,) in enumerate(killed_R) if fails)
@@ -237,25 +237,19 @@ def _answers(
     if kept.exists():
         return read_records(kept, JudgedAnswer), {}
     asked = [problem for problem in problems if problem.id in wrong]
-    answers, timings = asyncio.run(_sample(settings, policy, asked, wrong, seed)) if asked else ([], {})
+
+    async def ask() -> tuple[list[JudgedAnswer], dict[str, float]]:
+        async with open_workers(policy, settings.engine) as workers:
+            answers_P_A = await run_in_order(
+                lambda problem: judged_answers(workers, problem, wrong[problem.id], settings, seed),
+                asked,
+                settings.concurrency,
+            )
+            return [answer for answers in answers_P_A for answer in answers], workers.timings()
+
+    answers, timings = asyncio.run(ask()) if asked else ([], {})
     write_records(kept, JudgedAnswer, answers)
     return answers, timings
-
-
-async def _sample(
-    settings: Settings,
-    policy: Policy,
-    problems: Sequence[Problem],
-    wrong: Mapping[str, Sequence[str]],
-    seed: int,
-) -> tuple[list[JudgedAnswer], dict[str, float]]:
-    async with open_workers(policy, settings.engine) as workers:
-
-        async def work(problem: Problem) -> list[JudgedAnswer]:
-            return await judged_answers(workers, problem, wrong[problem.id], settings, seed)
-
-        answers_P_A = await run_in_order(work, problems, settings.concurrency)
-        return [answer for answers in answers_P_A for answer in answers], workers.timings()
 
 
 async def judged_answers(
@@ -263,10 +257,9 @@ async def judged_answers(
 ) -> list[JudgedAnswer]:
     """settings.write.answers answers about `problem`, its first reference program shown, with rewards; none
     where the prompt fills the engine's context."""
-    request = _request(workers.tokenizer, problem, settings.write, seed)
-    if len(request.prompt_ids) >= workers.engine.max_context:
-        return []
-    (completions,) = await workers.engine.generate([request])
+    own_seed = fold_seed(seed, problem.id, "tcg_adversarial")
+    request = request_for(workers.tokenizer, problem, problem.solutions[0], settings.write, own_seed)
+    completions = await sample(workers.engine, request)
     parsed_A = [parse_completion(completion, problem.form) for completion in completions]
     cases_A_C = [[case.test for case in parsed.cases] for parsed in parsed_A]
     every = [case for cases in cases_A_C for case in cases]
@@ -289,20 +282,6 @@ async def judged_answers(
         )
         for number, (completion, (valid, dead, reward)) in enumerate(zip(completions, rewarded, strict=True))
     ]
-
-
-def _request(tokenizer: chat.Tokenizer, problem: Problem, write: WriteSettings, seed: int) -> Request:
-    messages = asking(problem, problem.solutions[0], write.traced, write.style)
-    return Request(
-        prompt_ids=chat.render(tokenizer, messages),
-        n=write.answers,
-        max_tokens=write.max_tokens,
-        temperature=write.temperature,
-        top_p=write.top_p,
-        top_k=write.top_k,
-        seed=fold_seed(seed, problem.id, "tcg_adversarial"),
-        reuse_prefix=False,
-    )
 
 
 def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:

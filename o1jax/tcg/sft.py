@@ -1,8 +1,8 @@
 """Step 1, first half: SFT of a test-case generator on true cases (O1-CODER, section 3.1).
 
 Inputs: problems (check_problems, whose tests are learned from), policy (what it starts from; a TCG is a
-policy directory like any). Without a policy a nano model starts from nothing, with a tokenizer of its
-own that spells values. DPO follows in tcg_dpo.py.
+policy directory like any). Without a policy a nano model starts from nothing, which the paper does not do.
+What is learned is drawn in cases.py; DPO follows in dpo.py.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     policy = with_adapters(policy, settings.train.lora, seed)
     samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
     examples, long = keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)
+    if not examples:
+        raise InputError(
+            f"tcg_sft.train.row_length: saw {settings.train.row_length} tokens, and all {long} samples are "
+            "longer; raise it"
+        )
     fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
         figures={
@@ -77,6 +82,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 
 def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Policy:
     texts = tcg_cases.texts(sets, settings.cases)
+    # A tokenizer of its own, that spells values: a model of this size computes with digits and letters only
+    # where each is a token, and the policy's tokenizer merges them into words.
     tokenizer = nano_tokenizer.train(texts, settings.vocab_size, spelled=True)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     graphdef, params = init_params(config, fold_seed(seed, "init"), make_mesh())
@@ -91,5 +98,5 @@ def sample_of(case_set: CaseSet, tokenizer: Tokenizer, settings: CaseSettings) -
         problem_id=case_set.problem.id,
         prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, settings),
         answer_ids=answer,
-        is_trained=(True,) * len(answer),
+        is_trained=(True,) * len(answer),  # the end token too: else it never learns to stop after three
     )

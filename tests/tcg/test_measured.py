@@ -24,9 +24,9 @@ from o1jax.search.sampling import SampleSettings
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
 from o1jax.store import read_records, write_records
-from o1jax.tcg import adversarial, evaluate, write_tests
+from o1jax.tcg import adversarial, evaluate, prompt, write_tests
 from o1jax.tcg.gate import Gated, GateSettings, WrittenCase, WrittenTests
-from o1jax.tcg.writing import WriteSettings, Written, asking, write_cases
+from o1jax.tcg.writing import WriteSettings, Written, write_cases
 from o1jax.train.checkpoint import save_policy
 
 SHORT = Limits(cpu_s=1.0, wall_s=4.0)
@@ -138,10 +138,10 @@ def test_tests_of_assertion_problems_are_refused_before_any_is_written(problems,
 
 
 def test_a_prompt_that_fills_the_context_has_no_answers():
-    write = asked(lambda w: write_cases(w.engine, w.tokenizer, ADD, SUM, WRITE, 0), Scripted(CASES))
+    write = asked(lambda w: write_cases(w, ADD, SUM, WRITE, 0), Scripted(CASES))
     assert (len(write.cases), write.asked, write.long_prompts) == (3, 3, 0)
     small = Scripted(CASES, max_context=16)
-    write = asked(lambda w: write_cases(w.engine, w.tokenizer, ADD, SUM, WRITE, 0), small)
+    write = asked(lambda w: write_cases(w, ADD, SUM, WRITE, 0), small)
     assert write == Written((), (), asked=0, generated_tokens=0, long_prompts=1)
     settings = adversarial.Settings(train_tokens=1)
     assert asked(lambda w: adversarial.judged_answers(w, ADD, [LESS], settings, 0), small) == []
@@ -243,6 +243,6 @@ def test_no_generator_is_shown_the_tests_of_an_mbpp_question():
     )
     for style in ("nano", "full"):
         for source in (None, record["code"]):
-            (message,) = asking(problem, source, False, style)
+            (message,) = prompt.messages(problem, source, style=style)
             assert "61234" not in message["content"] and record["text"] in message["content"]
-    assert "named `twice`" in asking(problem, None, False, "full")[0]["content"]
+    assert "named `twice`" in prompt.messages(problem, None)[0]["content"]

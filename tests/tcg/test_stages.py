@@ -25,8 +25,8 @@ from o1jax.stages.workers import Workers
 from o1jax.tcg import dpo as tcg_rejected
 from o1jax.tcg import write_tests
 from o1jax.tcg.cases import CaseSettings, make_sets
-from o1jax.tcg.evaluate import before_figures
-from o1jax.tcg.gate import GateSettings, Tally, tally, write_and_gate
+from o1jax.tcg.evaluate import Tally, before_figures, tally
+from o1jax.tcg.gate import GateSettings, write_and_gate
 from o1jax.tcg.prompt import Case, render_answer
 from o1jax.tcg.writing import WriteSettings
 from o1jax.train.checkpoint import save_policy
@@ -113,10 +113,8 @@ def test_an_own_answer_is_rejected_for_the_true_cases_of_its_inputs():
 
     async def ask(text):
         async with ForkJudge(slots=2) as judge:
-            (pair,) = await tcg_rejected.chosen_and_sampled(
-                ScriptedGenerator(text), judge, tokenizer, sets, write, SHORT, 0
-            )
-            return pair
+            workers = Workers(ScriptedGenerator(text), judge, tokenizer, time.monotonic())
+            return await tcg_rejected.chosen_and_sampled(workers, sets[0], write, SHORT, 0)
 
     chosen, rejected = asyncio.run(ask(mixed))
     assert [case.test.output for case in chosen] == ["3\n", "4\n", "6\n"] and chosen[0].trace
