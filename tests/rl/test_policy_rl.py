@@ -150,8 +150,8 @@ def test_sigterm_saves_and_exits_in_order(root, undisturbed, tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(root, undisturbed):
-    with pytest.raises(InputError, match=r"other settings or data \(learning_rate\)"):
-        tiny_rl.run(root, undisturbed[0], updates=6, learning_rate=1e-4)
+    with pytest.raises(InputError, match=r"other settings or data \(train\)"):
+        tiny_rl.run(root, undisturbed[0], updates=6, train={"learning_rate": 1e-4})
 
 
 def test_updates_in_which_all_answers_are_alike_are_counted_and_change_nothing(root, tmp_path):
