@@ -89,7 +89,8 @@ def run(root, out, names=("policy", "problems"), seed=0, **more):
     """The stage with SETTINGS, and `more` in their place, on what `make` left."""
     inputs = {name: epath.Path(root) / ("policy" if name == "prm" else name) for name in names}
     stage = module_of("policy_rl")
-    parsed = settings.parse(stage.Settings, settings.merged(SETTINGS, more), "policy_rl")
+    train = {**SETTINGS["train"], **more.pop("train", {})}
+    parsed = settings.parse(stage.Settings, {**SETTINGS, **more, "train": train}, "policy_rl")
     return stage.run(epath.Path(out), parsed, inputs, seed)
 
 
