@@ -35,6 +35,7 @@ from o1jax.train.objectives import Objective, dpo
 from o1jax.train.optimizer import AdamW, OptimizerSettings, Schedule
 from o1jax.train.reference import with_reference
 
+
 def with_adapters(policy: Policy, lora: LoraSettings, seed: int) -> Policy:
     """The policy with adapters to train that add nothing yet.
 
