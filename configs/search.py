@@ -27,8 +27,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "validation": {"source": "ladder:pool", "counts": {"rung_2": 40, "rung_3": 40, "rung_4": 40}},
             "check_problems": {"keep": "consistent", "max_solutions": 10},
             "warm_up": {
-                "row_length": 256,
-                "rows_per_batch": 16,
+                "train": {"row_length": 256, "rows_per_batch": 16},
                 "max_steps": 600,
                 "evaluate_every": 150,
                 "sample": {**SAMPLING, "n": 4, "max_tokens": 176},

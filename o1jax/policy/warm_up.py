@@ -29,7 +29,7 @@ from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import TrainSettings
-from o1jax.stages.workers import EngineSettings, Pushes, Workers, open_workers
+from o1jax.stages.workers import EngineSettings, WeightSync, Workers, open_workers
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, fit
@@ -112,7 +112,7 @@ class Validation:
     def __init__(self, policy: Policy, settings: Settings, problems: epath.Path, seed: int):
         self.problems = read_problems(problems)
         self.settings, self.seed = settings, fold_seed(seed, "validation")
-        self.pushes = Pushes(policy)
+        self.weight_sync = WeightSync(policy)
         self.runner = asyncio.Runner()
         self.opened = open_workers(policy, settings.engine)
         self.workers: Workers = self.runner.run(self.opened.__aenter__())
@@ -124,7 +124,7 @@ class Validation:
 
     async def _evaluate(self, params: nnx.State) -> dict[str, float]:
         workers = self.workers
-        difference = await self.pushes.push(workers.engine, params, self.version)
+        difference = await self.weight_sync.push(workers.engine, params, self.version)
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, self.settings.sample)
         rollouts_P_G = await sample_many(sampler, self.problems, search_tests, self.seed)
         rates = _pass_at_1(self.problems, [[r.reward for r in rollouts] for rollouts in rollouts_P_G])

@@ -34,7 +34,7 @@ from o1jax.rl.settings import Settings, check
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import check_model, open_policy, save_trained, with_adapters, without_adapters
-from o1jax.stages.workers import Pushes, open_scorer, open_workers, scorer_timings
+from o1jax.stages.workers import WeightSync, open_scorer, open_workers, scorer_timings
 from o1jax.train.checkpoint import Checkpoints, Policy
 from o1jax.train.loop import Preempted, items_of, preempted, refuse_other, sigterm_noted
 from o1jax.train.metrics import MetricsLog, ProgressLine
@@ -75,7 +75,7 @@ class Run:
         self.identity = identity_of(settings, problems, seed)
         policy = open_policy(inputs["policy"])
         check_model("policy_rl", settings.train.model, policy)
-        self.pushes = Pushes(policy)
+        self.weight_sync = WeightSync(policy)
         policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
         self.replayed = rl_replay.replayed(settings, inputs, policy.tokenizer, seed)
@@ -111,7 +111,7 @@ class Run:
             player = Player(workers, scorer, self.settings, audit, out / "rollouts", self.seed)
             player.check(self.problems)
             player.forget()
-            await self.pushes.push(workers.engine, self.policy().params, self.t)
+            await self.weight_sync.push(workers.engine, self.policy().params, self.t)
             with MetricsLog(out / "fit", self.progress.updates, writes=is_leader()) as log:
                 await self._until_done(player, log)
             player.forget()
@@ -131,7 +131,7 @@ class Run:
                 learned, ahead = await asyncio.gather(learning, self._play(player))
             else:
                 learned = await learning
-            row["push_difference"] = await self.pushes.push(
+            row["push_difference"] = await self.weight_sync.push(
                 player.sampler.engine, self.policy().params, self.t
             )
             log.write(self.progress.updates, row | lesson.figures | learned | {"sampling_seconds": seconds})

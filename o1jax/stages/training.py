@@ -1,6 +1,8 @@
-"""Training for a number of tokens: what SFT, DPO and PRM stages do once they have examples.
+"""What the stages that train share: the policy they start from, its adapters, and training for a number of
+tokens.
 
-Makes no examples or pairs.
+Makes no examples or pairs, and chooses no engine. With LoRA of rank 0 the functions about adapters return
+their argument unchanged.
 """
 
 from __future__ import annotations
@@ -32,10 +34,6 @@ from o1jax.train.loop import FitSettings, Fitted, fit
 from o1jax.train.objectives import Objective, dpo
 from o1jax.train.optimizer import AdamW, OptimizerSettings, Schedule
 from o1jax.train.reference import with_reference
-
-# Training by LoRA in a stage: the policy gets adapters, and what was trained becomes a plain policy again.
-#
-# With rank 0 all of this is the identity. Trains nothing; what adapters are is model/lora.py.
 
 
 def with_adapters(policy: Policy, lora: LoraSettings, seed: int) -> Policy:
@@ -186,12 +184,6 @@ def steps_for(batches: Batches, tokens: int) -> int:
 def tokens_per_second(fitted: Fitted) -> dict[str, float]:
     """The stage's timing."""
     return {"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)}
-
-
-# The policy that a stage starts from: of an earlier stage, a policy directory, or published weights; and
-# what the stage leaves when there was nothing to learn from.
-#
-# Does not train and does not choose an engine.
 
 
 def open_policy(place: epath.Path, mesh: Mesh | None = None) -> Policy:

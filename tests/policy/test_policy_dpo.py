@@ -206,9 +206,9 @@ def test_a_preempted_stage_goes_on_to_the_same_policy(house, tmp_path):
         ({"train": {"row_length": 10}}, ["first"], r"\d+ pairs were longer than train.row_length, 10"),
         ({}, ["start"], "start is a stage warm_up, wanted one of search and sample"),
         ({"margin": 1.0}, ["first"], r"policy_dpo\.margin: saw 1\.0"),
-        ({"beta": 0.0}, ["first"], "saw beta 0.0"),
-        ({"nll_weight": -1.0}, ["first"], "nll_weight -1.0"),
-        ({"max_per_problem": -1}, ["first"], "max_per_problem -1, wanted 0"),
+        ({"beta": 0.0}, ["first"], r"policy_dpo\.beta: saw 0.0, wanted more than 0"),
+        ({"nll_weight": -1.0}, ["first"], "nll_weight: saw -1.0, wanted at least 0"),
+        ({"max_per_problem": -1}, ["first"], "max_per_problem: saw -1, wanted at least 0"),
         ({"train": {"model": "qwen2.5-0.5b"}}, ["first"], r"policy_dpo\.train\.model"),
     ],
 )

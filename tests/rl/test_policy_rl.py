@@ -151,8 +151,8 @@ def test_sigterm_saves_and_exits_in_order(root, undisturbed, tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(root, undisturbed):
-    with pytest.raises(InputError, match=r"other settings or data \(learning_rate\)"):
-        tiny_rl.run(root, undisturbed[0], updates=6, learning_rate=1e-4)
+    with pytest.raises(InputError, match=r"other settings or data \(train\)"):
+        tiny_rl.run(root, undisturbed[0], updates=6, train={"learning_rate": 1e-4})
 
 
 def test_updates_in_which_all_answers_are_alike_are_counted_and_change_nothing(root, tmp_path):
@@ -237,7 +237,7 @@ def test_the_reference_is_the_policy_of_the_beginning_and_the_old_one_that_of_no
 
 def test_by_lora_the_frozen_base_is_the_reference_and_the_engine_gets_merged_weights(root, tmp_path):
     lora, out = {"rank": 4, "alpha": 8.0}, tmp_path / "out"
-    tiny_rl.run(root, out, updates=2, lora=lora, loss={"kl_weight": 0.1}, learning_rate=1e-2)
+    tiny_rl.run(root, out, updates=2, loss={"kl_weight": 0.1}, train={"lora": lora, "learning_rate": 1e-2})
     first, second = tiny_rl.rows(out)
     assert abs(first["kl"]) < 1e-6 < second["kl"]
     assert max(row["sampler_difference"] for row in (first, second)) < 1e-4

@@ -11,7 +11,6 @@ from etils import epath
 
 from o1jax.batches.encode import encode_sft
 from o1jax.model.init import init_params
-from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.processes import start_processes
@@ -22,10 +21,9 @@ from o1jax.records import SftSample
 from o1jax.stages import settings
 from o1jax.stages.problems import write_problems
 from o1jax.stages.run import module_of
-from o1jax.stages.training import train_tokens
+from o1jax.stages.training import TrainSettings, train_tokens
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy
-from o1jax.train.optimizer import AdamW
 
 CONTEXT = 128
 
@@ -42,15 +40,9 @@ class Training:
     """The fixture's TokenBudget."""
 
     train_tokens: int = 60_000
-    row_length: int = CONTEXT
-    rows_per_batch: int = 4
-    micro_batches: int = 1
-    learning_rate: float = 6e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 5
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings(
+        row_length=CONTEXT, rows_per_batch=4, learning_rate=6e-3, warmup_steps=5, weight_decay=0.0
+    )
 
 
 def make(root):
@@ -97,7 +89,8 @@ def run(root, out, names=("policy", "problems"), seed=0, **more):
     """The stage with SETTINGS, and `more` in their place, on what `make` left."""
     inputs = {name: epath.Path(root) / ("policy" if name == "prm" else name) for name in names}
     stage = module_of("policy_rl")
-    parsed = settings.parse(stage.Settings, {**SETTINGS, **more}, "policy_rl")
+    train = {**SETTINGS["train"], **more.pop("train", {})}
+    parsed = settings.parse(stage.Settings, {**SETTINGS, **more, "train": train}, "policy_rl")
     return stage.run(epath.Path(out), parsed, inputs, seed)
 
 
