@@ -72,17 +72,13 @@ def _balanced(edits: list[Edit], rng: random.Random) -> Iterator[Edit]:
 def _unparsed(tree: ast.Module, edit: Edit) -> str:
     """The program with one edit made; the tree is as before afterwards."""
     # In place and undone: a deep copy of the tree for every edit takes far longer than the edit.
-    before = {field: getattr(edit.node, field) for field in edit.changes}
+    fields = vars(edit.node)
+    before = {name: fields[name] for name in edit.changes}
     try:
-        _set(edit.node, edit.changes)
+        fields.update(edit.changes)
         return ast.unparse(tree)
     finally:
-        _set(edit.node, before)
-
-
-def _set(node: ast.AST, fields: dict) -> None:
-    for field, value in fields.items():
-        setattr(node, field, value)
+        fields.update(before)
 
 
 def _compiles(text: str) -> bool:
