@@ -103,8 +103,8 @@ def problems(tmp_path):
     return place
 
 
-def write_stage(problems, monkeypatch, **settings):
-    engine = Scripted(CASES, max_context=240)
+def write_stage(problems, monkeypatch, said=CASES, **settings):
+    engine = Scripted(said, max_context=240)
     monkeypatch.setattr(write_tests, "open_policy", lambda _: None)
     monkeypatch.setattr(write_tests, "open_workers", lambda *_: workers(engine))
     out = problems.parent / "out"
@@ -126,6 +126,13 @@ def test_problems_that_are_not_fit_are_counted_and_keep_their_own_tests(problems
     ]  # fmt: skip
     kept = read_problems(write_stage(problems, monkeypatch, reward_tests="generated")[1])
     assert [(p.id, len(p.tests)) for p in kept] == [("add", 2)]
+
+
+def test_tests_that_leave_no_problem_are_refused(problems, monkeypatch):
+    false = "Input:\n1 2\nOutput:\n4"
+    with pytest.raises(InputError, match="reward_tests: saw 'generated', which leaves none of 5 problems"):
+        write_stage(problems, monkeypatch, false, reward_tests="generated")
+    assert write_stage(problems, monkeypatch, false)[0]["problems"] == 4  # with their own ones
 
 
 def test_tests_of_assertion_problems_are_refused_before_any_is_written(problems, monkeypatch):
@@ -191,6 +198,9 @@ def test_the_policys_wrong_programs_are_different_few_and_fail(tmp_path):
     write_records(root / "wrong" / "rollouts" / "pseudocode.parquet", Rollout, said)
     inputs = {"policy": root / "policy", "wrong": root / "wrong"}
     assert evaluate.policy_wrong(inputs, 2) == {"add": [LESS, "print(1)\n"]}
+    write_problems(root / "others", [dataclasses.replace(ADD, id="other")])
+    with pytest.raises(InputError, match="wrong: wrong programs of 1 problems, of none of those in .*others"):
+        evaluate.run(root / "out", evaluate.Settings(), {**inputs, "problems": root / "others"}, 0)
 
 
 CHOICE = selection.Settings(sample=SampleSettings(n=4, style="nano", limits=SHORT))

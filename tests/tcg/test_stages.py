@@ -22,7 +22,7 @@ from o1jax.stages import manifest, run
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
-from o1jax.tcg import dpo as tcg_rejected
+from o1jax.tcg import dpo as tcg_dpo
 from o1jax.tcg import write_tests
 from o1jax.tcg.cases import CaseSettings, make_sets
 from o1jax.tcg.evaluate import Tally, before_figures, tally
@@ -74,7 +74,7 @@ def test_false_degenerate_and_too_few_cases_are_counted_and_not_learned():
 
 def test_a_derangement_leaves_no_output_in_its_place():
     cases = tuple(Case(TestCase(f"{i}\n", f"{i}\n"), (str(i),)) for i in range(3))
-    seen = {tcg_rejected.deranged(cases, random.Random(seed)) for seed in range(20)}
+    seen = {tcg_dpo.deranged(cases, random.Random(seed)) for seed in range(20)}
     assert len(seen) == 2
     for rejected in seen:
         assert [case.test.input for case in rejected] == [case.test.input for case in cases]
@@ -87,8 +87,8 @@ def test_what_is_rejected_is_really_false_on_the_reference(kind):
 
     async def ask():
         async with ForkJudge(slots=2) as judge:
-            pairs = await tcg_rejected.chosen_and_rejected(judge, sets, kind, SHORT, 5)
-            again = await tcg_rejected.chosen_and_rejected(judge, sets, kind, SHORT, 5)
+            pairs = await tcg_dpo.chosen_and_rejected(judge, sets, kind, SHORT, 5)
+            again = await tcg_dpo.chosen_and_rejected(judge, sets, kind, SHORT, 5)
             return pairs, again
 
     pairs, again = asyncio.run(ask())
@@ -114,7 +114,7 @@ def test_an_own_answer_is_rejected_for_the_true_cases_of_its_inputs():
     async def ask(text):
         async with ForkJudge(slots=2) as judge:
             workers = Workers(ScriptedGenerator(text), judge, tokenizer, time.monotonic())
-            return await tcg_rejected.chosen_and_sampled(workers, sets[0], write, SHORT, 0)
+            return await tcg_dpo.chosen_and_sampled(workers, sets[0], write, SHORT, 0)
 
     chosen, rejected = asyncio.run(ask(mixed))
     assert [case.test.output for case in chosen] == ["3\n", "4\n", "6\n"] and chosen[0].trace
@@ -264,6 +264,13 @@ def test_tests_are_not_written_by_hidden_ones(house):
     spec = StageSpec("write_tests", {"write": WRITE, "engine": ENGINE}, 0, inputs)
     with pytest.raises(InputError, match="needs a reference program and tests"):
         run.run(house / "write_hidden", spec)
+
+
+def test_rows_that_hold_no_sample_are_refused(house):
+    short = {"train_tokens": 9, "train": {"row_length": 8, "rows_per_batch": 2}, "cases": CASES}
+    inputs = {"policy": str(house / "start"), "problems": str(house / "train")}
+    with pytest.raises(InputError, match="row_length: saw 8 tokens, and all 8 samples are longer"):
+        run.run(house / "short_rows", StageSpec("tcg_sft", short, 0, inputs))
 
 
 def test_a_wrong_setting_is_named(house):
