@@ -16,9 +16,13 @@ CHAIN, SCORES = (1, 2, 2, 3), (0.9, 0.2, 0.6, 0.8)
 
 
 def test_phi_is_the_papers_equation():
-    assert phi.phi(1.0, (1.0, 1.0, 1.0), alpha=0.5, gamma=0.9) == pytest.approx(0.9065)
-    assert phi.phi(0.0, (0.5, 1.0), alpha=0.25, gamma=0.5) == pytest.approx(0.75 * 0.5 * (0.25 + 0.25))
-    assert phi.phi(1.0, (0.0, 0.0), alpha=1.0, gamma=0.9) == 1.0
+    def of(outcome, scores, alpha, gamma):
+        reward = Reward(gamma=gamma, alpha=Schedule("constant", start=alpha), guard=False)
+        return reward.of(outcome, scores, (2,) * len(scores), 0).total
+
+    assert of(1.0, (1.0, 1.0, 1.0), alpha=0.5, gamma=0.9) == pytest.approx(0.9065)
+    assert of(0.0, (0.5, 1.0), alpha=0.25, gamma=0.5) == pytest.approx(0.75 * 0.5 * (0.25 + 0.25))
+    assert of(1.0, (0.0, 0.0), alpha=1.0, gamma=0.9) == 1.0
 
 
 def test_the_papers_form_prefers_short_chains_and_gamma_1_does_not():
