@@ -76,7 +76,11 @@ class ChoiceArms:
         return {
             "search": arms,
             "search_differences": {
-                f"{a} - {b}": self._difference(passed[a], passed[b]) for a, b in PAIRED if a in passed
+                f"{a} - {b}": mean_with_interval(
+                    [x - y for x, y in zip(passed[a], passed[b], strict=True)], self.comparison.seed
+                )
+                for a, b in PAIRED
+                if a in passed
             },
             "generated_tokens": more,
         }
@@ -135,8 +139,9 @@ class ChoiceArms:
             answers = [steps_of_rollout(tokenizer, rollout, room) for rollout in formed]
             paths = [path_of(group[0].prompt_ids, steps, tokenizer.eos_token_id) for steps in answers]
             scores_G = await self.scorer.score(paths)
-            chosen["best_of_n_prm"] = passed_G[by_score([scores[-1] for scores in scores_G])]
-            chosen["best_of_n_prm_min"] = passed_G[by_score([min(scores) for scores in scores_G])]
+            last_G, lowest_G = [scores[-1] for scores in scores_G], [min(scores) for scores in scores_G]
+            chosen["best_of_n_prm"] = passed_G[last_G.index(max(last_G))]
+            chosen["best_of_n_prm_min"] = passed_G[lowest_G.index(max(lowest_G))]
         if self.cases:
             paid = group[: self._fitting(problem, group)]
             fitting = [rollout.program for rollout in paid if rollout.verdict is not None]
@@ -157,10 +162,6 @@ class ChoiceArms:
         lengths = [len(rollout.token_ids) for rollout in group]
         room = sum(lengths) - self._case_tokens(problem)
         return max(1, sum(total <= room for total in itertools.accumulate(lengths)))
-
-    def _difference(self, first_P: Sequence[float], second_P: Sequence[float]) -> dict[str, Any]:
-        differences = [a - b for a, b in zip(first_P, second_P, strict=True)]
-        return mean_with_interval(differences, self.comparison.seed)
 
 
 async def majority(judge: Judge, problem: Problem, programs: Sequence[str], limits: Limits) -> int:
@@ -219,13 +220,6 @@ def by_majority(outputs_N_C: Sequence[Sequence[str | None]]) -> int:
     columns = [column for column in zip(*outputs_N_C, strict=True) if any(o is not None for o in column)]
     rows = [tuple(_stripped(column[n]) for column in columns) for n in range(len(outputs_N_C))]
     return max(_groups(rows).items(), key=lambda group: 0 if None in group[0] else len(group[1]))[1][0]
-
-
-def by_score(scores_N: Sequence[float]) -> int:
-    """The index of the highest score. Raises ValueError for N = 0."""
-    if not scores_N:
-        raise ValueError("no programs to pick from; pass at least one")
-    return max(range(len(scores_N)), key=lambda n: scores_N[n])
 
 
 def _groups(rows_N: Sequence[Hashable]) -> dict[Hashable, list[int]]:

@@ -26,6 +26,8 @@ from o1jax.stages.workers import EngineSettings, Workers
 from o1jax.store import ShardWriter, read_records, read_shards, read_trees, write_records
 from o1jax.train.metrics import ProgressLine
 
+Sample = Callable[[Problem], Awaitable[list[Rollout]]]
+
 
 @dataclasses.dataclass(frozen=True)
 class SampleStore:
@@ -39,7 +41,7 @@ class SampleStore:
         self,
         name: str,
         problems: Sequence[Problem],
-        sample: Callable[[Problem], Awaitable[list[Rollout]]],
+        sample: Sample,
         judge_again: Sampler | None = None,
     ) -> list[list[Rollout]]:
         """rollouts_P_G of the file <name>.parquet, in the order of `problems`: those of this evaluation so
@@ -56,11 +58,7 @@ class SampleStore:
         return [by_problem[problem.id] for problem in problems]
 
     async def _sample(
-        self,
-        name: str,
-        problems: Sequence[Problem],
-        sample: Callable[[Problem], Awaitable[list[Rollout]]],
-        judge_again: Sampler | None,
+        self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: Sampler | None
     ) -> None:
         shards, line = self.out / f"{name}.shards", ProgressLine(f"evaluate {name}", len(problems))
         done = {rollout.problem_id for rollout in read_shards(shards, Rollout)}
@@ -132,9 +130,6 @@ class NoEngine:
 
     def stats(self) -> dict[str, float]:
         return {"generated_tokens": 0.0, "busy_s": 0.0}
-
-    async def close(self) -> None:
-        pass
 
 
 @contextlib.asynccontextmanager

@@ -81,10 +81,7 @@ def parse_step(text: str, number: int) -> Step:
         raise StepError(f"step {number}: saw number {header[1]}, wanted {number}")
     if header[2] not in map(str, ACTIONS):
         raise StepError(f"step {number}: saw action {header[2]}, wanted 1, 2 or 3")
-    return _step(int(header[2]), inside[header.end() :], number)
-
-
-def _step(action: int, body: str, number: int) -> Step:
+    action, body = int(header[2]), inside[header.end() :]
     if not body.strip():
         raise StepError(f"step {number}: saw an empty body, wanted text")
     if action != 3:

@@ -304,6 +304,8 @@ class Search:
             leaf = self.tree.add(parent, steps[-1], value, verdict)
             if value is not None:
                 self.back_up(leaf, value)
+                # A trap: this closes the parent too where its other samples are not added yet, and those
+                # are then never selected again.
                 self.close(leaf)
 
     def _tokens_left(self, index: int) -> int:

@@ -169,6 +169,15 @@ def test_the_last_and_the_lowest_step_may_choose_differently():
     }  # fmt: skip
 
 
+def test_of_equal_scores_the_first_is_chosen():
+    plain, _ = comparison()
+    generated = asyncio.run(plain.generate())
+    arms = ChoiceArms(plain, generated, FixedScorer((0.9, 0.9), (0.9, 0.9)))
+    for group, passed in ((one_of_each(generated), 0.0), (one_of_each(generated)[::-1], 1.0)):
+        chosen = asyncio.run(arms._choose(plain.problems[0], group))
+        assert chosen["best_of_n_prm"] == chosen["best_of_n_prm_min"] == passed
+
+
 def test_a_problem_without_a_well_formed_sample_counts_as_failed():
     plain, scorer = comparison()
     played = asyncio.run(plain.generate())
