@@ -28,8 +28,9 @@ import asyncio
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.concurrency import run_in_order
@@ -50,28 +51,24 @@ from o1jax.store import ShardWriter, read_trees
 class SearchSettings:
     """How a tree grows; the sampling settings are the paper's (nano models: top_p 1, top_k 0, style nano)."""
 
-    rollouts: int = 12  # a search ends after so many, or before by one of the two limits below
-    max_depth: int = 8  # steps; a node there is never expanded, each visit simulates from it anew
-    samples: int = 3  # k: next steps of an expansion
-    c: float = 2.0  # UCT's weight of exploration; values lie in [0, 1]
-    temperature: float = 0.8
-    top_p: float = 0.95
-    top_k: int = 40  # 0: all tokens
-    max_step_tokens: int = 512  # of a step in an expansion
-    max_path_tokens: int = 2048  # of an answer, or what the context leaves of that
-    compile_weight: float = 0.1  # of compiling in the terminal value; the rest is the pass rate (D7)
-    wave: int = 1  # rollouts at once within a tree
-    stop_after_passes: int = 0  # ends at so many different passing leaves (0: no limit)
-    max_tokens: int = 0  # ends with the rollout that generates the last of so many tokens (0: no limit)
+    rollouts: PositiveInt = 12  # a search ends after so many, or before by one of the two limits below
+    max_depth: PositiveInt = 8  # steps; a node there is never expanded, each visit simulates from it anew
+    samples: PositiveInt = 3  # k: next steps of an expansion
+    c: NonNegativeFloat = 2.0  # UCT's weight of exploration; values lie in [0, 1]
+    temperature: NonNegativeFloat = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: NonNegativeInt = 40  # 0: all tokens
+    max_step_tokens: PositiveInt = 512  # of a step in an expansion
+    max_path_tokens: PositiveInt = 2048  # of an answer, or what the context leaves of that
+    # of compiling in the terminal value; the rest is the pass rate (D7)
+    compile_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    wave: PositiveInt = 1  # rollouts at once within a tree
+    stop_after_passes: NonNegativeInt = 0  # ends at so many different passing leaves (0: no limit)
+    max_tokens: NonNegativeInt = 0  # ends with the rollout that generates so many tokens (0: no limit)
     leaf_value: Literal["simulation", "prm"] = "simulation"  # what a new inner step is worth
-    few_shot: int = 0  # worked examples in the prompt
+    few_shot: NonNegativeInt = 0  # worked examples in the prompt
     style: Style = "full"  # of the prompt
     limits: Limits = Limits()  # of one execution of a program
-
-    def __post_init__(self):
-        for name in ("rollouts", "max_depth", "samples", "max_step_tokens", "max_path_tokens", "wave"):
-            if (seen := getattr(self, name)) < 1:
-                raise InputError(f"search settings: {name} is {seen}, wanted at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

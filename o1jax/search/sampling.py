@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.concurrency import run_in_order
@@ -30,13 +32,13 @@ Tests = tuple[TestCase, ...]
 class SampleSettings:
     """How answers are sampled and judged; the sampling settings are those of search."""
 
-    n: int = 8  # answers of a request
+    n: PositiveInt = 8  # answers of a request
     prompt: Prompt = "pseudocode"
-    temperature: float = 0.8
-    top_p: float = 0.95
-    top_k: int = 40  # 0: all tokens
-    max_tokens: int = 2048  # of an answer
-    few_shot: int = 0  # worked examples in the pseudocode prompt
+    temperature: NonNegativeFloat = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: NonNegativeInt = 40  # 0: all tokens
+    max_tokens: PositiveInt = 2048  # of an answer
+    few_shot: NonNegativeInt = 0  # worked examples in the pseudocode prompt
     style: Style = "full"  # of the pseudocode and the direct prompt
     limits: Limits = Limits()  # of one execution of a program
 

@@ -62,21 +62,21 @@ def test_alpha_keeps_the_outcome_dominant_unless_asked_otherwise():
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "page, words",
     [
-        (lambda: Schedule("cosine"), "alpha.kind: saw 'cosine', wanted one of constant, linear"),
-        (lambda: Schedule(start=1.5), "alpha.start: saw 1.5, wanted 0 to 1"),
-        (lambda: Schedule(floor=-0.1), "alpha.floor: saw -0.1"),
-        (lambda: Schedule(rate=math.nan), "alpha.rate: saw nan"),
-        (lambda: Schedule(start=0.2, floor=0.3), "alpha.floor: saw 0.3, wanted at most alpha.start, 0.2"),
-        (lambda: Reward(form="sum"), "reward.form: saw 'sum', wanted one of paper, min, last"),
-        (lambda: Reward(outcome="some"), "reward.outcome: saw 'some'"),
-        (lambda: Reward(gamma=1.01), "reward.gamma: saw 1.01"),
+        ({"alpha": {"kind": "cosine"}}, "alpha.kind: saw 'cosine', wanted one of constant, linear"),
+        ({"alpha": {"start": 1.5}}, "alpha.start: saw 1.5, wanted at most 1"),
+        ({"alpha": {"floor": -0.1}}, "alpha.floor: saw -0.1, wanted at least 0"),
+        ({"alpha": {"rate": math.nan}}, "alpha.rate: saw nan"),
+        ({"alpha": {"start": 0.2, "floor": 0.3}}, "alpha.floor: saw 0.3, wanted at most alpha.start, 0.2"),
+        ({"form": "sum"}, "reward.form: saw 'sum', wanted one of paper, min, last"),
+        ({"outcome": "some"}, "reward.outcome: saw 'some'"),
+        ({"gamma": 1.01}, "reward.gamma: saw 1.01"),
     ],
 )
-def test_a_wrong_setting_is_one_line(make, words):
+def test_a_wrong_setting_is_one_line(page, words):
     with pytest.raises(InputError, match=words) as error:
-        make()
+        parse(Reward, page, "reward")
     assert "\n" not in str(error.value)
 
 
