@@ -193,7 +193,7 @@ def _of_node(node: Node, label: Label) -> PathStep:
 def _of_rollout(
     rollout: Rollout, tokenizer: Tokenizer, sampled: SampleSettings, scores: Sequence[float]
 ) -> tuple[PathStep, ...]:
-    if sampled.prompt == "direct":
+    if rollout.prompt == "direct":
         text = chat.decode(tokenizer, rollout.token_ids)
         return (PathStep(text, len(rollout.token_ids), len(rollout.log_probs)),)
     steps = steps_of_rollout(tokenizer, rollout, sampled.max_tokens)

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from etils import epath
 
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts import chat, direct, fence, pseudocode
+from o1jax.prompts import chat, direct, pseudocode
 from o1jax.prompts.chat import Tokenizer
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Rollout, SftSample, Tree, Verdict
 from o1jax.search.samples import passing_samples, program_of
 from o1jax.search.sampling import steps_of_rollout
-from o1jax.search.steps import text_of, without_eos
+from o1jax.search.steps import without_eos
 from o1jax.stages.manifest import read_manifest
 from o1jax.store import read_shards, read_trees
 
@@ -86,9 +86,7 @@ def wrong_programs(
 def _of_stage(place: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
     if (place / "trees").exists():
         eos_id, trees = tokenizer.eos_token_id, read_trees(place / "trees")
-        return [
-            s for tree in trees for s in passing_samples(tree, eos_id=eos_id, max_per_problem=len(tree.nodes))
-        ]
+        return [s for tree in trees for s in passing_samples(tree, eos_id=eos_id)]
     passing = [rollout for rollout in read_shards(place / "rollouts", Rollout) if rollout.reward == 1.0]
     found = (_sft_sample(rollout, tokenizer) for rollout in passing)
     return [sample for sample in found if sample is not None]
@@ -129,22 +127,11 @@ def _wrong_of_stage(place: epath.Path, tokenizer: Tokenizer | None) -> Iterator[
     else:
         for rollout in read_shards(place / "rollouts", Rollout):
             if _is_wrong(rollout.verdict):
-                yield rollout.problem_id, _program_of_rollout(place, rollout, tokenizer)
+                yield rollout.problem_id, rollout.program
 
 
 def _is_wrong(verdict: Verdict | None) -> bool:
     return verdict is not None and verdict.compiled and not verdict.passed
-
-
-def _program_of_rollout(place: epath.Path, rollout: Rollout, tokenizer: Tokenizer) -> str:
-    """Of an answer to the pseudocode or the direct prompt; it was judged, so it has one."""
-    program = steps_of_rollout(tokenizer, rollout, len(rollout.token_ids))[-1].program
-    try:
-        return program or direct.program_of(text_of(tokenizer, rollout.token_ids))
-    except fence.FenceError as error:
-        raise InputError(
-            f"{place}: rollout {rollout.id} has no program ({error}); give the policy that sampled it"
-        ) from error
 
 
 # Reference programs and reasoning of problems -> SFT samples, for both prompts.

@@ -24,7 +24,7 @@ from o1jax.policy import found
 from o1jax.prompts import nano_tokenizer
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, SftSample
-from o1jax.search.mcts import search_tests
+from o1jax.rewards.outcome import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems

@@ -73,8 +73,9 @@ async def check_references(
                 store.append(check)
                 passed.append(check.references_passed > 0)
                 rate = len(passed) / (time.monotonic() - started)
-                text = f"{rate:.1f} problems/s, {sum(passed)} of {len(passed)} with a right reference"
-                line.show(len(done), text, now=len(passed) == len(left))
+                # How many have a right reference is said at the end: the quick problems end first.
+                right = f", {sum(passed)} with a right reference" if len(passed) == len(left) else ""
+                line.show(len(done), f"{rate:.1f} problems/s{right}", now=len(passed) == len(left))
 
             await run_in_order(work, left, 2 * judging.slots)
     rate = len(left) / (time.monotonic() - started)

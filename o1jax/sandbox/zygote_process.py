@@ -36,9 +36,7 @@ class Isolation:
     """How a slot is to be jailed."""
 
     highest: str = "T2"  # the tier to try for: T0, T1 or T2 (jail/isolation.py)
-    packages: tuple[
-        str, ...
-    ] = ()  # imported beforehand from this interpreter's path, for programs to use
+    packages: tuple[str, ...] = ()  # imported beforehand from this interpreter's path, for programs to use
 
 
 class Zygote:

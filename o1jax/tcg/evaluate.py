@@ -25,7 +25,6 @@ from o1jax.problems.ladder import problems as ladder
 from o1jax.records import InputError, Problem, Rollout, TestCase
 from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.interface import Judge, Limits
-from o1jax.search.sampling import steps_of_rollout
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import open_policy
@@ -161,14 +160,11 @@ def before_figures(tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
 
 def policy_wrong(inputs: Mapping[str, epath.Path], most: int) -> dict[str, list[str]]:
     """Problem id -> at most `most` different programs of an evaluation that fail its final tests."""
-    tokenizer = open_policy(inputs["policy"]).tokenizer
     rollouts = read_records(inputs["wrong"] / "rollouts" / "pseudocode.parquet", Rollout)
     wrong: dict[str, dict[str, None]] = {}
     for rollout in rollouts:
         if rollout.verdict is not None and not rollout.verdict.passed:
-            program = steps_of_rollout(tokenizer, rollout, len(rollout.token_ids))[-1].program
-            if program:  # else the answer is malformed
-                wrong.setdefault(rollout.problem_id, {})[program] = None
+            wrong.setdefault(rollout.problem_id, {})[rollout.program] = None
     return {problem_id: list(programs)[:most] for problem_id, programs in wrong.items()}
 
 

@@ -18,7 +18,6 @@ from scripted import ASSISTANT, ScriptedEngine, byte_tokenizer, path, step
 from o1jax.evaluation import evaluate
 from o1jax.problems.load import load_problems
 from o1jax.prompts import direct
-from o1jax.prompts import direct as completion
 from o1jax.prompts.chat import save_tokenizer
 from o1jax.records import InputError, Rollout, TestCase
 from o1jax.sandbox.fork_judge import ForkJudge
@@ -69,7 +68,7 @@ class AnsweringEngine(ScriptedEngine):
 
     def answer(self, problem, program, prompt, prefix):
         if prompt is None:
-            end = "\ndef another():" if problem.starter_code else f"\n{completion.DONE}"
+            end = "\ndef another():" if problem.starter_code else f"\n{direct.DONE}"
             return program.removeprefix(problem.starter_code) + end
         if "<Step_Begin>" not in prompt:
             return direct.render_answer(program)

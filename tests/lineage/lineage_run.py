@@ -107,6 +107,8 @@ def rollout(problem_id, id, verdict, version=0):
         finish_reason="eos",
         temperature=1.0,
         policy_version=version,
+        prompt="pseudocode",
+        program=CHAIN[-1].text,
         verdict=verdict,
         reward=float(verdict is PASS),
     )

@@ -27,6 +27,8 @@ def rollout(problem_id, token_ids, reward):
         finish_reason="eos",
         temperature=1.0,
         policy_version=0,
+        prompt="pseudocode",
+        program="print(1)\n",
         verdict=Verdict(True, (CaseResult(status),)),
         reward=reward,
     )

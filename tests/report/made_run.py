@@ -70,6 +70,8 @@ def evaluation(run, place, passes, of=4, split="held_out"):
             "eos",
             1.0,
             0,
+            "pseudocode",
+            "pass\n",
             PASS,
             float(i < passed),
         )

@@ -23,7 +23,7 @@ WAITING = """
 import asyncio, signal, sys
 from etils import epath
 from o1jax.records import Rollout
-from o1jax.stages.evaluate_kept import Kept
+from o1jax.evaluation.sample_store import SampleStore
 from o1jax.stages.rl_rollouts import Player
 from o1jax.stages.together import all_have_played, joined, told_to_others
 
@@ -34,8 +34,8 @@ player.parts = out / "parts"
 waits = {
     "marks": lambda: all_have_played(out, "trees"),
     "parts": lambda: joined(out, out / "parts", Rollout, [], [], lambda rollout: rollout.problem_id),
-    "evaluation": lambda: Kept(out, None, 1).groups("rollouts/direct", [], None, None),
-    "trees": lambda: Kept(out, None, 1).all_trees("trees", []),
+    "evaluation": lambda: SampleStore(out, None, 1).groups("rollouts/direct", [], None),
+    "trees": lambda: SampleStore(out, None, 1).all_trees("trees", []),
     "update": lambda: player._joined([], [], 3),
 }
 with told_to_others(out):

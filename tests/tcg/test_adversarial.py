@@ -135,10 +135,13 @@ def tree_of(problem_id, programs):
     return Tree(problem_id, (3, 4), tuple(nodes), 0, 1.0, len(programs), 50, len(programs))
 
 
-def rollout_of(tokenizer, problem_id, text, verdict):
+def rollout_of(tokenizer, problem_id, text, verdict, program=""):
     ids = (*chat.encode(tokenizer, text), tokenizer.eos_token_id)
-    zeros = (0.0,) * len(ids)
-    return Rollout(text, problem_id, problem_id, (3,), ids, zeros, (True,) * len(ids), "eos", 1.0, 0, verdict)
+    zeros, ours = (0.0,) * len(ids), (True,) * len(ids)
+    prompt = "pseudocode" if "<Step_Begin>" in text else "direct"
+    return Rollout(
+        text, problem_id, problem_id, (3,), ids, zeros, ours, "eos", 1.0, 0, prompt, program, verdict
+    )
 
 
 FAILS, PASSES, BROKEN = Verdict(True, (AC, WA)), Verdict(True, (AC, AC)), Verdict(False, (WA, WA))
@@ -179,25 +182,21 @@ def test_wrong_programs_are_capped_a_problem_and_drawn_by_seed(tmp_path):
     assert draws[0] == draws[1] != draws[2] and draws[0]["p"] != draws[0]["q"]
 
 
-def test_a_rollouts_program_is_in_its_tokens_whatever_the_prompt(tmp_path):
+def test_a_rollout_holds_its_program_whatever_the_prompt(tmp_path):
     tokenizer = nano_tokenizer.train([ADD.question], 300)
     path = pseudocode.render_path([Step(1, "add"), Step(3, MINUS)])
     place = sample_stage(
         epath.Path(tmp_path) / "sampled",
-        rollout_of(tokenizer, "add", path, FAILS),
-        rollout_of(tokenizer, "add", path + "\nmore", FAILS),
-        rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS),
-        rollout_of(tokenizer, "add", direct.render_answer(NO_SIGN), PASSES),
+        rollout_of(tokenizer, "add", path, FAILS, MINUS),
+        rollout_of(tokenizer, "add", path + "\nmore", FAILS, MINUS),
+        rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS, TIMES),
+        rollout_of(tokenizer, "add", direct.render_answer(NO_SIGN), PASSES, NO_SIGN),
         rollout_of(tokenizer, "add", "no program", None),
     )
     found = wrong_programs([place], 9, 0, tokenizer)
     assert {"add"} == set(found) and sorted(found["add"]) == sorted([MINUS, TIMES])
     with pytest.raises(InputError, match="sampled: rollouts hold token ids; give the policy"):
         wrong_programs([place], 9, 0)
-    other = nano_tokenizer.train(["quite another text"], 290)
-    garbled = sample_stage(epath.Path(tmp_path) / "garbled", rollout_of(other, "add", "x = [1, 2]", FAILS))
-    with pytest.raises(InputError, match="garbled: rollout .* has no program"):
-        wrong_programs([garbled], 9, 0, tokenizer)
     with pytest.raises(InputError, match="no trees/ and no rollouts/ there"):
         wrong_programs([epath.Path(tmp_path)], 9, 0, tokenizer)
 
@@ -238,7 +237,7 @@ def house(tmp_path_factory):
     search_stage(root / "search", tree_of("add", [(MINUS, FAILS), (NO_SIGN, FAILS), (LARGE, FAILS)]))
     search_stage(root / "solved", tree_of("add", [(ADD.solutions[0], PASSES)]))
     search_stage(root / "others", tree_of("elsewhere", [(MINUS, FAILS)]))
-    sample_stage(root / "sampled", rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS))
+    sample_stage(root / "sampled", rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS, TIMES))
     return root
 
 

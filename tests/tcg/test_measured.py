@@ -178,7 +178,7 @@ def rollout(problem_id, source, passed, text=None):
     case = CaseResult(Status.AC if passed else Status.WA)
     return Rollout(
         f"{problem_id}#0", problem_id, problem_id, (1,), ids, (0.0,) * len(ids), (True,) * len(ids),
-        "eos", 1.0, 0, None if text else Verdict(True, (case,)), float(passed),
+        "eos", 1.0, 0, "pseudocode", source, None if text else Verdict(True, (case,)), float(passed),
     )  # fmt: skip
 
 
