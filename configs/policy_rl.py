@@ -3,8 +3,8 @@
     python launch/policy_rl.py --config=configs/policy_rl.py:nano --workdir=runs/policy_rl
 
 nano: 2 CPU cores, about 10 s an update of 256 answers, with references replayed beside them; rewarded by the
-outcome alone. Fewer updates teach little (configs/LOG.md). For phi give a process reward model and an alpha
-below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
+outcome alone. Fewer updates teach little (tests/benchmarks/LOG.md). For phi give a process reward model and
+an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
 
 qwen2.5-coder-7b: published safetensors in weights/, 8 devices of 80 GiB that hold the weights, their
 gradients, AdamW's moments (a train step of two rows a device takes 18.6 GiB of each of 8 H100, as compiled)

@@ -4,7 +4,7 @@
     python launch/prm.py --config=configs/prm.py:qwen2.5-coder-7b --workdir=runs/prm_7b
 
 ladder: 2 CPU cores, 4 GiB; nano policy, warmed up first unless --config.policy names a stage that trained
-one. Expected time and figures: configs/LOG.md.
+one. Expected time and figures: tests/benchmarks/RESULTS.md.
 
 qwen2.5-coder-7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
 epochs, weight decay .01. Published safetensors in weights/qwen2.5-coder-7b, and two files of problems with

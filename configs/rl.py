@@ -5,8 +5,8 @@
         --config.pool_trees=runs/ladder/seed_5/round_00/search --workdir=runs/rl/seed_5
 
 ladder: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up first; --config.prm_from
-names a process reward model. A round takes about 90 minutes of a shared core; figures: README.md and
-configs/LOG.md.
+names a process reward model. A round takes about 90 minutes of a shared core; figures:
+tests/benchmarks/RESULTS.md.
 """
 
 import ml_collections

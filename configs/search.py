@@ -3,7 +3,7 @@
     python launch/search.py --config=configs/search.py:nano --config.problems=problems.jsonl
 
 Hardware: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up on the ladder first
-(a few minutes); it solves ladder problems, not real ones. Expected figures: configs/LOG.md.
+(a few minutes); it solves ladder problems, not real ones. Expected figures: tests/benchmarks/LOG.md.
 """
 
 import ml_collections

@@ -3,7 +3,7 @@
     python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
     python launch/self_play.py --config=configs/self_play.py:search --workdir=runs/ladder/seed_0
 
-Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
+Hardware: 2 CPU cores, 4 GiB. Expected time and figures: tests/benchmarks/RESULTS.md.
 
     python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-7b --workdir=runs/coder_7b
 

@@ -2,8 +2,8 @@
 
     python launch/tcg.py --config=configs/tcg.py:ladder --workdir=runs/tcg/seed_0
 
-ladder: 2 CPU cores, 4 GiB; expected time and figures: configs/LOG.md. The generator starts from nothing.
-Without --config.policy (a stage), the policy that it is measured by is warmed up first.
+ladder: 2 CPU cores, 4 GiB; expected time and figures: tests/benchmarks/RESULTS.md. The generator starts
+from nothing. Without --config.policy (a stage), the policy that it is measured by is warmed up first.
 deepseek-coder-1.3b: published safetensors in weights/, TACO by name. The generator's settings are the
 paper's: QLoRA of rank 1 on the seven projections over nf4, learning rate 5e-4, length 4,096, micro-batches
 of 1 x 8, 5,000 steps; alpha, and all of DPO, are ours. One GPU of 80 GiB: the generator trains in

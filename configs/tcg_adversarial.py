@@ -4,7 +4,8 @@
 
 `inputs.found_0`, `found_1`, ... are search or sample stages of the policy; of sample stages give the `policy`
 too, for its tokenizer. Once a round, with the generator of the round before, it is iterative DPO. nano: 2 CPU
-cores, some minutes for 500 problems; configs/LOG.md has a run by validity alone, none with these settings.
+cores, some minutes for 500 problems; tests/benchmarks/LOG.md has a run by validity alone, none with these
+settings.
 """
 
 import ml_collections
