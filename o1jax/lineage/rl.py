@@ -17,7 +17,7 @@ from o1jax.lineage.stages import Input, Stage
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import Rollout
 from o1jax.rl import draw
-from o1jax.rl.examples import Group, lesson_of, reward_of
+from o1jax.rl.examples import Group, differ, reward_of
 from o1jax.rl.progress import read_rows
 from o1jax.rl.rollouts import groups_in, read_answers, rollouts_path
 from o1jax.rl.settings import Settings
@@ -38,7 +38,7 @@ def of_policy_rl(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]
     samples = []
     groups = asyncio.run(_answers(stage, settings, tokenizer, played))
     for (t, _), group in zip(played, groups, strict=True):
-        is_kept = bool(lesson_of([group], settings, t, scored=False).kept)
+        is_kept = differ([reward_of(answer, settings, t) for answer in group], settings)
         for answer in group:
             rollout = answer.rollout
             if wanted.has(rollout.id, rollout.problem_id):
