@@ -154,8 +154,8 @@ def d_logits(form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, d_
     """d_logits_BXW in hidden's dtype, of logits before the temperature: d log p / d logits is
     onehot(target) - p."""
     probs_BXW = jnp.exp(chunk_logits(form, hidden_BXD, block) - normaliser_BX[..., None])
-    found_BXW = (is_target(targets_BX, block) - probs_BXW) * d_log_probs_BX[..., None]
-    return (found_BXW / form.temperature).astype(hidden_BXD.dtype)
+    d_logits_BXW = (is_target(targets_BX, block) - probs_BXW) * d_log_probs_BX[..., None]
+    return (d_logits_BXW / form.temperature).astype(hidden_BXD.dtype)
 
 
 def blocks(form: Form, head_DV: jax.Array) -> tuple[int, int]:

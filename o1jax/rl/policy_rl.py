@@ -169,7 +169,7 @@ class Run:
         #    by the weights that the engine still has; they are for t + 1, so progress goes on first. Both end
         #    before the weights are pushed and anything is saved: an answer is of one policy, and there is no
         #    checkpoint without the answers that only the weights before it could give.
-        staleness, at = t - groups[0][0].rollout.policy_version, self.progress.place(settings)
+        staleness, at = t - groups[0][0].rollout.policy_version, self.progress.position(settings)
         training = asyncio.to_thread(self._train, began, examples, replay, t, at)
         self.progress = self.progress.after(groups, tokens_of([*examples, *replay], settings))
         if settings.max_staleness and not self.progress.is_done(settings):

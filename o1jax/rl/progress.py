@@ -39,9 +39,9 @@ class Progress:
 
     def is_done(self, settings: Settings) -> bool:
         """Whether the update that was the last has been."""
-        return self.place(settings) >= settings.updates
+        return self.position(settings) >= settings.updates
 
-    def place(self, settings: Settings) -> float:
+    def position(self, settings: Settings) -> float:
         """The updates so far, or, where a limit of tokens is nearer, as large a share of all updates."""
         limits = (
             (self.generated_tokens, settings.generated_tokens),
@@ -154,8 +154,8 @@ def watch(rows: Rows) -> dict[str, dict[str, float]]:
     without an audit there is no false_accept, and without an update that trained no entropy. (The outcome
     and the process score are figures of their own.)"""
     columns = {name: column(rows, name) for name in WATCHED}
-    found = {name: ends(values_N) for name, values_N in columns.items() if len(values_N)}
-    return {name: {"first": first, "last": last} for name, (first, last) in found.items()}
+    seen = {name: ends(values_N) for name, values_N in columns.items() if len(values_N)}
+    return {name: {"first": first, "last": last} for name, (first, last) in seen.items()}
 
 
 def flags(rows: Rows) -> dict[str, bool]:

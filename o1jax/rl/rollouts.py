@@ -172,8 +172,8 @@ async def read_answers(
         formed_G = [[step for step in steps if not step.error] for steps in steps_G]
         scored = [g for g, formed in enumerate(formed_G) if formed]
         prompt_ids, eos_id = rollouts[0].prompt_ids, tokenizer.eos_token_id
-        found = await scorer.score([path_of(prompt_ids, formed_G[g], eos_id) for g in scored])
-        for g, scores in zip(scored, found, strict=True):
+        scores_of_scored = await scorer.score([path_of(prompt_ids, formed_G[g], eos_id) for g in scored])
+        for g, scores in zip(scored, scores_of_scored, strict=True):
             scores_G[g][: len(scores)] = scores
     return [
         Answer(

@@ -30,14 +30,15 @@ NOT_IN_IDENTITY = ("checkpoint_every", "checkpoint_every_s")  # they decide no c
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """What an update trains on beside its own answers: `examples` drawn from the paths that passed in the
-    searches found_<k>, at most `max_per_problem` of each problem's, and from the references, `variants` of
-    each; `weight` of their negative log-likelihood (PolicyGradient.replay_weight)."""
+    """What an update trains on beside its own answers: some of the paths that passed in the inputs found_<k>,
+    and of the references."""
 
-    examples: int = 0
-    weight: float = 0.1
-    max_per_problem: int = 2
-    variants: int = 1
+    examples: int = 0  # drawn for every update; 0: none, and no such input
+    weight: float = 0.1  # of their negative log-likelihood (PolicyGradient.replay_weight)
+    max_per_problem: int = (
+        2  # of the passing paths of one problem, so that easy problems do not drown the rest
+    )
+    variants: int = 1  # of each reference: its first reasoning chains, and as many direct programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +120,7 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
             raise _refusal(name, seen, f"at least {least}")
     if settings.problems_per_update > n_problems:
         raise _refusal("problems_per_update", settings.problems_per_update, f"at most all {n_problems}")
+    # 1 is what overlaps sampling and training whole; more would only make answers older.
     if settings.max_staleness not in (0, 1):
         raise _refusal("max_staleness", settings.max_staleness, "0 or 1")
     if settings.max_staleness and not settings.loss.importance_cap:
@@ -126,10 +128,12 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
         raise _refusal("loss.importance_cap", 0.0, wanted)
     if settings.max_samples and settings.max_samples < settings.sample.n:
         raise _refusal("max_samples", settings.max_samples, f"0, or at least sample.n ({settings.sample.n})")
+    # An answer fills up to engine.context tokens, its prompt included, and lies whole in one row.
     if settings.row_length < settings.engine.context:
         raise _refusal(
             "row_length", settings.row_length, f"at least engine.context ({settings.engine.context})"
         )
+    # Either without the other is a page that says something else than it does.
     replays = "references" in inputs or bool(places_of(inputs))
     if replays != (settings.replay.examples > 0):
         wanted = "a number with references or found_<k>" if replays else "0 without references and found_<k>"
@@ -153,6 +157,7 @@ def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None
         raise _refusal(
             "reward.alpha", settings.reward.alpha, "an input prm, or constant 1.0 for the outcome alone"
         )
+    # A group baseline is made of the other answers; gae's is a value.
     if settings.advantage != "gae" and settings.sample.n < 2:
         raise _refusal("sample.n", settings.sample.n, f"at least 2 answers to compare ({settings.advantage})")
     if (settings.advantage == "gae") != (settings.loss.value_weight > 0):
@@ -165,6 +170,7 @@ def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None
         raise _refusal("negative_weight", settings.negative_weight, "0 or more")
     if settings.whiten and settings.advantage != "gae":
         raise _refusal("whiten", True, f"False: {settings.advantage!r} compares within a problem already")
+    # Answers to the other prompts are programs without steps: nothing to score or to give an advantage to.
     if not settings.has_steps and ("prm" in inputs or settings.advantage in OF_STEPS):
         raise _refusal(
             "sample.prompt", settings.sample.prompt, "'pseudocode' with a prm or an advantage of steps"

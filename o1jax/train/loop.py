@@ -43,7 +43,6 @@ class FitSettings:
     patience: int = (
         0  # evaluations without a better loss that end the run with the best parameters; 0: none do
     )
-    min_improvement: float = 0.0  # by which a loss must be lower to be better
     checkpoint_every: int = 0  # steps; 0: by the clock alone
     checkpoint_every_s: float = 120.0  # seconds; 0: never
     micro_batches: int = 1  # parts of a batch whose gradients are added up: less memory, the same step
@@ -60,17 +59,9 @@ class Progress:
     stale_evaluations: int = 0  # since the best one
 
 
-def check(settings: FitSettings, *, evaluates: bool) -> None:
-    """InputError for settings that ask for what cannot be."""
-    if settings.patience and not (evaluates and settings.evaluate_every):
-        raise InputError(
-            f"patience {settings.patience} needs evaluate and evaluate_every; give both, or patience 0"
-        )
-
-
-def judged(progress: Progress, loss: float, min_improvement: float) -> Progress:
+def judged(progress: Progress, loss: float) -> Progress:
     """The progress after an evaluation with this loss."""
-    if progress.best_loss is None or loss < progress.best_loss - min_improvement:
+    if progress.best_loss is None or loss < progress.best_loss:  # NaN never is
         return dataclasses.replace(progress, best_step=progress.step, best_loss=loss, stale_evaluations=0)
     return dataclasses.replace(progress, stale_evaluations=progress.stale_evaluations + 1)
 
@@ -79,11 +70,12 @@ def identity_of(batches: Batches, optimizer: OptimizerSettings, settings: FitSet
     """What a checkpoint must have in common with the run that resumes it, as JSON: optimizer, data, and the
     settings that decide the curve. Not the objective, the model's config or the parameters begun with: who
     calls gives the same ones in the same directory."""
-    names = ("evaluate_every", "patience", "min_improvement", "micro_batches")
     return {
         "optimizer": dataclasses.asdict(optimizer),
         "data": batches.digest(),
-        **{name: getattr(settings, name) for name in names},
+        "evaluate_every": settings.evaluate_every,
+        "patience": settings.patience,
+        "micro_batches": settings.micro_batches,
     }
 
 
@@ -116,12 +108,14 @@ def fit(
 
     `params` are gone when this returns, as donated ones are: nobody holds a second copy during the run.
     `frozen`: the model's other parameters, which are neither trained nor saved.
-    `evaluate` maps parameters to figures, of which `loss` decides (step.validation makes one); it
-    runs every `evaluate_every` steps and after the last, and may use the parameters only until it
-    returns: the next step takes their buffers. Raises NonFiniteLoss, Preempted, and
-    InputError if `directory` is damaged or of another run.
+    `evaluate` maps parameters to figures, of which `loss` decides; it runs every `evaluate_every` steps and
+    after the last, and may use the parameters only until it returns: the next step takes their buffers.
+    Raises NonFiniteLoss, Preempted, and InputError if `directory` is damaged or of another run.
     """
-    check(settings, evaluates=evaluate is not None)
+    if settings.patience and not (evaluate and settings.evaluate_every):
+        raise InputError(
+            f"patience {settings.patience} needs evaluate and evaluate_every; give both, or patience 0"
+        )
     began, identity = time.monotonic(), identity_of(batches, optimizer, settings)
     clock = {"every": settings.checkpoint_every, "every_s": settings.checkpoint_every_s}
     with open_resumable(directory, identity, **clock, agree_every=AGREE_EVERY) as resumable:
@@ -216,7 +210,7 @@ class Run:
         log.write(step, {f"validation_{name}": value for name, value in figures.items()})
         line.show(step, f"validation loss {figures['loss']:.4f}", now=True)
         self.fetched_at = time.monotonic()
-        self.progress = judged(self.progress, figures["loss"], settings.min_improvement)
+        self.progress = judged(self.progress, figures["loss"])
         return bool(settings.patience) and self.progress.best_step == step
 
     def at_plateau(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a train step changes, the one jitted step for every objective, and the evaluation step beside it.
+"""What a train step changes, and the one jitted step for every objective.
 
 A step is jit over split state: it merges the model inside, donates the old state, and returns scalars on the
 device. Does not read batches, fetch metrics or decide when to stop; that is loop.py. Saves nothing.
@@ -18,9 +18,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS, merge
-from o1jax.parallel.mesh import batch_spec, own_rows, place_batch, replicated
+from o1jax.parallel.mesh import batch_spec, replicated
 from o1jax.parallel.traced import on_mesh
 from o1jax.records import InputError
 from o1jax.train.objectives import Objective, Sums
@@ -200,24 +199,3 @@ def occupancy(batch: DeviceBatch) -> Metrics:
     """How many tokens a batch holds, and the share of its places that is padding."""
     taken = jnp.count_nonzero(batch["segment_ids_BT"])
     return {"tokens": taken, "padding_share": 1 - taken / batch["segment_ids_BT"].size}
-
-
-def validation(
-    graphdef: nnx.GraphDef, objective: Objective, batches: Batches, mesh: Mesh
-) -> Callable[[Any], dict]:
-    """params -> {"loss": ..., the objective's own means}: sums over one epoch / sum of weights."""
-
-    def sums(params: nnx.State, batch: DeviceBatch):
-        loss_sum, weight_sum, sums = objective(merge(graphdef, params), batch)
-        return {"loss": loss_sum, **sums}, weight_sum
-
-    program = jax.jit(on_mesh(sums, mesh))
-    own = own_rows(batches.rows_per_batch, mesh)
-
-    def evaluate(params: nnx.State) -> dict[str, float]:
-        placed = (place_batch(batch, mesh, own) for batch in batches.epoch(0, own.indices))
-        parts = [program(params, batch) for batch in placed]
-        totals, weight = jax.tree.map(lambda *values: float(sum(map(float, values))), *parts)
-        return {name: total / weight for name, total in totals.items()}
-
-    return evaluate

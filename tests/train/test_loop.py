@@ -110,11 +110,11 @@ def test_a_run_stops_at_the_plateau_and_keeps_the_best_parameters(undisturbed, t
     assert curve(tmp_path) == curve(undisturbed[0])[:60]
 
 
-def test_min_improvement_decides_what_counts_as_better():
-    before = judged(Progress(step=10), 2.0, 0.1)
-    assert judged(before, 1.95, 0.1).stale_evaluations == 1
-    assert judged(before, 1.85, 0.1).best_loss == 1.85
-    assert judged(before, float("nan"), 0.1).stale_evaluations == 1
+def test_only_a_lower_loss_counts_as_better():
+    before = judged(Progress(step=10), 2.0)
+    assert judged(before, 2.0).stale_evaluations == 1
+    assert judged(before, 1.85).best_loss == 1.85
+    assert judged(before, float("nan")).stale_evaluations == 1
 
 
 def test_validation_is_logged_and_evaluates_after_the_last_step(tmp_path):
