@@ -17,7 +17,7 @@ from o1jax.lineage.stages import Input, Stage
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import Rollout
 from o1jax.rl import draw
-from o1jax.rl.examples import Group, lesson_of, reward_of
+from o1jax.rl.examples import Group, differ, reward_of
 from o1jax.rl.progress import read_rows
 from o1jax.rl.rollouts import groups_in, read_answers, rollouts_path
 from o1jax.rl.settings import Settings
@@ -38,7 +38,7 @@ def of_policy_rl(archive: Archive, stage: Stage, wanted: Wanted) -> list[Sample]
     samples = []
     groups = asyncio.run(_answers(stage, settings, tokenizer, played))
     for (t, _), group in zip(played, groups, strict=True):
-        is_kept = bool(lesson_of([group], settings, t, scored=False).kept)
+        is_kept = differ([reward_of(answer, settings, t) for answer in group], settings)
         for answer in group:
             rollout = answer.rollout
             if wanted.has(rollout.id, rollout.problem_id):
@@ -60,10 +60,10 @@ def _replayed(
     """Found paths and references, each with the updates that drew it."""
     inputs = read_inputs(stage, "found_", "references")
     found, references = draw.samples_of(settings, inputs, tokenizer, stage.seed)
-    examples = draw.replayed(settings, inputs, tokenizer, stage.seed)
+    examples = draw.replay_buffer(settings, inputs, tokenizer, stage.seed)
     drawn: dict[str, list[int]] = {}
     for t in _updates(stage):
-        for example in draw.draw(examples, settings.replay.examples, stage.seed, t):
+        for example in draw.replay(examples, settings.replay.examples, stage.seed, t):
             drawn.setdefault(example.id, []).append(t)
     return [
         dataclasses.replace(

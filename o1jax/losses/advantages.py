@@ -1,7 +1,7 @@
 """Advantages of sampled answers and of their steps: one function an algorithm, numpy on the host, float64.
 
 rewards_G are the G samples of one problem; step rewards are one array a sample, one value a step. Does
-not make rewards (rewards/aggregate.py), spread advantages over tokens or drop groups. Every function
+not make rewards (rewards/phi.py), spread advantages over tokens or drop groups. Every function
 raises ValueError for values that are not finite: a sample without a verdict has no reward.
 """
 
@@ -60,14 +60,14 @@ def step_group_mean(step_rewards: Sequence[ArrayLike]) -> list[np.ndarray]:
     """One advantages_M a sample: each step's reward less the mean over all steps of the group, then the
     reward to go within the sample. step_group_normalized without the std (Dr. GRPO's change)."""
     steps_G = [vector(rewards) for rewards in step_rewards]
-    mean = together(steps_G).mean()
+    mean = all_entries(steps_G).mean()
     return [reward_to_go(rewards_M - mean) for rewards_M in steps_G]
 
 
 def step_group_normalized(step_rewards: Sequence[ArrayLike], eps: float = EPS) -> list[np.ndarray]:
     """One advantages_M a sample: (reward - mean) / (population std + eps) over all steps of the group,
     then the reward to go within the sample (GRPO with process supervision, arXiv 2402.03300, sec. 4.1.3)."""
-    std = together([vector(rewards) for rewards in step_rewards]).std()
+    std = all_entries([vector(rewards) for rewards in step_rewards]).std()
     return [advantages_M / (std + eps) for advantages_M in step_group_mean(step_rewards)]
 
 
@@ -88,7 +88,7 @@ def gae(rewards_M: ArrayLike, values_M: ArrayLike, gamma: float, lam: float) -> 
 def whiten(advantages: Sequence[ArrayLike], eps: float = EPS) -> list[np.ndarray]:
     """Each array, shifted and scaled so that all entries together have mean 0 and population std 1."""
     arrays = [vector(values) for values in advantages]
-    entries = together(arrays)
+    entries = all_entries(arrays)
     return [(values - entries.mean()) / (entries.std() + eps) for values in arrays]
 
 
@@ -112,7 +112,7 @@ def vector(values: ArrayLike) -> np.ndarray:
     return array
 
 
-def together(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def all_entries(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """All entries; ValueError if there are none."""
     if not any(map(len, arrays)):
         raise ValueError(f"{len(arrays)} samples without a step; wanted at least one step")

@@ -2,7 +2,7 @@
 
 On a mesh every device holds the logits of its own tokens and its own share of the vocabulary (`tensor`
 axis): what crosses it are maxima, sums and the gradient of hidden states, never logits. Everything that
-needs a log-prob (losses, engines' checks) comes here; what one device computes is logprob_blocks.py.
+needs a log-prob (losses, engines' checks) comes here.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ from jax.sharding import AbstractMesh
 
 from o1jax.parallel.traced import axis_size, exact, gathered, per_device, summed, traced_mesh
 
-# Log-probs, entropies and their gradients of one device's tokens over its share of the vocabulary.
-#
-# The vocabulary is walked in blocks and, for each, the tokens in chunks; the backward pass computes the
-# logits of a block and a chunk again. A block's gradient of the head is whole before the next one begins,
-# so that the gathered head and its float32 gradient exist one block at a time. Runs inside per_device
-# (parallel/traced.py); the whole function, with its gradient, is logprobs.py.
-
+# On a device the vocabulary is walked in blocks and, for each, the tokens in chunks; the backward pass makes
+# the logits of a block and a chunk again. Blocks are the outer loop, so that a block's gradient of the head
+# is whole before the next one begins: the gathered head and its float32 gradient exist a block at a time.
 BLOCK_AT_MOST = 1 << 26  # bytes of float32 of a block of the head, [D, W]
 LANES = 128  # a TPU's tile: blocks that end elsewhere are copied
 MASKED = -1e30  # finite: 0 * MASKED is 0
+HIDDEN, HEAD, TOKENS = ("batch", "length", None), ("embed", "vocab"), ("batch", "length")
 
 
 class Form(NamedTuple):
-    """What is fixed when the program is traced. `chunk`: tokens whose logits a device holds at once."""
+    """What is fixed when the program is traced."""
 
     temperature: float
-    chunk: int
-    entropy: bool
+    chunk: int  # tokens whose logits a device holds at once
     mesh: AbstractMesh | None
 
 
@@ -42,21 +38,61 @@ class Running(NamedTuple):
 
     highest_BX: jax.Array  # the largest logit
     sum_BX: jax.Array  # of exp(logit - highest)
-    product_BX: jax.Array  # of exp(logit - highest) * logit, for the entropy
     target_BX: jax.Array  # the target's logit, 0 until it was seen
 
 
 class Block(NamedTuple):
-    """W words of a device's vocabulary: their columns of the head, their ids, which of them are new (the
-    last block may reach back into the one before)."""
+    """W words of a device's vocabulary."""
 
-    head_DW: jax.Array
-    words_W: jax.Array
-    new_W: jax.Array
+    head_DW: jax.Array  # their columns of the head
+    words_W: jax.Array  # their ids
+    new_W: jax.Array  # which are new: the last block may reach back into the one before
+
+
+def token_log_probs(
+    hidden_BTD: jax.Array,
+    head_DV: jax.Array,
+    targets_BT: jax.Array,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+) -> jax.Array:
+    """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32.
+
+    `chunk` is how many tokens' logits exist at once on a device; it changes memory, not values.
+    Gradients flow to hidden_BTD and head_DV. Logits are float32, whatever the inputs' dtype.
+    """
+    B, T, D = hidden_BTD.shape
+    assert targets_BT.shape == (B, T) and head_DV.shape[0] == D
+    return log_probs(Form(temperature, chunk, traced_mesh()), hidden_BTD, head_DV, targets_BT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def log_probs(form: Form, hidden_BTD, head_DV, targets_BT) -> jax.Array:
+    """log_probs_BT, with a backward pass that keeps no logits."""
+    return forward(form, hidden_BTD, head_DV, targets_BT)[0]
+
+
+def forward(form: Form, hidden_BTD, head_DV, targets_BT):
+    """(log_probs_BT, what the backward pass needs: the inputs and each token's normaliser)."""
+    local = functools.partial(local_forward, form)
+    on_devices = per_device(local, form.mesh, [HIDDEN, HEAD, TOKENS], [TOKENS] * 2)
+    log_probs_BT, normaliser_BT = on_devices(hidden_BTD, head_DV, targets_BT)
+    return log_probs_BT, (hidden_BTD, head_DV, targets_BT, normaliser_BT)
+
+
+def backward(form: Form, saved, d_log_probs_BT):
+    """Gradients to hidden and head."""
+    local = functools.partial(local_backward, form)
+    on_devices = per_device(local, form.mesh, [HIDDEN, HEAD] + [TOKENS] * 3, [HIDDEN, HEAD])
+    return *on_devices(*saved, d_log_probs_BT), None
+
+
+log_probs.defvjp(forward, backward)
 
 
 def local_forward(form: Form, hidden_BTD, head_DV, targets_BT):
-    """(log_probs_BT, entropy_BT, normaliser_BT) of one device's tokens."""
+    """(log_probs_BT, normaliser_BT) of one device's tokens, over all devices' vocabularies."""
     size, T = chunk_size(form, targets_BT), targets_BT.shape[1]
     hidden_CBXD, targets_CBX = split_chunks(hidden_BTD, size), split_chunks(targets_BT, size)
 
@@ -65,9 +101,16 @@ def local_forward(form: Form, hidden_BTD, head_DV, targets_BT):
         return jax.lax.map(lambda chunk: seen(form, block, *chunk), (running, hidden_CBXD, targets_CBX)), None
 
     nothing = jnp.zeros(targets_CBX.shape, jnp.float32)
-    start = Running(nothing + MASKED, nothing, nothing, nothing)
+    start = Running(nothing + MASKED, nothing, nothing)
     running, _ = jax.lax.scan(one_block, start, jnp.arange(blocks(form, head_DV)[0]))
-    return tuple(join_chunks(values_CBX, T) for values_CBX in concluded(form, running))
+    highest_CBX = running.highest_BX
+    if axis_size(form.mesh, "tensor") > 1:
+        highest_CBX = jax.lax.pmax(highest_CBX, "tensor")
+    kept_CBX = jnp.exp(running.highest_BX - highest_CBX)
+    sum_CBX = summed(running.sum_BX * kept_CBX, form.mesh, "tensor")
+    target_CBX = summed(running.target_BX, form.mesh, "tensor")
+    normaliser_CBX = highest_CBX + jnp.log(sum_CBX)
+    return join_chunks(target_CBX - normaliser_CBX, T), join_chunks(normaliser_CBX, T)
 
 
 def seen(form: Form, block: Block, running: Running, hidden_BXD, targets_BX) -> Running:
@@ -77,33 +120,15 @@ def seen(form: Form, block: Block, running: Running, hidden_BXD, targets_BX) -> 
     kept_BX = jnp.exp(running.highest_BX - highest_BX)
     exp_BXW = jnp.exp(logits_BXW - highest_BX[..., None])
     target_BX = jnp.where(is_target(targets_BX, block), logits_BXW, 0.0).sum(axis=-1)
-    product_BX = (exp_BXW * logits_BXW).sum(axis=-1) if form.entropy else 0.0
-    return Running(
-        highest_BX,
-        running.sum_BX * kept_BX + exp_BXW.sum(axis=-1),
-        running.product_BX * kept_BX + product_BX,
-        running.target_BX + target_BX,
-    )
+    sum_BX = running.sum_BX * kept_BX + exp_BXW.sum(axis=-1)
+    return Running(highest_BX, sum_BX, running.target_BX + target_BX)
 
 
-def concluded(form: Form, running: Running) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(log-prob, entropy, normaliser) of every token, over all devices' vocabularies."""
-    highest_CBX = running.highest_BX
-    if axis_size(form.mesh, "tensor") > 1:
-        highest_CBX = jax.lax.pmax(highest_CBX, "tensor")
-    kept_CBX = jnp.exp(running.highest_BX - highest_CBX)
-    sums = running.sum_BX * kept_CBX, running.product_BX * kept_CBX, running.target_BX
-    sum_CBX, product_CBX, target_CBX = (summed(x, form.mesh, "tensor") for x in sums)
-    normaliser_CBX = highest_CBX + jnp.log(sum_CBX)
-    entropy_CBX = normaliser_CBX - product_CBX / sum_CBX if form.entropy else jnp.zeros_like(sum_CBX)
-    return target_CBX - normaliser_CBX, entropy_CBX, normaliser_CBX
-
-
-def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, *of_tokens):
-    """(d_hidden_BTD, d_head_DV) of one device's tokens and vocabulary. `of_tokens`: normaliser, entropy and
-    the gradients of log-prob and entropy, each [B, T]."""
+def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, normaliser_BT, d_log_probs_BT):
+    """(d_hidden_BTD, d_head_DV) of one device's tokens and vocabulary."""
     size, dtype = chunk_size(form, targets_BT), hidden_BTD.dtype
-    hidden_CBXD, *tokens = (split_chunks(x, size) for x in (hidden_BTD, targets_BT, *of_tokens))
+    of_tokens = hidden_BTD, targets_BT, normaliser_BT, d_log_probs_BT
+    hidden_CBXD, *tokens = (split_chunks(x, size) for x in of_tokens)
 
     def one_block(carry, number: jax.Array):
         d_hidden_CBXD, d_head_DV = carry
@@ -125,19 +150,12 @@ def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, *of_tokens):
     return summed(d_hidden_BTD, form.mesh, "tensor"), d_head_DV.astype(head_DV.dtype)
 
 
-def d_logits(
-    form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, entropy_BX, d_log_probs_BX, d_entropy_BX
-) -> jax.Array:
-    """d_logits_BXW in hidden's dtype, of logits before the temperature.
-
-    d log p / d logits = onehot(target) - p; d entropy / d logits = -p (log p + entropy).
-    """
-    log_probs_BXW = chunk_logits(form, hidden_BXD, block) - normaliser_BX[..., None]
-    probs_BXW = jnp.exp(log_probs_BXW)
-    found_BXW = (is_target(targets_BX, block) - probs_BXW) * d_log_probs_BX[..., None]
-    if form.entropy:
-        found_BXW -= probs_BXW * (log_probs_BXW + entropy_BX[..., None]) * d_entropy_BX[..., None]
-    return (found_BXW / form.temperature).astype(hidden_BXD.dtype)
+def d_logits(form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, d_log_probs_BX) -> jax.Array:
+    """d_logits_BXW in hidden's dtype, of logits before the temperature: d log p / d logits is
+    onehot(target) - p."""
+    probs_BXW = jnp.exp(chunk_logits(form, hidden_BXD, block) - normaliser_BX[..., None])
+    d_logits_BXW = (is_target(targets_BX, block) - probs_BXW) * d_log_probs_BX[..., None]
+    return (d_logits_BXW / form.temperature).astype(hidden_BXD.dtype)
 
 
 def blocks(form: Form, head_DV: jax.Array) -> tuple[int, int]:
@@ -212,68 +230,3 @@ def join_chunks(x_CBX: jax.Array, T: int) -> jax.Array:
     """The inverse of split_chunks, x_BT."""
     _, B, _, *rest = x_CBX.shape
     return jnp.moveaxis(x_CBX, 0, 1).reshape(B, -1, *rest)[:, :T]
-
-
-HIDDEN, HEAD, TOKENS = ("batch", "length", None), ("embed", "vocab"), ("batch", "length")
-
-
-def token_log_probs(
-    hidden_BTD: jax.Array,
-    head_DV: jax.Array,
-    targets_BT: jax.Array,
-    *,
-    temperature: float = 1.0,
-    chunk: int = 1024,
-) -> jax.Array:
-    """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32.
-
-    `chunk` is how many tokens' logits exist at once on a device; it changes memory, not values.
-    Gradients flow to hidden_BTD and head_DV. Logits are float32, whatever the inputs' dtype.
-    """
-    check(hidden_BTD, head_DV, targets_BT)
-    form = Form(temperature, chunk, False, traced_mesh())
-    return figures(form, hidden_BTD, head_DV, targets_BT)[0]
-
-
-def token_log_probs_and_entropy(
-    hidden_BTD: jax.Array,
-    head_DV: jax.Array,
-    targets_BT: jax.Array,
-    *,
-    temperature: float = 1.0,
-    chunk: int = 1024,
-) -> tuple[jax.Array, jax.Array]:
-    """(log_probs_BT as token_log_probs, entropy_BT of the whole distribution in nats), float32."""
-    check(hidden_BTD, head_DV, targets_BT)
-    form = Form(temperature, chunk, True, traced_mesh())
-    return figures(form, hidden_BTD, head_DV, targets_BT)
-
-
-def check(hidden_BTD: jax.Array, head_DV: jax.Array, targets_BT: jax.Array) -> None:
-    """The shapes fit together."""
-    B, T, D = hidden_BTD.shape
-    assert targets_BT.shape == (B, T) and head_DV.shape[0] == D
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def figures(form: Form, hidden_BTD, head_DV, targets_BT) -> tuple[jax.Array, jax.Array]:
-    """(log_probs_BT, entropy_BT), the latter 0 unless the form asks for it."""
-    return forward(form, hidden_BTD, head_DV, targets_BT)[0]
-
-
-def forward(form: Form, hidden_BTD, head_DV, targets_BT):
-    """(figures, what the backward pass needs: the inputs, each token's normaliser and entropy)."""
-    local = functools.partial(local_forward, form)
-    on_devices = per_device(local, form.mesh, [HIDDEN, HEAD, TOKENS], [TOKENS] * 3)
-    log_probs_BT, entropy_BT, normaliser_BT = on_devices(hidden_BTD, head_DV, targets_BT)
-    return (log_probs_BT, entropy_BT), (hidden_BTD, head_DV, targets_BT, normaliser_BT, entropy_BT)
-
-
-def backward(form: Form, saved, gradients):
-    """Gradients to hidden and head."""
-    local = functools.partial(local_backward, form)
-    on_devices = per_device(local, form.mesh, [HIDDEN, HEAD] + [TOKENS] * 5, [HIDDEN, HEAD])
-    return *on_devices(*saved, *gradients), None
-
-
-figures.defvjp(forward, backward)

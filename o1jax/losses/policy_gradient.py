@@ -2,7 +2,7 @@
 
 Every array is [B, T]; column t is the token that position t predicts. Where mask_BT is 0 anything may
 stand, also NaN: the result there is 0, and so is its gradient. Gradients flow to log_probs_BT (and to
-values_BT) alone. Does not sum or normalise (train/policy_objective.py) or make advantages.
+values_BT) alone. Does not sum or normalise (rl/objective.py) or make advantages.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from o1jax.losses.dpo import only
-from o1jax.losses.segments import part_sums, spread
+from o1jax.losses.likelihood import only, part_sums, spread
 
 # Ratios of probabilities end at e^20, and have no gradient there: e^89 is infinite, and 0 * inf is NaN.
 LARGEST_LOG_RATIO = 20.0

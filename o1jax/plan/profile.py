@@ -27,8 +27,8 @@ from o1jax.parallel.mesh import own_rows, place_batch
 from o1jax.parallel.processes import is_leader
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints
-from o1jax.train.loop import items_of
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
+from o1jax.train.resumable import items_of
 from o1jax.train.step import TrainState, init_state, make_train_step
 
 GIB = 1 << 30

@@ -1,7 +1,7 @@
 """The objective of policy-gradient RL: rollouts (encode_rollout) with their advantages.
 
-Beside objectives.py for its size. The terms are in losses/policy_gradient.py; here they are put together,
-weighted for staleness, and normalised. Makes no advantages, and decides no update.
+The terms are in losses/policy_gradient.py; here they are put together, weighted for staleness and normalised.
+Makes no advantages, and decides no update.
 """
 
 from __future__ import annotations
@@ -13,50 +13,43 @@ import jax
 import jax.numpy as jnp
 
 from o1jax.losses import policy_gradient as losses
+from o1jax.losses.likelihood import part_sums, spread
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.losses.prm import step_logits
-from o1jax.losses.segments import part_sums, spread
 from o1jax.model.transformer import Transformer
 from o1jax.records import InputError
 from o1jax.train.objectives import Batch, Objective, Sums, batch_hidden, weighted
 
-RATIOS = ("none", "clip", "cispo", "sequence")
-NORMALIZE = ("token", "sequence", "constant")
-
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient:
-    """`ratio` to the proximal policy: "none" REINFORCE, "clip" PPO, "cispo", "sequence" GSPO, the last three
-    bounded by 1 - clip_low and 1 + clip_high. `importance_cap` bounds the importance weights of the proximal
-    policy to the sampler (0: no such weights). `normalize`: the mean over tokens, over sequences of their
-    means over tokens, or over sequences of their sums / `constant` tokens (Dr. GRPO). `temperature`: that of
-    sampling, inside the log-prob. `good_id` and `bad_id`: the score tokens, read as a value in [0, 1].
+    """The loss. Its KL and value terms are normalised as the policy's is: a value that stands at every 30th
+    token counts a 30th of `value_weight`."""
 
-    `replay_weight` counts the negative log-likelihood of replayed examples (as_replay): its sum over their
-    tokens is divided by what the policy's loss is divided by. It holds the policy where the noise of its own
-    answers would let it drift (the pretraining term of InstructGPT's PPO-ptx, arXiv 2203.02155, eq. 2).
-
-    KL and value terms are normalised as the policy's are: a value that stands at every 30th token counts a
-    30th of `value_weight`.
-    """
-
+    # To the proximal policy: "none" REINFORCE, "clip" PPO, "cispo" CISPO, "sequence" GSPO.
     ratio: Literal["none", "clip", "cispo", "sequence"] = "clip"
-    clip_low: float = 0.2
-    clip_high: float = 0.28
+    clip_low: float = 0.2  # the ratio is bounded by 1 - clip_low (PPO's epsilon) ...
+    clip_high: float = 0.28  # ... and by 1 + clip_high (DAPO's; higher, so that rare tokens may rise)
+    # Bounds the importance weights of the proximal policy to the sampler, without which one token that the
+    # engine found unlikely could outweigh all others (published recipes take about 2); 0: no such weights.
     importance_cap: float = 2.0
-    kl_weight: float = 0.0
-    value_weight: float = 0.0
+    kl_weight: float = 0.0  # of KL to the policy that the run began with
+    value_weight: float = 0.0  # of the squared error of the score head's values, for advantages by gae
+    # Of the negative log-likelihood of replayed examples: its sum over their tokens is divided by what the
+    # policy's loss is divided by (the pretraining term of InstructGPT's PPO-ptx, arXiv 2203.02155, eq. 2).
+    # Filled in from Settings.replay.
     replay_weight: float = 0.0
+    # The mean over tokens, over sequences of their means over tokens, or over sequences of their sums divided
+    # by `constant` (Dr. GRPO).
     normalize: Literal["token", "sequence", "constant"] = "token"
-    constant: int = 0
-    temperature: float = 1.0
-    good_id: int = 0
+    constant: int = 0  # tokens
+    temperature: float = 1.0  # that of sampling, inside the log-prob; filled in
+    good_id: int = 0  # the score tokens, read as a value in [0, 1]; filled in from the tokenizer
     bad_id: int = 0
 
 
 def policy_gradient(settings: PolicyGradient) -> Objective:
-    """The objective by these settings. InputError for settings outside their ranges, and, where a batch is
-    read, for a column that is not there.
+    """The objective by these settings. InputError for settings outside their ranges.
 
     Columns: advantage and behaviour (the sampler's log-probs); old, the proximal policy's log-probs, else
     that policy is the current one, which fits one update a batch of rollouts; reference, for kl_weight;
@@ -67,13 +60,12 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
     Metrics, each the mean over action tokens, by "sequence" and "constant" within each sequence first:
     importance, clip_share, ratio (to the proximal policy), sampler_difference (|log_prob - behaviour|),
     entropy (-log_prob, its estimate), kl (k3), replay (the sum over replayed tokens, divided as the loss is)
-    and value_error (its square, over the positions with a
-    value). All sums are plain sums over tokens or sequences: micro-batches and packing change nothing.
+    and value_error (its square, over the positions with a value).
     """
     check(settings)
 
+    # All sums are plain sums over tokens or sequences, so that micro-batches and packing change nothing.
     def objective(model: Transformer, batch: Batch) -> Sums:
-        check_columns(settings, batch)
         mask_BT, segments_BT = batch["weights_BT"] != 0, batch["segment_ids_BT"]
         hidden_BTD, head_DV = batch_hidden(model, batch), model.head_DV()
         log_probs_BT = token_log_probs(
@@ -85,8 +77,11 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
             metrics["kl"] = losses.kl_k3(log_probs_BT, batch["reference_BT"], mask_BT)
             loss_BT += settings.kl_weight * metrics["kl"]
         if settings.value_weight:
-            logits_BT = step_logits(hidden_BTD, head_DV, settings.good_id, settings.bad_id)
-            value_BT = batch_value_loss(jax.nn.sigmoid(logits_BT), batch)
+            # The score head of the policy itself is its value function: no second model, and no new weights.
+            values_BT = jax.nn.sigmoid(step_logits(hidden_BTD, head_DV, settings.good_id, settings.bad_id))
+            weights_BT = batch["value_weight_BT"]
+            value_BT = losses.value_loss(values_BT, batch["value_target_BT"], weights_BT != 0)
+            value_BT = weighted(value_BT, weights_BT)
             loss_BT += settings.value_weight * value_BT
             metrics["value_error"] = 2 * value_BT * tokens_a_value(batch, mask_BT)
         sums = {name: jnp.sum(shares.metric_BT * values_BT) for name, values_BT in metrics.items()}
@@ -104,8 +99,11 @@ def policy_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(losses of the action tokens, by importance; their metrics), each [B, T] and 0 outside the mask."""
     fixed_BT, behaviour_BT = jax.lax.stop_gradient(log_probs_BT), batch["behaviour_BT"]
+    # Without a column `old` the policy is its own proximal one: the ratio is 1, with the log-prob's gradient.
     old_BT = batch["old_BT"] if "old_BT" in batch else fixed_BT
     importance_BT = mask_BT.astype(jnp.float32)
+    # Two ratios, not one: the clipped one is to the policy at the update's beginning, and this one makes up
+    # for what lies between that and the engine that sampled (decoupled PPO, arXiv 2110.00641).
     if settings.importance_cap:
         importance_BT = losses.truncated_weights(old_BT, behaviour_BT, mask_BT, settings.importance_cap)
     terms_BT, clipped_BT = policy_terms(settings, log_probs_BT, old_BT, batch, mask_BT)
@@ -114,7 +112,7 @@ def policy_loss(
         "clip_share": clipped_BT.astype(jnp.float32),
         "ratio": losses.only(mask_BT, jnp.exp(losses.log_ratio(fixed_BT, old_BT, mask_BT))),
         "sampler_difference": jnp.abs(losses.log_ratio(fixed_BT, behaviour_BT, mask_BT)),
-        "entropy": -losses.only(mask_BT, fixed_BT),
+        "entropy": -losses.only(mask_BT, fixed_BT),  # of sampled tokens: no [B, T, V] is needed for it
     }
     return importance_BT * terms_BT, metrics
 
@@ -132,12 +130,6 @@ def policy_terms(
         return losses.cispo(log_probs_BT, old_BT, advantages_BT, mask_BT, *bounds)
     segments_BT = batch["segment_ids_BT"]
     return losses.sequence_clipped(log_probs_BT, old_BT, advantages_BT, mask_BT, segments_BT, *bounds)
-
-
-def batch_value_loss(values_BT: jax.Array, batch: Batch) -> jax.Array:
-    """The value loss by value_weight, which is 0 where no value is asked."""
-    weights_BT = batch["value_weight_BT"]
-    return weighted(losses.value_loss(values_BT, batch["value_target_BT"], weights_BT != 0), weights_BT)
 
 
 def tokens_a_value(batch: Batch, mask_BT: jax.Array) -> jax.Array:
@@ -158,10 +150,12 @@ class Shares(NamedTuple):
 
 
 def shares_of(settings: PolicyGradient, mask_BT: jax.Array, segments_BT: jax.Array) -> Shares:
-    """The shares by `normalize`; sequences are the segments that have an action token."""
+    """The shares by `normalize`."""
+    # Sequences are the segments with an action token: replayed examples and padding have none, and what the
+    # policy's loss is divided by must not depend on them.
     tokens_BS = part_sums(mask_BT.astype(jnp.float32), segments_BT)
     one_BT = jnp.ones(mask_BT.shape, jnp.float32)
-    if settings.normalize == "token":
+    if settings.normalize == "token":  # long answers count for more, each token for the same
         return Shares(one_BT, one_BT, tokens_BS.sum())
     of_sequence_BT = spread(jnp.where(tokens_BS == 0, 0.0, 1 / jnp.maximum(tokens_BS, 1.0)), segments_BT)
     loss_BT = of_sequence_BT if settings.normalize == "sequence" else one_BT / settings.constant
@@ -172,8 +166,6 @@ def check(settings: PolicyGradient) -> None:
     """InputError unless every setting is in its range."""
     s = settings
     wanted = {
-        f"ratio {s.ratio!r}; wanted one of {', '.join(RATIOS)}": s.ratio in RATIOS,
-        f"normalize {s.normalize!r}; wanted one of {', '.join(NORMALIZE)}": s.normalize in NORMALIZE,
         f"clip_low {s.clip_low}; wanted 0 to 1": 0 <= s.clip_low <= 1,
         f"clip_high {s.clip_high}; wanted 0 or more": s.clip_high >= 0,
         f"importance_cap {s.importance_cap}; wanted 0 (no weights) or more": s.importance_cap >= 0,
@@ -191,16 +183,3 @@ def check(settings: PolicyGradient) -> None:
     for message, holds in wanted.items():
         if not holds:
             raise InputError(f"policy gradient: {message}")
-
-
-def check_columns(settings: PolicyGradient, batch: Batch) -> None:
-    """InputError that names a column which the settings need and the batch has not."""
-    needed = ["advantage", "behaviour"]
-    needed += ["reference"] * (settings.kl_weight > 0)
-    needed += ["replay"] * (settings.replay_weight > 0)
-    needed += ["value_target", "value_weight"] * (settings.value_weight > 0)
-    missing = [name for name in needed if f"{name}_BT" not in batch]
-    if missing:
-        raise InputError(
-            f"policy gradient: the batch has no column {', '.join(missing)}; give encode_rollout its values"
-        )

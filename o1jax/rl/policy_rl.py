@@ -1,56 +1,74 @@
 """Step 5: policy-gradient RL of a policy on its own answers, rewarded by outcome and process (O1-CODER, 3.5).
 
-Inputs: policy; problems (check_problems), whose own tests judge; prm, where alpha is below 1; audit: a
-check_problems stage of the same problems with more tests, which only measures; references and found_<k>
-(searches), of which something is replayed in every update. An update: draw problems (rl_draw) and what to
-replay (rl_replay), sample and score answers (rl_rollouts), reward them (rl_examples), take the optimizer's
-steps (rl_learner), hand the engine the new weights. All of update t is a pure function of (seed, t,
-parameters, history), so that a run killed at any instant goes on to the same curve. Changes no reward model.
+`Run.update` is one whole update. It is GRPO (Shao et al. 2024, arXiv 2402.03300) but for this:
+
+ 1. The advantage is the reward less the group's mean, not divided by the group's std, which would blow up the
+    groups that are almost solved or almost hopeless (Dr. GRPO, arXiv 2503.20783).  [advantage]
+ 2. Groups whose answers are all rewarded alike are dropped whole, before anything is divided.  [keep_groups]
+ 3. The loss is a mean over the tokens of all answers. A mean over answers of their means would count a token
+    of a long answer for less (DAPO, arXiv 2503.14476).  [loss.normalize]
+ 4. The ratio is clipped at 1 - .2 and 1 + .28, so that a rare token may rise further than it may fall (DAPO).
+    With one epoch and no staleness the ratio is 1, and nothing is clipped.  [loss.clip_low, loss.clip_high]
+ 5. There is no KL term to a reference policy.  [loss.kl_weight]
+ 6. A token's loss is weighted by min(p_trainer / p_sampler, 2): the engine's arithmetic is not the trainer's,
+    and its weights may be older.  [loss.importance_cap]
+ 7. The reward is phi = alpha(t) R + (1 - alpha(t)) * process term: as updates go by, the outcome R gives
+    weight to what the process reward model says of the steps.  [reward; with alpha always 1 it is R alone]
+ 8. A group in which nothing passes is sampled on, up to max_samples answers.  [max_samples; off at 0]
+ 9. Answers of others are replayed beside the policy's own, by their log-likelihood.  [replay; off at 0]
+10. Update t + 1 is sampled while update t trains, by the weights before t.  [max_staleness; off at 0]
+11. What an answer says after its program, or after a malformed step, is not trained on.
+
+Inputs: policy; problems (check_problems), whose own tests judge; prm; audit: a check_problems stage of the
+same problems with more tests, which only measures; references and found_<k> (searches), to be replayed.
+Update t is a pure function of (seed, t, parameters, history), so that a run killed at any instant goes on to
+the same curve. Changes no reward model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import make_mesh, own_copy
-from o1jax.parallel.processes import agreed, is_leader
+from o1jax.parallel.processes import is_leader
 from o1jax.records import InputError, Problem
 from o1jax.rl import draw
-from o1jax.rl import draw as rl_replay
-from o1jax.rl.examples import Group, Lesson, lesson_of
-from o1jax.rl.learner import Learner, optimizer_of
-from o1jax.rl.progress import Progress, after, figures_of, identity_of, read_rows, timings_of
-from o1jax.rl.rollouts import Player
+from o1jax.rl.examples import Group, examples_of, gae_examples_of, groups_that_teach, reward_of
+from o1jax.rl.learner import Learner, optimizer_of, tokens_of
+from o1jax.rl.progress import Progress, figures_of, identity_of, read_rows, reward_figures, timings_of
+from o1jax.rl.rollouts import RolloutCollector, write_rewards
 from o1jax.rl.settings import Settings, check
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import check_model, open_policy, save_trained, with_adapters, without_adapters
 from o1jax.stages.workers import WeightSync, open_scorer, open_workers, scorer_timings
-from o1jax.train.checkpoint import Checkpoints, Policy
-from o1jax.train.loop import Preempted, items_of, preempted, refuse_other, sigterm_noted
+from o1jax.train.checkpoint import Policy
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.optimizer import make_optimizer
-from o1jax.train.step import TrainState, abstract_state, init_state, struct
+from o1jax.train.resumable import Resumable, open_resumable
+from o1jax.train.step import abstract_state, init_state
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: updates, first_update, next_update, generated_tokens, trained_tokens, groups_kept,
     groups_dropped, updates_without_signal, first_ and last_outcome and _process (means of the first and
-    the last tenth of the updates), flags (rl_watch). Raises Preempted after saving, and NonFiniteLoss."""
+    the last tenth of the updates), watch and flags (progress.py). Raises Preempted after saving, and
+    NonFiniteLoss."""
     problems = read_problems(inputs["problems"])
     check(settings, inputs, len(problems))
-    with Checkpoints(out / "fit" / "checkpoints") as checkpoints, sigterm_noted() as sigterm:
-        training = Run(settings, inputs, problems, seed, checkpoints, sigterm)
-        timings = asyncio.run(training.play_and_learn(out))
+    identity = identity_of(settings, problems, seed)
+    clock = {"every": settings.checkpoint_every, "every_s": settings.checkpoint_every_s}
+    with open_resumable(out / "fit", identity, **clock) as resumable:
+        training = Run(out, settings, inputs, problems, seed, resumable)
+        timings = asyncio.run(training.until_done())
         save_trained(out, training.trained, training.state.params, settings.train.lora)
     if not is_leader():
         return StageResult({}, {})
@@ -58,49 +76,45 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     return StageResult(figures_of(rows, settings), timings | timings_of(rows))
 
 
+class Sampled(NamedTuple):
+    """The answers of one update, groups_P_G, and the seconds that they took."""
+
+    groups: list[Group]
+    seconds: float
+
+
 class Run:
-    """The state of one run: the train state and the progress."""
+    """The state of one run: the train state, the progress, and what is held open to sample."""
 
     def __init__(
         self,
+        out: epath.Path,
         settings: Settings,
         inputs: Mapping[str, epath.Path],
         problems: Sequence[Problem],
         seed: int,
-        checkpoints: Checkpoints,
-        sigterm: threading.Event,
+        resumable: Resumable,
     ):
-        self.settings, self.inputs, self.problems, self.seed = settings, inputs, problems, seed
-        self.checkpoints, self.sigterm = checkpoints, sigterm
-        self.identity = identity_of(settings, problems, seed)
+        self.out, self.settings, self.inputs, self.problems = out, settings, inputs, problems
+        self.seed, self.resumable = seed, resumable
         policy = open_policy(inputs["policy"])
         check_model("policy_rl", settings.train.model, policy)
         self.weight_sync = WeightSync(policy)
         policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
-        self.replayed = rl_replay.replayed(settings, inputs, policy.tokenizer, seed)
+        self.replay_buffer = draw.replay_buffer(settings, inputs, policy.tokenizer, seed)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
-        shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), policy.params)
-        like = abstract_state(shapes, transformation, mesh)
+        like = abstract_state(policy.params, transformation, mesh)
         self.learner = Learner(policy, like, settings, mesh, seed)
-        self.state, self.progress = self._restored(like) or (
-            init_state(policy.params, transformation, mesh),
-            Progress(),
-        )
-        self.saved_at = time.monotonic()
+        restored = resumable.restored(like, Progress)
+        self.state, self.progress = restored or (init_state(policy.params, transformation, mesh), Progress())
 
     @property
     def t(self) -> int:
         """The next update, counted over all rounds; also the version of the parameters."""
         return self.settings.first_update + self.progress.updates
 
-    def policy(self) -> Policy:
-        """The policy as it is now, without adapters; of several processes, each has its own copy."""
-        trained = dataclasses.replace(self.trained, params=self.state.params)
-        plain = without_adapters(trained, self.settings.train.lora)
-        return dataclasses.replace(plain, params=own_copy(plain.params))
-
-    async def play_and_learn(self, out: epath.Path) -> dict[str, float]:
+    async def until_done(self) -> dict[str, float]:
         """All updates, with what they need held open; returns timings."""
         engine, slots = self.settings.engine, self.settings.scorer_slots
         async with (
@@ -108,97 +122,104 @@ class Run:
             open_scorer(self.inputs, self.trained.tokenizer, slots=slots, context=engine.context) as scorer,
         ):
             audit = audit_of(self.inputs, self.problems)
-            player = Player(workers, scorer, self.settings, audit, out / "rollouts", self.seed)
-            player.check(self.problems)
-            player.forget()
+            self.collector = RolloutCollector(workers, scorer, self.settings, audit, self.out, self.seed)
+            self.collector.check(self.problems)
+            self.collector.remove_parts()
             await self.weight_sync.push(workers.engine, self.policy().params, self.t)
-            with MetricsLog(out / "fit", self.progress.updates, writes=is_leader()) as log:
-                await self._until_done(player, log)
-            player.forget()
+            line = ProgressLine("policy_rl", self.settings.updates, writes=is_leader())
+            with MetricsLog(self.out / "fit", self.progress.updates, writes=is_leader()) as log:
+                ahead = None
+                while not self.progress.is_done(self.settings):
+                    ahead = await self.update(ahead, log, line)
+                    self.resumable.between_steps(self.progress.updates, self.save)
+                self.save()
+            self.collector.remove_parts()
             return workers.timings() | scorer_timings(scorer)
 
-    async def _until_done(self, player: Player, log: MetricsLog) -> None:
-        line, ahead = ProgressLine("policy_rl", self.settings.updates, writes=is_leader()), None
-        while not self.progress.is_done(self.settings):
-            groups, seconds = ahead or await self._unless_sigterm(self._play(player))
-            replay = rl_replay.draw(self.replayed, self.settings.replay.examples, self.seed, self.t)
-            scored = player.scorer is not None
-            lesson = lesson_of(groups, self.settings, self.t, scored=scored, replay=replay)
-            row = {"update": self.t, "staleness": self.t - groups[0][0].rollout.policy_version}
-            learning, ahead = asyncio.to_thread(self._learn, lesson, self.progress.place(self.settings)), None
-            self.progress = after(self.progress, groups, lesson, self.settings)
-            if self.settings.max_staleness and not self.progress.is_done(self.settings):
-                learned, ahead = await asyncio.gather(learning, self._play(player))
-            else:
-                learned = await learning
-            row["push_difference"] = await self.weight_sync.push(
-                player.sampler.engine, self.policy().params, self.t
-            )
-            log.write(self.progress.updates, row | lesson.figures | learned | {"sampling_seconds": seconds})
-            outcome, reward = lesson.figures["outcome"], lesson.figures["reward"]
-            line.show(self.progress.updates, f"outcome {outcome:.3f}, reward {reward:.3f}")
-            if preempted(self.progress.updates, self.sigterm):
-                self._stop()
-            if self._save_is_due():
-                self._save()
-            self.checkpoints.settle()
-        self._save()
+    async def update(self, ahead: Sampled | None, log: MetricsLog, line: ProgressLine) -> Sampled | None:
+        """One update, the whole of it. `ahead`: its answers, if they were sampled during the update before;
+        returns those of the next update if they were sampled during this one."""
+        settings, t = self.settings, self.t
 
-    async def _play(self, player: Player) -> tuple[list[Group], float]:
-        """The answers of the next update, by the weights that the engine has, and the seconds they took."""
-        began, count = time.monotonic(), self.settings.problems_per_update
-        if self.settings.draw == "uniform":
-            drawn = draw.uniform(self.problems, count, self.seed, self.t)
-        else:
-            drawn = draw.by_difficulty(self.problems, count, self.seed, self.t, self.progress.history)
-        return await player.play(drawn, self.t), time.monotonic() - began
+        # 1. Draw problems. 2. Sample answers to them, run their programs on the tests, score their steps.
+        groups, sampling_seconds = ahead or await self._unless_sigterm(self._draw_and_sample())
 
-    def _learn(self, lesson: Lesson, at: float) -> dict[str, float]:
-        """Trains; in a thread of its own, so that the loop goes on sampling."""
+        # 3. Reward every answer: phi, of its outcome and its steps' scores, by the alpha of this update.
         began = time.monotonic()
-        self.state, figures = self.learner.learn(self.state, lesson, at)
+        rewards_P_G = [[reward_of(answer, settings, t) for answer in group] for group in groups]
+
+        # 4. Drop the groups that teach nothing, for within them every answer is worth the same.
+        kept = groups_that_teach(groups, rewards_P_G, settings)
+
+        # 5. Advantages: the reward less the group's mean, on every token of an answer. By gae the baseline is
+        #    not the group's mean but the policy's own value of what stands before each step.
+        if settings.advantage == "gae":
+            values = await asyncio.to_thread(self.learner.values, self.state.params, kept, t)
+            examples = gae_examples_of(kept, settings, t, values)
+        else:
+            examples = examples_of(kept, settings, t)
+
+        # Found paths and references go beside them; without an answer to go beside they would be plain SFT.
+        replay = draw.replay(self.replay_buffer, settings.replay.examples, self.seed, t) if examples else []
+        scored = self.collector.scorer is not None
+        if is_leader():  # every process has the same answers, and makes the same of them
+            write_rewards(self.out, t, groups, rewards_P_G, examples, replay, scored=scored)
+
+        # 6. Loss and optimizer step, in a thread. With max_staleness the next answers are sampled meanwhile,
+        #    by the weights that the engine still has; they are for t + 1, so progress goes on first. Both end
+        #    before the weights are pushed and anything is saved: an answer is of one policy, and there is no
+        #    checkpoint without the answers that only the weights before it could give.
+        staleness, at = t - groups[0][0].rollout.policy_version, self.progress.position(settings)
+        training = asyncio.to_thread(self._train, began, examples, replay, t, at)
+        self.progress = self.progress.after(groups, tokens_of([*examples, *replay], settings))
+        if settings.max_staleness and not self.progress.is_done(settings):
+            learned, ahead = await asyncio.gather(training, self._draw_and_sample())
+        else:
+            learned, ahead = await training, None
+
+        # 7. Push the new weights into the engine, and see how far its log-probs are from the trainer's.
+        difference = await self.weight_sync.push(self.collector.sampler.engine, self.policy().params, self.t)
+
+        # 8. Log.
+        figures = reward_figures(groups, rewards_P_G, len(kept), scored=scored) | learned
+        figures |= {"update": t, "staleness": staleness, "push_difference": difference}
+        log.write(self.progress.updates, figures | {"sampling_seconds": sampling_seconds})
+        line.show(self.progress.updates, f"outcome {figures['outcome']:.3f}, reward {figures['reward']:.3f}")
+        return ahead
+
+    async def _draw_and_sample(self) -> Sampled:
+        """The answers of update self.t, by the weights that the engine has."""
+        began = time.monotonic()
+        drawn = draw.problems_of(self.problems, self.settings, self.seed, self.t, self.progress.history)
+        return Sampled(await self.collector.collect(drawn, self.t), time.monotonic() - began)
+
+    def _train(self, began: float, *of_update: Any) -> dict[str, float]:
+        """Learner.train on the run's state; its figures."""
+        self.state, figures = self.learner.train(self.state, *of_update)
         return figures | {"training_seconds": time.monotonic() - began}
 
     async def _unless_sigterm(self, work: Coroutine) -> Any:
-        """What the work gives; if SIGTERM comes first, which need not wait for it, stops. (Several processes
-        stop after the same update, no earlier.)"""
+        """What the work gives; if SIGTERM comes first, stops without waiting for it."""
+        # Sampling may take minutes, more than a preemption leaves. Of several processes none stops alone in
+        # the middle: they agree after an update (resumable.py).
         task = asyncio.create_task(work)
         while not task.done():
-            if self.sigterm.is_set() and jax.process_count() == 1:
+            if self.resumable.sigterm.is_set() and jax.process_count() == 1:
                 task.cancel()
                 await asyncio.wait([task])
-                self._stop()
+                self.resumable.stop(self.save)
             await asyncio.wait([task], timeout=0.2)
         return task.result()
 
-    def _restored(self, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """The latest checkpoint's, if there is one."""
-        steps = self.checkpoints.steps()
-        if not steps:
-            return None
-        meta = self.checkpoints.meta(steps[-1])
-        refuse_other(self.checkpoints.directory, meta["identity"], self.identity)
-        items = self.checkpoints.restore(steps[-1], items_of(like))
-        return TrainState(items["params"], *items["optimizer"]), Progress(**meta["progress"])
+    def policy(self) -> Policy:
+        """The policy as it is now, without adapters; of several processes, each has its own copy."""
+        trained = dataclasses.replace(self.trained, params=self.state.params)
+        plain = without_adapters(trained, self.settings.train.lora)
+        return dataclasses.replace(plain, params=own_copy(plain.params))
 
-    def _save_is_due(self) -> bool:
-        every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_every_s
-        waited = bool(seconds) and time.monotonic() - self.saved_at >= seconds
-        by_clock = agreed(waited and not self.checkpoints.pending)  # else the save would wait for the last
-        return bool(every and self.progress.updates % every == 0 or by_clock)
-
-    def _save(self) -> None:
+    def save(self) -> None:
         """Begins to save where the run stands, once."""
-        if self.progress.updates != self.checkpoints.latest:
-            meta = {"progress": dataclasses.asdict(self.progress), "identity": self.identity}
-            self.checkpoints.save(self.progress.updates, items_of(self.state), meta)
-        self.saved_at = time.monotonic()
-
-    def _stop(self) -> None:
-        """Saves, and ends the process in order."""
-        self._save()
-        self.checkpoints.wait()
-        raise Preempted()
+        self.resumable.save(self.progress.updates, self.state, self.progress)
 
 
 def audit_of(inputs: Mapping[str, epath.Path], problems: Sequence[Problem]) -> dict[str, Problem]:

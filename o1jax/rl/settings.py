@@ -30,14 +30,15 @@ NOT_IN_IDENTITY = ("checkpoint_every", "checkpoint_every_s")  # they decide no c
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """What an update trains on beside its own answers: `examples` drawn from the paths that passed in the
-    searches found_<k>, at most `max_per_problem` of each problem's, and from the references, `variants` of
-    each; `weight` of their negative log-likelihood (PolicyGradient.replay_weight)."""
+    """What an update trains on beside its own answers: some of the paths that passed in the inputs found_<k>,
+    and of the references."""
 
-    examples: int = 0
-    weight: float = 0.1
-    max_per_problem: int = 2
-    variants: int = 1
+    examples: int = 0  # drawn for every update; 0: none, and no such input
+    weight: float = 0.1  # of their negative log-likelihood (PolicyGradient.replay_weight)
+    max_per_problem: int = (
+        2  # of the passing paths of one problem, so that easy problems do not drown the rest
+    )
+    variants: int = 1  # of each reference: its first reasoning chains, and as many direct programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Settings:
     )
     first_update: NonNegativeInt = 0  # the updates of earlier rounds, by which alpha and seeds go on
     # 1: an update's answers are sampled with the weights before the last update, while that one trains
-    max_staleness: Literal[0, 1] = 0
+    max_staleness: Literal[0, 1] = 0  # more would overlap nothing else, and only make answers older
     generated_tokens: NonNegativeInt = 0  # 0: no limit
     trained_tokens: NonNegativeInt = 0  # 0: no limit
     checkpoint_every: NonNegativeInt = 10  # updates (0: by the clock alone)
@@ -105,12 +106,14 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
         raise _refusal("loss.importance_cap", 0.0, wanted)
     if settings.max_samples and settings.max_samples < settings.sample.n:
         raise _refusal("max_samples", settings.max_samples, f"0, or at least sample.n ({settings.sample.n})")
+    # An answer fills up to engine.context tokens, its prompt included, and lies whole in one row.
     rows, context = settings.train.row_length, settings.engine.context
     if rows < context:
         raise _refusal("train.row_length", rows, f"at least engine.context ({context})")
     if settings.train.micro_batches != 1:
         wanted = "1: an update has as many micro-batches, of train.rows_per_batch rows, as its answers fill"
         raise _refusal("train.micro_batches", settings.train.micro_batches, wanted)
+    # Either without the other is a page that says something else than it does.
     replays = "references" in inputs or bool(places_of(inputs))
     if replays != (settings.replay.examples > 0):
         wanted = "a number with references or found_<k>" if replays else "0 without references and found_<k>"
@@ -134,6 +137,7 @@ def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None
         raise _refusal(
             "reward.alpha", settings.reward.alpha, "an input prm, or constant 1.0 for the outcome alone"
         )
+    # A group baseline is made of the other answers; gae's is a value.
     if settings.advantage != "gae" and settings.sample.n < 2:
         raise _refusal("sample.n", settings.sample.n, f"at least 2 answers to compare ({settings.advantage})")
     if (settings.advantage == "gae") != (settings.loss.value_weight > 0):
@@ -144,6 +148,7 @@ def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None
         )
     if settings.whiten and settings.advantage != "gae":
         raise _refusal("whiten", True, f"False: {settings.advantage!r} compares within a problem already")
+    # Answers to the other prompts are programs without steps: nothing to score or to give an advantage to.
     if not settings.has_steps and ("prm" in inputs or settings.advantage in OF_STEPS):
         raise _refusal(
             "sample.prompt", settings.sample.prompt, "'pseudocode' with a prm or an advantage of steps"

@@ -15,7 +15,7 @@ from etils import epath
 from o1jax.records import InputError
 from o1jax.sandbox.interface import SandboxError
 from o1jax.stages import run
-from o1jax.train.loop import NonFiniteLoss
+from o1jax.train.step import NonFiniteLoss
 
 PR_SET_PDEATHSIG = 1
 

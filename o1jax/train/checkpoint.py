@@ -1,7 +1,7 @@
 """Checkpoints on disk: a trainer's numbered ones, and the policy directory that other stages read.
 
 The only file that knows Orbax. A checkpoint counts once it is sealed (integrity.py), and is restored
-against an abstract tree, so onto any mesh. Does not decide when to save; that is loop.py.
+against an abstract tree, so onto any mesh. Does not decide when to save; that is resumable.py.
 
 A policy directory holds checkpoint/ (params, and meta with the model config) and tokenizer/.
 """
@@ -26,18 +26,18 @@ from o1jax.parallel.processes import barrier, is_leader
 from o1jax.prompts.chat import load_tokenizer, save_tokenizer
 from o1jax.records import InputError
 from o1jax.train import integrity
+from o1jax.train.metrics import said_seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A model that can be trained on or sampled from, with its tokenizer. Where it has adapters, `params` are
-    they, and `frozen` all other parameters."""
+    """A model that can be trained on or sampled from, with its tokenizer."""
 
     config: ModelConfig
     graphdef: nnx.GraphDef
-    params: nnx.State
+    params: nnx.State  # those that are trained: all, or where it has adapters these alone
     tokenizer: transformers.PreTrainedTokenizerFast
-    frozen: nnx.State = dataclasses.field(default_factory=lambda: NO_PARAMS)
+    frozen: nnx.State = dataclasses.field(default_factory=lambda: NO_PARAMS)  # all other parameters
 
     @property
     def all_params(self) -> nnx.State:
@@ -206,5 +206,7 @@ def load_policy(directory: epath.PathLike, mesh: Mesh) -> Policy:
             )
         config = ModelConfig.from_json(checkpoints.meta(0)["config"])
         graphdef, like = abstract_params(config, mesh)
-        params = checkpoints.restore(0, {"params": like})["params"]
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+        with said_seconds(f"loaded {directory}, {size / 1e6:,.0f} MB,", says=is_leader()):
+            params = checkpoints.restore(0, {"params": like})["params"]
     return Policy(config, graphdef, params, load_tokenizer(str(directory / "tokenizer")))

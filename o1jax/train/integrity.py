@@ -25,9 +25,9 @@ READERS = 8  # files at once
 def seal(directory: epath.Path) -> None:
     """Writes the record of every file below `directory`: its size and CRC-32."""
     files = files_of(directory)
-    found = dict(zip(files, described(files.values()), strict=True))
+    record = dict(zip(files, described(files.values()), strict=True))
     partial = directory / f"{RECORD}.partial"
-    partial.write_text(json.dumps(found, indent=1, sort_keys=True))
+    partial.write_text(json.dumps(record, indent=1, sort_keys=True))
     partial.replace(directory / RECORD)
 
 
@@ -43,15 +43,15 @@ def check_sealed(directory: epath.Path) -> None:
         recorded = json.loads((directory / RECORD).read_text())
     except (OSError, ValueError) as error:
         raise damaged(directory, f"{RECORD}: {error}") from error
-    found = files_of(directory)
-    if missing := [name for name in recorded if name not in found]:
+    present = files_of(directory)
+    if missing := [name for name in recorded if name not in present]:
         raise damaged(directory, f"{missing[0]} is missing")
     for name, (size, _) in recorded.items():
-        if (size_now := found[name].stat().length) != size:
+        if (size_now := present[name].stat().length) != size:
             raise damaged(directory, f"{name} has {size_now} bytes; written were {size}")
     index, count, _ = place()
     share = {name: crc for name, (_, crc) in sorted(recorded.items())[index::count] if crc is not None}
-    now = described(found[name] for name in share)  # no CRC: large, and sealed before those were read
+    now = described(present[name] for name in share)  # no CRC: large, and sealed before those were read
     for (name, crc), (_, crc_now) in zip(share.items(), now, strict=True):
         if crc_now != crc:
             raise damaged(directory, f"{name} has CRC {crc_now}; written was {crc}")
@@ -59,13 +59,13 @@ def check_sealed(directory: epath.Path) -> None:
 
 def files_of(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
     """Every file below, by its relative name; without the record itself."""
-    found: dict[str, epath.Path] = {}
+    files: dict[str, epath.Path] = {}
     for path in directory.iterdir():
         if path.is_dir():
-            found |= files_of(path, f"{prefix}{path.name}/")
+            files |= files_of(path, f"{prefix}{path.name}/")
         elif not path.name.startswith(RECORD):
-            found[prefix + path.name] = path
-    return found
+            files[prefix + path.name] = path
+    return files
 
 
 def described(paths: Iterable[epath.Path]) -> list[list[int]]:

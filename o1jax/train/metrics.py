@@ -1,4 +1,4 @@
-"""Where figures of a run go: JSON lines, TensorBoard, and a bar on a terminal or plain lines elsewhere.
+"""Where figures of a run go: JSON lines, TensorBoard, and what a person sees on stderr meanwhile.
 
 Every line of metrics.jsonl has a `step`, the number of finished updates. A resumed run first cuts the
 lines past its step. Does not compute figures, and never touches a device.
@@ -6,18 +6,19 @@ lines past its step. Does not compute figures, and never touches a device.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 import tensorboardX
 from etils import epath
+from tqdm import tqdm
 
-PLAIN_LINE_EVERY_S = 15.0
-BAR_EVERY_S = 0.2
-BAR_WIDTH = 24
+PLAIN_LINE_EVERY_S = 15.0  # what a log file takes without drowning; a terminal's bar redraws itself
+A_WHILE_S = 1.0  # what takes less, nobody has waited for
 
 
 class MetricsLog:
@@ -63,22 +64,35 @@ def truncate_after(path: epath.Path, step: int) -> None:
 
 
 class ProgressLine:
-    """Says how far a loop is: a bar that redraws itself on a terminal, else a line now and then."""
+    """Says how far a loop is: tqdm's bar on a terminal, elsewhere a plain line now and then."""
 
-    def __init__(self, title: str, total: int, stream: TextIO = sys.stderr, *, writes: bool = True):
-        """`writes` False makes every call do nothing."""
-        self.title, self.total, self.stream, self.writes = title, total, stream, writes
-        self._on_terminal = stream.isatty()
-        self._last = -float("inf")
+    def __init__(self, title: str, total: int, stream: TextIO | None = None, *, writes: bool = True):
+        """On stderr, if no `stream` is given. `writes` False makes every call do nothing."""
+        self.title, self.total, self.writes = title, total, writes
+        self.stream = sys.stderr if stream is None else stream
+        self._bar: tqdm | None = None
+        if writes and self.stream.isatty():
+            self._bar = tqdm(desc=title, total=total, file=self.stream, miniters=1, dynamic_ncols=True)
+        self._line_at = -float("inf")
 
     def show(self, done: int, text: str, *, now: bool = False) -> None:
-        """Shows `done` of the total with `text`, unless something was shown a moment ago."""
-        every = BAR_EVERY_S if self._on_terminal else PLAIN_LINE_EVERY_S
-        if self.writes and (now or time.monotonic() - self._last >= every):
-            self._last = time.monotonic()
-            filled = BAR_WIDTH * done // max(1, self.total)
-            bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] " if self._on_terminal else ""
-            line = f"{self.title} {bar}{done}/{self.total} {text}"
-            print(f"\r\x1b[K{line}" if self._on_terminal else line, file=self.stream, end="", flush=True)
-            if now or not self._on_terminal:
-                print(file=self.stream, flush=True)
+        """Shows `done` of the total with `text`, unless something was shown a moment ago; with `now` as a
+        line that stays."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
+        is_due = self._bar is None and time.monotonic() - self._line_at >= PLAIN_LINE_EVERY_S
+        if self.writes and (now or is_due):
+            self._line_at = time.monotonic()
+            tqdm.write(f"{self.title} {done}/{self.total} {text}", file=self.stream)
+        if self._bar is not None and done >= self.total:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def said_seconds(what: str, *, says: bool = True) -> Iterator[None]:
+    """Says on stderr what was done within, if that took a while: "compiled the train step in 12.3 s"."""
+    began = time.monotonic()
+    yield
+    if says and (seconds := time.monotonic() - began) >= A_WHILE_S:
+        tqdm.write(f"{what} in {seconds:.1f} s", file=sys.stderr)

@@ -12,11 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from o1jax.losses.dpo import dpo_loss
+from o1jax.losses.likelihood import dpo_loss, part_sums, sft_loss
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.losses.prm import pairwise_loss, pointwise_loss, scored_logits
-from o1jax.losses.segments import part_sums
-from o1jax.losses.sft import sft_loss
 from o1jax.model.transformer import Transformer
 
 Batch = Mapping[str, jax.Array]
@@ -111,7 +109,7 @@ def weighted(values_BT: jax.Array, weights_BT: jax.Array) -> jax.Array:
 
 
 class PairSums(NamedTuple):
-    """Sums over both parts of every pair; there are P = T // 2 places a row, the empty ones 0."""
+    """Sums over both parts of every pair; there are P = T // 2 slots a row, the empty ones 0."""
 
     chosen_BP: jax.Array
     rejected_BP: jax.Array
@@ -125,5 +123,5 @@ def pair_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> PairSums:
 
 
 def paired(segment_ids_BT: jax.Array) -> jax.Array:
-    """mask_BP: the places that hold a pair."""
+    """mask_BP: the slots that hold a pair."""
     return pair_sums(jnp.ones(segment_ids_BT.shape, jnp.float32), segment_ids_BT).rejected_BP > 0

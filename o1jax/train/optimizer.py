@@ -20,17 +20,15 @@ DTYPES = ("", "float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """What is rarely changed. `clip_norm`: of the whole gradient, 0 does not clip; `final_share`: of the peak
-    learning rate, where a schedule ends. `moment_dtype`: of the first moment, the second keeps the
-    parameters'; `gradient_dtype`: in which gradients are made and added up; empty is the parameters' own."""
+    """What is rarely changed. A dtype that is empty is the parameters' own."""
 
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # of the whole gradient; 0 does not clip
     b1: float = 0.9
-    b2: float = 0.95
+    b2: float = 0.95  # the usual one for language models; Adam's .999 is slow to forget the first steps
     eps: float = 1e-8
-    final_share: float = 0.1
-    moment_dtype: str = ""
-    gradient_dtype: str = ""
+    final_share: float = 0.1  # of the peak learning rate, where a schedule ends
+    moment_dtype: str = ""  # of the first moment; the second's changes are too small for bfloat16
+    gradient_dtype: str = ""  # in which gradients are made and added up
 
     def __post_init__(self):
         wanted = {
@@ -48,18 +46,17 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings(AdamW):
-    """Learning rate: linear warm-up over `warmup_steps`, then the schedule down to `final_share` of the peak
-    at `total_steps`."""
+    """AdamW and its learning rate."""
 
-    learning_rate: float
-    total_steps: int
+    learning_rate: float  # the peak
+    total_steps: int  # where the schedule has come down to `final_share` of it
     schedule: Schedule = "cosine"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
+    warmup_steps: int = 0  # linear, from 1 / warmup_steps of the peak
+    weight_decay: float = 0.0  # of matrices, decoupled (decay_mask)
 
 
 def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
-    """The learning rate as a function of the step, counted from 0, or of a place between steps."""
+    """The learning rate as a function of the step, counted from 0, or of a point between two steps."""
     peak, final = settings.learning_rate, settings.learning_rate * settings.final_share
     decay_steps = max(1, settings.total_steps - settings.warmup_steps)
     if settings.schedule == "constant":

@@ -55,12 +55,12 @@ def token_values(program: Program, params: nnx.State, batches: Batches, mesh: Me
 
     One epoch. Each process computes its devices' part, and all get all values.
     """
-    found: dict[int, np.ndarray] = {}
+    by_example: dict[int, np.ndarray] = {}
     for batch in batches.epoch():
         values_BT = np.asarray(program(params, place_batch(batch, mesh)))
         examples_BT = batch["example_id_BT"]
-        found |= {int(i): values_BT[examples_BT == i] for i in np.unique(examples_BT) if i >= 0}
-    return [found[i] for i in range(len(batches.ids))]
+        by_example |= {int(i): values_BT[examples_BT == i] for i in np.unique(examples_BT) if i >= 0}
+    return [by_example[i] for i in range(len(batches.ids))]
 
 
 def log_probs_program(graphdef: nnx.GraphDef, mesh: Mesh, temperature: float = 1.0) -> Program:

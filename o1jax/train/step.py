@@ -1,14 +1,15 @@
-"""The one jitted train step, for every objective, and the evaluation step beside it.
+"""What a train step changes, and the one jitted step for every objective.
 
-A step is jit over split state: it merges the model inside, donates the old state, and returns
-scalars on the device. Does not read batches, fetch metrics or decide when to stop; that is loop.py.
+A step is jit over split state: it merges the model inside, donates the old state, and returns scalars on the
+device. Does not read batches, fetch metrics or decide when to stop; that is loop.py. Saves nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,45 +18,52 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS, merge
-from o1jax.parallel.mesh import batch_spec, own_rows, place_batch, replicated
+from o1jax.parallel.mesh import batch_spec, replicated
 from o1jax.parallel.traced import on_mesh
 from o1jax.records import InputError
 from o1jax.train.objectives import Objective, Sums
 
-# What a train step changes: parameters, optimizer state and the step, a pytree on the mesh.
-#
-# Holds no data position: that is the step itself (D4). Does not save itself; that is checkpoint.py.
+DeviceBatch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Total = tuple[Sums, nnx.State]  # an objective's sums over rows, and the gradient of the loss sum
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """`step` counts finished updates: the next batch is the one at `step`."""
+    """What a train step changes, a pytree on the mesh."""
 
-    params: nnx.State
+    params: nnx.State  # those that are trained
     opt_state: optax.OptState
-    step: jax.Array
+    step: jax.Array  # finished updates, and with that the data position: the next batch is the one at `step`
 
 
-def abstract_state(
-    abstract_params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """ShapeDtypeStructs with shardings for the whole state: moments lie like their parameters.
+class NonFiniteLoss(FloatingPointError):
+    """The loss or the gradient is NaN or infinite: the message names the step and its examples."""
 
-    Without this, jit(optimizer.init) would replicate the moments on every device.
-    """
-    shapes = jax.eval_shape(optimizer.init, abstract_params)
+
+def check_finite(step: int, figures: Mapping[str, float], ids: Sequence[str]) -> None:
+    """NonFiniteLoss where the loss or the gradient of a step is not finite; `ids`: its batch's examples."""
+    loss, norm = figures["loss"], figures["grad_norm"]
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        shown = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
+        raise NonFiniteLoss(f"step {step}: loss {loss}, gradient norm {norm}; its examples: {shown}")
+
+
+def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """ShapeDtypeStructs with shardings for the whole state of training `params` (arrays, or abstract ones):
+    moments lie like their parameters."""
+    # Without this, jit(optimizer.init) would replicate the moments on every device.
+    params = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), params)
     opt_state = optax.tree_utils.tree_map_params(
         optimizer,
         lambda moment, param: struct(moment, param.sharding),
-        shapes,
-        abstract_params,
+        jax.eval_shape(optimizer.init, params),
+        params,
         transform_non_params=lambda leaf: struct(leaf, replicated(mesh)),
     )
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    return TrainState(abstract_params, opt_state, step)
+    return TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)))
 
 
 def struct(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
@@ -65,19 +73,12 @@ def struct(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
 
 def init_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Step 0 of training `params`. They are copied: the step donates its state, the caller's stay his."""
-    structs = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), params)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(structs, optimizer, mesh))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(params, optimizer, mesh))
 
     def init(params: nnx.State) -> TrainState:
         return TrainState(jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.int32(0))
 
     return jax.jit(init, out_shardings=shardings)(params)
-
-
-DeviceBatch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
-Total = tuple[Sums, nnx.State]  # an objective's sums over rows, and the gradient of the loss sum
-TrainStep = Callable[..., tuple[TrainState, Metrics]]  # of (TrainState, DeviceBatch[, frozen])
 
 
 def make_train_step(
@@ -91,7 +92,7 @@ def make_train_step(
     micro_batches: int = 1,
     frozen: nnx.State = NO_PARAMS,
     gradient_dtype: str | None = None,
-) -> TrainStep:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics); the old state is donated.
 
     Where the model has parameters that are not trained, `frozen` is they, or abstract ones, and the step is
@@ -198,24 +199,3 @@ def occupancy(batch: DeviceBatch) -> Metrics:
     """How many tokens a batch holds, and the share of its places that is padding."""
     taken = jnp.count_nonzero(batch["segment_ids_BT"])
     return {"tokens": taken, "padding_share": 1 - taken / batch["segment_ids_BT"].size}
-
-
-def validation(
-    graphdef: nnx.GraphDef, objective: Objective, batches: Batches, mesh: Mesh
-) -> Callable[[Any], dict]:
-    """params -> {"loss": ..., the objective's own means}: sums over one epoch / sum of weights."""
-
-    def sums(params: nnx.State, batch: DeviceBatch):
-        loss_sum, weight_sum, sums = objective(merge(graphdef, params), batch)
-        return {"loss": loss_sum, **sums}, weight_sum
-
-    program = jax.jit(on_mesh(sums, mesh))
-    own = own_rows(batches.rows_per_batch, mesh)
-
-    def evaluate(params: nnx.State) -> dict[str, float]:
-        placed = (place_batch(batch, mesh, own) for batch in batches.epoch(0, own.indices))
-        parts = [program(params, batch) for batch in placed]
-        totals, weight = jax.tree.map(lambda *values: float(sum(map(float, values))), *parts)
-        return {name: total / weight for name, total in totals.items()}
-
-    return evaluate

@@ -1,5 +1,5 @@
-"""Run as a program on eight virtual CPU devices: log-probs, entropies and attention on meshes against one
-device, the collectives of the compiled programs, and their memory; one JSON line."""
+"""Run as a program on eight virtual CPU devices: log-probs and attention on meshes against one device, and
+the collectives of the compiled programs; one JSON line."""
 
 import functools
 import json
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from o1jax.losses.logprobs import token_log_probs_and_entropy
+from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.attention import chunked_attention, packed_attention, splash_attention
 from o1jax.parallel.mesh import make_mesh, spec_of
 from o1jax.parallel.traced import on_mesh
@@ -46,11 +46,8 @@ def compare(function, args, axes, mesh, reference=None) -> tuple[float, str]:
 
 
 def log_prob_loss(hidden_BTD, head_DV, targets_BT):
-    log_probs_BT, entropy_BT = token_log_probs_and_entropy(
-        hidden_BTD, head_DV, targets_BT, temperature=0.7, chunk=16
-    )
-    weights_BT = jnp.cos(jnp.arange(B * T).reshape(B, T))
-    return (log_probs_BT * weights_BT + entropy_BT * weights_BT**2).sum(), (log_probs_BT, entropy_BT)
+    log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, temperature=0.7, chunk=16)
+    return (log_probs_BT * jnp.cos(jnp.arange(B * T).reshape(B, T))).sum(), log_probs_BT
 
 
 def attention_loss(kernel, q_BTNH, kv, segments_BT):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from o1jax.losses.likelihood import sft_loss
 from o1jax.losses.logprobs import token_log_probs
-from o1jax.losses.sft import sft_loss
 
 
 def unfused(hidden_BTD, head_DV, targets_BT, temperature=1.0):

@@ -25,7 +25,7 @@ def results() -> dict:
 
 
 @pytest.mark.parametrize("mesh", ["tensor", "all", "context"])
-def test_log_probs_and_entropies_of_a_split_vocabulary_equal_one_device_s(results, mesh):
+def test_log_probs_of_a_split_vocabulary_equal_one_device_s(results, mesh):
     assert results[mesh]["log_probs"] < 1e-5
 
 

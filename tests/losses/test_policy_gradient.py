@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from o1jax.losses import policy_gradient
-from o1jax.losses.segments import part_sums, spread
+from o1jax.losses.likelihood import part_sums, spread
 
 LOW, HIGH = 0.2, 0.28
 SEGMENTS_BT = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 1, 1, 0, 0, 0]])

@@ -10,8 +10,8 @@ import sys
 import jax
 import numpy as np
 
+from o1jax.losses.likelihood import sft_loss
 from o1jax.losses.logprobs import token_log_probs
-from o1jax.losses.sft import sft_loss
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf.checkpoint import export, load
 from o1jax.model.init import init_params, merge

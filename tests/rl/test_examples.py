@@ -7,7 +7,8 @@ import pytest
 
 from o1jax.records import CaseResult, Rollout, Status, Verdict
 from o1jax.rewards.phi import Reward, Schedule
-from o1jax.rl.examples import examples_of, gae_examples_of, lesson_of
+from o1jax.rl.examples import examples_of, gae_examples_of, groups_that_teach, reward_of
+from o1jax.rl.progress import reward_figures
 from o1jax.rl.rollouts import Answer
 from o1jax.rl.settings import Settings
 
@@ -40,9 +41,31 @@ def settings(advantage="group_mean", reward=OUTCOME, **more):
     return Settings(updates=1, advantage=advantage, reward=reward, **more)
 
 
+def kept_of(groups, wanted, t=0):
+    """The groups of update t that teach."""
+    return groups_that_teach(groups, rewards_of(groups, wanted, t), wanted)
+
+
+def rewards_of(groups, wanted, t=0):
+    return [[reward_of(answer, wanted, t) for answer in group] for group in groups]
+
+
+def figures_of(groups, wanted, t=0, *, scored):
+    kept = kept_of(groups, wanted, t)
+    return reward_figures(groups, rewards_of(groups, wanted, t), len(kept), scored=scored)
+
+
+def trained(groups, wanted):
+    """The examples, by any advantage but gae."""
+    return examples_of(kept_of(groups, wanted), wanted, 0)
+
+
+def tokens(examples):
+    return sum(len(example.token_ids) for example in examples)
+
+
 def advantage_columns(group, wanted):
-    lesson = lesson_of([group], wanted, 0, scored=True)
-    return [example.columns["advantage"] for example in examples_of(lesson, wanted)]
+    return [example.columns["advantage"] for example in trained([group], wanted)]
 
 
 def test_every_token_of_an_answer_has_its_advantage_where_it_is_predicted():
@@ -62,12 +85,12 @@ def test_a_steps_advantage_stands_on_its_tokens():
 
 def test_what_an_answer_says_after_its_path_is_not_trained_on():
     group = [answer(PASS, ends=(2, 3, 5), reason="length"), answer(FAIL)]
-    lesson = lesson_of([group], settings(), 0, scored=False)
-    assert lesson.tokens == 3 + 5 + 3 + 6 and lesson.figures["overrun"] == 0.5
-    passed, _ = examples_of(lesson, settings())
+    passed, failed = trained([group], settings())
+    assert tokens([passed, failed]) == 3 + 5 + 3 + 6
+    assert figures_of([group], settings(), scored=False)["overrun"] == 0.5
     assert passed.token_ids == (7, 8, 9, *range(10, 15)) and sum(passed.weights) == 5
     without_steps = dataclasses.replace(answer(PASS), step_ends=(), actions=(), scores=())
-    assert lesson_of([[without_steps, answer(FAIL)]], settings(), 0, scored=False).tokens == 18
+    assert tokens(trained([[without_steps, answer(FAIL)]], settings())) == 18
 
 
 def test_negative_advantages_count_as_much_as_they_are_told_to():
@@ -76,34 +99,30 @@ def test_negative_advantages_count_as_much_as_they_are_told_to():
     assert [c[2] for c in advantage_columns(group, halved)] == pytest.approx([2 / 3, -1 / 6, -1 / 6])
     none = settings(negative_weight=0.0)
     assert [c[2] for c in advantage_columns(group, none)] == pytest.approx([2 / 3])
-    assert lesson_of([group], none, 0, scored=False).tokens == 3 + 6
+    assert tokens(trained([group], none)) == 3 + 6
     with_values = settings("gae", negative_weight=0.0)
-    lesson = lesson_of([group], with_values, 0, scored=False)
-    examples = gae_examples_of(lesson, with_values, [np.full(3, 0.5)] * 3)
-    assert len(examples) == 3 and min(examples[1].columns["advantage"]) == 0 and lesson.tokens == 27
+    examples = gae_examples_of(kept_of([group], with_values), with_values, 0, [np.full(3, 0.5)] * 3)
+    assert len(examples) == 3 and min(examples[1].columns["advantage"]) == 0 and tokens(examples) == 27
 
 
 def test_a_malformed_answer_earns_nothing_by_its_steps():
     broken = answer(None, scores=(0.9, 0.9, 0.0), actions=(1, 2, 0))
     kept = settings("step_group_mean", HALF)
-    lesson = lesson_of([[answer(PASS), broken]], kept, 0, scored=True)
-    assert lesson.figures["reward"] == pytest.approx((0.5 * 1 + 0.5 * 0.5) / 2)
-    assert all(value < 0 for value in examples_of(lesson, kept)[1].columns["advantage"][2:-1])
+    group = [answer(PASS), broken]
+    assert figures_of([group], kept, scored=True)["reward"] == pytest.approx((0.5 * 1 + 0.5 * 0.5) / 2)
+    assert all(value < 0 for value in advantage_columns(group, kept)[1][2:-1])
 
 
 def test_groups_of_equal_rewards_are_dropped_whole_but_not_with_values():
     groups = [[answer(PASS), answer(FAIL)], [answer(FAIL)] * 2, [answer(PASS)] * 2]
-    lesson = lesson_of(groups, settings(), 0, scored=False)
-    assert lesson.kept == groups[:1] and lesson.tokens == 2 * (3 + 6)
-    assert lesson.figures["groups_kept"] == 1 and lesson.figures["groups_dropped"] == 2
-    with_scores = lesson_of(
-        [[answer(FAIL), answer(FAIL, scores=(1, 1, 1))]], settings(reward=HALF), 0, scored=True
-    )
-    assert with_scores.figures["groups_kept"] == 1
-    by_outcome = settings(reward=HALF, keep_groups="outcome")
+    assert kept_of(groups, settings()) == groups[:1] and tokens(trained(groups, settings())) == 2 * (3 + 6)
+    figures = figures_of(groups, settings(), scored=False)
+    assert figures["groups_kept"] == 1 and figures["groups_dropped"] == 2
     scored = [answer(FAIL), answer(FAIL, scores=(1, 1, 1))]
-    assert lesson_of([*groups, scored], by_outcome, 0, scored=True).kept == groups[:1]
-    assert len(lesson_of(groups, settings("gae"), 0, scored=False).kept) == 3
+    assert figures_of([scored], settings(reward=HALF), scored=True)["groups_kept"] == 1
+    by_outcome = settings(reward=HALF, keep_groups="outcome")
+    assert kept_of([*groups, scored], by_outcome) == groups[:1]
+    assert len(kept_of(groups, settings("gae"))) == 3
 
 
 def test_figures_by_hand():
@@ -111,7 +130,7 @@ def test_figures_by_hand():
         [answer(PASS, scores=(1.0, 0.5, 0.0)), answer(None, (0.5, 0.0), (1, 0), (2, 4), 4, "length")],
         [answer(FAIL, scores=(0.5, 0.5), actions=(1, 3), ends=(2, 6))] * 2,
     ]
-    figures = lesson_of(groups, settings(reward=HALF), 3, scored=True).figures
+    figures = figures_of(groups, settings(reward=HALF), 3, scored=True)
     wanted = {
         "alpha": 0.5,
         "reward": (0.5 + 0.5 * 0.5) / 4,  # only the first answer is complete
@@ -132,19 +151,18 @@ def test_figures_by_hand():
         "groups_dropped": 1,
     }
     assert figures == pytest.approx(wanted)
-    assert "process" not in lesson_of(groups, settings(), 3, scored=False).figures
+    assert "process" not in figures_of(groups, settings(), 3, scored=False)
 
 
 def test_programs_that_fail_the_audit_are_false_accepts():
     audited = [dataclasses.replace(answer(PASS), false_accept=flag) for flag in (True, False, False)]
-    figures = lesson_of([[*audited, answer(FAIL)]], settings(), 0, scored=False).figures
+    figures = figures_of([[*audited, answer(FAIL)]], settings(), scored=False)
     assert figures["false_accept"] == pytest.approx(1 / 3)
 
 
 def test_values_stand_at_the_first_token_of_every_step():
     wanted = settings("gae", gae_gamma=0.9, gae_lambda=0.8)
-    lesson = lesson_of([[answer(PASS)]], wanted, 0, scored=False)
-    (example,) = gae_examples_of(lesson, wanted, [np.array([0.2, 0.4, 0.6])])
+    (example,) = gae_examples_of(kept_of([[answer(PASS)]], wanted), wanted, 0, [np.array([0.2, 0.4, 0.6])])
     errors = [0.9 * 0.4 - 0.2, 0.9 * 0.6 - 0.4, 1 - 0.6]
     third = errors[2]
     second = errors[1] + 0.72 * third
@@ -159,7 +177,7 @@ def test_values_stand_at_the_first_token_of_every_step():
 
 def test_whitened_advantages_are_scaled_over_all_steps():
     wanted = settings("gae", whiten=True)
-    lesson = lesson_of([[answer(PASS), answer(FAIL)]], wanted, 0, scored=False)
-    examples = gae_examples_of(lesson, wanted, [np.full(3, 0.3), np.full(3, 0.3)])
+    kept = kept_of([[answer(PASS), answer(FAIL)]], wanted)
+    examples = gae_examples_of(kept, wanted, 0, [np.full(3, 0.3), np.full(3, 0.3)])
     steps = [[example.columns["advantage"][i] for i in (2, 4, 5)] for example in examples]
     assert np.mean(steps) == pytest.approx(0, abs=1e-9) and np.std(steps) == pytest.approx(1, rel=1e-4)

@@ -10,7 +10,7 @@ from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh, place_batch
 from o1jax.rl.learner import Updater
 from o1jax.train import objectives
-from o1jax.train.loop import NonFiniteLoss
+from o1jax.train.step import NonFiniteLoss
 
 
 def updater():

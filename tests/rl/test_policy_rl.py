@@ -18,20 +18,21 @@ import tiny_rl
 from etils import epath
 
 from o1jax.parallel.mesh import make_mesh
+from o1jax.policy import found
 from o1jax.records import InputError, Node, Rollout
-from o1jax.rl.examples import Lesson
+from o1jax.rl.examples import examples_of
 from o1jax.rl.learner import Learner, optimizer_of
 from o1jax.rl.policy_rl import Settings
-from o1jax.rl.rollouts import Answer
+from o1jax.rl.rollouts import Answer, ReplayedSample, RewardedRollout, replayed_path, rewards_path
 from o1jax.search.steps import path_of
 from o1jax.stages import settings
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import scorer_of
 from o1jax.store import read_records, read_shards
-from o1jax.train.loop import Preempted
 from o1jax.train.optimizer import make_optimizer
 from o1jax.train.reference import token_log_probs_of
+from o1jax.train.resumable import Preempted
 from o1jax.train.step import init_state
 
 SAMPLE = tiny_rl.SETTINGS["sample"]
@@ -60,6 +61,10 @@ def params(place):
 
 def same_bits(a, b) -> bool:
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y), params(a), params(b))))
+
+
+def rewards_of(out, t):
+    return read_records(rewards_path(epath.Path(out), t), RewardedRollout)
 
 
 def rollouts_of(out, t):
@@ -91,6 +96,20 @@ def test_a_run_by_outcome_alone_logs_every_update_and_keeps_its_answers(root, un
     assert not same_bits(root / "policy", out)
 
 
+def test_what_was_rewarded_is_kept_an_update_at_a_time(undisturbed):
+    out, result = undisturbed
+    for t, row in enumerate(tiny_rl.rows(out)):
+        rewarded, rollouts = rewards_of(out, t), rollouts_of(out, t)
+        assert [(r.rollout_id, r.problem_id) for r in rewarded] == [(r.id, r.problem_id) for r in rollouts]
+        assert [r.outcome for r in rewarded] == [r.reward for r in rollouts]
+        assert np.mean([r.reward for r in rewarded]) == pytest.approx(row["reward"])
+        assert {(r.update, r.alpha, r.step_scores) for r in rewarded} == {(t, row["alpha"], ())}
+        kept = {r.problem_id for r in rewarded if r.kept}
+        assert len(kept) == row["groups_kept"]
+        assert [r.trained for r in rewarded] == [r.problem_id in kept for r in rewarded]
+    assert not (out / "replayed").exists()
+
+
 def test_the_policy_learns_the_right_answers(root, tmp_path):
     more = {"sample": {**SAMPLE, "n": 8}, "advantage": "leave_one_out", "train": {"learning_rate": 4e-4}}
     tiny_rl.run(root, tmp_path, updates=24, checkpoint_every=0, **more)
@@ -110,6 +129,10 @@ def test_alpha_falls_with_the_global_update_and_scores_enter_the_reward(root, tm
     assert result.figures["next_update"] == 4 and 0 < result.figures["last_process"] < 1
     assert result.figures["watch"]["false_accept"] == {"first": 1.0, "last": 1.0}
     assert {rollout.policy_version for rollout in rollouts_of(tmp_path, 3)} == {3}
+    rewarded = rewards_of(tmp_path, 2)
+    assert all(r.step_scores and r.alpha == 0.5 for r in rewarded)
+    assert all(r.reward == 0.5 * r.outcome + 0.5 * r.process for r in rewarded)
+    assert any(0 < r.process < max(r.step_scores) for r in rewarded)
 
 
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(root, tmp_path):
@@ -125,6 +148,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(root, tmp_path
     assert tiny_rl.run(root, out, **more).figures == figures
     assert tiny_rl.rows(out) == tiny_rl.rows(wanted), f"killed at row {moment}"
     assert same_bits(out, wanted)
+    assert all(rewards_of(out, t) == rewards_of(wanted, t) for t in range(6))
     assert [row["staleness"] for row in tiny_rl.rows(out)] == [0, *[1] * 5]
 
 
@@ -191,6 +215,10 @@ def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path)
     first, _, last = tiny_rl.rows(tmp_path)
     assert first["replay"] > last["replay"] > 0  # the sum of their nats, by action token
     assert first["trained_tokens"] > tiny_rl.rows(undisturbed[0])[0]["trained_tokens"]  # of the same answers
+    ids = {s.id for s in found.samples(tiny_rl.problems(), open_policy(root / "policy").tokenizer, 1, "nano")}
+    replayed = read_records(replayed_path(epath.Path(tmp_path), 0), ReplayedSample)
+    assert len(replayed) == 3 and {sample.sample_id for sample in replayed} <= ids
+    assert {sample.update for sample in replayed} == {0}
 
 
 def test_a_run_ends_after_the_update_that_reaches_its_tokens(root, tmp_path):
@@ -224,7 +252,8 @@ def test_the_reference_is_the_policy_of_the_beginning_and_the_old_one_that_of_no
     first, now = (open_policy(epath.Path(place)) for place in (root / "policy", undisturbed[0]))
     learner = learner_of(first, loss={"kl_weight": 0.1}, epochs=2)
     answers = [Answer(rollout) for rollout in rollouts_of(undisturbed[0], 0)]
-    examples = learner._examples(now.params, Lesson(0, [answers], 0, {}))
+    examples = examples_of([answers], learner.settings, 0)
+    examples = learner.with_columns(now.params, examples, [], 0)
     batches = learner._batches(examples, 0)
     for name, policy, other in (("reference", first, now), ("old", now, first)):
         found = [example.columns[name] for example in examples]
@@ -249,7 +278,7 @@ def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
     policy = open_policy(epath.Path(root / "policy"))
     learner = learner_of(policy, advantage="gae", loss={"value_weight": 1.0})
     answers = [Answer(r, step_ends=(3, 5, len(r.token_ids))) for r in rollouts_of(undisturbed[0], 0)]
-    values = learner._values(policy.params, Lesson(0, [answers], 0, {}))
+    values = learner.values(policy.params, [answers], 0)
 
     def before_each_step(rollout):
         steps = (rollout.prompt_ids[-2:], rollout.token_ids[:3], rollout.token_ids[3:5])

@@ -20,9 +20,11 @@ import tiny_run
 from o1jax.batches.encode import Example
 from o1jax.model.init import parameter_count
 from o1jax.records import InputError
-from o1jax.train import integrity, loop
-from o1jax.train import loop as progress
+from o1jax.train import integrity
 from o1jax.train.checkpoint import Checkpoints
+from o1jax.train.loop import Progress, judged
+from o1jax.train.resumable import Preempted
+from o1jax.train.step import NonFiniteLoss
 
 PROGRAM = str(pathlib.Path(tiny_run.__file__))
 
@@ -83,7 +85,7 @@ def test_sigterm_and_ctrl_c_save_that_step_and_exit_in_order(undisturbed, tmp_pa
         return {"loss": 1.0}
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
-    with pytest.raises(loop.Preempted) as exit_:
+    with pytest.raises(Preempted) as exit_:
         tiny_run.run(tmp_path, evaluate=terminate, evaluate_every=33, checkpoint_every=0)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert exit_.value.code == 143 and checkpoints.steps() == [33]
@@ -108,11 +110,11 @@ def test_a_run_stops_at_the_plateau_and_keeps_the_best_parameters(undisturbed, t
     assert curve(tmp_path) == curve(undisturbed[0])[:60]
 
 
-def test_min_improvement_decides_what_counts_as_better():
-    before = progress.judged(progress.Progress(step=10), 2.0, 0.1)
-    assert progress.judged(before, 1.95, 0.1).stale_evaluations == 1
-    assert progress.judged(before, 1.85, 0.1).best_loss == 1.85
-    assert progress.judged(before, float("nan"), 0.1).stale_evaluations == 1
+def test_only_a_lower_loss_counts_as_better():
+    before = judged(Progress(step=10), 2.0)
+    assert judged(before, 2.0).stale_evaluations == 1
+    assert judged(before, 1.85).best_loss == 1.85
+    assert judged(before, float("nan")).stale_evaluations == 1
 
 
 def test_validation_is_logged_and_evaluates_after_the_last_step(tmp_path):
@@ -126,7 +128,7 @@ def test_a_loss_that_is_not_finite_names_step_and_examples_and_is_never_saved(tm
     good = [Example(f"e{i}", tuple(range(60)), (1.0,) * 60) for i in range(20)]
     data = tiny_run.Batches([*good, bad], row_length=64, rows_per_batch=8, seed=0)
     at = next(step for step in range(8) if "the bad one" in data.ids_at(step))
-    with pytest.raises(loop.NonFiniteLoss, match=f"step {at + 1}: .*the bad one"):
+    with pytest.raises(NonFiniteLoss, match=f"step {at + 1}: .*the bad one"):
         tiny_run.run(tmp_path, data=data, checkpoint_every=1)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert all(step <= at for step in checkpoints.steps())

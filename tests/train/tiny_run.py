@@ -3,13 +3,15 @@
 import functools
 import sys
 
+import jax
 import numpy as np
 
 from o1jax.batches.encode import Example
 from o1jax.batches.stream import Batches
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import init_params
-from o1jax.parallel.mesh import make_mesh, place_batch
+from o1jax.model.init import init_params, merge
+from o1jax.parallel.mesh import make_mesh, own_rows, place_batch
+from o1jax.parallel.traced import on_mesh
 from o1jax.train import loop, objectives, step
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.step import init_state
@@ -72,8 +74,17 @@ def run(directory, *, evaluate=None, data=None, mesh=None, **settings) -> loop.F
 
 
 def validation(mesh=None):
-    """The loss on sequences that are not trained on."""
-    return step.validation(model()[0], objectives.sft, batches(20, seed=7), mesh or make_mesh())
+    """parameters -> the mean loss on sequences that are not trained on, over one epoch."""
+    graphdef, held_out, mesh = model()[0], batches(20, seed=7), mesh or make_mesh()
+    program = jax.jit(on_mesh(lambda params, batch: objectives.sft(merge(graphdef, params), batch), mesh))
+    own = own_rows(held_out.rows_per_batch, mesh)
+
+    def evaluate(params):
+        placed = (place_batch(batch, mesh, own) for batch in held_out.epoch(0, own.indices))
+        losses, weights = zip(*(program(params, batch)[:2] for batch in placed), strict=True)
+        return {"loss": sum(map(float, losses)) / sum(map(float, weights))}
+
+    return evaluate
 
 
 def trainer(graphdef, params, mesh, **options):

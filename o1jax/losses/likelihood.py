@@ -1,12 +1,22 @@
-"""The loss of direct preference optimization, on log-probs of whole answers.
+"""Losses of the likelihoods of tokens (SFT) and of whole answers (DPO), and sums over answers in packed rows.
 
-Does not sum tokens into answers or score the reference model; objectives.py and reference.py do.
+Every loss is a sum and a count, so that accumulation over micro-batches and processes is exact. Does not
+compute log-probs (logprobs.py), score a reference model or divide by the weights.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+
+def sft_loss(log_probs_BT: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sum of -log p * weight, sum of weights), float32 scalars: their ratio is the mean loss."""
+    assert log_probs_BT.shape == weights_BT.shape
+    weights_BT = weights_BT.astype(jnp.float32)
+    # where, not a product: a position without weight may hold -inf, and 0 * inf is NaN
+    losses_BT = jnp.where(weights_BT == 0, 0.0, -log_probs_BT * weights_BT)
+    return losses_BT.sum(), weights_BT.sum()
 
 
 def dpo_loss(
@@ -38,6 +48,18 @@ def dpo_loss(
 
 
 def only(mask_P: jax.Array, values_P: jax.Array) -> jax.Array:
-    """The masked values in float32, 0 elsewhere: where, not a product, for 0 * inf is NaN."""
+    """The masked values in float32, 0 elsewhere, whatever stands there."""
     assert mask_P.shape == values_P.shape
     return jnp.where(mask_P, values_P.astype(jnp.float32), 0.0)
+
+
+def part_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+    """sums_BS over the positions of every segment, S = T + 1; segment 0 is padding."""
+    assert values_BT.shape == segment_ids_BT.shape
+    segments = values_BT.shape[1] + 1
+    return jax.vmap(lambda x_T, s_T: jax.ops.segment_sum(x_T, s_T, segments))(values_BT, segment_ids_BT)
+
+
+def spread(values_BS: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+    """values_BT: at every position its segment's value."""
+    return jnp.take_along_axis(values_BS, segment_ids_BT, axis=1)
