@@ -102,7 +102,7 @@ class Run:
         self.weight_sync = WeightSync(policy)
         policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
-        self.replay_buffer = draw.replay_buffer(settings, inputs, policy.tokenizer, seed)
+        self.replay_buffer = draw.replay_buffer(out, settings, inputs, policy.tokenizer, seed)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         like = abstract_state(policy.params, transformation, mesh)
         self.learner = Learner(policy, like, settings, mesh, seed)

@@ -215,7 +215,12 @@ def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path)
     first, _, last = tiny_rl.rows(tmp_path)
     assert first["replay"] > last["replay"] > 0  # the sum of their nats, by action token
     assert first["trained_tokens"] > tiny_rl.rows(undisturbed[0])[0]["trained_tokens"]  # of the same answers
-    ids = {s.id for s in found.samples(tiny_rl.problems(), open_policy(root / "policy").tokenizer, 1, "nano")}
+    ids = {
+        s.id
+        for s in found.reference_samples(
+            tiny_rl.problems(), open_policy(root / "policy").tokenizer, 1, "nano"
+        )
+    }
     replayed = read_records(replayed_path(epath.Path(tmp_path), 0), ReplayedSample)
     assert len(replayed) == 3 and {sample.sample_id for sample in replayed} <= ids
     assert {sample.update for sample in replayed} == {0}

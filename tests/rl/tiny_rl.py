@@ -14,7 +14,7 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.processes import start_processes
-from o1jax.policy import found as references
+from o1jax.policy.found import reference_texts
 from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import chat, nano_tokenizer, pseudocode
 from o1jax.records import SftSample
@@ -53,7 +53,7 @@ def make(root):
         dataclasses.replace(p, tests=(dataclasses.replace(p.tests[0], output="?"),)) for p in problems()
     ]
     write_problems(root / "audit", impossible)
-    tokenizer = nano_tokenizer.train(references.texts(problems(), 1), 480)
+    tokenizer = nano_tokenizer.train(reference_texts(problems(), 1), 480)
     config = dataclasses.replace(
         preset("nano"), vocab_size=len(tokenizer), d_model=64, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=128
     )
