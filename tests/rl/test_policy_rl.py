@@ -215,7 +215,8 @@ def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path)
     first, _, last = tiny_rl.rows(tmp_path)
     assert first["replay"] > last["replay"] > 0  # the sum of their nats, by action token
     assert first["trained_tokens"] > tiny_rl.rows(undisturbed[0])[0]["trained_tokens"]  # of the same answers
-    ids = {
+    tokenizer = open_policy(root / "policy").tokenizer
+    ids = {s.id for s in found.reference_samples(tiny_rl.problems(), tokenizer, 1, "nano")}
         s.id
         for s in found.reference_samples(
             tiny_rl.problems(), open_policy(root / "policy").tokenizer, 1, "nano"
