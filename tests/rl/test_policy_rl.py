@@ -217,11 +217,6 @@ def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path)
     assert first["trained_tokens"] > tiny_rl.rows(undisturbed[0])[0]["trained_tokens"]  # of the same answers
     tokenizer = open_policy(root / "policy").tokenizer
     ids = {s.id for s in found.reference_samples(tiny_rl.problems(), tokenizer, 1, "nano")}
-        s.id
-        for s in found.reference_samples(
-            tiny_rl.problems(), open_policy(root / "policy").tokenizer, 1, "nano"
-        )
-    }
     replayed = read_records(replayed_path(epath.Path(tmp_path), 0), ReplayedSample)
     assert len(replayed) == 3 and {sample.sample_id for sample in replayed} <= ids
     assert {sample.update for sample in replayed} == {0}
