@@ -26,7 +26,6 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "row_length": 8192,
             "rows_per_batch": 32,
             "learning_rate": 5e-7,
-            "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
         }
         settings = {"train_tokens": 20_000_000}
     else:

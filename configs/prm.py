@@ -32,7 +32,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def ladder() -> dict:
     """Nano models and the built-in problems."""
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-    engine = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
+    engine = {"slots": 64, "context": 256, "judge_slots": 2}
     search = {
         **sampling,
         "rollouts": 12,
@@ -104,7 +104,7 @@ def coder_7b() -> dict:
         "max_step_tokens": 512,
         "max_path_tokens": 2048,
     }
-    engine = {"name": "jax", "endpoints": (), "dtype": "", "tensor": 1, "slots": 64, "context": 4096}
+    engine = {"slots": 64, "context": 4096}
     return {
         "policy": "weights/qwen2.5-coder-7b",
         "pool": {"source": "problems/pool.jsonl", "keep": "consistent"},

@@ -12,7 +12,7 @@ tests/benchmarks/RESULTS.md.
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
+ENGINE = {"slots": 64, "context": 256, "judge_slots": 2}
 PAPER = {"form": "paper", "gamma": 0.9}
 OUTCOME = {"alpha": {"kind": "constant", "start": 1.0}}
 PROCESS = {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}

@@ -31,7 +31,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                 "max_steps": 600,
                 "evaluate_every": 150,
                 "sample": {**SAMPLING, "n": 4, "max_tokens": 176},
-                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256},
+                "engine": {"slots": 64, "context": 256},
             },
             "search": {
                 "search": {
@@ -44,15 +44,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                     "max_path_tokens": 320,
                     "compile_weight": 0.1,
                 },
-                "engine": {
-                    "name": "jax",
-                    "endpoints": (),
-                    "dtype": "",
-                    "tensor": 1,
-                    "prefix_cache_mb": 64.0,
-                    "slots": 16,
-                    "context": 2048,
-                },
+                "engine": {"prefix_cache_mb": 64.0, "slots": 16, "context": 2048},
                 "concurrency": 16,
             },
         }

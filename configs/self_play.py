@@ -16,7 +16,7 @@ of each process, or by vLLM (--config.<stage>.engine.name, with .engine.tensor=1
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
+ENGINE = {"slots": 64, "context": 256, "judge_slots": 2}
 ANSWER = {**SAMPLING, "max_tokens": 176}
 SEARCH = {
     **SAMPLING,

@@ -31,7 +31,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def _ladder() -> dict:
     cases = {"sets": 24, "max_solutions": 1, "question_only": 0.1, "style": "nano"}
     write = {**SAMPLING, "temperature": 0.5, "answers": 4, "max_tokens": 400}
-    engine = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 640, "judge_slots": 2}
+    engine = {"slots": 64, "context": 640, "judge_slots": 2}
     shuffled = {"rejected": "shuffled"}  # DPO as published: no likelihood of the chosen side in the loss
     sample = {**SAMPLING, "n": 8, "max_tokens": 176}
     return {
@@ -105,15 +105,7 @@ def _deepseek() -> dict:
     }
     lora = {"rank": 1, "alpha": 32.0, "targets": ("*",), "base": "nf4"}
     write = {"answers": 4, "max_tokens": 1024}
-    engine = {
-        "name": "jax",
-        "endpoints": (),
-        "dtype": "",
-        "tensor": 1,
-        "slots": 64,
-        "context": 4096,
-        "judge_slots": 8,
-    }
+    engine = {"slots": 64, "context": 4096, "judge_slots": 8}
     return {
         "seed": 0,
         "policy": "weights/qwen2.5-coder-7b-instruct",

@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "max_tokens": 400,
                     "style": "nano",
                 },
-                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 640},
+                "engine": {"slots": 64, "context": 640},
             },
         }
     )

@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "style": "nano",
                     "max_tokens": 176,
                 },
-                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256},
+                "engine": {"slots": 64, "context": 256},
             },
         }
     )

@@ -23,6 +23,14 @@ from o1jax.stages.settings import defaults, merged, new_name
 FLAG = "--config"
 MOST_FOUND = 8  # inputs found_<k> of a page that has found_0
 NAMES = ("counts", "arms", "forms")  # mappings whose keys are names of the page's own: replaced whole
+# Pages of a recipe that hold the settings of a stage under a name of their own.
+STAGE_OF = {
+    "search_evaluate": "evaluate",
+    **dict.fromkeys(
+        ("references", "validation", "pool", "held_out", "audit", "tcg_problems", "tcg_held_out"),
+        "check_problems",
+    ),
+}
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
@@ -114,7 +122,8 @@ def check(argument: str, filled: Mapping[str, Any]) -> None:
     at, where = filled, "config"
     for key in (*path, last):
         if not isinstance(at, Mapping) or key not in at:
-            if path and path[0] in run.STAGES and (new := new_name(run.module_of(path[0]).Settings, key)):
+            record = settings_record(path[0]) if path else None
+            if record and (new := new_name(record, key)):
                 raise InputError(f"--{where}.{key}: it is --{where}.{new} now")
             has = ", ".join(sorted(at)) if isinstance(at, Mapping) else "no settings of its own"
             raise InputError(f"--{where}.{key}: no such setting; {where} has {has}")
@@ -124,7 +133,7 @@ def check(argument: str, filled: Mapping[str, Any]) -> None:
 def with_stage_defaults(page: Mapping[str, Any]) -> dict[str, Any]:
     """The page, the settings of its stages complete, and the inputs found_<k> that may be given."""
     filled = {
-        key: with_defaults(run.module_of(key).Settings, value) if key in run.STAGES else value
+        key: with_defaults(record, value) if (record := settings_record(key)) else value
         for key, value in page.items()
     }
     if "found_0" in page.get("inputs", {}):
@@ -132,6 +141,12 @@ def with_stage_defaults(page: Mapping[str, Any]) -> dict[str, Any]:
         for k in range(1, MOST_FOUND):
             filled["inputs"].setdefault(f"found_{k}", "")
     return filled
+
+
+def settings_record(key: str) -> type | None:
+    """The record whose settings a page holds under `key`, if they are a stage's."""
+    stage = STAGE_OF.get(key, key)
+    return run.module_of(stage).Settings if stage in run.STAGES else None
 
 
 def with_defaults(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:

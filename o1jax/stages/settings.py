@@ -45,7 +45,7 @@ def parse(cls: type[T], config: Mapping[str, Any], where: str = "config") -> T:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The defaults of a settings record as JSON values, those of nested records too; required fields are left
+    """The defaults of a settings record as plain values, nested records as mappings; required fields are left
     out. A nested record's are those of the field that holds it: two stages may differ in them."""
     found = {}
     for field in dataclasses.fields(cls):
@@ -53,8 +53,7 @@ def defaults(cls: type) -> dict[str, Any]:
             found[field.name] = field.default
         elif field.default_factory is not dataclasses.MISSING:
             found[field.name] = field.default_factory()
-    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in found.items()}
-    return json.loads(json.dumps(plain))
+    return {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in found.items()}
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
