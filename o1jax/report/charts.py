@@ -42,7 +42,8 @@ def of_numbers(label: str, values: Iterable[float], *, percent: bool = False, ze
     """Round numbers around the values; `zero`: from 0. Shares, as `percent`, stay within [0, 1]."""
     values = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = (0.0 if zero else min(values)), max(values)
-    if high <= low:
+    # Equal but for rounding, as a constant and its moving mean are: the ticks, of 9 digits, would be one.
+    if high - low <= 1e-7 * max(abs(low), abs(high)):
         low, high = (low, low + 0.05) if percent else (low - abs(low) / 2, high + (abs(high) / 2 or 1.0))
     step = _step((high - low) / TICKS)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
