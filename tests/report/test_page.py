@@ -55,7 +55,7 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert found.tags.count("script") == 4 and "img" not in found.tags
 
 
-def test_program_texts_cannot_leave_their_place(tmp_path):
+def test_program_texts_cannot_leave_their_element(tmp_path):
     text, *_ = written(made_run.whole(tmp_path))
     assert elements(text).tags.count("script") == 4 and "</script><script>document" not in text
     data = data_of(text)
@@ -91,13 +91,15 @@ def test_faults_are_on_the_page_and_the_rest_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["warm_up_evaluate", "tcg/dpo_evaluate", "prm/hard", "round_00/policy_rl", "round_00/search"]
+    "path", ["warm_up_evaluate", "tcg/dpo_evaluate", "prm/hard", "round_00/policy_rl", "round_00/search"]
 )
-def test_figures_of_another_shape_cost_their_part_only(tmp_path, place):
+def test_figures_of_another_shape_cost_their_part_only(tmp_path, path):
     run = made_run.whole(tmp_path)
-    path = run / place / "manifest.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"figures": {"held_out": [], "before": 3, "pseudocode": 1}})
+    manifest = run / path / "manifest.json"
+    manifest.write_text(
+        json.dumps(
+            json.loads(manifest.read_text()) | {"figures": {"held_out": [], "before": 3, "pseudocode": 1}}
+        )
     )
     text, *_ = written(run)
     assert '<section id="cost">' in text and '<section id="problems">' in text
