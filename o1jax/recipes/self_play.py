@@ -11,9 +11,9 @@ A step is a function from what the run has so far (State) to what it has then; t
 of its name. Where this departs from the paper:
 
 - Step 6 of one round is step 2 of the next: a round begins with the search of the newest policy.
-- The number of rounds is fixed, where the paper goes on until convergence; held-out problems, which nothing
-  is trained on, are evaluated after each.
-- The generator writes tests once for all rounds and not in step 5, and only cases that the reference program
+- The config fixes the number of rounds. After each, the policy is evaluated on held-out problems, which
+  nothing is trained on.
+- The generator writes tests once for all rounds, not anew in step 5. Only cases that the reference program
   confirms judge; the problems' own tests judge beside them.
 - Without a given policy, a nano model is warmed up on a few references, which steps 3 and 5 replay.
 - Not in the paper: DPO instead of or after step 5 (policy_dpo), and the generator's turn (tcg_adversarial).
@@ -34,9 +34,7 @@ class State:
 
     policy: str
     pool: str  # the problems to play on, with the tests that judge
-    first_evaluation: str = (
-        ""  # of the policy that the run began with: its wrong answers measure the generator
-    )
+    first_evaluation: str = ""  # of the first policy; its wrong answers measure the generator
     references: str = ""  # the problems of the warm-up
     audit: str = ""  # the pool with more tests, which rewards are audited by and never made of
     tcg: str = ""  # the generator of test cases

@@ -48,23 +48,20 @@ def write(path: epath.Path, files: RunFiles, summary: Mapping[str, Any]) -> Head
 def html(files: RunFiles, summary: Mapping[str, Any], said: Headline) -> str:
     """The page."""
     nothing = markupsafe.Markup("")
-    bodies = {
-        id: _guarded(files, title, lambda id=id, make=make: _rendered(id, make(files, summary)), nothing)
-        for id, (title, make) in SECTIONS.items()
-        if make is not None
-    }
+
+    def part(what: str, template: str, make: sections.Make) -> markupsafe.Markup:
+        return _guarded(files, what, lambda: _rendered(template, make(files, summary)), nothing)
+
+    bodies = {id: part(title, id, make) for id, (title, make) in SECTIONS.items() if make is not None}
     data = _guarded(files, "problems and trees", lambda: page_data(files, main_arm(summary)), None)
     has_data = data is not None and data["problems"]["rows"]
     bodies |= dict.fromkeys(("problems", "trees"), markupsafe.Markup("<div></div>") if has_data else nothing)
-    tiles = _guarded(
-        files, "the first numbers", lambda: _rendered("tiles", sections.tiles(files, summary)), nothing
-    )
     values = {
         "name": files.workdir.resolve().name,
         "files": files,
         "now": datetime.datetime.now(datetime.UTC),
         "headline": said,
-        "tiles": tiles,
+        "tiles": part("the first numbers", "tiles", sections.tiles),
         "sections": [(id, title, bodies[id]) for id, (title, _) in SECTIONS.items() if bodies[id]],
         "data": markupsafe.Markup(json_text(data)) if has_data else nothing,
     }

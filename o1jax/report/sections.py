@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from o1jax.report import charts
@@ -48,7 +48,8 @@ SHARES = ("outcome", "pass_any", "false_accept", "complete", "malformed")
 MOST_POINTS = 240  # of a line; more cannot be told apart on a page
 MOST_LINES = 6  # of a chart, as many as there are colours
 
-Figures = Mapping[str, Mapping[str, Any]]
+Make = Callable[[RunFiles, Mapping[str, Any]], dict[str, Any]]  # a section's values, of a run and its summary
+Figures = Mapping[str, Mapping[str, Any]]  # name of a round, of an arm, ... -> its figures
 Rows = Sequence[Mapping[str, Any]]  # of a stage's metrics.jsonl
 
 
