@@ -50,7 +50,7 @@ class Settings:
     """Which prompts, samples and searches a policy is measured by."""
 
     sample: SampleSettings = SampleSettings()
-    prompts: tuple[Prompt, ...] = ("pseudocode", "direct")  # each is measured, and compared with the first
+    prompts: tuple[Prompt, ...] = ("pseudocode", "direct")  # each is measured, and compared with direct
     ks: tuple[PositiveInt, ...] = (1, 8)  # which pass@k; none is above sample.n
     with_search: bool = False  # adds search, best-of-n at its tokens, and ASPR
     search_problems: NonNegativeInt = 0  # the first so many (0: all)
