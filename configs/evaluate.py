@@ -59,7 +59,6 @@ def demo() -> tuple[dict, dict]:
             "max_path_tokens": 176,
         },
         "engine": {"slots": 64, "context": 256},
-        "concurrency": 64,
         "write": {"answers": 4, "style": "nano", "top_p": 1.0, "top_k": 0, "max_tokens": 160},
         "tcg_engine": {"slots": 64, "context": 640},
     }
@@ -89,7 +88,6 @@ def mbpp() -> tuple[dict, dict]:
             "max_path_tokens": 2048,
         },
         "engine": {"slots": 64, "context": 4096, "judge_slots": 8, "judge_packages": ()},
-        "concurrency": 64,
         "scorer_slots": 16,
         "write": {"answers": 4, "max_tokens": 1024},
         "tcg_engine": {"slots": 64, "context": 4096},

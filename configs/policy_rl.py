@@ -47,7 +47,7 @@ def _nano() -> tuple[dict, dict]:
         "problems_per_update": 32,
         "draw": "by_difficulty",
         "sample": {**SAMPLING, "n": 8, "max_tokens": 176, "style": "nano"},
-        "engine": {"slots": 64, "context": 256, "judge_slots": 2},
+        "engine": {"slots": 64, "context": 256},
         "reward": {"alpha": {"kind": "constant", "start": 1.0}},
         "advantage": "group_normalized",
         "keep_groups": "outcome",

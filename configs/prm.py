@@ -32,7 +32,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def ladder() -> dict:
     """Nano models and the built-in problems."""
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-    engine = {"slots": 64, "context": 256, "judge_slots": 2}
+    engine = {"slots": 64, "context": 256}
     search = {
         **sampling,
         "rollouts": 12,
@@ -50,23 +50,10 @@ def ladder() -> dict:
         "pool": ladder_problems("pool", {2: 300, 3: 400, 4: 300}),
         "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
         "warm_up": {
-            "preset": "nano",
-            "vocab_size": 640,
-            "variants": 1,
-            "train": {
-                "row_length": 256,
-                "rows_per_batch": 16,
-                "learning_rate": 5e-3,
-                "warmup_steps": 50,
-                "weight_decay": 0.1,
-            },
-            "max_steps": 600,
-            "evaluate_every": 150,
-            "patience": 2,
             "sample": {**sampling, "n": 4, "max_tokens": 176},
             "engine": {**engine},
         },
-        "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
+        "search": {"search": {**search}, "engine": {**engine}},
         "prm": {
             "train_tokens": 3_000_000,
             "likelihood": 0.3,  # at nano size the hidden state alone misses mistakes in programs
@@ -87,7 +74,6 @@ def ladder() -> dict:
             "with_search": True,
             "search": {**search},
             "engine": {**engine},
-            "concurrency": 64,
         },
     }
 
@@ -109,7 +95,7 @@ def coder_7b() -> dict:
         "policy": "weights/qwen2.5-coder-7b",
         "pool": {"source": "problems/pool.jsonl", "keep": "consistent"},
         "held_out": {"source": "problems/held_out.jsonl", "keep": "consistent"},
-        "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
+        "search": {"search": {**search}, "engine": {**engine}},
         "prm": {
             "train_tokens": 50_000_000,
             "train": {
@@ -130,7 +116,6 @@ def coder_7b() -> dict:
             "with_search": True,
             "search": {**search},
             "engine": {**engine},
-            "concurrency": 64,
         },
     }
 

@@ -12,7 +12,7 @@ tests/benchmarks/RESULTS.md.
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {"slots": 64, "context": 256, "judge_slots": 2}
+ENGINE = {"slots": 64, "context": 256}
 PAPER = {"form": "paper", "gamma": 0.9}
 OUTCOME = {"alpha": {"kind": "constant", "start": 1.0}}
 PROCESS = {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}
@@ -100,18 +100,10 @@ def _ladder() -> dict:
                 "compile_weight": 0.1,
             },
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
-        "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
+        "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}},
         "policy_sft": {
             "train_tokens": 600_000,
-            "train": {
-                "row_length": 256,
-                "rows_per_batch": 16,
-                "learning_rate": 2e-3,
-                "warmup_steps": 10,
-                "weight_decay": 0.1,
-            },
             "max_per_problem": 2,
             "style": "nano",
         },
@@ -149,7 +141,6 @@ def _ladder() -> dict:
             "prompts": ("pseudocode",),
             "ks": (1, 8),
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
     }
 

@@ -26,7 +26,6 @@ def get_config() -> ml_collections.ConfigDict:
                 },
                 "engine": {"prefix_cache_mb": 64.0, "slots": 64, "context": 256},
                 "tokens_per_problem": 1000,
-                "concurrency": 64,
             },
         }
     )

@@ -16,7 +16,7 @@ of each process, or by vLLM (--config.<stage>.engine.name, with .engine.tensor=1
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {"slots": 64, "context": 256, "judge_slots": 2}
+ENGINE = {"slots": 64, "context": 256}
 ANSWER = {**SAMPLING, "max_tokens": 176}
 SEARCH = {
     **SAMPLING,
@@ -54,39 +54,16 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         "pool": problems("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 400, 3: 700, 4: 400}),
         "held_out": problems("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
         "warm_up": {
-            "preset": "nano",
-            "vocab_size": 640,
-            "variants": 1,
-            "train": {
-                "row_length": 256,
-                "rows_per_batch": 16,
-                "learning_rate": 5e-3,
-                "warmup_steps": 50,
-                "weight_decay": 0.1,
-            },
             "max_steps": 600 if demo else 700,
             "evaluate_every": 150 if demo else 175,
-            "patience": 2,
             "sample": {**ANSWER, "n": 4},
             "engine": {**ENGINE},
         },
-        "search": {
-            "search": {**SEARCH, "rollouts": 6, "stop_after_passes": 1},
-            "engine": {**ENGINE},
-            "concurrency": 64,
-        },
-        "sample": {"sample": {**ANSWER, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
+        "search": {"search": {**SEARCH, "rollouts": 6, "stop_after_passes": 1}, "engine": {**ENGINE}},
+        "sample": {"sample": {**ANSWER, "n": 1}, "engine": {**ENGINE}},
         "policy_sft": {
             "train_tokens": 300_000 if demo else 600_000,
-            "train": {
-                "row_length": 256,
-                "rows_per_batch": 16,
-                "learning_rate": 2e-3,
-                "warmup_steps": 10,
-                "weight_decay": 0.1,
-            },
             "max_per_problem": 2,
-            "variants": 1,
             "style": "nano",
         },
         "evaluate": {
@@ -94,7 +71,6 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "prompts": ("pseudocode",),
             "ks": (1, 8),
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
         "search_evaluate": {
             "sample": {**ANSWER, "n": 8},
@@ -103,7 +79,6 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "search_problems": 40 if demo else 150,
             "search": {**SEARCH, "rollouts": 12},
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
     }
     page |= _search_alone() if variant == "search" else _generator(demo) | _rewards(demo)

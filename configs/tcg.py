@@ -31,7 +31,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def _ladder() -> dict:
     cases = {"sets": 24, "max_solutions": 1, "question_only": 0.1, "style": "nano"}
     write = {**SAMPLING, "temperature": 0.5, "answers": 4, "max_tokens": 400}
-    engine = {"slots": 64, "context": 640, "judge_slots": 2}
+    engine = {"slots": 64, "context": 640}
     shuffled = {"rejected": "shuffled"}  # DPO as published: no likelihood of the chosen side in the loss
     sample = {**SAMPLING, "n": 8, "max_tokens": 176}
     return {
