@@ -41,6 +41,30 @@ class Answer:
     false_accept: bool | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class RewardedRollout:
+    """What update t made of one of its rollouts: a row of rewards/update_<t>.parquet."""
+
+    rollout_id: str  # the Rollout.id in rollouts/update_<t>.parquet: "<t>/<problem id>#<number>"
+    problem_id: str
+    update: int  # t, counted over all rounds
+    reward: float  # phi = alpha * outcome + (1 - alpha) * process, in [0, 1] as its parts are
+    outcome: float  # R: by the tests alone
+    process: float  # the process term; 0 without a process reward model
+    alpha: float  # the outcome's share at update t
+    step_scores: tuple[float, ...]  # the process reward model's, one a step; empty without one
+    kept: bool  # whether its group was trained on: the others' answers were all rewarded alike
+    trained: bool  # whether it was itself; of a kept group all, unless settings.negative_weight is 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayedSample:
+    """A found path or a reference that update t trained on: a row of replayed/update_<t>.parquet."""
+
+    sample_id: str  # the SftSample.id, as policy/found.py gives it
+    update: int  # t
+
+
 class Player:
     """Plays updates with what a stage holds open. `audit`: problems with more tests, by id."""
 
@@ -128,6 +152,16 @@ class Player:
 def rollouts_path(directory: epath.Path, t: int) -> epath.Path:
     """Where the rollouts of update t are kept."""
     return directory / f"update_{t:05d}.parquet"
+
+
+def rewards_path(out: epath.Path, t: int) -> epath.Path:
+    """Where the stage in `out` keeps the RewardedRollouts of update t, in the order of its rollouts."""
+    return out / "rewards" / f"update_{t:05d}.parquet"
+
+
+def replayed_path(out: epath.Path, t: int) -> epath.Path:
+    """Where it keeps the ReplayedSamples of update t; there is no file where nothing was replayed."""
+    return out / "replayed" / f"update_{t:05d}.parquet"
 
 
 def groups_in(path: epath.Path) -> dict[str, list[Rollout]]:
