@@ -60,10 +60,10 @@ def _replayed(
     """Found paths and references, each with the updates that drew it."""
     inputs = read_inputs(stage, "found_", "references")
     found, references = draw.samples_of(settings, inputs, tokenizer, stage.seed)
-    examples = draw.replayed(settings, inputs, tokenizer, stage.seed)
+    examples = draw.replay_buffer(settings, inputs, tokenizer, stage.seed)
     drawn: dict[str, list[int]] = {}
     for t in _updates(stage):
-        for example in draw.draw(examples, settings.replay.examples, stage.seed, t):
+        for example in draw.replay(examples, settings.replay.examples, stage.seed, t):
             drawn.setdefault(example.id, []).append(t)
     return [
         dataclasses.replace(

@@ -1,7 +1,7 @@
-"""What an update of policy_rl trains on beside the policy's own answers: found paths and references.
+"""What update t works on: the problems it plays, and the answers of others that it replays beside its own.
 
-Without it nothing holds a policy in place: the gradient of its own answers is noise where they are alike, and
-an optimizer that divides by the gradient's size makes steps of noise. Samples nothing.
+All draws are pure functions of (seed, t) and of what passed in earlier updates, so that a run killed at any
+instant draws the same again. Samples no answer.
 """
 
 from __future__ import annotations
@@ -14,46 +14,30 @@ from etils import epath
 from o1jax.batches.encode import Example, encode_sft, keep_short
 from o1jax.parallel.seeds import fold_seed
 from o1jax.policy import found
-from o1jax.policy import found as references
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import Problem, SftSample
 from o1jax.rl.settings import Settings
 from o1jax.stages.problems import read_problems
 
-
-def replayed(
-    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
-) -> list[Example]:
-    """All that may be drawn, and that fits into a row."""
-    samples = [sample for kind in samples_of(settings, inputs, tokenizer, seed) for sample in kind]
-    return keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)[0]
-
-
-def samples_of(
-    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
-) -> tuple[list[SftSample], list[SftSample]]:
-    """The answers that were found, and those of the references."""
-    replay, places = settings.replay, found.places_of(inputs)
-    passing = found.passing_paths(places, tokenizer, replay.max_per_problem, seed)
-    problems = read_problems(inputs["references"]) if "references" in inputs else []
-    return passing, references.samples(problems, tokenizer, replay.variants, settings.sample.style)
-
-
-def draw(examples: Sequence[Example], count: int, seed: int, t: int) -> list[Example]:
-    """The `count` examples of update t, all different (if there are so many)."""
-    order = np.random.RandomState(fold_seed(seed, "replay", t)).permutation(len(examples))
-    return [examples[i] for i in order[:count]]
-
-
-# Which problems an update plays: pure functions of the seed, the update's number and what passed so far.
-
 History = Mapping[str, Sequence[int]]  # problem id -> (samples, passes); a problem never played has no entry
-LEAST = 0.05  # the weight of a problem that always passes, or never
+# The weight of a problem that always passes, or never. p (1 - p) alone would be 0 for it, and the problem
+# never drawn again, although the policy goes on changing.
+LEAST = 0.05
+
+
+def problems_of(
+    problems: Sequence[Problem], settings: Settings, seed: int, t: int, history: History
+) -> list[Problem]:
+    """The settings.problems_per_update different problems that update t plays."""
+    if settings.draw == "uniform":
+        return uniform(problems, settings.problems_per_update, seed, t)
+    return by_difficulty(problems, settings.problems_per_update, seed, t, history)
 
 
 def uniform(problems: Sequence[Problem], count: int, seed: int, t: int) -> list[Problem]:
-    """The `count` problems of update t: epoch after epoch, each in an order of its own, without the few at
-    its end that do not fill an update."""
+    """The `count` problems of update t: epoch after epoch, each in an order of its own."""
+    # The few problems at an epoch's end that do not fill an update are left out of that epoch: an update of
+    # another size would have a gradient of another variance under the same learning rate.
     epoch, at = divmod(t, len(problems) // count)
     order = np.random.RandomState(fold_seed(seed, "problems", epoch)).permutation(len(problems))
     return [problems[i] for i in order[at * count : (at + 1) * count]]
@@ -63,13 +47,40 @@ def by_difficulty(
     problems: Sequence[Problem], count: int, seed: int, t: int, history: History
 ) -> list[Problem]:
     """`count` different problems, drawn with weights p (1 - p) + LEAST, p = (passes + 1) / (samples + 2):
-    most often those about which least is known to be sure (Gumbel top-k)."""
+    most often those about which least is known to be sure."""
     weights_P = np.array([_weight(*history.get(problem.id, (0, 0))) for problem in problems])
+    # The largest of log(weight) + Gumbel noise are a weighted draw without replacement (Gumbel top-k).
     gumbel_P = np.random.RandomState(fold_seed(seed, "problems", t)).gumbel(size=len(problems))
     order = np.argsort(-(np.log(weights_P) + gumbel_P), kind="stable")
     return [problems[i] for i in order[:count]]
 
 
 def _weight(samples: int, passes: int) -> float:
-    p = (passes + 1) / (samples + 2)
+    p = (passes + 1) / (samples + 2)  # the posterior mean from a uniform prior: 1/2 before the first sample
     return p * (1 - p) + LEAST
+
+
+def replay_buffer(
+    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
+) -> list[Example]:
+    """All that may be replayed, and that fits into a row; the same in every update of a run."""
+    samples = [sample for kind in samples_of(settings, inputs, tokenizer, seed) for sample in kind]
+    return keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)[0]
+
+
+def samples_of(
+    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
+) -> tuple[list[SftSample], list[SftSample]]:
+    """(the passing paths of the inputs found_<k>, the answers of the input references)."""
+    replay, directories = settings.replay, found.places_of(inputs)
+    passing = found.passing_paths(directories, tokenizer, replay.max_per_problem, seed)
+    problems = read_problems(inputs["references"]) if "references" in inputs else []
+    return passing, found.samples(problems, tokenizer, replay.variants, settings.sample.style)
+
+
+def replay(buffer: Sequence[Example], count: int, seed: int, t: int) -> list[Example]:
+    """The `count` examples that update t replays, all different (if there are so many)."""
+    # Without them nothing holds a policy in place: the gradient of its own answers is noise where they are
+    # alike, and an optimizer that divides by the gradient's size makes full steps of noise.
+    order = np.random.RandomState(fold_seed(seed, "replay", t)).permutation(len(buffer))
+    return [buffer[i] for i in order[:count]]

@@ -25,7 +25,6 @@ from o1jax.parallel.mesh import make_mesh, own_copy
 from o1jax.parallel.processes import agreed, is_leader
 from o1jax.records import InputError, Problem
 from o1jax.rl import draw
-from o1jax.rl import draw as rl_replay
 from o1jax.rl.examples import Group, Lesson, lesson_of
 from o1jax.rl.learner import Learner, optimizer_of
 from o1jax.rl.progress import Progress, after, figures_of, identity_of, read_rows, timings_of
@@ -78,7 +77,7 @@ class Run:
         self.weight_sync = WeightSync(policy)
         policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
-        self.replayed = rl_replay.replayed(settings, inputs, policy.tokenizer, seed)
+        self.replayed = draw.replay_buffer(settings, inputs, policy.tokenizer, seed)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), policy.params)
         like = abstract_state(shapes, transformation, mesh)
@@ -121,7 +120,7 @@ class Run:
         line, ahead = ProgressLine("policy_rl", self.settings.updates, writes=is_leader()), None
         while not self.progress.is_done(self.settings):
             groups, seconds = ahead or await self._unless_sigterm(self._play(player))
-            replay = rl_replay.draw(self.replayed, self.settings.replay.examples, self.seed, self.t)
+            replay = draw.replay(self.replayed, self.settings.replay.examples, self.seed, self.t)
             scored = player.scorer is not None
             lesson = lesson_of(groups, self.settings, self.t, scored=scored, replay=replay)
             row = {"update": self.t, "staleness": self.t - groups[0][0].rollout.policy_version}
@@ -146,11 +145,8 @@ class Run:
 
     async def _play(self, player: Player) -> tuple[list[Group], float]:
         """The answers of the next update, by the weights that the engine has, and the seconds they took."""
-        began, count = time.monotonic(), self.settings.problems_per_update
-        if self.settings.draw == "uniform":
-            drawn = draw.uniform(self.problems, count, self.seed, self.t)
-        else:
-            drawn = draw.by_difficulty(self.problems, count, self.seed, self.t, self.progress.history)
+        began = time.monotonic()
+        drawn = draw.problems_of(self.problems, self.settings, self.seed, self.t, self.progress.history)
         return await player.play(drawn, self.t), time.monotonic() - began
 
     def _learn(self, lesson: Lesson, at: float) -> dict[str, float]:
