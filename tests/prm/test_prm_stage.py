@@ -10,13 +10,21 @@ import pytest
 import scipy.stats
 from etils import epath
 
-from o1jax.intervals import auc, auc_intervals
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.prm import figures as prm_baseline
 from o1jax.prm import prm
-from o1jax.prm.figures import calibration, calibration_curve, calibration_error, held_out_figures, ranking
+from o1jax.prm.figures import (
+    auc,
+    auc_intervals,
+    calibration,
+    calibration_curve,
+    calibration_error,
+    drawn_aucs,
+    fit_and_score,
+    held_out_figures,
+    ranking,
+)
 from o1jax.prm.nodes import Nodes, nodes_of, score_nodes
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import CaseResult, InputError, Node, Status, Tree, Verdict
@@ -184,6 +192,26 @@ def test_auc_is_the_rank_statistic():
     assert auc(score_N, label_N) == pytest.approx(u / (label_N.sum() * (1 - label_N).sum()))
 
 
+def test_draws_that_take_every_problem_once_have_the_auc_itself():
+    rng = np.random.default_rng(0)
+    score_N, label_N, problem_N = rng.integers(0, 9, 200) / 9, rng.integers(0, 2, 200), np.arange(200) // 5
+    times_DP = np.stack([np.ones(40, int), np.arange(40) % 2])
+    rows_N = problem_N % 2 == 1
+    expected = [auc(score_N, label_N), auc(score_N[rows_N], label_N[rows_N])]
+    np.testing.assert_allclose(drawn_aucs(score_N, label_N, problem_N, times_DP), expected, rtol=1e-14)
+
+
+def test_the_baseline_is_the_least_of_its_loss():
+    nodes = random_nodes(2000, lambda rng, number_N, step_N, path_N: (path_N + rng.normal(0, 40, 2000)) > 100)
+    half = dataclasses.replace(nodes, soft_N=(nodes.soft_N + 0.5) / 2)
+    by_hard = fit_and_score(nodes, nodes.hard_N, nodes)
+    by_soft = fit_and_score(half, half.soft_N, nodes)
+    for score_N, label_N, number in ((by_hard, nodes.hard_N, 1), (by_soft, half.soft_N, 3)):
+        # A constant a number is one of its terms: at the minimum the mean score is the mean label.
+        rows_N = nodes.number_N == number
+        assert score_N[rows_N].mean() == pytest.approx(label_N[rows_N].mean(), abs=2e-3)
+
+
 def test_intervals_are_over_problems_and_the_difference_is_paired():
     rng = np.random.default_rng(0)
     label_N, problem_N = rng.integers(0, 2, 400), np.repeat(np.arange(40), 10)
@@ -217,7 +245,7 @@ def random_nodes(n, label_of, seed=0):
 
 def baseline_auc(label_of):
     train, held_out = random_nodes(2000, label_of), random_nodes(2000, label_of, seed=1)
-    return auc(prm_baseline.fit_and_score(train, train.hard_N, held_out), held_out.hard_N)
+    return auc(fit_and_score(train, train.hard_N, held_out), held_out.hard_N)
 
 
 def test_the_baseline_learns_lengths_and_places_but_nothing_of_random_labels():
