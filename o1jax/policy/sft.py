@@ -13,13 +13,11 @@ from etils import epath
 from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import encode_sft, keep_short
-from o1jax.policy import found
-from o1jax.policy import found as references
-from o1jax.prompts.chat import Tokenizer
+from o1jax.policy.found import provenance_of, read_answers
 from o1jax.prompts.fence import Style
-from o1jax.records import InputError, SftSample
+from o1jax.records import InputError
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.problems import read_problems
 from o1jax.stages.training import (
     TrainSettings,
     check_model,
@@ -47,31 +45,30 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     policy = open_policy(inputs["policy"])
     check_model("policy_sft", settings.train.model, policy)
     policy = with_adapters(policy, settings.train.lora, seed)
-    found_samples, reference_samples = samples_of(settings, inputs, policy.tokenizer, seed)
-    examples = [encode_sft(sample) for sample in (*found_samples, *reference_samples)]
-    if not examples:
+    answers = read_answers(
+        inputs,
+        policy.tokenizer,
+        seed,
+        max_per_problem=settings.max_per_problem,
+        variants=settings.variants,
+        style=settings.style,
+    )
+    if not answers.all():
         raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
-    examples, dropped = keep_short(examples, settings.train.row_length)
+    provenance.write(out, provenance_of(answers, inputs, policy.tokenizer, settings.train.row_length))
+    # The references go along in every round: on its own answers alone a policy narrows to what it can do.
+    examples, dropped = keep_short(
+        [encode_sft(sample) for sample in answers.all()], settings.train.row_length
+    )
     fitted = train_tokens(out, "policy_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
         figures={
-            "found": len(found_samples),
-            "found_problems": len({sample.problem_id for sample in found_samples}),
-            "references": len(reference_samples),
+            "found": len(answers.found),
+            "found_problems": len({sample.problem_id for sample in answers.found}),
+            "references": sum(map(len, answers.references.values())),
             "dropped_long": dropped,
             "steps": fitted.progress.step,
             "trained_tokens": fitted.progress.tokens,
         },
         timings=tokens_per_second(fitted),
     )
-
-
-def samples_of(
-    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
-) -> tuple[list[SftSample], list[SftSample]]:
-    """The answers that were found, and those of the references."""
-    places = found.places_of(inputs)
-    found_samples = found.passing_paths(places, tokenizer, settings.max_per_problem, seed)
-    names = [name for name in ("references", "pool_references") if name in inputs]
-    problems = [problem for name in names for problem in read_problems(inputs[name])]
-    return found_samples, references.samples(problems, tokenizer, settings.variants, settings.style)

@@ -7,6 +7,7 @@ these say when the policy stops getting better). Real models start from publishe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -20,12 +21,12 @@ from o1jax.model.init import init_params, parameter_count
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
-from o1jax.policy import found
+from o1jax.policy.found import reference_provenance, reference_samples, reference_texts
 from o1jax.prompts import nano_tokenizer
-from o1jax.prompts.chat import Tokenizer
-from o1jax.records import InputError, Problem, SftSample
+from o1jax.records import InputError, Problem
 from o1jax.rewards.outcome import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import TrainSettings
@@ -55,15 +56,18 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     if settings.train.lora.rank or settings.train.model:
         raise InputError("warm_up.train: saw lora or model; a new policy is trained whole, shaped by preset")
     problems = read_problems(inputs["references"])
-    tokenizer = nano_tokenizer.train(found.texts(problems, settings.variants), settings.vocab_size)
+    tokenizer = nano_tokenizer.train(reference_texts(problems, settings.variants), settings.vocab_size)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
-    samples = samples_of(problems, tokenizer, settings)
+    samples = reference_samples(problems, tokenizer, settings.variants, style="nano")
+    provenance.write(out, reference_provenance(samples, "references", tokenizer, settings.train.row_length))
     examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)
     batches = Batches(examples, seed=seed, **settings.train.shape)
-    validation = Validation(Policy(config, graphdef, params, tokenizer), settings, inputs["validation"], seed)
-    try:
+    policy = Policy(config, graphdef, params, tokenizer)
+    with contextlib.closing(Validation(policy, settings, inputs["validation"], seed)) as validation:
+        # What ends it is the pass rate on other problems, not the loss: that of these few references falls on
+        # while the policy learns them by heart.
         fitted = fit(
             out / "fit",
             graphdef,
@@ -81,8 +85,6 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             evaluate=validation,
             title="warm_up",
         )
-    finally:
-        validation.close()
     save_policy(out / "policy", config, fitted.params, tokenizer)
     progress = fitted.progress
     return StageResult(
@@ -99,11 +101,6 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         },
         timings={},
     )
-
-
-def samples_of(problems: Sequence[Problem], tokenizer: Tokenizer, settings: Settings) -> list[SftSample]:
-    """What is trained on."""
-    return found.samples(problems, tokenizer, settings.variants, style="nano")
 
 
 class Validation:
@@ -126,6 +123,7 @@ class Validation:
         workers = self.workers
         difference = await self.weight_sync.push(workers.engine, params, self.version)
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, self.settings.sample)
+        # The same seed each time: two evaluations differ by the policy, not by the draw.
         rollouts_P_G = await sample_many(sampler, self.problems, search_tests, self.seed)
         rates = _pass_at_1(self.problems, [[r.reward for r in rollouts] for rollouts in rollouts_P_G])
         return rates | {"push_difference": difference}

@@ -77,7 +77,9 @@ class Run:
         self.weight_sync = WeightSync(policy)
         policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
-        self.replayed = draw.replay_buffer(settings, inputs, policy.tokenizer, seed)
+        self.replayed = draw.replay_buffer(
+            checkpoints.directory.parent.parent, settings, inputs, policy.tokenizer, seed
+        )
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         shapes = jax.tree.map(lambda leaf: struct(leaf, leaf.sharding), policy.params)
         like = abstract_state(shapes, transformation, mesh)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from etils import epath
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from o1jax.policy.found import places_of
+from o1jax.policy.found import found_directories
 from o1jax.records import InputError
 from o1jax.rewards.phi import Reward
 from o1jax.rl.objective import PolicyGradient
@@ -111,7 +111,7 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
     if settings.train.micro_batches != 1:
         wanted = "1: an update has as many micro-batches, of train.rows_per_batch rows, as its answers fill"
         raise _refusal("train.micro_batches", settings.train.micro_batches, wanted)
-    replays = "references" in inputs or bool(places_of(inputs))
+    replays = "references" in inputs or bool(found_directories(inputs))
     if replays != (settings.replay.examples > 0):
         wanted = "a number with references or found_<k>" if replays else "0 without references and found_<k>"
         raise _refusal("replay.examples", settings.replay.examples, wanted)

@@ -2,7 +2,7 @@
 programs their true cases kill.
 
 Inputs: tcg (also the reference model), problems (check_problems, with reference programs), found_<k>:
-search or sample stages of the policy, and, where one samples, policy, for its tokenizer. Run after every
+search or sample stages of the policy. Run after every
 round of search with the generator of the round before, it is iterative DPO. answers.parquet holds every
 answer with its reward; a stage that was killed goes on from it. Writes no tests (write_tests does).
 """
@@ -19,15 +19,18 @@ from typing import Annotated
 from etils import epath
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Request
 from o1jax.parallel.seeds import fold_seed
-from o1jax.policy.found import places_of, wrong_programs
+from o1jax.policy.found import found_directories, wrong_programs
 from o1jax.prompts import chat
 from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
+from o1jax.stages.provenance import Provenance, Role, Source
 from o1jax.stages.training import (
     TrainSettings,
     check_model,
@@ -103,6 +106,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     wrong, no_reference = wrong_of(inputs, problems, settings, seed)
     answers, timings = _answers(out, settings, policy, problems, wrong, seed)
     pairs = pairs_of(answers, settings.margin, settings.max_pairs, seed)
+    provenance.write(out, _provenance(pairs, answers, wrong, settings, policy.tokenizer))
     found = {
         "problems": len(problems),
         "with_wrong": len(wrong),
@@ -182,6 +186,32 @@ def _pair(chosen: JudgedAnswer, rejected: JudgedAnswer) -> PreferencePair:
     )
 
 
+def _provenance(
+    pairs: Sequence[PreferencePair],
+    answers: Sequence[JudgedAnswer],
+    wrong: Mapping[str, Sequence[str]],
+    settings: Settings,
+    tokenizer: chat.Tokenizer,
+) -> list[Provenance]:
+    of_number, rows = {(answer.problem_id, answer.number): answer for answer in answers}, []
+    for pair in pairs:
+        numbers = map(int, pair.id.rpartition("#")[2].split(">"))
+        chosen, rejected = (of_number[pair.problem_id, number] for number in numbers)
+        sources = [_source(chosen, "chosen", tokenizer), _source(rejected, "rejected", tokenizer)]
+        facts = {f"wrong_program_{r}": source for r, source in enumerate(wrong[pair.problem_id])}
+        length = settings.train.row_length
+        rows.append(
+            provenance.row(pair, "cases by what they kill", sources, encode_pair(pair), length, facts)
+        )
+    return rows
+
+
+def _source(answer: JudgedAnswer, role: Role, tokenizer: chat.Tokenizer) -> Source:
+    killed = ", ".join(map(str, answer.killed)) or "none"
+    record = f"answer {answer.number}, reward {answer.reward:.3f}, which kills wrong programs {killed},"
+    return provenance.text_source(provenance.OWN, record, answer.token_ids, tokenizer, role, "tcg")
+
+
 async def kills_of(
     judge: Judge, problem: Problem, cases: Sequence[TestCase], wrong: Sequence[str], limits: Limits
 ) -> dict[TestCase, frozenset[int]]:
@@ -203,11 +233,10 @@ def wrong_of(
 ) -> tuple[dict[str, list[str]], int]:
     """(problem id -> the policy's wrong programs, where there are any and a reference program to know true
     cases by; how many problems have only the former). InputError where those are all, or others' are."""
-    found = places_of(inputs)
+    found = list(found_directories(inputs).values())
     if not found:
         raise InputError("tcg_adversarial: saw no input found_0; give at least one search or sample stage")
-    tokenizer = open_policy(inputs["policy"]).tokenizer if "policy" in inputs else None
-    wrong = wrong_programs(found, settings.max_wrong, seed, tokenizer)
+    wrong = wrong_programs(found, settings.max_wrong, seed)
     failed = [problem for problem in problems if problem.id in wrong]
     of_problems = {problem.id: wrong[problem.id] for problem in failed if problem.solutions}
     if wrong and not failed:

@@ -15,6 +15,7 @@ from typing import Literal
 from etils import epath
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Engine
 from o1jax.parallel.processes import place
@@ -23,8 +24,10 @@ from o1jax.prompts import chat
 from o1jax.records import InputError, PreferencePair, Problem
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
+from o1jax.stages.provenance import Provenance, text_source
 from o1jax.stages.together import made_once
 from o1jax.stages.training import (
     TrainSettings,
@@ -182,6 +185,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         raise InputError(
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
+    provenance.write(out, _provenance(pairs, made.sets, settings, policy.tokenizer))
     policy = with_adapters(policy, settings.train.lora, seed)
     fitted, long = train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
     return StageResult(
@@ -205,6 +209,22 @@ def pairs_of(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: 
         for case_set, both in zip(sets, found, strict=True)
         if both is not None
     ]
+
+
+def _provenance(
+    pairs: Sequence[PreferencePair], sets: Sequence[CaseSet], settings: Settings, tokenizer: chat.Tokenizer
+) -> list[Provenance]:
+    of_id, rows = {case_set.id: case_set for case_set in sets}, []
+    false, sampled_by = f"{settings.rejected} ones", "tcg" if settings.rejected == "sampled" else ""
+    for pair in pairs:
+        sources = [
+            text_source("problems", "true cases", pair.chosen_ids, tokenizer, "chosen"),
+            text_source("problems", false, pair.rejected_ids, tokenizer, "rejected", sampled_by),
+        ]
+        facts = {"program": of_id[pair.id].source, "program_shown": of_id[pair.id].shown}
+        length = settings.train.row_length
+        rows.append(provenance.row(pair, "true and false cases", sources, encode_pair(pair), length, facts))
+    return rows
 
 
 async def _found(

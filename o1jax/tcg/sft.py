@@ -21,6 +21,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, SftSample
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import (
@@ -60,7 +61,14 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     check_model("tcg_sft", settings.train.model, policy)
     policy = with_adapters(policy, settings.train.lora, seed)
     samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
-    examples, long = keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)
+    encoded = [encode_sft(sample) for sample in samples]
+    rows = []
+    for case_set, sample, example in zip(made.sets, samples, encoded, strict=True):
+        source = provenance.text_source("problems", "cases of its tests", sample.answer_ids, policy.tokenizer)
+        facts = {"program": case_set.source, "program_shown": case_set.shown}
+        rows.append(provenance.row(sample, "true cases", [source], example, settings.train.row_length, facts))
+    provenance.write(out, rows)
+    examples, long = keep_short(encoded, settings.train.row_length)
     fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
         figures={

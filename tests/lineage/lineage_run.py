@@ -11,8 +11,8 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.policy import sft
+from o1jax.policy.found import reference_provenance, reference_samples
 from o1jax.prm import prm
-from o1jax.problems.formats import jsonl
 from o1jax.prompts import nano_tokenizer, pseudocode
 from o1jax.prompts.chat import save_tokenizer
 from o1jax.records import (
@@ -26,8 +26,9 @@ from o1jax.records import (
     Tree,
     Verdict,
 )
-from o1jax.stages import manifest, run, training
+from o1jax.stages import manifest, provenance, run, training
 from o1jax.stages.manifest import StageResult, StageSpec
+from o1jax.stages.problems import write_problems
 from o1jax.store import write_records
 from o1jax.tcg import sft as tcg_sft
 from o1jax.tcg.adversarial import JudgedAnswer
@@ -86,7 +87,7 @@ def stage(root, place, name, data=None, config=None, **inputs):
 
 
 def problems(*tests, ids=IDS):
-    return lambda place: jsonl.save(place / "problems.jsonl", [problem_of(id, tests) for id in ids])
+    return lambda place: write_problems(place, [problem_of(id, tests) for id in ids])
 
 
 def trees(number, ids=IDS):
@@ -134,6 +135,12 @@ def policy(place):
     save_policy(place / "policy", config, init_params(config, 0, make_mesh())[1], TOKENIZER)
 
 
+def warmed_up(place):
+    policy(place)
+    found = reference_samples([problem_of(id, (OWN,)) for id in IDS], TOKENIZER, 1, "nano")
+    provenance.write(place, reference_provenance(found, "references", TOKENIZER, 256))
+
+
 def build(root):
     """A run up to its second search, tests that a generator wrote among those that judge it."""
     (root / "summary.json").write_text("{}")
@@ -141,7 +148,7 @@ def build(root):
     stage(root, "problems/references", "check_problems", problems(OWN), {"source": "given.jsonl"})
     stage(root, "problems/pool", "check_problems", problems(OWN))
     stage(root, "problems/tcg", "check_problems", problems(*more, ids=("a", "a#1")))
-    stage(root, "warm_up", "warm_up", policy, references="problems/references")
+    stage(root, "warm_up", "warm_up", warmed_up, references="problems/references")
     stage(root, "tcg", "tcg_sft", config={"train_tokens": 9}, problems="problems/tcg")
     written = {"tcg": "tcg", "problems": "problems/pool"}
     stage(root, "tests", "write_tests", problems(OWN, WRITTEN), **written)

@@ -193,12 +193,10 @@ def test_a_rollout_holds_its_program_whatever_the_prompt(tmp_path):
         rollout_of(tokenizer, "add", direct.render_answer(NO_SIGN), PASSES, NO_SIGN),
         rollout_of(tokenizer, "add", "no program", None),
     )
-    found = wrong_programs([place], 9, 0, tokenizer)
+    found = wrong_programs([place], 9, 0)
     assert {"add"} == set(found) and sorted(found["add"]) == sorted([MINUS, TIMES])
-    with pytest.raises(InputError, match="sampled: rollouts hold token ids; give the policy"):
-        wrong_programs([place], 9, 0)
     with pytest.raises(InputError, match="no trees/ and no rollouts/ there"):
-        wrong_programs([epath.Path(tmp_path)], 9, 0, tokenizer)
+        wrong_programs([epath.Path(tmp_path)], 9, 0)
 
 
 CONFIG = {
@@ -285,7 +283,7 @@ def test_every_answer_is_kept_with_its_reward_and_counted(house, learned):
 
 
 def test_the_next_turns_answers_kill_more(house, learned):
-    spec = spec_of(house, {"train_tokens": 1}, ("search", "sampled"), tcg="learned", policy="start")
+    spec = spec_of(house, {"train_tokens": 1}, ("search", "sampled"), tcg="learned")
     figures = run.run(house / "again", spec)["figures"]
     assert {a.wrong for a in answers_of(house / "again")} == {4}  # one was sampled
     assert figures["mean_reward"] > learned["mean_reward"] + 0.1
@@ -323,7 +321,6 @@ def test_a_problem_without_a_reference_is_left_out_and_counted(house, tmp_path):
         ({}, {"found": ()}, "saw no input found_0; give at least one search or sample stage"),
         ({}, {"found": ("others",)}, "others: wrong programs of 1 problems, of none"),
         ({}, {"found": ("tcg",)}, "tcg is a stage tcg_sft, wanted one of search and sample"),
-        ({}, {"found": ("sampled",)}, "sampled: rollouts hold token ids; give the policy"),
         ({}, {"problems": "bare"}, "problem add: needs a reference program"),
         ({"validity_weight": 1.0}, {}, r"validity_weight: saw 1\.0, wanted less than 1"),
         ({"margin": 0.0}, {}, r"margin: saw 0\.0"),
