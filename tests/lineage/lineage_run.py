@@ -189,8 +189,10 @@ def trainer(house, tmp_path_factory):
     """A place of STAGES -> (the stage, run but for its training, the ids of what it would train on)."""
 
     @functools.cache
-    def train(place, **config):
+    def train(place, row_length=None, **config):
         noted = []
+        if row_length is not None:
+            config["train"] = {"row_length": row_length}
 
         def note(out, title, policy, objective, examples, settings, seed):
             noted.extend(example.id for example in examples)

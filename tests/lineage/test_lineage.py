@@ -60,7 +60,7 @@ def samples_of(place, ids=IDS):
 
 @pytest.mark.parametrize("place, longest", [(place, None) for place in STAGES] + [("sft", 60), ("dpo", 110)])
 def test_what_is_listed_is_what_the_stage_trained_on(place, longest, trained):
-    out, noted = trained(place, **({"train": {"row_length": longest}} if longest else {}))
+    out, noted = trained(place, row_length=longest)
     samples = samples_of(out, ("a", "a#1") if "tcg" in place else IDS)
     kept = [sample.id for sample in samples if not sample.left_out]
     assert kept and sorted(kept) == sorted(noted) and len(set(kept)) == len(kept)
