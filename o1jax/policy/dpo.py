@@ -64,21 +64,14 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     rounds = [search_trees(directory) for directory in found.values()]
     kinds: tuple[Kind, ...] = ("siblings", "paths") if settings.pairs == "both" else (settings.pairs,)
     by_kind = {k: pairs_of(rounds, k, settings, policy.tokenizer.eos_token_id, seed) for k in kinds}
-    provenance.write(
-        out,
-        [
-            provenance.row(
-                pair,
-                f"preference of {kind}",
-                provenance.node_sources(pair.id, list(found)),
-                encode_pair(pair),
-                settings.train.row_length,
-                {"margin": pair.margin},
-            )
-            for kind, pairs in by_kind.items()
-            for pair in pairs
-        ],
-    )
+    length = settings.train.row_length
+    rows = [
+        provenance.node_row(p, f"preference of {k}", found, encode_pair(p), length, {"margin": p.margin})
+        for k, pairs in by_kind.items()
+        for p in pairs
+    ]
+    # Also without a pair: the file then says that there was none.
+    provenance.write(out, rows)
     pairs = [pair for pairs in by_kind.values() for pair in pairs]
     figures = {
         "pairs": len(pairs),
@@ -86,12 +79,14 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         "problems": len({pair.problem_id for pair in pairs}),
     }
     if not pairs:
+        # A round that teaches nothing must not end a run of many.
         trees = [tree for found in rounds for tree in found]
         why = (
             f"no pair of {' or '.join(kinds)} in {len(trees)} trees, {sum(tree.solved for tree in trees)} of "
             "them with a passing path; search more, or with more samples a step"
         )
         return StageResult(figures | keep_unchanged(out, policy, why), {})
+    # The policy is its own reference also with adapters: new ones add nothing.
     policy = with_adapters(policy, settings.train.lora, seed)
     fitted, long = train_preferences(out, "policy_dpo", policy, pairs, settings, seed)
     trained = {

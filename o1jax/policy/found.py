@@ -29,7 +29,9 @@ from o1jax.stages.provenance import Provenance, Source
 from o1jax.store import read_shards, read_trees
 
 FINDERS = ("search", "sample")
-REFERENCES = ("references", "pool_references")  # inputs: of the warm-up, and of the pool that is searched
+# Inputs: the warm-up's problems, and the pool's, whose references no self-play may see: they are the upper
+# bound that a run is compared with.
+REFERENCES = ("references", "pool_references")
 
 
 class Answers(NamedTuple):
@@ -108,7 +110,7 @@ def reference_provenance(
 
 def _found_source(sample: SftSample, directories: Mapping[str, epath.Path]) -> Sequence[Source]:
     names = list(directories)
-    number, _, id = sample.id.partition("/")
+    number, _, id = sample.id.partition("/")  # the first: a problem's id may hold more of them
     if (directories[names[int(number)]] / "trees").exists():
         return provenance.node_sources(sample.id, names)
     return [Source("answer", names[int(number)], rollout=id)]
@@ -138,6 +140,7 @@ def _passing(directory: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
     if (directory / "trees").exists():
         eos_id, trees = tokenizer.eos_token_id, read_trees(directory / "trees")
         return [sample for tree in trees for sample in passing_samples(tree, eos_id=eos_id)]
+    # The answers that sampling found are as good as those of search; both are kept as a tree would keep them.
     rollouts = read_shards(directory / "rollouts", Rollout)
     samples = (_rollout_sample(rollout, tokenizer) for rollout in rollouts if rollout.reward == 1.0)
     return [sample for sample in samples if sample is not None]
@@ -149,11 +152,12 @@ def _rollout_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
     eos_id, answer_ids = tokenizer.eos_token_id, rollout.token_ids
     steps = steps_of_rollout(tokenizer, rollout, len(answer_ids) + 1)
     if steps[-1].program:
-        # What comes after the program was never judged, so it is not imitated; that the answer ends, is.
+        # What comes after the program was never judged, so it is not imitated. The end is added where the
+        # token limit cut it off: a policy must learn to stop.
         path = without_eos(tuple(i for step in steps for i in step.token_ids), eos_id)
         answer_ids = (*path, eos_id)
     elif answer_ids[-1] != eos_id:
-        return None
+        return None  # of a direct answer, where the program ends is not known by tokens
     return _sample(rollout.id, rollout.problem_id, rollout.prompt_ids, answer_ids)
 
 
@@ -168,6 +172,7 @@ def wrong_programs(
             by_problem.setdefault(problem_id, set()).add(program)
     drawn = {}
     for problem_id, programs in sorted(by_problem.items()):
+        # Sorted first: a set of texts has another order in every process.
         rng = random.Random(fold_seed(seed, "wrong_programs", problem_id))
         drawn[problem_id] = rng.sample(sorted(programs), min(max_per_problem, len(programs)))
     return drawn
@@ -195,17 +200,13 @@ def reference_samples(
 ) -> list[SftSample]:
     """The first `variants` reasoning chains of each problem under the pseudocode prompt, and as many of
     its programs under the direct one; `style` is the prompts'."""
-    eos_id = tokenizer.eos_token_id
-    return [
-        _sample(
-            f"{problem.id}/{name}",
-            problem.id,
-            render(tokenizer, messages),
-            (*tokenizer.encode(answer, add_special_tokens=False), eos_id),
-        )
-        for problem in problems
-        for name, messages, answer in _reference_answers(problem, variants, style)
-    ]
+    samples, eos_id = [], tokenizer.eos_token_id
+    for problem in problems:
+        for name, messages, answer in _reference_answers(problem, variants, style):
+            answer_ids = (*tokenizer.encode(answer, add_special_tokens=False), eos_id)
+            prompt_ids = render(tokenizer, messages)
+            samples.append(_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids))
+    return samples
 
 
 def reference_texts(problems: Sequence[Problem], variants: int) -> Iterator[str]:
@@ -218,6 +219,7 @@ def reference_texts(problems: Sequence[Problem], variants: int) -> Iterator[str]
 def _reference_answers(
     problem: Problem, variants: int, style: Style
 ) -> Iterator[tuple[str, Sequence[Message], str]]:
+    # Both prompts, because evaluation compares what the policy does under one with the other.
     for i, steps in enumerate(problem.reasoning[:variants]):
         yield f"reasoning_{i}", pseudocode.messages(problem, style=style), pseudocode.render_path(steps)
     for i, source in enumerate(problem.solutions[:variants]):

@@ -56,7 +56,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     if not answers.all():
         raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
     provenance.write(out, provenance_of(answers, inputs, policy.tokenizer, settings.train.row_length))
-    # The references go along in every round: on its own answers alone a policy narrows to what it can do.
+    # How large a share the references are decides more than the found paths do: in a probe at nano size the
+    # same paths gave .171 with all references under both prompts, and .226 with a quarter of them under one.
     examples, dropped = keep_short(
         [encode_sft(sample) for sample in answers.all()], settings.train.row_length
     )

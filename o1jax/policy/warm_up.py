@@ -56,6 +56,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     if settings.train.lora.rank or settings.train.model:
         raise InputError("warm_up.train: saw lora or model; a new policy is trained whole, shaped by preset")
     problems = read_problems(inputs["references"])
+    # Made of the references alone: validation problems, and those of evaluation, must be new to it too.
     tokenizer = nano_tokenizer.train(reference_texts(problems, settings.variants), settings.vocab_size)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
@@ -110,6 +111,8 @@ class Validation:
         self.problems = read_problems(problems)
         self.settings, self.seed = settings, fold_seed(seed, "validation")
         self.weight_sync = WeightSync(policy)
+        # `fit` calls this between steps, from plain code: engine and judge have an event loop of their own,
+        # which stands still in between, so that nothing is started or compiled twice.
         self.runner = asyncio.Runner()
         self.opened = open_workers(policy, settings.engine)
         self.workers: Workers = self.runner.run(self.opened.__aenter__())
@@ -134,7 +137,7 @@ class Validation:
 
 
 def _pass_at_1(problems: Sequence[Problem], rewards_P_G: Sequence[Sequence[float]]) -> dict[str, float]:
-    """The pass rate and, by difficulty, the same."""
+    """The pass rate, by difficulty the same, and what `fit` minimizes: `loss`, 1 less the pass rate."""
     by_difficulty: dict[str, list[float]] = {}
     for problem, rewards_G in zip(problems, rewards_P_G, strict=True):
         by_difficulty.setdefault(problem.difficulty.replace(" ", "_"), []).extend(rewards_G)

@@ -72,20 +72,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     refuse_leakage(trees, held_out)
     samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
     encoded = [encode(sample, settings) for sample in samples]
-    kind = f"steps with {settings.objective} labels"
-    provenance.write(
-        out,
-        [
-            provenance.row(
-                sample,
-                kind,
-                provenance.node_sources(sample.id, list(found)),
-                example,
-                settings.train.row_length,
-            )
-            for sample, example in zip(samples, encoded, strict=True)
-        ],
-    )
+    kind, length = f"steps with {settings.objective} labels", settings.train.row_length
+    rows = [provenance.node_row(s, kind, found, e, length) for s, e in zip(samples, encoded, strict=True)]
+    provenance.write(out, rows)
     examples, dropped = keep_short(encoded, settings.train.row_length)
     if not examples:
         what = "pair of siblings" if settings.objective == "pair" else "labelled path"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from etils import epath
@@ -63,6 +63,18 @@ def row(
     """The provenance of a record that was encoded as `example` and is left out if it does not fit a row."""
     left_out = f"longer than a row of {row_length} tokens" if len(example.token_ids) > row_length else ""
     return Provenance(record.id, record.problem_id, kind, left_out, json.dumps(facts or {}), tuple(sources))
+
+
+def node_row(
+    record: Record,
+    kind: str,
+    inputs: Iterable[str],
+    example: Example,
+    row_length: int,
+    facts: Mapping[str, Any] | None = None,
+) -> Provenance:
+    """As `row`, of a record that was made from a tree of one of the `inputs` found_<k>."""
+    return row(record, kind, node_sources(record.id, list(inputs)), example, row_length, facts)
 
 
 def node_sources(id: str, inputs: Sequence[str]) -> tuple[Source, ...]:
