@@ -13,6 +13,7 @@ from o1jax.parallel.mesh import make_mesh
 from o1jax.policy import sft
 from o1jax.policy.found import reference_provenance, reference_samples
 from o1jax.prm import prm
+from o1jax.problems.formats import jsonl
 from o1jax.prompts import nano_tokenizer, pseudocode
 from o1jax.prompts.chat import save_tokenizer
 from o1jax.records import (
@@ -28,7 +29,6 @@ from o1jax.records import (
 )
 from o1jax.stages import manifest, provenance, run, training
 from o1jax.stages.manifest import StageResult, StageSpec
-from o1jax.stages.problems import write_problems
 from o1jax.store import write_records
 from o1jax.tcg import sft as tcg_sft
 from o1jax.tcg.adversarial import JudgedAnswer
@@ -87,7 +87,7 @@ def stage(root, place, name, data=None, config=None, **inputs):
 
 
 def problems(*tests, ids=IDS):
-    return lambda place: write_problems(place, [problem_of(id, tests) for id in ids])
+    return lambda place: jsonl.save(place / "problems.jsonl", [problem_of(id, tests) for id in ids])
 
 
 def trees(number, ids=IDS):

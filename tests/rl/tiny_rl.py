@@ -15,11 +15,11 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.processes import start_processes
 from o1jax.policy.found import reference_texts
+from o1jax.problems.formats import jsonl
 from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import chat, nano_tokenizer, pseudocode
 from o1jax.records import SftSample
 from o1jax.stages import settings
-from o1jax.stages.problems import write_problems
 from o1jax.stages.run import module_of
 from o1jax.stages.training import TrainSettings, train_tokens
 from o1jax.train import objectives
@@ -48,11 +48,11 @@ class Training:
 def make(root):
     """root/policy, root/problems and root/audit (tests that nothing passes), as stages leave them."""
     root = epath.Path(root)
-    write_problems(root / "problems", problems())
+    jsonl.save(root / "problems" / "problems.jsonl", problems())
     impossible = [
         dataclasses.replace(p, tests=(dataclasses.replace(p.tests[0], output="?"),)) for p in problems()
     ]
-    write_problems(root / "audit", impossible)
+    jsonl.save(root / "audit" / "problems.jsonl", impossible)
     tokenizer = nano_tokenizer.train(reference_texts(problems(), 1), 480)
     config = dataclasses.replace(
         preset("nano"), vocab_size=len(tokenizer), d_model=64, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=128
