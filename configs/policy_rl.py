@@ -49,7 +49,6 @@ def _nano() -> tuple[dict, dict]:
         "engine": {
             "name": "jax",
             "endpoints": (),
-            "transfer": "files",
             "dtype": "",
             "slots": 64,
             "context": 256,
@@ -80,7 +79,6 @@ def _coder_7b() -> tuple[dict, dict]:
         "engine": {
             "name": "jax",
             "endpoints": (),
-            "transfer": "files",
             "dtype": "",
             "tensor": 4,
             "prefix_cache_mb": 4096.0,
