@@ -20,8 +20,7 @@ from absl import flags
 
 from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
-from o1jax.plan.planning import Job, plan_decode, plan_train
-from o1jax.plan.table import table
+from o1jax.plan.planning import Job, plan_decode, plan_train, table
 
 MODEL = flags.DEFINE_string("model", "qwen2.5-7b", "A preset of o1jax.model.presets.")
 TOPOLOGY = flags.DEFINE_list("topology", ["v5p:2x2x2"], "<chip>:<shape>, with commas between several.")

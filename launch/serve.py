@@ -3,8 +3,7 @@
     .venv-vllm/bin/python launch/serve.py --policy=runs/demo/warm_up --servers=2 --workdir=runs/serve
 
 What trains and searches runs elsewhere, in any environment that sees the same --workdir, with
-engine.name = "vllm_server", engine.endpoints as printed, and engine.transfer as --transfer here. Words after
-`--` go to vLLM as they are.
+engine.name = "vllm_server" and engine.endpoints as printed. Words after `--` go to vLLM as they are.
 """
 
 import pathlib
@@ -30,7 +29,6 @@ HOST = flags.DEFINE_string("host", "127.0.0.1", "The address that they listen on
 SLOTS = flags.DEFINE_integer("slots", 64, "Samples at once, each server.", lower_bound=1)
 CONTEXT = flags.DEFINE_integer("context", 384, "Tokens of prompt and answer together.", lower_bound=2)
 DTYPE = flags.DEFINE_string("dtype", "", "float32 or bfloat16; empty: the policy's compute dtype.")
-TRANSFER = flags.DEFINE_enum("transfer", "files", ["files", "nccl", "ipc"], "How new weights come.")
 GPUS = flags.DEFINE_integer("gpus", 0, "GPUs a server, in order; 0: as vLLM chooses.")
 
 
@@ -63,11 +61,6 @@ def prepare(workdir: pathlib.Path, more: list[str]) -> tuple[ServerSettings, pat
     """The servers' settings and the directory of the model that they start with."""
     policy = open_policy(epath.Path(POLICY.value))
     cpu = is_cpu_build()
-    if cpu and TRANSFER.value != "files":
-        raise InputError(
-            f"--transfer={TRANSFER.value}: the vLLM installed here computes on the CPU; "
-            "install its GPU build (third_party/constraints/vllm-gpu.txt), or take --transfer=files"
-        )
     chosen = arguments(
         policy.config,
         slots=SLOTS.value,
@@ -76,7 +69,7 @@ def prepare(workdir: pathlib.Path, more: list[str]) -> tuple[ServerSettings, pat
         cpu=cpu,
     )
     hf.export(workdir / "model", *untied(policy.config, policy.params), policy.tokenizer)
-    settings = ServerSettings(chosen, cpu, PORT.value, HOST.value, GPUS.value, TRANSFER.value, more)
+    settings = ServerSettings(chosen, cpu, PORT.value, HOST.value, GPUS.value, more)
     return settings, workdir / "model"
 
 

@@ -26,11 +26,11 @@ def free_ports(count):
 
 
 @contextlib.contextmanager
-def servers(directory, count, config, params, tokenizer, *, slots, context, more=()):
-    """`count` servers of these weights that answer, with `more` words to vLLM; ends them."""
+def servers(directory, count, config, params, tokenizer, *, slots, context):
+    """`count` servers of these weights that answer; ends them."""
     hf.export(directory / "model", *untied(config, params), tokenizer)
     chosen = arguments(config, slots=slots, context=context, dtype="float32", cpu=True)
-    settings = ServerSettings(chosen, cpu=True, port=free_ports(count), more=more)
+    settings = ServerSettings(chosen, cpu=True, port=free_ports(count))
     started = []
     try:
         for index in range(count):

@@ -20,11 +20,7 @@ FLOORS = {
     "recipes": 10,
 }  # fmt: skip
 HEAVY = ("vllm", "torch", "libtpu")
-HEAVY_ALLOWED = {
-    "engine/vllm_engine/in_process.py",
-    "engine/vllm_engine/weight_source.py",
-    "engine/vllm_engine/weight_transfer.py",
-}
+HEAVY_ALLOWED = {"engine/vllm_engine/in_process.py"}
 MOST_MODULES = 14  # of a folder: what a person keeps in mind
 
 

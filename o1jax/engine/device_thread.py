@@ -1,6 +1,7 @@
-"""One thread owns a device: coroutines hand in items and await their futures, the thread takes turns.
+"""One thread owns a device: coroutines hand in items and await their futures, the thread takes turns (D1).
 
-Knows nothing of what a turn does: serving_thread.py turns an engine's scheduler, rewards/process.py scores.
+DeviceThread turns whatever it is given, a step scorer too; serving_thread turns an engine's scheduler, which
+gets requests as they come and new weights when nothing runs. Knows nothing of what a turn computes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from o1jax.engine.interface import Completion
 from o1jax.engine.jobs import Job
 from o1jax.records import InputError
 
@@ -30,10 +30,10 @@ T = TypeVar("T", bound=Item)
 
 
 class DeviceThread(Generic[T]):
-    """After `start`, calls `turn` until it returns False, which it does once `closed` is set.
+    """Calls `turn` until it returns False, which it does once `closed` is set; begins with `start`.
 
     A turn takes from `inbox`, and waits for more, under `changed`; `running` tells what it has taken and not
-    yet answered. What a turn raises ends the thread and is told to all who wait, and to those to come.
+    yet answered. What a turn raises ends the thread, and is raised to all who wait and to those to come.
     `owner` is who they hear has stopped.
     """
 
@@ -48,6 +48,8 @@ class DeviceThread(Generic[T]):
     def start(self) -> None:
         """Begins; the interpreter's end closes it."""
         self._thread.start()
+        # A daemon thread inside XLA while the interpreter is taken down aborts the process: wait for its
+        # turn.
         atexit.register(self._stop)
 
     async def results(self, items: Sequence[T]) -> list[Any]:
@@ -59,11 +61,15 @@ class DeviceThread(Generic[T]):
                 raise RuntimeError(f"the {self._owner} is closed")
             self.inbox.extend(items)
             self.changed.notify()
+        # concurrent futures, wrapped here: the thread may set them, and callers may be of several event
+        # loops.
         return list(await asyncio.gather(*(asyncio.wrap_future(item.result) for item in items)))
 
     async def close(self) -> None:
         """Ends the thread after its turn; what still waits is cancelled. Closing twice does nothing."""
-        await asyncio.to_thread(self._stop)
+        await asyncio.to_thread(
+            self._stop
+        )  # a turn is a block on the device: the event loop goes on meanwhile
 
     def _stop(self) -> None:
         atexit.unregister(self._stop)
@@ -73,13 +79,14 @@ class DeviceThread(Generic[T]):
         self._thread.join()
 
     def _serve(self) -> None:
+        # As an exit callback and not `except`: whatever a turn raises, nobody may be left waiting for ever.
         with contextlib.ExitStack() as ending:
             ending.push(self._end)
             while self._turn():
                 pass
 
     def _end(self, kind, failure: BaseException | None, trace) -> bool:
-        """Tells everybody who waits that the thread ends: closed, or failed at `failure`."""
+        """Answers everybody who waits when the thread ends: closed, or failed at `failure`."""
         with self.changed:
             self._failure = failure
             waiting = [*self.inbox, *self._running()]
@@ -92,13 +99,8 @@ class DeviceThread(Generic[T]):
         return True  # the failure is handed to the callers, those to come included
 
 
-# A scheduler in a device's thread: requests are added as they come, new weights when nothing runs.
-#
-# Knows nothing of what a scheduler does in a turn, and leaves futures to device_thread.py.
-
-
-class Turning(Protocol):
-    """A scheduler: it holds the jobs that it was given until it has finished them, turn by turn."""
+class Scheduler(Protocol):
+    """It holds the jobs that it was given until it has finished them, turn by turn."""
 
     @property
     def idle(self) -> bool: ...
@@ -118,62 +120,47 @@ class Load:
 
     params: Any
     version: int
-    result: concurrent.futures.Future
+    result: concurrent.futures.Future = dataclasses.field(default_factory=concurrent.futures.Future)
 
 
-class ServingThread:
-    """Runs a scheduler until `close`. `swap(params, version)` gives the idle scheduler new weights; an
-    InputError of it is the caller's, any other failure ends the thread and is told to all who wait."""
+def serving_thread(scheduler: Scheduler, swap: Callable[[Any, int], None]) -> DeviceThread[Job | Load]:
+    """A thread, started, that turns a scheduler until it is closed.
 
-    def __init__(self, scheduler: Turning, swap: Callable[[Any, int], None]):
-        self._scheduler, self._swap = scheduler, swap
-        self._thread: DeviceThread[Job | Load] = DeviceThread("engine", self._turn, scheduler.jobs)
-        self._thread.start()
+    `swap(params, version)` gives the idle scheduler new weights; an InputError of it is the caller's, any
+    other failure ends the thread and is raised to all who wait.
+    """
 
-    async def completions(self, jobs: Sequence[Job]) -> list[list[Completion]]:
-        """What the jobs give, in order; RuntimeError after close, or after the thread has failed."""
-        return await self._thread.results(jobs)
-
-    async def load(self, params: Any, version: int) -> None:
-        """Returns when the weights are swapped: after all that was handed in before."""
-        await self._thread.results([Load(params, version, concurrent.futures.Future())])
-
-    async def close(self) -> None:
-        """Ends the thread; what still runs is cancelled. Closing twice does nothing."""
-        await self._thread.close()
-
-    def _turn(self) -> bool:
-        """Takes what is queued and turns the scheduler once, unless it is idle."""
-        if not self._take():
+    def turn() -> bool:
+        inbox = thread.inbox
+        with thread.changed:
+            while scheduler.idle and not inbox and not thread.closed:
+                thread.changed.wait()
+            # Up to new weights, which wait until all before them has finished: one version a completion (D5).
+            while inbox and isinstance(inbox[0], Job):
+                scheduler.add(inbox.popleft())
+            load = inbox[0] if inbox and scheduler.idle else None
+        if thread.closed:
             return False
-        if not self._scheduler.idle:
-            self._scheduler.step()
+        if load is not None:
+            swap_for(load, swap)
+            inbox.popleft()  # only now: were loading to fail, `_end` still meets its caller there
+        if not scheduler.idle:
+            scheduler.step()
         return True
 
-    def _take(self) -> bool:
-        """Moves requests to the scheduler, up to new weights, which wait until it is idle.
+    thread: DeviceThread[Job | Load] = DeviceThread("engine", turn, scheduler.jobs)
+    thread.start()
+    return thread
 
-        False when the engine closes. Sleeps while there is nothing to do.
-        """
-        thread, inbox = self._thread, self._thread.inbox
-        with thread.changed:
-            while self._scheduler.idle and not inbox and not thread.closed:
-                thread.changed.wait()
-            while inbox and isinstance(inbox[0], Job):
-                self._scheduler.add(inbox.popleft())
-            load = inbox[0] if inbox and self._scheduler.idle else None
-        if load is not None and not thread.closed:
-            self._load(load)
-            inbox.popleft()  # only now: were loading to fail, its caller is still found there
-        return not thread.closed
 
-    def _load(self, load: Load) -> None:
-        if load.result.cancelled():
-            return
-        refusal = None
-        try:
-            self._swap(load.params, load.version)
-        except InputError as error:  # the caller's tree is wrong; the engine goes on
-            refusal = error
-        if load.result.set_running_or_notify_cancel():
-            load.result.set_result(None) if refusal is None else load.result.set_exception(refusal)
+def swap_for(load: Load, swap: Callable[[Any, int], None]) -> None:
+    """Swaps the weights, and answers the caller."""
+    if load.result.cancelled():
+        return
+    refusal = None
+    try:
+        swap(load.params, load.version)
+    except InputError as error:  # the caller's tree is wrong; the engine goes on with the old weights
+        refusal = error
+    if load.result.set_running_or_notify_cancel():
+        load.result.set_result(None) if refusal is None else load.result.set_exception(refusal)

@@ -1,6 +1,6 @@
 """What every engine promises: `generate` and `load_params`.
 
-Holds the types and the Protocol only; the engines are jax_engine, vllm_engine and vllm_server.
+Holds the types and the Protocol only; the engines are jax_engine/ and vllm_engine/.
 """
 
 from __future__ import annotations
@@ -16,38 +16,37 @@ from o1jax.records import FinishReason
 class Request:
     """n samples from one prompt.
 
-    `stop` strings end a sample at the token that completes one of them; that token is kept, whole
-    (its text may run past the string). `stop_ids` likewise (finish reason "eos" for the
-    tokenizer's own, which is always a stop). Sample i draws from fold_seed(seed, i), so a sample
-    depends on (weights, prompt_ids, seed, i) and the sampling settings alone. `reuse_prefix` says
-    that other requests will share this prompt's start, so its keys and values are worth keeping;
-    `problem` names what they are about: where there are several servers, those of one go to one.
+    Sample i draws from fold_seed(seed, i), so that it depends on (weights, prompt_ids, seed, i) and the
+    sampling settings alone: neither on n nor on what else is asked (D10).
     """
 
     prompt_ids: tuple[int, ...]
-    n: int = 1
-    max_tokens: int = 256
+    n: int = 1  # samples
+    max_tokens: int = 256  # of a sample, at most
     temperature: float = 1.0  # 0: greedy
-    top_p: float = 1.0
+    top_p: float = 1.0  # 1: no filter
     top_k: int = 0  # 0: all
+    # A sample ends at the token that completes one of these. That token is kept whole, though its text may
+    # run past the string: the next request continues from ids, and a cut token would have to be encoded
+    # anew (D3).
     stop: tuple[str, ...] = ()
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: tuple[int, ...] = ()  # likewise; the tokenizer's own end ("eos") always stops
     seed: int = 0
-    reuse_prefix: bool = True
-    problem: str = ""
+    reuse_prefix: bool = True  # others will share this prompt's start: its keys and values are worth keeping
+    problem: str = ""  # what it is about; of several servers, one gets all that is about one problem
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sample. `log_probs[t]` is the natural log-prob of `token_ids[t]`, float32, under the
-    distribution it was sampled from (temperature, top_p and top_k applied; greedy: temperature 1).
-    `text` decodes all of `token_ids` but for a final end-of-sequence token."""
+    """One sample."""
 
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # with the token that ended it
+    # Natural log-probs of token_ids, float32, under the distribution that was sampled from: after
+    # temperature, top_p and top_k; greedy: at temperature 1, without filters.
     log_probs: tuple[float, ...]
-    text: str
+    text: str  # of all token_ids but for a final end-of-sequence token
     finish_reason: FinishReason
-    policy_version: int
+    policy_version: int  # of the weights: one version a completion (D5)
 
 
 class Engine(Protocol):

@@ -1,98 +1,128 @@
-"""What is in flight: a request with its future, its samples as they grow, and the run's fixed shape.
+"""What is in flight: a request with its future, its samples as they grow, and where a sample ends.
 
-Holds no device array and decides no order; that is prompt_queue.py and scheduler.py (vllm_scheduler.py).
+Stop strings are matched on the bytes of the tokens, so that one that is split over tokens, or begins inside
+one, is met without decoding text. Holds no device array and decides no order; that is jax_engine/ and
+vllm_engine/.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from o1jax.engine.interface import Completion, Request
-from o1jax.engine.stopping import Stop
 from o1jax.records import FinishReason, InputError
 
-# Whether a request can be served, and what it is cut to. Pure checks before anything runs.
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # how sentencepiece vocabularies write a raw byte
 
 
-def check(requests: Sequence[Request], max_context: int, vocab_size: int) -> None:
-    """Raises InputError, one line, for the first request that cannot be served."""
-    for index, request in enumerate(requests):
-        if problem := fault(request, max_context, vocab_size):
-            raise InputError(f"request {index}: {problem}")
+def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bytes]:
+    """The bytes that each token adds to the text, by id: byte-level BPE or sentencepiece.
+
+    A model may have more tokens than its tokenizer (padded vocabularies): those add nothing.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    characters = {character: byte for byte, character in bytes_to_unicode().items()}
+    # Neither kind of vocabulary says which it is: GPT-2's alphabet has no space, sentencepiece's words begin
+    # with one, and a single token outside the alphabet settles it.
+    is_byte_level = all(
+        len(token) > 0 and set(token) <= characters.keys() for token in tokens if token not in added
+    )
+    table = []
+    for token in tokens:
+        if token in added:
+            table.append(token.encode())
+        elif is_byte_level:
+            table.append(bytes(characters[character] for character in token))
+        elif match := BYTE_TOKEN.fullmatch(token):
+            table.append(bytes([int(match[1], 16)]))
+        else:
+            table.append(token.replace("▁", " ").encode())
+    return table + [b""] * (vocab_size - len(table))
 
 
-def fault(request: Request, max_context: int, vocab_size: int) -> str:
-    """What is wrong with the request: seen, wanted and the fix; empty when nothing is."""
-    length = len(request.prompt_ids)
-    if length == 0:
-        return "the prompt is empty: give at least one token"
-    if length + 1 > max_context:
-        return (
-            f"the prompt has {length} tokens and the context holds {max_context}, "
-            "one of them for the answer: shorten the prompt or raise the context"
-        )
-    if not all(0 <= i < vocab_size for i in request.prompt_ids):
-        return f"a prompt token is outside the vocabulary of {vocab_size}: encode with the model's tokenizer"
-    if request.n < 1 or request.max_tokens < 1:
-        return f"n = {request.n} and max_tokens = {request.max_tokens}: both must be at least 1"
-    if not (request.temperature >= 0 and 0 < request.top_p <= 1 and request.top_k >= 0):
-        return (
-            f"temperature {request.temperature}, top_p {request.top_p}, top_k {request.top_k}: "
-            "wanted temperature >= 0, 0 < top_p <= 1 and top_k >= 0"
-        )
-    if "" in request.stop:
-        return "a stop string is empty: leave it out"
-    return ""
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """What ends a sample."""
 
+    eos: int  # the tokenizer's own end, -1: it has none
+    ids: frozenset[int]  # other tokens
+    strings: tuple[
+        bytes, ...
+    ]  # in its text, wherever they begin: Qwen splits <Step_End>\n as <|Step|_End|>\n
 
-def token_limit(request: Request, max_context: int) -> int:
-    """max_tokens, cut to what the context holds after the prompt."""
-    return min(request.max_tokens, max_context - len(request.prompt_ids))
+    def find(self, tail: bytes, ids: Sequence[int], table: Sequence[bytes]) -> int | None:
+        """The index of the first of `ids` that ends the sample; `tail` is the text before them."""
+        # Most blocks of tokens hold no stop: one look at all of their text, and token by token only where it
+        # is there.
+        if self.strings and any(s in tail + b"".join(table[i] for i in ids) for s in self.strings):
+            return self._find_one_by_one(tail, ids, table)
+        return next((index for index, i in enumerate(ids) if i == self.eos or i in self.ids), None)
+
+    def _find_one_by_one(self, text: bytes, ids: Sequence[int], table: Sequence[bytes]) -> int:
+        for index, i in enumerate(ids):
+            text += table[i]
+            if i == self.eos or i in self.ids or any(s in text for s in self.strings):
+                return index
+        raise AssertionError("a stop string was in the whole text and in none of its beginnings")
+
+    def tail(self, tail: bytes, ids: Sequence[int], table: Sequence[bytes]) -> bytes:
+        """The last bytes of the text in which a stop string may have begun."""
+        longest = max((len(s) for s in self.strings), default=1) - 1
+        if longest == 0:
+            return b""
+        return (tail + b"".join(table[i] for i in ids))[-longest:]
+
+    def device_ids(self, table: Sequence[bytes], room: int) -> tuple[int, ...]:
+        """Up to `room` ids at which decoding may stop on the device: those, eos first, that end the
+        sample whatever came before. An optimisation: `find` decides."""
+        # A device knows ids and no text, so a stop that only two tokens together complete is not among them.
+        whole = [i for i, text in enumerate(table) if any(s in text for s in self.strings)]
+        known = [i for i in (self.eos, *sorted(self.ids)) if i >= 0]
+        return tuple(dict.fromkeys(known + whole))[:room]
 
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One request in flight. `limit` is max_tokens cut to the context; `result` gets the completions."""
+    """One request in flight; equal to itself alone, since the same request may be asked twice."""
 
     request: Request
-    limit: int
-    stop: Stop
-    stop_ids: tuple[int, ...]  # those that the device sees
-    result: concurrent.futures.Future
-    chunks: list[Chunk] = dataclasses.field(default_factory=list)  # held until every sample has a slot
-    admitted: int = 0
-    done: dict[int, Completion] = dataclasses.field(default_factory=dict)
-
-    @property
-    def prefilled(self) -> bool:
-        return all(chunk.ready for chunk in self.chunks)
+    limit: int  # max_tokens, cut to what the context holds after the prompt
+    stop: Stop  # what ends a sample, decided on the host
+    stop_ids: tuple[int, ...]  # those of it that the device, or vLLM, sees
+    result: concurrent.futures.Future  # gets all completions at once
+    done: dict[int, Completion] = dataclasses.field(default_factory=dict)  # by index of sample
 
     def finish(self, index: int, completion: Completion) -> None:
         """Keeps a sample; with the last one the caller gets all, in order."""
         self.done[index] = completion
+        # set_running_or_notify_cancel: between a caller's cancelling and our looking, set_result would raise.
         if len(self.done) == self.request.n and self.result.set_running_or_notify_cancel():
             self.result.set_result([self.done[i] for i in range(self.request.n)])
 
 
 @dataclasses.dataclass(eq=False)
 class Sample:
-    """One completion as it grows; `tail` is the end of its text, in which a stop may have begun."""
+    """One completion as it grows."""
 
     job: Job
-    index: int
+    index: int  # of the job's n samples
     token_ids: list[int] = dataclasses.field(default_factory=list)
     log_probs: list[float] = dataclasses.field(default_factory=list)
-    tail: bytes = b""
+    tail: bytes = b""  # the end of its text, in which a stop string may have begun
 
     def extend(
         self, ids: Sequence[int], log_probs: Sequence[float], table: Sequence[bytes]
     ) -> FinishReason | None:
         """Takes new tokens up to the one that ends the sample; returns why it ended, if it did."""
         stop = self.job.stop
+        # A device decodes in blocks and sees few stops: what it sampled past the end is dropped here.
         end = stop.find(self.tail, ids, table)
         kept = len(ids) if end is None else end + 1
         self.token_ids += ids[:kept]
@@ -112,7 +142,10 @@ class Sample:
 
 
 class Intake:
-    """Requests -> jobs: refuses what cannot be served before anything runs, and compiles stops."""
+    """Requests -> jobs: refuses what cannot be served before anything runs, and compiles stops.
+
+    `table`: token_bytes. At most `n_stop_ids` stops of a sample are given to the device.
+    """
 
     def __init__(
         self,
@@ -120,35 +153,48 @@ class Intake:
         table: Sequence[bytes],
         max_context: int,
         vocab_size: int,
-        stop_ids: int,
+        n_stop_ids: int,
     ):
         self._eos = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         self._table, self._max_context, self._vocab_size = table, max_context, vocab_size
-        self._room = stop_ids
-        self._stop_ids: dict[Stop, tuple[int, ...]] = {}
+        self._n_stop_ids = n_stop_ids
+        self._stop_ids: dict[Stop, tuple[int, ...]] = {}  # each asks every token of the vocabulary once
 
     def jobs(self, requests: Sequence[Request]) -> list[Job]:
-        """A job a request; InputError for the first that cannot be served."""
-        check(requests, self._max_context, self._vocab_size)
+        """A job a request; InputError, one line, for the first that cannot be served."""
+        for index, request in enumerate(requests):
+            if problem := self._fault(request):
+                raise InputError(f"request {index}: {problem}")
         return [self._job(request) for request in requests]
 
     def _job(self, request: Request) -> Job:
         strings = tuple(text.encode() for text in request.stop)
         stop = Stop(self._eos, frozenset(request.stop_ids), strings)
         if stop not in self._stop_ids:
-            self._stop_ids[stop] = stop.device_ids(self._table, self._room)
-        limit = token_limit(request, self._max_context)
+            self._stop_ids[stop] = stop.device_ids(self._table, self._n_stop_ids)
+        limit = min(request.max_tokens, self._max_context - len(request.prompt_ids))
         return Job(request, limit, stop, self._stop_ids[stop], concurrent.futures.Future())
 
-
-@dataclasses.dataclass(eq=False)
-class Chunk:
-    """`index` in the pool; `tokens` are at positions start, start + 1, ...; `ready`: KV computed."""
-
-    index: int
-    key: bytes
-    start: int
-    tokens: tuple[int, ...]
-    holders: int = 0
-    ready: bool = False
-    keep: bool = False
+    def _fault(self, request: Request) -> str:
+        """What is wrong with the request: seen, wanted and the fix; empty when nothing is."""
+        length = len(request.prompt_ids)
+        if length == 0:
+            return "the prompt is empty: give at least one token"
+        if length + 1 > self._max_context:
+            return (
+                f"the prompt has {length} tokens and the context holds {self._max_context}, "
+                "one of them for the answer: shorten the prompt or raise the context"
+            )
+        if not all(0 <= i < self._vocab_size for i in request.prompt_ids):
+            return (
+                f"a prompt token is outside the vocabulary of {self._vocab_size}: encode with the model's "
+                "tokenizer"
+            )
+        if request.n < 1 or request.max_tokens < 1:
+            return f"n = {request.n} and max_tokens = {request.max_tokens}: both must be at least 1"
+        if not (request.temperature >= 0 and 0 < request.top_p <= 1 and request.top_k >= 0):
+            return (
+                f"temperature {request.temperature}, top_p {request.top_p}, top_k {request.top_k}: "
+                "wanted temperature >= 0, 0 < top_p <= 1 and top_k >= 0"
+            )
+        return "a stop string is empty: leave it out" if "" in request.stop else ""

@@ -2,7 +2,7 @@
 
 Coroutines hand in paths and await futures; one thread owns the device and takes what waits, up to
 `slots` paths a pass. Lengths are rounded up to a few buckets, so that few programs are compiled. Does
-not train a scorer (train/objectives.py) or weigh scores against outcomes (aggregate.py).
+not train a scorer (train/objectives.py) or weigh scores against outcomes (rewards/phi.py).
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import numpy as np
 from flax import nnx
 
 from o1jax.engine.device_thread import DeviceThread
-from o1jax.engine.weights import placed
 from o1jax.losses.prm import scored_logits
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import merge
-from o1jax.parallel.mesh import make_mesh, param_shardings
+from o1jax.model.init import copied, merge, shapes_on
+from o1jax.parallel.mesh import own_devices
 from o1jax.prompts.chat import Tokenizer, encode
 from o1jax.records import InputError
 
@@ -33,12 +32,11 @@ GOOD, BAD = " +", " -"
 
 
 class Path(NamedTuple):
-    """A prompt with its answer; for every step the index in token_ids of its last token, and the number of
-    its tokens if it is a program, else 0."""
+    """A prompt with its answer."""
 
     token_ids: tuple[int, ...]
-    step_ends: tuple[int, ...]
-    program_tokens: tuple[int, ...]
+    step_ends: tuple[int, ...]  # of every step, the index in token_ids of its last token
+    program_tokens: tuple[int, ...]  # of every step, the number of its tokens if it is a program, else 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,19 +44,19 @@ class Job:
     """A path that waits for its scores."""
 
     path: Path
-    bucket: int
+    bucket: int  # its padded length
     result: concurrent.futures.Future
 
 
 def score_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     """The ids of the good and the bad token, " +" and " -"; InputError where one is not a single token."""
-    found = [encode(tokenizer, text) for text in (GOOD, BAD)]
-    if [len(ids) for ids in found] != [1, 1] or found[0] == found[1]:
+    good, bad = (encode(tokenizer, text) for text in (GOOD, BAD))
+    if not len(good) == len(bad) == 1 or good == bad:
         raise InputError(
-            f"tokenizer {tokenizer.name_or_path!r} encodes {GOOD!r} and {BAD!r} as {found}; a step scorer "
-            "needs one token for each: use a tokenizer that has them"
+            f"tokenizer {tokenizer.name_or_path!r} encodes {GOOD!r} and {BAD!r} as {[good, bad]}; a step "
+            "scorer needs one token for each: use a tokenizer that has them"
         )
-    return found[0][0], found[1][0]
+    return good[0], bad[0]
 
 
 def buckets_of(context: int) -> tuple[int, ...]:
@@ -81,14 +79,12 @@ def make_program(
         model, likelihood = merge(graphdef, params), config.score_likelihood
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         segment_ids_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
-        hidden_BTD, targets_BT = (
-            model(tokens_BT, positions_BT, segment_ids_BT),
-            jnp.roll(tokens_BT, -1, axis=1),
-        )
+        hidden_BTD = model(tokens_BT, positions_BT, segment_ids_BT)
+        targets_BT, head_DV = jnp.roll(tokens_BT, -1, axis=1), model.head_DV()
+        # At all tokens, though only steps' ends are asked for: a gather of them would have a shape of its
+        # own.
         return jax.nn.sigmoid(
-            scored_logits(
-                hidden_BTD, model.head_DV(), targets_BT, program_tokens_BT, good_id, bad_id, likelihood
-            )
+            scored_logits(hidden_BTD, head_DV, targets_BT, program_tokens_BT, good_id, bad_id, likelihood)
         )
 
     return scores
@@ -112,15 +108,13 @@ class StepScorer:
         *,
         slots: int = 16,
         context: int = 256,
-        device: jax.Device | None = None,
     ):
         if not 0 < context <= config.max_context:
             raise InputError(f"scorer context {context}: wanted 1 to the model's {config.max_context}")
         if not {good_id, bad_id} <= set(range(config.vocab_size)):
             raise InputError(f"score tokens {good_id} and {bad_id}: wanted ids below {config.vocab_size}")
         self.context, self.slots, self._vocab_size = context, slots, config.vocab_size
-        shardings = param_shardings(params, make_mesh(devices=[device or jax.local_devices()[0]]))
-        self._params = placed(params, jax.tree.map(struct, params, shardings))
+        self._params = copied(params, shapes_on(params, own_devices()))
         self._program = make_program(config, graphdef, good_id, bad_id)
         self._buckets = buckets_of(context)
         self._counters: collections.Counter[str] = collections.Counter()
@@ -137,7 +131,8 @@ class StepScorer:
         paths = [Path(*path) for path in paths]
         for index, path in enumerate(paths):
             self._check(index, path)
-        jobs = [Job(path, self._bucket(path), concurrent.futures.Future()) for path in paths]
+        buckets = [next(size for size in self._buckets if len(path.token_ids) <= size) for path in paths]
+        jobs = [Job(*pair, concurrent.futures.Future()) for pair in zip(paths, buckets, strict=True)]
         return await self._thread.results(jobs)
 
     def stats(self) -> dict[str, float]:
@@ -164,21 +159,13 @@ class StepScorer:
         if not 0 <= min(path.token_ids) <= max(path.token_ids) < self._vocab_size:
             raise InputError(f"path {index}: token ids outside the vocabulary of {self._vocab_size}")
 
-    def _bucket(self, path: Path) -> int:
-        return next(length for length in self._buckets if len(path.token_ids) <= length)
-
     def _turn(self) -> bool:
-        """Scores what waits, once; False when the scorer closes."""
-        if not self._take():
-            return False
-        self._pass()
-        return True
-
-    def _take(self) -> bool:
-        """Makes up to `slots` waiting jobs the running ones; False when the scorer closes.
+        """Scores up to `slots` of the jobs that wait; False when the scorer closes.
 
         They are the oldest one and those of its class of lengths that came after it.
         """
+        # A short path among long ones would be padded to their length, and another shape has other bits (D2):
+        # a search would score a step by who came along.
         thread = self._thread
         with thread.changed:
             while not thread.inbox and not thread.closed:
@@ -187,8 +174,9 @@ class StepScorer:
                 return False
             bucket = thread.inbox[0].bucket
             self._running = [job for job in thread.inbox if job.bucket == bucket][: self.slots]
-            for job in self._running:
+            for job in self._running:  # the others stay, in order
                 thread.inbox.remove(job)
+        self._pass()
         return True
 
     def _pass(self) -> None:
@@ -209,8 +197,3 @@ class StepScorer:
             if job.result.set_running_or_notify_cancel():
                 job.result.set_result(values)
         self._running = []
-
-
-def struct(leaf: jax.Array, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    """A leaf's shape and dtype, placed so."""
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

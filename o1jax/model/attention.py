@@ -1,8 +1,9 @@
-"""Attention: the one place that picks a kernel, and lays it over the mesh.
+"""Attention: three kernels for packed rows, the choice among them, and decoding against a cache.
 
-chunked (chunked.py) runs everywhere; splash (splash.py) on TPUs; cudnn, here, on NVIDIA GPUs. `choose`
+chunked, plain einsums, runs everywhere; splash, Pallas' kernel, on TPUs; cudnn on NVIDIA GPUs. `choose`
 resolves a config's setting for a device when a model is made, says so once in the log, and never puts one
-kernel in another's place. Decoding against a cache is chunked.py's.
+kernel in another's place. Scores and softmax are float32. Projections and positions are transformer.py's
+and rope.py's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +20,14 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from o1jax.parallel.traced import axis_size, exact, gathered, per_device, traced_mesh
 from o1jax.records import InputError
 
-# Attention in plain einsums, in two forms: packed sequences (training), a query against a key-value
-# cache (decoding). Scores and softmax are float32.
-#
-# The packed form walks causal blocks of queries, so that no score above the block diagonal is
-# computed, and lays heads out before positions, so that every product, forward and backward, is one
-# batched matrix product without a transpose (on a CPU 3.5 times the masked einsum over BTNH, forward
-# and backward, at T = 256). Which kernel a platform runs is attention.py's choice.
+Kernel = Callable[..., jax.Array]
 
+QUERIES, KEYS = ("batch", "length", "heads", "head_dim"), ("batch", "length", "kv_heads", "head_dim")
+SEGMENTS = ("batch", "length")
 MASKED = -1e30  # finite: a fully masked row gives a uniform average, never a NaN
 BLOCK = 64  # queries a block, at least
 MAX_BLOCKS = 8  # blocks are unrolled; more of them cost compile time
+SPLASH_BLOCK, LANES = 512, 128  # splash's largest block; its blocks are multiples of a TPU's lanes
 
 
 def chunked_attention(
@@ -42,12 +39,15 @@ def chunked_attention(
     *,
     first: int,
 ) -> jax.Array:
-    """out_BTNH of queries at positions first, first + 1, ... of S keys; see attention.packed_attention."""
+    """out_BTNH of queries at positions first, first + 1, ... of S keys; see packed_attention."""
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
+    # Heads before positions: every product, forward and backward, is then one batched matrix product
+    # without a transpose (on a CPU 3.5 times the speed of the masked einsum over BTNH at T = 256).
     q_BKGTH = jnp.einsum("BTKGH->BKGTH", q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5)
     k_BKHS = jnp.einsum("BSKH->BKHS", k_BSKH)
     v_BKHS = jnp.einsum("BSKH->BKHS", v_BSKH)
+    # Causal blocks of queries: no score above the block diagonal is computed.
     block = max(BLOCK, -(-T // MAX_BLOCKS))
     outs = []
     for start in range(0, T, block):
@@ -72,6 +72,7 @@ def masked_attention(
 ) -> jax.Array:
     """softmax(q k + mask) v, out_BKGQH; the G queries of a key head are one matrix of G*Q rows."""
     exp_BKGQS, sum_BKGQ1 = masked_exp(q_BKGQH, k_BKHS, mask_BQS)
+    # Divided after the product: N queries of H numbers, where the weights are N times S.
     weights_BKXS = fold_queries(exp_BKGQS).astype(v_BKHS.dtype)
     out_BKXH = jnp.einsum("BKXS,BKHS->BKXH", weights_BKXS, v_BKHS, precision=exact(v_BKHS))
     return (out_BKXH.reshape(q_BKGQH.shape) / sum_BKGQ1).astype(q_BKGQH.dtype)
@@ -88,6 +89,7 @@ def masked_exp(q_BKGQH: jax.Array, k_BKHS: jax.Array, mask_BQS: jax.Array) -> tu
     )
     bias_B11QS = jnp.where(mask_BQS, 0.0, MASKED)[:, None, None]
     scores_BKGQS = scores_BKXS.reshape(*q_BKGQH.shape[:4], -1) + bias_B11QS
+    # The maximum only keeps exp in range: it cancels, so that its gradient would be work for nothing.
     highest_BKGQ1 = jax.lax.stop_gradient(scores_BKGQS.max(axis=-1, keepdims=True))
     exp_BKGQS = jnp.exp(scores_BKGQS - highest_BKGQ1)
     return exp_BKGQS, exp_BKGQS.sum(axis=-1, keepdims=True)
@@ -114,13 +116,6 @@ def cached_attention(
     return jnp.einsum("BKGTH->BTKGH", out_BKGTH).reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-# Splash attention, Pallas' kernel for TPUs: causal inside segments, never [T, T] in memory.
-#
-# Source: jax.experimental.pallas.ops.tpu.splash_attention.
-
-LARGEST_BLOCK, LANES = 512, 128
-
-
 def splash_attention(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
@@ -131,7 +126,8 @@ def splash_attention(
     first: int,
     interpret: bool = False,
 ) -> jax.Array:
-    """out_BTNH of queries at positions first, first + 1, ... of S keys; see attention.packed_attention.
+    """out_BTNH of queries at positions first, first + 1, ... of S keys; see packed_attention. Never [T, T] in
+    memory. Source: jax.experimental.pallas.ops.tpu.splash_attention.
 
     `interpret` runs the kernel's operations one by one, anywhere. InputError unless T is a multiple of 128.
     """
@@ -157,24 +153,8 @@ def block_sizes(T: int) -> kernel.BlockSizes:
             f"splash attention: {T} tokens of a row a device; make row_length a multiple of {LANES} "
             "(times the context axis), or set attention to chunked"
         )
-    block = next(size for size in range(LARGEST_BLOCK, 0, -LANES) if T % size == 0)
-    return kernel.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_kv_compute=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_kv_dkv_compute=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-    )
-
-
-Setting = Literal["auto", "chunked", "splash", "cudnn"]
-Kernel = Callable[..., jax.Array]
-
-QUERIES, KEYS = ("batch", "length", "heads", "head_dim"), ("batch", "length", "kv_heads", "head_dim")
-SEGMENTS = ("batch", "length")
+    block = next(size for size in range(SPLASH_BLOCK, 0, -LANES) if T % size == 0)
+    return kernel.BlockSizes(*[block] * 8)  # of queries and keys, forward and in both backward kernels
 
 
 @functools.cache
@@ -189,7 +169,7 @@ def choose(setting: str, platform: str, device_kind: str, dtype: str, head_dim: 
     runs = {"chunked": True, "splash": platform == "tpu", "cudnn": nvidia and half}
     if setting not in ("auto", *runs):
         raise InputError(f"attention {setting!r} is unknown: use auto, {', '.join(runs)}")
-    name = setting
+    name = setting  # refused where it cannot run, never replaced: figures would be another kernel's
     if setting == "auto":
         name = next(kernel for kernel in ("splash", "cudnn", "chunked") if runs[kernel])
     if not runs[name]:
@@ -216,7 +196,7 @@ def cudnn_attention(
     It knows no segments, so they come as a mask of T * S values a row, shared by all heads and layers
     (2 bytes each; 32 MiB at 4,096), while scores stay inside the kernel.
     """
-    S = first + q_BTNH.shape[1]
+    S = first + q_BTNH.shape[1]  # keys past the last query are seen by none
     mask_BTS = causal_mask(q_segments_BT, segments_BS[:, :S], first)
     return jax.nn.dot_product_attention(
         q_BTNH,
@@ -255,6 +235,8 @@ def packed_attention(
         parts = axis_size(mesh, "context")
         if parts == 1:
             return kernel(*args, first=0)
+        # Which queries a device has is known when it runs, and kernels want `first` when they are traced: a
+        # branch for each part.
         firsts = [part * q_BTNH.shape[1] for part in range(parts)]
         branches = [functools.partial(kernel, first=first) for first in firsts]
         return jax.lax.switch(jax.lax.axis_index("context"), branches, *args)

@@ -18,34 +18,30 @@ Remat = Literal["none", "dots", "attention", "full"]
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder of the Qwen2, Qwen3 or Llama family.
-
-    `param_dtype` is what parameters are kept in, `compute_dtype` what matrix products run in.
-    `remat`: what a layer keeps for the backward pass, from everything to its input (remat.py).
-    `attention`: the kernel of packed rows (attention.py); auto is by platform.
-    `score_likelihood`: of a process reward model, the weight of a program's log-likelihood in its score.
-    """
+    """A decoder of the Qwen2, Qwen3 or Llama family."""
 
     family: Family
-    vocab_size: int
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    d_ff: int
-    max_context: int
-    rope_theta: float = 10_000.0
+    vocab_size: int  # V: rows of the embedding, which may be more than the tokenizer's tokens
+    d_model: int  # D
+    n_layers: int  # L
+    n_heads: int  # N, query heads
+    n_kv_heads: int  # K, of which N is a multiple
+    head_dim: int  # H, even; not always D / N (Qwen3)
+    d_ff: int  # F
+    max_context: int  # tokens
+    rope_theta: float = 10_000.0  # the base of the rotary frequencies
     rope_scaling: RopeScaling = RopeScaling()
-    rms_eps: float = 1e-6
-    tie_embeddings: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    param_dtype: str = "float32"
-    compute_dtype: str = "float32"
-    remat: Remat = "none"
-    attention: str = "auto"
-    score_likelihood: float = 0.0
+    rms_eps: float = 1e-6  # added to the mean of squares
+    tie_embeddings: bool = False  # the head is the embedding transposed
+    qkv_bias: bool = False  # Qwen2's
+    qk_norm: bool = False  # Qwen3's
+    param_dtype: str = "float32"  # what parameters are kept in
+    compute_dtype: str = "float32"  # what matrix products run in
+    remat: Remat = "none"  # what a layer keeps for the backward pass, from everything to its input
+    attention: str = "auto"  # the kernel of packed rows (attention.py); auto is by platform
+    score_likelihood: float = (
+        0.0  # of a process reward model: weight of a program's log-likelihood in its score
+    )
 
     def __post_init__(self):
         if self.n_heads % self.n_kv_heads:

@@ -1,6 +1,6 @@
-"""Making a model's parameters: abstract, or drawn inside jit straight into their shards.
+"""A model's parameters: their shapes, drawing them straight into their shards, copying them for an engine.
 
-Does not load weights; that is hf.py.
+Does not load weights; that is hf/.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -16,6 +17,7 @@ from o1jax.model.attention import choose
 from o1jax.model.config import ModelConfig
 from o1jax.model.transformer import Transformer
 from o1jax.parallel.mesh import param_shardings
+from o1jax.records import InputError
 
 NO_PARAMS = nnx.State({})
 # LLVM's level 3 takes a second for each draw of random numbers that level 2 compiles in a sixth.
@@ -33,12 +35,16 @@ def abstract_params(
     config = dataclasses.replace(config, attention=kernel_of(config, mesh))
     abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0), apart=apart))
     graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
-    structs = jax.tree.map(
+    return graphdef, shapes_on(params, mesh)
+
+
+def shapes_on(params: nnx.State, mesh: Mesh) -> nnx.State:
+    """The shapes and dtypes of `params`, arrays or not, with the shardings that they have on the mesh."""
+    return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         params,
         param_shardings(params, mesh),
     )
-    return graphdef, structs
 
 
 def kernel_of(config: ModelConfig, mesh: Mesh) -> str:
@@ -74,6 +80,36 @@ def compiled_draw(config: ModelConfig, mesh: Mesh):
 def merge(graphdef: nnx.GraphDef, params: nnx.State, frozen: nnx.State = NO_PARAMS) -> Transformer:
     """The module with these parameters, of which only `params` are trained; use it inside jit."""
     return nnx.merge(graphdef, params, frozen)
+
+
+def copied(params: nnx.State, abstract: nnx.State, *, apart: bool = False) -> nnx.State:
+    """A copy of `params` with the dtypes and shardings of `abstract`; with `apart` layers are taken
+    apart. Shapes must be the same (check_shapes)."""
+    # Cast where they are, then sent: one jit cannot have its arguments on the trainer's mesh and its
+    # results on the engine's, and half the bytes travel where the engine computes in bfloat16.
+    copies = cast(params, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)), apart)
+    return jax.device_put(copies, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+
+
+@functools.partial(jax.jit, static_argnames=("dtypes", "apart"))
+def cast(params: nnx.State, dtypes: tuple[jnp.dtype, ...], apart: bool) -> nnx.State:
+    """New arrays of these dtypes, copies also where the dtype is the same: the trainer donates its own."""
+    leaves, structure = jax.tree.flatten(layers_apart(params) if apart else params)
+    copies = [jnp.array(leaf, dtype, copy=True) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    return jax.tree.unflatten(structure, copies)
+
+
+def check_shapes(params: nnx.State, abstract: nnx.State) -> None:
+    """InputError for the first parameter that has another shape than in `abstract`, or is in one alone."""
+    wanted, seen = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (abstract, params)
+    )
+    for name in sorted(wanted.keys() | seen.keys()):
+        if wanted.get(name) != seen.get(name):
+            raise InputError(
+                f"parameter {name} has shape {seen.get(name)}, the model config wants {wanted.get(name)}"
+            )
 
 
 def layers_apart(params: nnx.State) -> nnx.State:

@@ -1,13 +1,11 @@
 """The key-value cache that decoding reads and writes: one pair of arrays a layer.
 
-Per-layer arrays in a tuple, not one stacked array: a loop then updates each in place, where a
-slice of a stacked array is copied at every step. Keys are k_BKHS and values v_BKSH: both products
-of attention read them so without a transpose (on a CPU 1.8 times the speed of BSKH). Knows nothing
-of prefixes or requests; engines move rows with `read` and `write`.
+Knows nothing of prefixes or requests; engines move rows with `read` and `write`.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -19,41 +17,33 @@ from o1jax.parallel.mesh import spec_of
 
 
 class Pages(NamedTuple):
-    """Where B new chunks lie in a cache that has a chunk a row: chunk b is written to row target_B[b], and
-    its queries read the rows table_BC[b], joined along their slots; those of other new chunks too."""
+    """Where B new chunks lie in a cache that has a chunk a row."""
 
-    target_B: jax.Array
-    table_BC: jax.Array
+    target_B: jax.Array  # the row that chunk b is written to
+    table_BC: jax.Array  # the rows that its queries read, joined along their slots; of other new chunks too
 
 
 class KVCache(NamedTuple):
-    """k_BKHS and v_BKSH hold one array for each of the L layers; a NamedTuple, so a pytree."""
+    """One array for each of the L layers; a NamedTuple, so a pytree."""
 
+    # A tuple of arrays, not one stacked array: a loop updates each in place, where a slice of a stacked
+    # array is copied at every step. Laid out as both products of attention read them, without a transpose
+    # (on a CPU 1.8 times the speed of BSKH).
     k_BKHS: tuple[jax.Array, ...]
     v_BKSH: tuple[jax.Array, ...]
-
-    @property
-    def rows(self) -> int:
-        return self.v_BKSH[0].shape[0]
 
     @property
     def slots(self) -> int:
         return self.v_BKSH[0].shape[2]
 
 
-def init_cache(
-    config: ModelConfig,
-    rows: int,
-    slots: int,
-    dtype: str | None = None,
-    sharding: NamedSharding | None = None,
-) -> KVCache:
-    """A cache of zeros for `rows` sequences of up to `slots` tokens; dtype None: the compute dtype."""
-    dtype = dtype or config.compute_dtype
-    K, H = config.n_kv_heads, config.head_dim
-    keys = tuple(jnp.zeros((rows, K, H, slots), dtype, device=sharding) for _ in range(config.n_layers))
-    values = tuple(jnp.zeros((rows, K, slots, H), dtype, device=sharding) for _ in range(config.n_layers))
-    return KVCache(keys, values)
+def init_cache(config: ModelConfig, rows: int, slots: int, sharding: NamedSharding | None = None) -> KVCache:
+    """A cache of zeros for `rows` sequences of up to `slots` tokens, in the compute dtype."""
+    layers, K, H = range(config.n_layers), config.n_kv_heads, config.head_dim
+    zeros = functools.partial(jnp.zeros, dtype=config.compute_dtype, device=sharding)
+    return KVCache(
+        tuple(zeros((rows, K, H, slots)) for _ in layers), tuple(zeros((rows, K, slots, H)) for _ in layers)
+    )
 
 
 def cache_sharding(mesh: Mesh) -> NamedSharding:
@@ -73,6 +63,8 @@ def write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT) -> tuple[jax.Array
 
 def write_pages(k_BKHS, v_BKSH, k_BTKH, v_BTKH, pages: Pages) -> tuple[jax.Array, jax.Array]:
     """One layer's arrays with new chunks, which fill their rows, at pages.target_B."""
+    # Whole rows and no positions: what padding writes behind a short chunk is seen by no query (its
+    # positions).
     k_BKHT, v_BKTH = jnp.einsum("BTKH->BKHT", k_BTKH), jnp.einsum("BTKH->BKTH", v_BTKH)
     k_BKHS = k_BKHS.at[pages.target_B].set(k_BKHT.astype(k_BKHS.dtype))
     return k_BKHS, v_BKSH.at[pages.target_B].set(v_BKTH.astype(v_BKSH.dtype))

@@ -1,9 +1,12 @@
 """LoRA (arXiv 2106.09685) and QLoRA: small trained adapters beside the frozen kernels of the layers.
 
 The model is the base's own, with an Adapter at each target (transformer.py), so that the frozen parameters
-are also the reference model: with `switched_off` adapters. qwix makes the 4 and 8 bit kernels; its adapters
-are not used, because it finds weights by following arrays from a module's `__call__` and refuses a layer
-with other einsums, another method (decoding) or kernels that are reshaped before their product.
+are also the reference model: with `switched_off` adapters. Trained adapters are merged into their kernels, or
+written beside them. Trains nothing.
+
+qwix makes the 4 and 8 bit kernels; its adapters are not used, because it finds weights by following arrays
+from a module's `__call__` and refuses a layer with other einsums, another method (decoding) or kernels that
+are reshaped before their product.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,28 +37,25 @@ from o1jax.parallel.mesh import spec_of
 from o1jax.parallel.traced import exact
 from o1jax.records import InputError
 
-BASES = ("as_is", "bfloat16", "int8", "nf4")
+Base = Literal["as_is", "bfloat16", "int8", "nf4"]
 DOWN, UP = "down_IR", "up_RO"  # an Adapter's parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraSettings:
-    """`rank` 0: no adapters, all parameters are trained. What an adapter adds is scaled by `alpha` / `rank`.
+    """Which kernels get adapters, and what the others are kept in."""
 
-    `targets`: patterns (fnmatch) of the kernels that get one: q_proj, k_proj, v_proj, o_proj, gate_proj,
-    up_proj, down_proj. `base`: what the seven kernels, targets or not, are kept in.
-    """
-
-    rank: int = 0
-    alpha: float = 16.0
+    rank: int = 0  # of the adapters; 0: there are none, all parameters are trained
+    alpha: float = 16.0  # what an adapter adds is scaled by alpha / rank
+    # Patterns (fnmatch) of kernels: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.
     targets: tuple[str, ...] = ("*",)
-    base: Literal["as_is", "bfloat16", "int8", "nf4"] = "as_is"
+    base: Base = "as_is"  # what the seven kernels, targets or not, are kept in
 
     def __post_init__(self):
         if self.rank < 0:
             raise InputError(f"lora.rank: saw {self.rank}, wanted 0 (train all parameters) or more")
-        if self.base not in BASES:
-            raise InputError(f"lora.base: saw {self.base!r}, wanted one of {', '.join(BASES)}")
+        if self.base not in get_args(Base):
+            raise InputError(f"lora.base: saw {self.base!r}, wanted one of {', '.join(get_args(Base))}")
         if self.base != "as_is" and not self.rank:
             raise InputError(f"lora.base: saw {self.base!r} with rank 0, wanted as_is: all is trained")
 
@@ -154,6 +154,7 @@ def init_adapters(like: nnx.State, seed: int) -> nnx.State:
         flat = dict(nnx.to_flat_state(like))
         for number, (path, variable) in enumerate(flat.items()):
             shape = variable.get_value().shape  # L, inputs..., R on the way down
+            # PEFT's draw, Kaiming's with a = sqrt(5); with a way up of 0 the first step begins at the base.
             bound = 0.0 if path[-1] == UP else math.prod(shape[1:-1]) ** -0.5
             value = jax.random.uniform(jax.random.fold_in(key, number), shape, jnp.float32, -bound, bound)
             flat[path] = variable.replace(value)
@@ -161,11 +162,6 @@ def init_adapters(like: nnx.State, seed: int) -> nnx.State:
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
-
-
-# What becomes of adapters: switched off, merged into their kernels, or written beside them.
-#
-# Trains nothing; what adapters are is lora.py.
 
 
 def switched_off(adapters: nnx.State) -> nnx.State:
@@ -184,7 +180,7 @@ def merged(
     flat, flat_like = dict(nnx.to_flat_state(frozen)), dict(nnx.to_flat_state(like))
     small, adapted = dict(nnx.to_flat_state(adapters)), targets(config, settings)
     for entry in kernels(config):
-        ways = [small[path].get_value() for path in places(entry)] if entry in adapted else []
+        ways = [small[path].get_value() for path in adapter_paths(entry)] if entry in adapted else []
         struct = flat_like[entry.path].get_value()
         merge = functools.partial(merged_kernel, settings.alpha / settings.rank, struct.dtype)
         merge = jax.jit(merge, out_shardings=struct.sharding)
@@ -192,8 +188,8 @@ def merged(
     return nnx.from_flat_state(flat)
 
 
-def places(entry: Entry) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where the ways down and up of a kernel's adapter are."""
+def adapter_paths(entry: Entry) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The paths of the ways down and up of a kernel's adapter in the tree."""
     adapter = (*entry.path[:-1], "adapters", entry.path[-1])
     return (*adapter, DOWN), (*adapter, UP)
 
@@ -234,7 +230,7 @@ def peft_tensors(
     """(name, array) of every adapter of every layer: lora_A is [R, inputs], lora_B [outputs, R]."""
     flat = dict(nnx.to_flat_state(adapters))
     for entry in targets(config, settings):
-        down_LIR, up_LRO = (np.asarray(flat[path].get_value()) for path in places(entry))
+        down_LIR, up_LRO = (np.asarray(flat[path].get_value()) for path in adapter_paths(entry))
         for layer in range(config.n_layers):
             name = f"base_model.model.{entry.hf_name(layer).removesuffix('.weight')}"
             yield f"{name}.lora_A.weight", down_LIR[layer].reshape(-1, settings.rank).T

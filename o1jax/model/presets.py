@@ -7,87 +7,75 @@ tokenizer of 151,665). A small model's vocab_size comes from its tokenizer: data
 
 from __future__ import annotations
 
-from o1jax.model.config import ModelConfig
+import dataclasses
+
+from o1jax.model.config import Family, ModelConfig
 from o1jax.model.rope import RopeScaling
 from o1jax.records import InputError
 
-REAL = {"compute_dtype": "bfloat16", "remat": "full"}  # parameters stay float32
+DEFAULT = RopeScaling()
 
 
-def qwen2_5(d_model: int, n_layers: int, n_heads: int, n_kv_heads: int, d_ff: int, tied: bool) -> ModelConfig:
-    """A Qwen2.5; the Coder models have the same shapes."""
+def real(
+    family: Family,
+    sizes: tuple[int, int, int, int, int],
+    vocab_size: int,
+    max_context: int,
+    rope_theta: float,
+    tied: bool,
+    scaling: RopeScaling = DEFAULT,
+    head_dim: int = 0,
+    rms_eps: float = 1e-6,
+) -> ModelConfig:
+    """A published model; `sizes`: D, L, N, K and F; head_dim 0: D / N. Parameters stay float32."""
+    d_model, n_layers, n_heads, n_kv_heads, d_ff = sizes
     return ModelConfig(
-        family="qwen2",
-        vocab_size=151_936 if d_model < 3584 else 152_064,
+        family=family,
+        vocab_size=vocab_size,
         d_model=d_model,
         n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
-        head_dim=d_model // n_heads,
+        head_dim=head_dim or d_model // n_heads,
         d_ff=d_ff,
-        max_context=32_768,
-        rope_theta=1e6,
+        max_context=max_context,
+        rope_theta=rope_theta,
+        rope_scaling=scaling,
+        rms_eps=rms_eps,
         tie_embeddings=tied,
-        qkv_bias=True,
-        **REAL,
+        qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        compute_dtype="bfloat16",
+        remat="full",
     )
+
+
+def small(config: ModelConfig) -> ModelConfig:
+    """A model that is small enough to compute in float32 and to keep all that its backward pass needs."""
+    return dataclasses.replace(config, compute_dtype="float32", remat="none")
+
+
+def qwen2_5(*sizes: int, tied: bool) -> ModelConfig:
+    """A Qwen2.5; the Coder models have the same shapes."""
+    return real("qwen2", sizes, 151_936 if sizes[0] < 3584 else 152_064, 32_768, 1e6, tied)
 
 
 def qwen3(d_model: int, n_layers: int, n_heads: int, d_ff: int, tied: bool) -> ModelConfig:
     """A dense Qwen3."""
-    return ModelConfig(
-        family="qwen3",
-        vocab_size=151_936,
-        d_model=d_model,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=8,
-        head_dim=128,
-        d_ff=d_ff,
-        max_context=40_960,
-        rope_theta=1e6,
-        tie_embeddings=tied,
-        qk_norm=True,
-        **REAL,
-    )
+    return real("qwen3", (d_model, n_layers, n_heads, 8, d_ff), 151_936, 40_960, 1e6, tied, head_dim=128)
 
 
 def llama3(d_model: int, n_layers: int, n_heads: int, d_ff: int, factor: float, tied: bool) -> ModelConfig:
     """A Llama 3.1 or 3.2."""
-    return ModelConfig(
-        family="llama",
-        vocab_size=128_256,
-        d_model=d_model,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=8,
-        head_dim=d_model // n_heads,
-        d_ff=d_ff,
-        max_context=131_072,
-        rope_theta=5e5,
-        rope_scaling=RopeScaling("llama3", factor, original_context=8192),
-        rms_eps=1e-5,
-        tie_embeddings=tied,
-        **REAL,
-    )
+    scaling = RopeScaling("llama3", factor, original_context=8192)
+    sizes = (d_model, n_layers, n_heads, 8, d_ff)
+    return real("llama", sizes, 128_256, 131_072, 5e5, tied, scaling, rms_eps=1e-5)
 
 
 def deepseek_coder(d_model: int, n_layers: int, n_heads: int, d_ff: int) -> ModelConfig:
     """A deepseek-coder of the first series: a Llama whose context was stretched linearly."""
-    return ModelConfig(
-        family="llama",
-        vocab_size=32_256,
-        d_model=d_model,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=n_heads,
-        head_dim=128,
-        d_ff=d_ff,
-        max_context=16_384,
-        rope_theta=1e5,
-        rope_scaling=RopeScaling("linear", 4.0),
-        **REAL,
-    )
+    sizes = (d_model, n_layers, n_heads, n_heads, d_ff)
+    return real("llama", sizes, 32_256, 16_384, 1e5, tied=False, scaling=RopeScaling("linear", 4.0))
 
 
 QWEN2_5 = {
@@ -100,32 +88,9 @@ QWEN2_5 = {
 }
 
 PRESETS: dict[str, ModelConfig] = {
-    "nano": ModelConfig(
-        family="qwen2",
-        vocab_size=1024,
-        d_model=128,
-        n_layers=4,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=32,
-        d_ff=384,
-        max_context=8192,
-        tie_embeddings=True,
-        qkv_bias=True,
-    ),
-    "stories260k": ModelConfig(
-        family="llama",
-        vocab_size=512,
-        d_model=64,
-        n_layers=5,
-        n_heads=8,
-        n_kv_heads=4,
-        head_dim=8,
-        d_ff=172,
-        max_context=512,
-        rms_eps=1e-5,
-        tie_embeddings=True,
-    ),
+    # Heads of 32, the smallest that vLLM serves.
+    "nano": small(real("qwen2", (128, 4, 4, 2, 384), 1024, 8192, 1e4, tied=True)),
+    "stories260k": small(real("llama", (64, 5, 8, 4, 172), 512, 512, 1e4, tied=True, rms_eps=1e-5)),
     **{f"qwen2.5-{size}": config for size, config in QWEN2_5.items()},
     **{f"qwen2.5-coder-{size}": config for size, config in QWEN2_5.items()},
     "qwen3-0.6b": qwen3(1024, 28, 16, 3072, tied=True),

@@ -1,14 +1,14 @@
 """Rotary positions: the angles of every token, and turning heads by them.
 
 The half-rotation form of Hugging Face, with the four ways of stretching it past the context that a model
-was trained on. Reads no config.json; that is hf_rope.py.
+was trained on. Reads no config.json; that is hf/config.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,30 +17,26 @@ import numpy as np
 from o1jax.records import InputError
 
 RopeType = Literal["default", "linear", "llama3", "yarn"]
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_TYPES = get_args(RopeType)
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
     """How the rotary frequencies differ from theta^(-2i/H). JSON-friendly; what a type has no use for stays
-    as it is here.
+    as it is here. Turns are counted in `original_context` tokens."""
 
-    linear: all are divided by `factor`. llama3 (Llama 3.1): those of fewer than `low_freq_factor` turns in
-    `original_context` tokens are, those of more than `high_freq_factor` are not, with a linear passage.
-    yarn (arXiv 2309.00071): likewise between `beta_slow` and `beta_fast` turns, the passage being linear in
-    the frequency's index, whose ends are whole numbers with `truncate`; and cos and sin are multiplied by
-    `attention_factor`.
-    """
-
+    # linear: all frequencies are divided by `factor`. llama3 (Llama 3.1): those of few turns are, those of
+    # many are not, with a linear passage. yarn (arXiv 2309.00071): likewise, linear in the frequency's
+    # index.
     type: RopeType = "default"
-    factor: float = 1.0
-    original_context: int = 0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    truncate: bool = True
-    attention_factor: float = 1.0
+    factor: float = 1.0  # the stretch of the context
+    original_context: int = 0  # tokens that the model was trained on before
+    low_freq_factor: float = 1.0  # llama3: frequencies of fewer turns are divided
+    high_freq_factor: float = 4.0  # llama3: those of more are not
+    beta_fast: float = 32.0  # yarn: frequencies of more turns are not divided
+    beta_slow: float = 1.0  # yarn: those of fewer are
+    truncate: bool = True  # yarn: the passage's ends are whole numbers
+    attention_factor: float = 1.0  # yarn: cos and sin are multiplied by it
 
     def __post_init__(self):
         if self.type not in ROPE_TYPES:

@@ -2,13 +2,11 @@
 
 RMSNorm before attention and feed-forward, rotary positions (rope.py), grouped queries, SwiGLU.
 Parameters of all layers are stacked on a leading axis L and carry logical axis names (`axes`) that
-parallel/mesh.py maps to the mesh. Does not choose an attention kernel (attention.py), read weights (hf.py)
-or compute losses.
+parallel/mesh.py maps to the mesh. Does not choose an attention kernel (attention.py), read weights (hf/) or
+compute losses.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,21 +21,13 @@ from o1jax.model.rope import Rotation, rotate, rotation
 from o1jax.parallel.traced import constrain, exact, traced_mesh
 
 # Rematerialisation by name: what a layer keeps for the backward pass, the rest being computed again.
-
 POLICIES = {
-    "none": None,  # everything is kept
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters are kept
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),  # and the layer's input
     "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input is kept
 }
 
-
-def remat(layer: Callable, name: str) -> Callable:
-    """`layer` under the policy of this name, one of POLICIES."""
-    return layer if name == "none" else jax.checkpoint(layer, policy=POLICIES[name])
-
-
-INIT_STD = 0.02
+INIT_STD = 0.02  # of Qwen2's own initialisation
 HIDDEN = ("batch", "residual_length", None)  # logical axes of what goes from layer to layer,
 INPUT = ("batch", "length", None)  # and of what a layer's products read
 INNER = ("batch", "length", "ff")
@@ -90,14 +80,14 @@ def project(
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale over the last axis, computed in float32."""
+    """x / rms(x) * scale over the last axis."""
 
     def __init__(self, config: ModelConfig, size: int):
         self.eps = config.rms_eps
         self.scale = constant(config, 1.0, (size,), ("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
+        x32 = x.astype(jnp.float32)  # as transformers: a mean of squares in bfloat16 has three digits
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
         return (x32 * self.scale[...].astype(jnp.float32)).astype(x.dtype)
 
@@ -111,6 +101,7 @@ class Attention(nnx.Module):
         self.q_DNH = weight(config, rngs, (D, N, H), ("embed", "heads", "head_dim"))
         self.k_DKH = weight(config, rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
         self.v_DKH = weight(config, rngs, (D, K, H), ("embed", "kv_heads", "head_dim"))
+        # GPT-2's: what 2 L branches add to the residual keeps the embedding's size, however many layers.
         out_std = INIT_STD / (2 * config.n_layers) ** 0.5
         self.o_NHD = weight(config, rngs, (N, H, D), ("heads", "head_dim", "embed"), out_std)
         self.adapters = nnx.Dict()  # of kernels, by their names here; lora.py fills it
@@ -222,9 +213,12 @@ class Transformer(nnx.Module):
         def layer(x_BTD, block):
             return nnx.merge(graphdef, block)(x_BTD, angles, segment_ids_BT), None
 
+        if self.config.remat != "none":
+            layer = jax.checkpoint(layer, policy=POLICIES[self.config.remat])
+        # A scan over stacked layers: one layer is compiled, whatever their number.
         unroll = self.config.n_layers if self.config.n_layers <= UNROLLED_LAYERS else 1
         embedded_BTD = constrain(self.embed(tokens_BT), HIDDEN)
-        hidden_BTD, _ = jax.lax.scan(remat(layer, self.config.remat), embedded_BTD, blocks, unroll=unroll)
+        hidden_BTD, _ = jax.lax.scan(layer, embedded_BTD, blocks, unroll=unroll)
         return constrain(self.norm(hidden_BTD), INPUT)
 
     def cached(
@@ -234,12 +228,13 @@ class Transformer(nnx.Module):
 
         Writes the tokens' keys and values at slots positions_BT; a position outside [0, S) writes
         nothing. A query at position p sees slots <= p of its own row. With `pages`, a row is a whole
-        chunk of T = S tokens, and its slots are those of the chunks that it reads. The layer loop is
-        unrolled over per-layer cache arrays, so that a loop around this updates them in place.
+        chunk of T = S tokens, and its slots are those of the chunks that it reads.
         """
         assert tokens_BT.shape == positions_BT.shape and tokens_BT.ndim == 2
         angles = self.rotation(positions_BT)
         x_BTD, keys, values = self.embed(tokens_BT), [], []
+        # Unrolled over per-layer cache arrays, so that a loop around this (decoding) updates them in place: a
+        # scan would take slices of stacked ones, which are copied at every token.
         for block, k_BKHS, v_BKSH in zip(self.layers(), cache.k_BKHS, cache.v_BKSH, strict=True):
             x_BTD, k_BKHS, v_BKSH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BKSH, pages)
             keys.append(k_BKHS)
@@ -260,8 +255,9 @@ class Transformer(nnx.Module):
         return rotation(config.rope_theta, config.head_dim, config.rope_scaling, positions_BT)
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        """The embedded tokens, in the compute dtype. Cast after they are looked up: the gradients of all
-        places of a token are then added up in the parameters' dtype."""
+        """The embedded tokens, in the compute dtype."""
+        # Cast after they are looked up: the gradients of a frequent token, which may be in a batch
+        # thousands of times, are then added up in the parameters' dtype.
         return self.embed_VD[...][tokens_BT].astype(self.config.compute_dtype)
 
     def head_DV(self) -> jax.Array:

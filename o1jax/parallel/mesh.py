@@ -1,4 +1,4 @@
-"""The mesh, the one table from logical to mesh axes, and placing trees on the mesh by it.
+"""The mesh, the one table from logical to mesh axes, and putting batches on the mesh by it.
 
 Does not know any model: a parameter carries its logical axes as metadata (`axes`), and this file
 turns them into shardings. What a traced program asks of the mesh it runs on is traced.py; starting
@@ -60,13 +60,16 @@ def make_mesh(
         raise InputError(f"a mesh of {shape} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
     if sizes[0] % slices:
         raise InputError(f"a mesh of {shape} on {slices} slices: make data a multiple of {slices}")
-    inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
     # A torus of 4 x 4 x 4 has no axis of 2: one of its own is split then.
     if slices == 1:
-        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     else:
-        placed = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
-    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
+        # Only `data` goes across: gradients cross the slow network once a step, activations would at every
+        # layer.
+        inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
+        grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+    # Auto: under Explicit axes, which jax.make_mesh takes by default, plain einsums raise DuplicateSpecError.
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def sizes_of(words: Sequence[str], n_devices: int) -> dict[str, int]:
@@ -100,40 +103,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def variable_sharding(variable: nnx.Variable, mesh: Mesh) -> NamedSharding:
-    """One parameter's sharding from its `axes`; an axis more than it names is the stacked layers.
-
-    InputError where the mesh does not divide an axis.
-    """
-    axes, shape = tuple(variable.get_metadata("axes")), variable.get_value().shape
-    axes = ("layers",) * (len(shape) - len(axes)) + axes
-    sharding = NamedSharding(mesh, spec_of(axes))
-    for axis, size, split in zip(axes, shape, sharding.spec, strict=True):
-        if split is not None and size % mesh.shape[split]:
-            raise InputError(
-                f"a parameter's axis {axis!r} of {size} does not divide over the mesh axis {split!r} of "
-                f"{mesh.shape[split]}; choose a mesh that divides it"
-            )
-    return sharding
-
-
 def param_shardings(params: Any, mesh: Mesh) -> Any:
-    """The tree of `params` (arrays or ShapeDtypeStructs) with a NamedSharding at every leaf."""
+    """The tree of `params` (arrays or ShapeDtypeStructs) with a NamedSharding at every leaf, from its `axes`:
+    an axis more than they name is the stacked layers. InputError where the mesh does not divide an axis."""
 
     def shard(variable: nnx.Variable) -> nnx.Variable:
-        return variable.replace(variable_sharding(variable, mesh))
+        axes, shape = tuple(variable.get_metadata("axes")), variable.get_value().shape
+        axes = ("layers",) * (len(shape) - len(axes)) + axes
+        sharding = NamedSharding(mesh, spec_of(axes))
+        for axis, size, split in zip(axes, shape, sharding.spec, strict=True):
+            if split is not None and size % mesh.shape[split]:
+                raise InputError(
+                    f"a parameter's axis {axis!r} of {size} does not divide over the mesh axis {split!r} of "
+                    f"{mesh.shape[split]}; choose a mesh that divides it"
+                )
+        return variable.replace(sharding)
 
     return jax.tree.map(shard, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def place_params(params: Any, mesh: Mesh) -> Any:
-    """`params` on the mesh, each split by its logical axes."""
-    return jax.device_put(params, param_shardings(params, mesh))
-
-
 def own_copy(tree: Any) -> Any:
     """The tree with every array whole on this process's first device, for what is not collective; all
-    processes call it. Alone, the tree itself. One array at a time is whole on every device meanwhile."""
+    processes call it. With one process, the tree itself. One array at a time is whole on every device."""
     if jax.process_count() == 1:
         return tree
 
@@ -154,11 +145,10 @@ def own_devices(tensor: int = 1) -> Mesh:
 
 
 class OwnRows(NamedTuple):
-    """The rows of a global batch of `total` rows that this process's devices hold: their `indices`, rising,
-    with gaps where the mesh follows a torus."""
+    """The rows of a global batch that this process's devices hold."""
 
-    indices: tuple[int, ...]
-    total: int
+    indices: tuple[int, ...]  # rising, with gaps where the mesh follows a torus
+    total: int  # rows of the whole batch
 
 
 def own_rows(total: int, mesh: Mesh) -> OwnRows:
@@ -178,7 +168,8 @@ def place_batch(
     `own`; or, without that, all rows, in every process."""
     sharding = NamedSharding(mesh, batch_spec())
 
-    def placed(rows_BT: np.ndarray) -> jax.Array:
+    # A callback for each shard: on a torus, a process's rows are no single slice of the batch.
+    def put(rows_BT: np.ndarray) -> jax.Array:
         total = len(rows_BT) if own is None else own.total
 
         def shard(index: tuple[slice, slice]) -> np.ndarray:
@@ -188,4 +179,4 @@ def place_batch(
 
         return jax.make_array_from_callback((total, rows_BT.shape[1]), sharding, shard)
 
-    return {name: placed(rows_BT) for name, rows_BT in batch.items()}
+    return {name: put(rows_BT) for name, rows_BT in batch.items()}

@@ -1,13 +1,14 @@
-"""Starting this process among the others, and waiting for them.
+"""Starting this process among the others, waiting for them, and what process 0 says for all.
 
-Plain multi-controller JAX. What each process owns is decided elsewhere: problems by
-seeds.in_share, rows of a batch by the mesh. A process knows its place by the environment alone, so that
-what is not collective (D1) need not join the others.
+Plain multi-controller JAX. A process knows its rank by the environment alone, so that what is not collective
+(D1) need not join the others. What each process owns is decided elsewhere: problems by seeds.in_share, rows
+of a batch by the mesh.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from o1jax.records import InputError
 
+SLOW_S = 2.0  # what takes less is not reported: tests and the demo would print a line for every program
 KEEP_FREED_MEMORY = ":".join(
     f"glibc.malloc.{setting}"
     for setting in ("hugetlb=1", "mmap_max=0", f"trim_threshold={16 << 30}", "arena_max=1")
@@ -30,15 +32,15 @@ SCHEDULERS = (  # the variables with the number of processes, and with this one'
 
 
 class Place(NamedTuple):
-    """One process of `count`; its `coordinator` is empty where it is alone."""
+    """One process among those that run the same script."""
 
-    index: int
-    count: int
-    coordinator: str
+    index: int  # its rank, from 0
+    count: int  # how many there are
+    coordinator: str  # "host:port" of process 0, or AUTO; empty where it is alone
 
 
 def place(env: Mapping[str, str] | None = None) -> Place:
-    """This process's place by the environment; touches no device and asks no other process.
+    """This process's rank by the environment; touches no device and asks no other process.
 
     O1JAX_COORDINATOR is "host:port" of process 0, or "auto"; without it the process is alone. The number
     of processes and the index are O1JAX_PROCESSES and O1JAX_PROCESS_INDEX, with "auto" else those of Slurm or
@@ -61,8 +63,8 @@ def place(env: Mapping[str, str] | None = None) -> Place:
 
 
 def start_processes(env: Mapping[str, str] | None = None) -> None:
-    """Joins the other processes; call it before anything touches a device. Alone, it does nothing, nor does
-    it a second time. Raises InputError as `place`."""
+    """Joins the other processes; call it before anything touches a device. With one process it does nothing,
+    nor does it a second time. Raises InputError as `place`."""
     index, count, coordinator = place(env)
     if not coordinator or jax.distributed.is_initialized():
         return
@@ -70,6 +72,7 @@ def start_processes(env: Mapping[str, str] | None = None) -> None:
         jax.distributed.initialize()
     else:
         jax.distributed.initialize(coordinator, count, index)
+    # `place` and JAX must agree: shares of problems go by the first, rows of a batch by the second.
     if (seen := (jax.process_index(), jax.process_count())) != (index, count):
         raise InputError(
             f"process {index} of {count}, but {AUTO!r} found {seen[0]} of {seen[1]}: give each process "
@@ -84,32 +87,29 @@ def stay_alone() -> None:
         os.environ.setdefault("TPU_PROCESS_BOUNDS", "1,1,1")
 
 
-def process_index() -> int:
-    """This process's number, from 0."""
-    return jax.process_index()
-
-
-def process_count() -> int:
-    """How many processes there are."""
-    return jax.process_count()
-
-
 def is_leader() -> bool:
-    """Whether this is process 0, the one that logs and writes what is written once."""
+    """Whether this is process 0 of those that have joined, which logs and writes what is written once."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has called it with the same name; alone, at once."""
+    """Returns when every process has called it with the same name; with one process, at once."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def agreed(value: bool) -> bool:
-    """The value of process 0, in every process; all of them call it. Alone, the value."""
+    """The value of process 0, in every process; all of them call it. With one process, `value` itself."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def report_slow(what: str, seconds: float) -> None:
+    """One line on stderr, "<what> in <seconds> s", of process 0 alone and of nothing that was quick."""
+    # By `place`, not is_leader: a process that searches has not joined the others, and is 0 to JAX.
+    if seconds >= SLOW_S and place().index == 0:
+        print(f"{what} in {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def compute_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What a traced program asks of the mesh it will run on: constraints, and code for each device's shards.
+"""What a traced program asks of the mesh it will run on: constraints, code for each device, precision.
 
-A program is traced under `on_mesh`; without it, or on one device, everything here is the identity, so
-that model and losses run unchanged on one device. The rules are mesh.py's.
+A program is traced under `on_mesh`. Without it, or on one device, every function here returns its argument
+unchanged, so that model and losses need no second form. The rules from axes to the mesh are mesh.py's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ Axes = Sequence[str | None]  # an array's logical axes
 def on_mesh(function: Callable, mesh: Mesh) -> Callable:
     """`function`, to be given to jit, traced for this mesh."""
 
+    # Set while tracing only: a mesh that is set around the call is part of jit's key, so that a caller
+    # without it would get another program.
     @functools.wraps(function)
     def traced(*args: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -43,6 +45,7 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
     if mesh is None:
         return x
     spec = spec_of(axes)
+    # Asked beforehand: with_sharding_constraint takes an axis that does not divide, and pads it in silence.
     try:
         NamedSharding(mesh, spec).shard_shape(x.shape)
     except ValueError as error:
@@ -68,7 +71,7 @@ def per_device(
         mesh=mesh,
         in_specs=tuple(spec_of(axes) for axes in in_axes),
         out_specs=tuple(spec_of(axes) for axes in out_axes) if several else spec_of(out_axes),
-        check_vma=False,
+        check_vma=False,  # Pallas' kernels (splash) do not say how their results vary over the mesh
     )
 
 
@@ -86,16 +89,13 @@ def gathered(x: jax.Array, mesh: AbstractMesh | None, mesh_axis: str, dimension:
 
 def summed(x: jax.Array, mesh: AbstractMesh | None, *mesh_axes: str) -> jax.Array:
     """Inside per_device: the sum over the devices along some mesh axes."""
+    # Axes of size 1 are left out: a psum over none is no collective in the program (plan/ counts them).
     axes = tuple(axis for axis in mesh_axes if axis_size(mesh, axis) > 1)
     return jax.lax.psum(x, axes) if axes else x
 
 
-# The precision of matrix products: float32 stays float32 on accelerators too.
-#
-# There JAX rounds the factors of a float32 product, to TF32 on a GPU and to bfloat16 on a TPU, unless a
-# product asks for more. Products of bfloat16 are left as they are.
-
-
 def exact(x: jax.Array) -> jax.lax.Precision | None:
-    """The `precision` of a product with `x`, in forward and backward passes."""
+    """The `precision` of a product with `x`, in forward and backward passes: float32 stays float32."""
+    # JAX's default rounds the factors of a float32 product, to TF32 on a GPU and to bfloat16 on a TPU. Then
+    # sampler and trainer, whose programs differ, would not agree (promise 2). bfloat16 products stay theirs.
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None

@@ -1,43 +1,92 @@
 """What a step cannot be faster than: operations, bytes of memory and bytes between devices, by formula.
 
-Knows one network, the links between neighbouring chips, and not the slower one between TPU slices or GPU
-hosts (topology.slower_network says where there is one): across those a step may take much longer.
+Operations are floating-point operations of matrix products, of which a multiply-add is two; causal
+attention is half a square. Knows one network, the links between neighbouring chips, and not the slower one
+between TPU slices or GPU hosts (topology.slower_network says where there is one): across those a step may
+take much longer.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 from o1jax.model.config import ModelConfig
-from o1jax.model.flops import forward_flops, train_flops
-from o1jax.parallel.chips import Chip
-from o1jax.plan.program import GIB, Found
+from o1jax.plan.program import GIB, Compiled
 
+
+class Chip(NamedTuple):
+    """One device. Sources: Google Cloud's pages of TPU versions, NVIDIA's H100 and H200 data sheets."""
+
+    flops: float  # bfloat16, dense, a second
+    hbm_gib: float
+    hbm_bytes_s: float
+    link_bytes_s: float  # to its neighbours, all links together, in one direction
+
+
+CHIPS = {
+    "v4": Chip(275e12, 32, 1228e9, 150e9),
+    "v5e": Chip(197e12, 16, 819e9, 100e9),
+    "v5p": Chip(459e12, 95, 2765e9, 300e9),
+    "v6e": Chip(918e12, 32, 1640e9, 224e9),
+    "h100": Chip(989e12, 79.6, 3350e9, 450e9),
+    "h200": Chip(989e12, 140.4, 4800e9, 450e9),
+}
+KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
 RECOMPUTED = {"none": 0.0, "dots": 0.0, "attention": 1.0, "full": 1.0}  # forward passes that remat adds
+
+
+def chip_of_kind(device_kind: str) -> Chip | None:
+    """The chip that jax.Device.device_kind names, or None."""
+    for name in ("H100", "H200"):  # the driver adds memory and form: "NVIDIA H100 80GB HBM3"
+        if name in device_kind:
+            return CHIPS[name.lower()]
+    return CHIPS[KINDS[device_kind]] if device_kind in KINDS else None
+
+
+def product_parameters(config: ModelConfig) -> int:
+    """N: parameters that take part in a product for every token; the head does, the embedding does not."""
+    D, F, H = config.d_model, config.d_ff, config.head_dim
+    attention = D * H * (2 * config.n_heads + 2 * config.n_kv_heads)
+    return config.n_layers * (attention + 3 * D * F) + D * config.vocab_size
+
+
+def forward_flops(config: ModelConfig, tokens: int, pairs: float) -> float:
+    """2 N a token, and 4 L N H a (query, key) pair; `pairs` of a sequence of n tokens is n^2 / 2."""
+    attention = 4 * config.n_layers * config.n_heads * config.head_dim * pairs
+    return 2 * product_parameters(config) * tokens + attention
+
+
+def train_flops(config: ModelConfig, tokens: int, pairs: float, *, lora: bool = False) -> float:
+    """Forward and backward, without what remat computes again: 6 N a token and three times the attention.
+    A frozen base under LoRA has no gradient of its own: 4 N a token; adapters are not counted."""
+    products = 2 * product_parameters(config) * tokens
+    return products * (2 if lora else 3) + 3 * (forward_flops(config, tokens, pairs) - products)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Seconds a step, each alone; `step_s` is the largest, and `mfu` what it leaves of the peak.
+    """Seconds that a step takes at least, by each of three resources alone."""
 
-    model_flops: train_flops, or forward_flops of one token a slot. compute_s adds what remat computes again;
-    memory_s reads and writes the arguments once; network_s sends every collective's bytes over all links."""
-
-    model_flops: float
-    compute_s: float
-    memory_s: float
-    network_s: float
+    model_flops: float  # train_flops, or forward_flops of one token a slot
+    compute_s: float  # of model_flops, and of what remat computes again
+    memory_s: float  # reading the arguments once, and when training writing them
+    network_s: float  # every collective's bytes over all links
 
     @property
     def step_s(self) -> float:
         return max(self.compute_s, self.memory_s, self.network_s)
+
+    def mfu(self, chip: Chip, n_devices: int) -> float:
+        """Model FLOPs utilisation if a step took its bound."""
+        return self.model_flops / (self.step_s * n_devices * chip.flops) if self.step_s else 0.0
 
 
 def train_bounds(
     config: ModelConfig,
     chip: Chip,
     n_devices: int,
-    found: Found,
+    program: Compiled,
     rows: int,
     row_length: int,
     *,
@@ -47,30 +96,24 @@ def train_bounds(
     tokens, pairs = rows * row_length, rows * row_length**2 / 2
     model = train_flops(config, tokens, pairs, lora=lora)
     executed = model + RECOMPUTED[config.remat] * forward_flops(config, tokens, pairs)
-    return bounds(chip, n_devices, found, model, executed, memory_passes=2)
+    return bounds(chip, n_devices, program, model, executed, memory_passes=2)
 
 
 def decode_bounds(
-    config: ModelConfig, chip: Chip, n_devices: int, found: Found, slots: int, context: int
+    config: ModelConfig, chip: Chip, n_devices: int, program: Compiled, slots: int, context: int
 ) -> Bounds:
     """The bounds of one token a slot, at half of the context."""
     flops = forward_flops(config, slots, slots * context / 2)
-    return bounds(chip, n_devices, found, flops, flops, memory_passes=1)
+    return bounds(chip, n_devices, program, flops, flops, memory_passes=1)
 
 
 def bounds(
-    chip: Chip, n_devices: int, found: Found, model: float, executed: float, memory_passes: int
+    chip: Chip, n_devices: int, program: Compiled, model: float, executed: float, memory_passes: int
 ) -> Bounds:
     """The bounds from counts."""
-    sent = sum(traffic.sent_bytes for traffic in found.collectives.values())
     return Bounds(
-        model,
-        executed / n_devices / chip.flops,
-        memory_passes * found.arguments_gib * GIB / chip.hbm_bytes_s,
-        sent / chip.link_bytes_s,
+        model_flops=model,
+        compute_s=executed / n_devices / chip.flops,
+        memory_s=memory_passes * program.arguments_gib * GIB / chip.hbm_bytes_s,
+        network_s=sum(traffic.sent_bytes for traffic in program.collectives.values()) / chip.link_bytes_s,
     )
-
-
-def mfu(of: Bounds, chip: Chip, n_devices: int) -> float:
-    """Model FLOPs utilisation if a step took its bound."""
-    return of.model_flops / (of.step_s * n_devices * chip.flops) if of.step_s else 0.0

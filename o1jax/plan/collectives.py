@@ -1,7 +1,7 @@
 """The collectives of a compiled program, from its text: how often each kind runs and what it sends.
 
-A loop's body counts as often as the loop turns. Of a conditional every branch counts as if it ran. Knows
-no model.
+The text and not cost_analysis, which counts a loop's body once and is None on the path for NVIDIA. A loop's
+body counts as often as the loop turns. Of a conditional every branch counts as if it ran. Knows no model.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """`calls` a step, and the bytes that one device sends in them."""
+    """What one kind of collective does in a step."""
 
     calls: int
-    sent_bytes: float
+    sent_bytes: float  # by one device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Instruction:
 def collectives(hlo: str, n_devices: int) -> dict[str, Traffic]:
     """Traffic by kind, of one execution of the program whose optimised HLO this is."""
     computations, entry = parse(hlo)
-    found: dict[str, Traffic] = {}
+    by_kind: dict[str, Traffic] = {}
     for name, times in executions(computations, entry).items():
         for instruction in computations[name]:
-            kind = kind_of(instruction.operation)
-            if kind:
+            if kind := kind_of(instruction.operation):
+                # A TPU's reduce-scatter is an all-reduce in the text, in a fusion of this name.
                 scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")
                 kind = "reduce-scatter" if scattered else kind
                 sent = sent_bytes(kind, instruction, n_devices, scattered)
-                before = found.get(kind, Traffic(0, 0.0))
-                found[kind] = Traffic(before.calls + times, before.sent_bytes + times * sent)
-    return found
+                before = by_kind.get(kind, Traffic(0, 0.0))
+                by_kind[kind] = Traffic(before.calls + times, before.sent_bytes + times * sent)
+    return by_kind
 
 
 def parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:

@@ -20,28 +20,27 @@ from jax.sharding import Mesh
 from o1jax.batches.encode import Example
 from o1jax.batches.stream import Batches
 from o1jax.model.config import ModelConfig
-from o1jax.model.flops import train_flops
 from o1jax.model.init import init_params
-from o1jax.parallel.chips import chip_of_kind
 from o1jax.parallel.mesh import own_rows, place_batch
 from o1jax.parallel.processes import is_leader
+from o1jax.plan.bounds import chip_of_kind, train_flops
+from o1jax.plan.program import GIB
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.resumable import items_of
 from o1jax.train.step import TrainState, init_state, make_train_step
 
-GIB = 1 << 30
+QUANTILES = {"min": 0, "p50": 0.5, "p90": 0.9, "max": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-    """Seconds. `steps_s`: each step alone, from dispatch to the end; `inputs_s`: assembling and placing each
-    batch; `running_s`: the same steps dispatched as the loop does, all of them."""
+    """Seconds."""
 
-    steps_s: list[float]
-    inputs_s: list[float]
-    running_s: float
+    steps_s: list[float]  # each step alone, from dispatch to the end
+    inputs_s: list[float]  # assembling each batch and sending it to the devices
+    running_s: float  # the same steps dispatched as the loop does, all of them
 
 
 def profile(
@@ -65,7 +64,7 @@ def profile(
     graphdef, params = init_params(config, 0, mesh)
     transformation = make_optimizer(optimizer)
     state = init_state(params, transformation, mesh)
-    del params
+    del params  # else they are on the devices twice: the step donates the state's
     batches = random_batches(config.vocab_size, rows, row_length)
     step = make_train_step(
         graphdef,
@@ -78,7 +77,7 @@ def profile(
         gradient_dtype=optimizer.gradient_dtype,
     )
     began = time.monotonic()
-    program = step.lower(state, placed(batches, 0, mesh)).compile()
+    program = step.lower(state, batch_at(batches, 0, mesh)).compile()
     compile_s = time.monotonic() - began
     state, timings = timed(program, state, batches, mesh, steps, trace)
     figures = rates(config, mesh, batches, timings)
@@ -95,7 +94,7 @@ def random_batches(vocab_size: int, rows: int, row_length: int) -> Batches:
     return Batches(examples, row_length=row_length, rows_per_batch=rows, seed=0)
 
 
-def placed(batches: Batches, step: int, mesh: Mesh) -> dict[str, jax.Array]:
+def batch_at(batches: Batches, step: int, mesh: Mesh) -> dict[str, jax.Array]:
     """The batch at `step` on the mesh, of which this process assembles its rows."""
     own = own_rows(batches.rows_per_batch, mesh)
     return place_batch(batches.at(step, own.indices), mesh, own)
@@ -113,19 +112,19 @@ def timed(
     steps_s, inputs_s = [], []
     for at in range(steps + 1):
         began = time.monotonic()
-        batch = placed(batches, at, mesh)
+        batch = batch_at(batches, at, mesh)
         inputs_s.append(time.monotonic() - began)
         state, metrics = program(state, batch)
         jax.block_until_ready(metrics)
         steps_s.append(time.monotonic() - began - inputs_s[-1])
     began = time.monotonic()
     for at in range(1, steps + 1):
-        state, metrics = program(state, placed(batches, at, mesh))
+        state, metrics = program(state, batch_at(batches, at, mesh))
     jax.block_until_ready(metrics)
     running_s = time.monotonic() - began
     with jax.profiler.trace(str(trace)) if trace else contextlib.nullcontext():
         for at in range(3 if trace else 0):
-            state, metrics = program(state, placed(batches, at, mesh))
+            state, metrics = program(state, batch_at(batches, at, mesh))
         jax.block_until_ready(metrics)
     return state, Timings(steps_s[1:], inputs_s[1:], running_s)
 
@@ -141,7 +140,7 @@ def rates(config: ModelConfig, mesh: Mesh, batches: Batches, timings: Timings) -
     return {
         "tokens_per_s": round(tokens / running_s),
         "tokens_per_step": round(tokens),
-        "step_s": dict(zip(("min", "p50", "p90", "max"), quantiles(timings.steps_s), strict=True)),
+        "step_s": {name: float(np.quantile(timings.steps_s, share)) for name, share in QUANTILES.items()},
         "input_s": statistics.median(timings.inputs_s),
         "input_stall_s": max(0.0, running_s - median_s),
         "model_flops_per_step": flops,
@@ -154,11 +153,6 @@ def pairs_of(batches: Batches, step: int) -> float:
     """(query, key) pairs that causal attention inside the sequences of a batch takes."""
     ids, lengths = np.unique(batches.at(step)["example_id_BT"], return_counts=True)
     return float((lengths[ids >= 0].astype(float) ** 2).sum() / 2)
-
-
-def quantiles(values: list[float]) -> list[float]:
-    """The least, the median, the 90th percentile and the largest."""
-    return [float(np.quantile(values, share)) for share in (0, 0.5, 0.9, 1)]
 
 
 def memory_of(program: jax.stages.Compiled) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from o1jax.engine.jax_engine.programs import Slots, decode
+from o1jax.engine.jax_engine.programs import decode, empty_slots
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
@@ -33,18 +33,17 @@ DECODED_BLOCK = 1  # tokens a call (the engine's are more): what it sends is the
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What the compiler says of a program, a device. `peak_gib` is arguments (of which the results take the
-    place) and temporaries; where it does not fit, `needs` is the compiler's line and the sizes are its."""
+class Compiled:
+    """What the compiler says of a program; sizes are a device's."""
 
     fits: bool
-    peak_gib: float
+    peak_gib: float  # arguments and temporaries; of a program that does not fit, what the compiler counts
     limit_gib: float  # what it has for the program, where it said so; else 0
-    arguments_gib: float
+    arguments_gib: float  # the results take their place: they are donated
     temporaries_gib: float
     compile_s: float
     collectives: Mapping[str, Traffic]
-    needs: str = ""
+    needs: str = ""  # the compiler's line, where it does not fit
 
 
 def train_program(
@@ -56,7 +55,7 @@ def train_program(
     row_length: int,
     micro_batches: int = 1,
     lora: LoraSettings = NO_LORA,
-) -> Found:
+) -> Compiled:
     """The SFT step on a global batch of `rows` x `row_length` tokens, of all parameters or of adapters."""
     frozen = NO_PARAMS
     if lora.rank:
@@ -77,7 +76,7 @@ def train_program(
         frozen=frozen,
     )
     batch = abstract_batch(mesh, rows, row_length)
-    return compiled(step.trace(state, batch, *((frozen,) if lora.rank else ())), mesh.size)
+    return compile_traced(step.trace(state, batch, *((frozen,) if lora.rank else ())), mesh.size)
 
 
 def abstract_batch(mesh: Mesh, rows: int, row_length: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -91,35 +90,22 @@ def abstract_batch(mesh: Mesh, rows: int, row_length: int) -> dict[str, jax.Shap
     }
 
 
-def decode_program(config: ModelConfig, mesh: Mesh, *, slots: int, context: int) -> Found:
+def decode_program(config: ModelConfig, mesh: Mesh, *, slots: int, context: int) -> Compiled:
     """The engine's decode program on a mesh of one axis, tensor; weights and cache in the compute dtype."""
     config = dataclasses.replace(config, param_dtype=config.compute_dtype)
     graphdef, params = abstract_params(config, mesh, apart=True)
 
-    def lying(tree: Any, sharding: NamedSharding) -> Any:
+    def on_devices(tree: Any, sharding: NamedSharding) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     sharding = cache_sharding(mesh)
-    cache = lying(jax.eval_shape(lambda: init_cache(config, slots, context)), sharding)
-    state = lying(empty_slots(slots), replicated(mesh))
+    cache = on_devices(jax.eval_shape(lambda: init_cache(config, slots, context)), sharding)
+    state = on_devices(empty_slots(slots), replicated(mesh))
     traced = decode.trace(graphdef, sharding, params, cache, state, jnp.int32(1), DECODED_BLOCK)
-    return compiled(traced, mesh.size)
+    return compile_traced(traced, mesh.size)
 
 
-def empty_slots(B: int) -> Slots:
-    """The shapes of what decoding knows of B slots."""
-
-    def shape(dtype, *dimensions: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((B, *dimensions), dtype)
-
-    integers = [shape(jnp.int32) for _ in range(4)]
-    floats = [shape(jnp.float32) for _ in range(2)]
-    return Slots(
-        shape(jnp.bool_), *integers, shape(jnp.uint32), *floats, shape(jnp.int32), shape(jnp.int32, 4)
-    )
-
-
-def compiled(traced: jax.stages.Traced, n_devices: int) -> Found:
+def compile_traced(traced: jax.stages.Traced, n_devices: int) -> Compiled:
     """What the compiler makes of a traced program. Errors other than too little memory are raised."""
     lowered, began = traced.lower(), time.monotonic()
     try:
@@ -128,7 +114,7 @@ def compiled(traced: jax.stages.Traced, n_devices: int) -> Found:
         return refused(str(error), time.monotonic() - began)
     seconds, memory = time.monotonic() - began, program.memory_analysis()
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Found(
+    return Compiled(
         fits=True,
         peak_gib=(arguments + memory.temp_size_in_bytes) / GIB,
         limit_gib=0.0,
@@ -145,13 +131,13 @@ OUT_OF_MEMORY = (  # the compiler's two ways to say so
 )
 
 
-def refused(message: str, seconds: float) -> Found:
+def refused(message: str, seconds: float) -> Compiled:
     """What the compiler found where the program does not fit; its error again, if it is another."""
     sizes = next(filter(None, (re.search(form, message) for form in OUT_OF_MEMORY)), None)
     if "RESOURCE_EXHAUSTED" not in message or not sizes:
         raise jax.errors.JaxRuntimeError(message)
     used, limit = (gib(size) for size in sizes.groups())
-    return Found(False, used, limit, 0.0, 0.0, seconds, {}, " ".join(message.split("\n")[0].split()))
+    return Compiled(False, used, limit, 0.0, 0.0, seconds, {}, " ".join(message.split("\n")[0].split()))
 
 
 def gib(size: str) -> float:

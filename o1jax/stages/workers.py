@@ -41,25 +41,20 @@ PROBE_TOKENS = 32
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
-    """The engine and its shape: `slots` samples at once, of at most `context` tokens each, in `dtype` (empty:
-    the policy's compute dtype). The JAX engine is split over `tensor` of the process's devices and keeps
-    `prefix_cache_mb` of prompts' keys and values, at least those that it prefills at once; a search is
-    faster where its trees' prefixes fit (stats: prefix_evictions). `endpoints` are the servers of
-    vllm_server, whose dtype is their own; a request waits `patience_s` for any of them to be there, and
-    weights go to them by `transfer`: files, or vLLM's nccl (servers on other GPUs than the trainer) or ipc
-    (on the same). Programs are judged `judge_slots` at once, and may import `judge_packages`."""
+    """The engine that samples, its shape, and the judge of what it writes."""
 
     name: Literal["jax", "vllm", "vllm_server"] = "jax"
-    slots: int = 64
-    context: int = 384
-    judge_slots: int = 2
-    judge_packages: tuple[str, ...] = ()
-    dtype: str = ""
-    tensor: int = 1
+    slots: int = 64  # samples at once, of each server where there are several
+    context: int = 384  # tokens of a prompt and its answer together, at most
+    judge_slots: int = 2  # programs judged at once
+    judge_packages: tuple[str, ...] = ()  # what programs may import beside the standard library
+    dtype: str = ""  # float32 or bfloat16; empty: the policy's compute dtype; servers have their own
+    tensor: int = 1  # devices of this process that the JAX engine is split over
+    # Of prompts' keys and values that the JAX engine keeps, MiB, at least what it prefills at once. A search
+    # is faster where its trees' prefixes fit (stats: prefix_evictions).
     prefix_cache_mb: float = 64.0
-    endpoints: tuple[str, ...] = ()
-    patience_s: float = 120.0
-    transfer: Literal["files", "nccl", "ipc"] = "files"
+    endpoints: tuple[str, ...] = ()  # URLs of vllm_server's servers, as launch/serve.py prints them
+    patience_s: float = 120.0  # how long a request waits for any server to be there
 
     def __post_init__(self):
         if self.dtype not in ("", "float32", "bfloat16"):
@@ -73,11 +68,6 @@ class EngineSettings:
             raise InputError(
                 f"engine.endpoints: saw {list(self.endpoints)} with engine.name {self.name!r}; "
                 "give the servers' URLs with 'vllm_server', and none with another"
-            )
-        if self.transfer != "files" and self.name != "vllm_server":
-            raise InputError(
-                f"engine.transfer: saw {self.transfer!r} with engine.name {self.name!r}; "
-                "leave it at 'files', or take 'vllm_server'"
             )
 
 
@@ -122,12 +112,6 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
         )
     from o1jax.engine.vllm_engine.servers import VllmServers
 
-    transfer = None
-    if settings.transfer != "files":
-        check_vllm_here(settings.transfer)
-        from o1jax.engine.vllm_engine.weight_transfer import WeightTransfer
-
-        transfer = WeightTransfer(settings.transfer, policy.config)
     engine = VllmServers(
         policy.config,
         policy.tokenizer,
@@ -135,7 +119,6 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
         slots=settings.slots,
         context=settings.context,
         patience_s=settings.patience_s,
-        transfer=transfer,
     )
     async with contextlib.AsyncExitStack() as on_failure:
         on_failure.push_async_callback(engine.close)
@@ -143,15 +126,6 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
         await engine.load_params(policy.params, 0)
         on_failure.pop_all()
     return engine
-
-
-def check_vllm_here(transfer: str) -> None:
-    """InputError unless the trainer's environment has vLLM, which sends its weights."""
-    if not is_here():
-        raise InputError(
-            f"engine.transfer {transfer!r}: vLLM is not installed in this environment, where the trainer "
-            "runs; install it (third_party/constraints/vllm-gpu.txt), or take engine.transfer 'files'"
-        )
 
 
 class WeightSync:

@@ -18,9 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from o1jax.engine.jax_engine import programs
-from o1jax.engine.jax_engine.scheduler import Shape, empty_slots
-from o1jax.engine.weights import placed
-from o1jax.model.init import abstract_params, init_params
+from o1jax.model.init import abstract_params, copied, init_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
@@ -44,9 +42,9 @@ def copy_bytes_s() -> float:
 
 def decoded(config, graphdef, params, mesh, slots: int, calls: int) -> float:
     """Seconds a token of every slot."""
-    sharding, shape = cache_sharding(mesh), Shape(slots, config.max_context, 32, 8, BLOCK, 1)
+    sharding = cache_sharding(mesh)
     cache = init_cache(config, slots, config.max_context, sharding=sharding)
-    state = empty_slots(shape)
+    state = programs.empty_slots(slots)
     state.live_B[:] = True
     state.limit_B[:] = config.max_context
     state.position_B[:] = config.max_context // 2
@@ -70,7 +68,7 @@ def main() -> None:
     config = dataclasses.replace(preset(given.model), max_context=given.context, **dtypes)
     mesh, bytes_s = make_mesh(devices=jax.devices()[:1]), copy_bytes_s()
     graphdef, abstract = abstract_params(config, mesh, apart=True)
-    params = placed(init_params(config, 0, mesh)[1], abstract, apart=True)
+    params = copied(init_params(config, 0, mesh)[1], abstract, apart=True)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     token_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 2
     rows = []

@@ -26,9 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from o1jax.engine.interface import Request
 from o1jax.engine.jax_engine import programs
 from o1jax.engine.jax_engine.engine import JaxEngine
-from o1jax.engine.jax_engine.scheduler import empty_slots
-from o1jax.engine.weights import placed
-from o1jax.model.init import abstract_params, init_params
+from o1jax.model.init import abstract_params, copied, init_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
@@ -105,9 +103,9 @@ def bare_decode(config, params, shape, blocks: int = 12) -> float:
     """Tokens a second of the decode program alone, all slots live."""
     mesh = make_mesh(devices=jax.devices()[:1])
     graphdef, abstract = abstract_params(config, mesh, apart=True)
-    params, sharding = placed(params, abstract, apart=True), cache_sharding(mesh)
+    params, sharding = copied(params, abstract, apart=True), cache_sharding(mesh)
     cache = init_cache(config, shape.slots, shape.context, sharding=sharding)
-    slots = empty_slots(shape)
+    slots = programs.empty_slots(shape.slots)
     slots.live_B[:] = True
     slots.limit_B[:] = shape.context
     slots.position_B[:] = shape.context // 3

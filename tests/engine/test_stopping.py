@@ -2,7 +2,7 @@
 
 import tiny_engine as tiny
 
-from o1jax.engine.stopping import Stop, token_bytes
+from o1jax.engine.jobs import Stop, token_bytes
 
 TABLE = [b"<", b"|Step", b"_End", b">\n", b"x", b"<Step_End>", b"a<Step_End>b", b"Step"]
 

@@ -27,7 +27,7 @@ async def sampled(tensor: int) -> dict:
     first = await engine.generate(REQUESTS)
     await engine.load_params(init_params(tiny.config(), 1, mesh)[1], 1)
     second = await engine.generate(REQUESTS)
-    arrays = jax.tree.leaves((engine._scheduler.cache, engine._scheduler.prompts.pool))
+    arrays = jax.tree.leaves((engine._scheduler.cache, engine._scheduler.pool))
     await engine.close()
     return {
         "answers": [dataclasses.asdict(c) for group in first + second for c in group],

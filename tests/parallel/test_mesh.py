@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from o1jax.parallel.mesh import MESH_AXES, batch_spec, make_mesh, place_batch, place_params, spec_of
+from o1jax.parallel.mesh import MESH_AXES, batch_spec, make_mesh, param_shardings, place_batch, spec_of
 from o1jax.records import InputError
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -65,11 +65,11 @@ def test_the_rules_turn_logical_axes_into_mesh_axes():
         spec_of(("hedas",))
 
 
-def test_placed_params_have_the_sharding_of_their_axes():
+def test_params_have_the_sharding_of_their_axes():
     mesh = make_mesh(devices=jax.devices()[:1])
     params = nnx.State({"w": nnx.Param(np.ones((2, 3, 4), np.float32), axes=("embed", "ff"))})
-    placed = place_params(params, mesh)["w"][...]  # one axis more than its names: stacked layers
-    assert placed.sharding == NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
+    sharding = param_shardings(params, mesh)["w"].get_value()  # one axis more than its names: stacked layers
+    assert sharding == NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
 
 
 def test_a_batch_is_placed_whole_and_keeps_its_values():

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from o1jax.parallel.processes import (
@@ -11,8 +12,7 @@ from o1jax.parallel.processes import (
     compute_environment,
     is_leader,
     place,
-    process_count,
-    process_index,
+    report_slow,
     start_processes,
 )
 from o1jax.records import InputError
@@ -21,10 +21,11 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
-from o1jax.parallel.processes import barrier, is_leader, process_count, process_index, start_processes
+from o1jax.parallel.processes import barrier, is_leader, start_processes
 start_processes()
 barrier("started")
-print(f"found {process_index()} {process_count()} {is_leader()} {len(jax.devices())}\\n", end="", flush=True)
+found = (jax.process_index(), jax.process_count(), is_leader(), len(jax.devices()))
+print("found", *found, end="\\n", flush=True)
 barrier("done")
 """
 
@@ -32,7 +33,7 @@ barrier("done")
 def test_alone_nothing_starts_and_barriers_return():
     start_processes({})
     barrier("alone")
-    assert (process_index(), process_count(), is_leader()) == (0, 1, True)
+    assert (jax.process_index(), jax.process_count(), is_leader()) == (0, 1, True)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,16 @@ def test_a_process_knows_its_place_without_the_others():
     assert place(slurm) == (3, 4, "auto")
     assert place(slurm | {"O1JAX_PROCESSES": "2", "O1JAX_PROCESS_INDEX": "0"}) == (0, 2, "auto")
     assert place({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}) == (0, 1, "")  # of a job, not asked to join
+
+
+def test_what_was_slow_is_reported_by_process_0_alone(capsys, monkeypatch):
+    report_slow("reading weights: 3.1 GB", 12.34)
+    report_slow("compiled the decode step", 1.9)
+    assert capsys.readouterr().err == "reading weights: 3.1 GB in 12.3 s\n"
+    for name, value in {"COORDINATOR": "host:1", "PROCESSES": "2", "PROCESS_INDEX": "1"}.items():
+        monkeypatch.setenv(f"O1JAX_{name}", value)
+    report_slow("reading weights: 3.1 GB", 12.34)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_compute_environment_keeps_what_is_set():

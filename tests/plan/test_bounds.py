@@ -3,14 +3,19 @@ import importlib.util
 
 import pytest
 
-from o1jax.model.flops import forward_flops, product_parameters, train_flops
 from o1jax.model.presets import preset
-from o1jax.parallel.chips import CHIPS, chip_of_kind
 from o1jax.parallel.mesh import sizes_of
-from o1jax.plan.bounds import mfu, train_bounds
+from o1jax.plan.bounds import (
+    CHIPS,
+    chip_of_kind,
+    forward_flops,
+    product_parameters,
+    train_bounds,
+    train_flops,
+)
 from o1jax.plan.collectives import Traffic
 from o1jax.plan.planning import within_memory
-from o1jax.plan.program import GIB, Found, gib, refused
+from o1jax.plan.program import GIB, Compiled, gib, refused
 from o1jax.plan.topology import devices_of, slower_network
 from o1jax.records import InputError
 
@@ -28,12 +33,12 @@ def test_flops_by_hand():
 
 def test_the_slowest_of_compute_memory_and_network_bounds_a_step():
     chip = CHIPS["v5p"]
-    found = Found(True, 2.0, 0.0, 1.0, 1.0, 1.0, {"all-gather": Traffic(1, 300e9)})
+    found = Compiled(True, 2.0, 0.0, 1.0, 1.0, 1.0, {"all-gather": Traffic(1, 300e9)})
     bound = train_bounds(NANO, chip, 8, found, rows=8, row_length=64)
     assert bound.network_s == bound.step_s == pytest.approx(1.0)
     assert bound.memory_s == pytest.approx(2 * GIB / 2765e9)
     assert bound.compute_s == pytest.approx(train_flops(NANO, 512, 8 * 64**2 / 2) / 8 / 459e12)
-    assert mfu(bound, chip, 8) == pytest.approx(bound.model_flops / (8 * 459e12))
+    assert bound.mfu(chip, 8) == pytest.approx(bound.model_flops / (8 * 459e12))
     full = train_bounds(dataclasses.replace(NANO, remat="full"), chip, 8, found, rows=8, row_length=64)
     assert full.compute_s == pytest.approx(bound.compute_s * 4 / 3)
 
@@ -76,7 +81,7 @@ def test_gpus_come_in_hosts_not_slices():
 
 
 def test_what_takes_more_than_the_chip_has_does_not_fit():
-    found = Found(True, 80.0, 0.0, 30.0, 50.0, 1.0, {})
+    found = Compiled(True, 80.0, 0.0, 30.0, 50.0, 1.0, {})
     assert within_memory(found, CHIPS["h200"]) == found
     refused = within_memory(found, CHIPS["h100"])
     assert not refused.fits and refused.limit_gib == 79.6 and "80.0 GiB of the chip's 79.6" in refused.needs

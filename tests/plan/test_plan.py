@@ -18,9 +18,8 @@ from o1jax.model.presets import preset
 from o1jax.model.quantized import narrowed
 from o1jax.parallel.mesh import batch_spec, make_mesh, spec_of
 from o1jax.parallel.traced import on_mesh
-from o1jax.plan.planning import Job, plan_decode, plan_train
+from o1jax.plan.planning import Job, plan_decode, plan_train, table
 from o1jax.plan.program import GIB
-from o1jax.plan.table import table
 from o1jax.plan.topology import devices_of
 from o1jax.records import InputError
 

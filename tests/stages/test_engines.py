@@ -25,8 +25,6 @@ def test_an_unknown_engine_is_refused_by_name():
         ({"name": "jax", "endpoints": ["http://x"]}, "and none with another"),
         ({"dtype": "float16"}, "engine.dtype: saw 'float16'"),
         ({"name": "vllm", "tensor": 2}, "engine.tensor: saw 2 with engine.name 'vllm'; leave it at 1"),
-        ({"transfer": "nccl"}, "engine.transfer: saw 'nccl' with engine.name 'jax'"),
-        ({"transfer": "smoke"}, "engine.transfer: saw 'smoke', wanted one of files, nccl, ipc"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(engine, said):
@@ -38,6 +36,3 @@ def test_settings_that_do_not_go_together_are_refused(engine, said):
 def test_without_vllm_the_error_says_how_to_get_it():
     with pytest.raises(InputError, match="make install-vllm"):
         asyncio.run(workers.open_engine(None, parsed(name="vllm")))
-    servers = parsed(name="vllm_server", endpoints=["http://x"], transfer="nccl")
-    with pytest.raises(InputError, match="engine.transfer 'nccl': vLLM is not installed .* take .* 'files'"):
-        asyncio.run(workers.open_engine(None, servers))

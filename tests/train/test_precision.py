@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from o1jax.engine.jax_engine.programs import decode
+from o1jax.engine.jax_engine.programs import decode, empty_slots
 from o1jax.model.init import abstract_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.plan.program import abstract_batch, empty_slots
+from o1jax.plan.program import abstract_batch
 from o1jax.train import objectives
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.step import abstract_state, make_train_step

@@ -1,7 +1,7 @@
 """The JAX engine in process: coroutines hand in requests, one thread owns the device.
 
-Puts the parts together: jobs.py checks and queues, serving_thread.py turns the scheduler. Does not batch
-(scheduler.py) or compute (programs.py).
+Puts the parts together: jobs.py checks, device_thread.py turns the scheduler. Does not batch (scheduler.py)
+or compute (programs.py).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
-from o1jax.engine.device_thread import ServingThread
+from o1jax.engine.device_thread import Load, serving_thread
 from o1jax.engine.interface import Completion, Request
-from o1jax.engine.jax_engine.scheduler import Scheduler, Shape, pool_size
+from o1jax.engine.jax_engine.prefill import Shape
+from o1jax.engine.jax_engine.programs import STOP_IDS
+from o1jax.engine.jax_engine.scheduler import Scheduler
 from o1jax.engine.jobs import Intake
-from o1jax.engine.weights import check_shapes, placed
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import abstract_params
+from o1jax.model.init import abstract_params, check_shapes, copied
 from o1jax.model.kv_cache import cache_sharding
 from o1jax.parallel.mesh import own_devices
 from o1jax.records import InputError
@@ -60,22 +61,21 @@ class JaxEngine:
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
         mesh = own_devices(tensor)
-        _, self._stacked = abstract_params(config, mesh)
+        _, self._stacked = abstract_params(config, mesh)  # as the trainer has them
+        # Layers apart: a loop over tokens would copy every layer's slice of stacked weights at every step.
         graphdef, self._abstract = abstract_params(config, mesh, apart=True)
         self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
         self._swap(params, version)
-        self._intake = Intake(
-            tokenizer, self._scheduler.table, context, config.vocab_size, self.shape.stop_ids
-        )
-        self._thread = ServingThread(self._scheduler, self._swap)
+        self._intake = Intake(tokenizer, self._scheduler.table, context, config.vocab_size, STOP_IDS)
+        self._thread = serving_thread(self._scheduler, self._swap)
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """See Engine.generate; RuntimeError after close, or after the engine's thread has failed."""
-        return await self._thread.completions(self._intake.jobs(requests))
+        return await self._thread.results(self._intake.jobs(requests))
 
     async def load_params(self, params: nnx.State, version: int) -> None:
         """See Engine.load_params; InputError, and the old weights stay, where a shape differs."""
-        await self._thread.load(params, version)
+        await self._thread.results([Load(params, version)])
 
     def stats(self) -> dict[str, float]:
         """Beside the interface's: wasted_tokens (sampled past a stop, or of cancelled requests),
@@ -96,6 +96,13 @@ class JaxEngine:
         await self._thread.close()
 
     def _swap(self, params: nnx.State, version: int) -> None:
-        check_shapes(params, self._stacked)
-        self._scheduler.forget()
-        self._scheduler.swap(placed(params, self._abstract, apart=True), version)
+        check_shapes(params, self._stacked)  # before anything is let go: a refusal leaves the old weights
+        self._scheduler.forget()  # before the copy: two sets of weights and caches may not fit a device
+        self._scheduler.swap(copied(params, self._abstract, apart=True), version)
+
+
+def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:
+    """Chunks in the pool: what `megabytes` hold, and at least one prefill round's whole prompts."""
+    itemsize = 2 if config.compute_dtype == "bfloat16" else 4
+    chunk_bytes = 2 * config.n_layers * chunk * config.n_kv_heads * config.head_dim * itemsize
+    return max(rows * (context // chunk), int(megabytes * 2**20 / chunk_bytes))

@@ -1,6 +1,6 @@
 """The engine's three device programs: prefill chunks, copy chunks into slots, decode a block.
 
-Each has one shape a run, so nothing recompiles and a row's bits do not depend on its neighbours.
+Each has one shape a run, so nothing recompiles and a row's bits do not depend on its neighbours (D2).
 A pool is a KVCache of `chunk` tokens a row (its last row is scratch); a slot cache has one row a
 slot. Both lie as `sharding` says (kv_cache.cache_sharding), on all devices that the model is split over.
 Which request is where is the scheduler's business.
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.lax import with_sharding_constraint
 from jax.sharding import NamedSharding
@@ -21,15 +22,11 @@ from o1jax.model.init import merge
 from o1jax.model.kv_cache import KVCache, Pages, read, write
 from o1jax.parallel.mesh import replicated, spec_of
 
-# One token a row from logits: temperature, top-k, top-p, and the log-prob under that distribution.
-#
-# Costs one uniform a token from a counter-based hash and one inverse CDF: a threefry draw over the
-# vocabulary costs milliseconds on a CPU. Knows nothing of caches, slots or requests.
-#
-# A row depends on its own inputs alone, and a row without filters has the same bits whether or not
-# another row is filtered: the filter is a threshold on the logits, -inf where there is none.
-
 GROUP = 32  # tokens a group of the two-level inverse CDF
+STOP_IDS = 8  # stop tokens a slot that the device itself can see: every step compares with each
+
+
+# Sampling: one token a row from logits, and its log-prob under temperature, top-k and top-p.
 
 
 def uniform(seed_B: jax.Array, counter_B: jax.Array) -> jax.Array:
@@ -38,6 +35,8 @@ def uniform(seed_B: jax.Array, counter_B: jax.Array) -> jax.Array:
     Two rounds of murmur3's finaliser; the seed enters before and between them, so that two seeds'
     streams are not shifts of one another.
     """
+    # Not jax.random: a threefry draw over the vocabulary costs milliseconds a token on a CPU, this one
+    # number.
     mixed_B = _finalise(counter_B * jnp.uint32(0x9E3779B9) ^ _finalise(seed_B + jnp.uint32(0x7F4A7C15)))
     mixed_B = _finalise(mixed_B + seed_B * jnp.uint32(0x85EBCA77))
     return (mixed_B >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
@@ -61,11 +60,13 @@ def sample(
 
     Temperature comes first, then top_k (0: all), then top_p over what is left, as in vLLM; ties at
     a threshold are all kept. Temperature 0 takes the largest logit, with its log-prob at
-    temperature 1 and no filter.
+    temperature 1 and no filter. A row depends on its own inputs alone.
     """
     greedy_B = temperature_B <= 0
     scaled_BV = logits_BV.astype(jnp.float32) / jnp.where(greedy_B, 1.0, temperature_B)[:, None]
     filtered_B = ~greedy_B & ((top_k_B > 0) | (top_p_B < 1))
+    # A filter is a threshold on the logits, -inf where there is none, so that a row without one has the same
+    # bits whether or not another row is filtered. Most batches have none: then its 64 sums are not computed.
     threshold_B = jax.lax.cond(
         jnp.any(filtered_B),
         lambda: jnp.where(filtered_B, filter_threshold(scaled_BV, top_p_B, top_k_B), -jnp.inf),
@@ -92,19 +93,13 @@ def inverse_cdf(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     Two levels, groups of tokens and then the tokens of one group, because a cumulative sum over
     the vocabulary is slow on a CPU.
     """
-    grouped_BCG = _grouped(weights_BV)
+    B, V = weights_BV.shape
+    grouped_BCG = jnp.pad(weights_BV, ((0, 0), (0, -V % GROUP))).reshape(B, -1, GROUP)
     sums_BC = jnp.sum(grouped_BCG, axis=-1)
     group_B, left_B = _first_past(sums_BC, uniform_B * jnp.sum(sums_BC, axis=-1))
     inside_BG = jnp.take_along_axis(grouped_BCG, group_B[:, None, None], axis=1)[:, 0]
     token_B, _ = _first_past(inside_BG, left_B)
     return group_B * GROUP + token_B
-
-
-def _grouped(weights_BV: jax.Array) -> jax.Array:
-    """[B, V] -> [B, groups, GROUP], padded with weight 0."""
-    B, V = weights_BV.shape
-    padded_BV = jnp.pad(weights_BV, ((0, 0), (0, -V % GROUP)))
-    return padded_BV.reshape(B, -1, GROUP)
 
 
 def _first_past(weights_BX: jax.Array, target_B: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -126,7 +121,9 @@ def _first_past(weights_BX: jax.Array, target_B: jax.Array) -> tuple[jax.Array, 
 def filter_threshold(scaled_BV: jax.Array, top_p_B: jax.Array, top_k_B: jax.Array) -> jax.Array:
     """The smallest logit that survives top_k and then top_p, [B] float32."""
     V = scaled_BV.shape[-1]
-    keys_BV = _ordered(scaled_BV)
+    # float32 -> uint32 in the same order: the sign bit flipped, and all bits of negative numbers.
+    bits_BV = jax.lax.bitcast_convert_type(scaled_BV, jnp.uint32)
+    keys_BV = jnp.where(bits_BV >> 31 == 1, ~bits_BV, bits_BV | jnp.uint32(1 << 31))
     k_B = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, V), V).astype(jnp.float32)
     kth_B = _largest_threshold(keys_BV, jnp.ones_like(scaled_BV), k_B)
     kept_BV = keys_BV >= kth_B[:, None]
@@ -134,12 +131,6 @@ def filter_threshold(scaled_BV: jax.Array, top_p_B: jax.Array, top_k_B: jax.Arra
     nucleus_B = _largest_threshold(keys_BV, weights_BV, top_p_B * jnp.sum(weights_BV, axis=-1))
     lowest_B = jnp.where(top_p_B < 1, jnp.maximum(kth_B, nucleus_B), kth_B)
     return jnp.min(jnp.where(keys_BV >= lowest_B[:, None], scaled_BV, jnp.inf), axis=-1)
-
-
-def _ordered(x: jax.Array) -> jax.Array:
-    """float32 -> uint32 in the same order."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
 def _largest_threshold(keys_BV: jax.Array, weights_BV: jax.Array, target_B: jax.Array) -> jax.Array:
@@ -156,29 +147,48 @@ def _largest_threshold(keys_BV: jax.Array, weights_BV: jax.Array, target_B: jax.
     return jax.lax.fori_loop(0, 32, turn, jnp.zeros(target_B.shape, jnp.uint32))
 
 
+# The device programs. Donated arguments: caches are updated where they lie, and never exist twice.
+
+
 class Slots(NamedTuple):
-    """What decoding knows of every slot. `token_B` is the last token, not yet in the cache, at
-    `position_B`; `generated_B` of at most `limit_B` tokens are sampled; a stop id of -1 is none."""
+    """What decoding knows of every slot; int32 where nothing is said."""
 
     live_B: jax.Array  # bool
-    token_B: jax.Array
-    position_B: jax.Array
-    generated_B: jax.Array
-    limit_B: jax.Array
+    token_B: jax.Array  # the last token, whose keys and values are not yet in the cache
+    position_B: jax.Array  # of that token
+    generated_B: jax.Array  # tokens sampled so far
+    limit_B: jax.Array  # tokens to sample, at most
     seed_B: jax.Array  # uint32
     temperature_B: jax.Array  # float32
     top_p_B: jax.Array  # float32
     top_k_B: jax.Array
-    stop_ids_BE: jax.Array
+    stop_ids_BE: jax.Array  # -1: none
+
+
+def empty_slots(B: int) -> Slots:
+    """No live slot: arrays on the host, which the scheduler writes in place."""
+    integers, floats = (lambda: np.zeros(B, np.int32)), (lambda: np.ones(B, np.float32))
+    return Slots(
+        live_B=np.zeros(B, bool),
+        token_B=integers(),
+        position_B=integers(),
+        generated_B=integers(),
+        limit_B=integers(),
+        seed_B=np.zeros(B, np.uint32),
+        temperature_B=floats(),
+        top_p_B=floats(),
+        top_k_B=integers(),
+        stop_ids_BE=np.full((B, STOP_IDS), -1, np.int32),
+    )
 
 
 class Decoded(NamedTuple):
     """The tokens of one decoded block: entry [t, b] counts where t < count_B[b]."""
 
-    tokens_TB: jax.Array
+    tokens_TB: jax.Array  # int32
     log_probs_TB: jax.Array  # float32
-    count_B: jax.Array
-    steps: jax.Array
+    count_B: jax.Array  # tokens of each slot
+    steps: jax.Array  # how many were decoded, at most the block
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "sharding"), donate_argnames=("pool",))
@@ -202,6 +212,7 @@ def prefill(
     assert T == pool.slots and start_R.shape == length_R.shape == target_R.shape == (R,)
     S = table_RC.shape[1] * T
     offset_T = jnp.arange(T)
+    # Padding gets the position past the last: what it writes is dropped, and no token of the chunk sees it.
     positions_RT = jnp.where(offset_T < length_R[:, None], start_R[:, None] + offset_T, S)
     _, pool = merge(graphdef, params).cached(tokens_RT, positions_RT, pool, Pages(target_R, table_RC))
     return with_sharding_constraint(pool, sharding)
@@ -256,8 +267,9 @@ def decode(
 
     def step(carry):
         cache, slots, out = carry
-        positions_B = jnp.where(slots.live_B, slots.position_B, S)
+        positions_B = jnp.where(slots.live_B, slots.position_B, S)  # S: a slot that rests writes nothing
         hidden_BTD, cache = model.cached(slots.token_B[:, None], positions_B[:, None], cache)
+        # By the sample's own count, not the step: where in a block a token falls must not change it (D2).
         draw_B = uniform(slots.seed_B, slots.generated_B.astype(jnp.uint32))
         # Made in shards, or the head would be gathered; sampled from whole, with the bits of one device.
         logits_BV = with_sharding_constraint(model.logits(hidden_BTD[:, 0]), of_shards)

@@ -43,7 +43,7 @@ class Fleet:
         self._push: Push | None = None
         self._refusal: InputError | None = None
         self._watches: list[asyncio.Task] = []
-        self._looked = asyncio.Condition()  # told whenever a server was looked at
+        self._looked = asyncio.Condition()  # notified whenever a server was looked at
 
     async def open(self) -> None:
         """Begins to watch; returns when a server was there. InputError if it is refused, or ServersDown."""
@@ -62,11 +62,15 @@ class Fleet:
         if not usable:
             await self._until(lambda: any(replica.usable for replica in self.replicas))
             return await self.choose(key)
+        # A server that rests after a fault is waited for only when all rest: its keys go to another
+        # meanwhile.
         now = time.monotonic()
         rested = [replica for replica in usable if replica.rests_until <= now]
         if not rested:
             await asyncio.sleep(min(replica.rests_until for replica in usable) - now)
             return await self.choose(key)
+        # Rendezvous hashing: a problem's prompts share a prefix, which one server has in its cache; and
+        # when a server dies only its own problems move.
         return max(rested, key=lambda replica: stable_hash(f"{key}\x1f{replica.url}"))
 
     def blame(self, replica: Replica, fault: ReplicaFault) -> None:
@@ -91,24 +95,17 @@ class Fleet:
                 await self._wait_until(lambda: all(r.usable or r.missed == push.label for r in self.replicas))
         self._raise_refusal()
 
-    def withdraw(self) -> None:
-        """Forgets the last weights: none are given to any server until the next are installed."""
-        self._push = None
-
-    def down(self) -> ServersDown:
-        """What is said when none is there."""
-        faults = "; ".join(replica.fault for replica in self.replicas)
-        return ServersDown(
-            f"no vLLM server of {len(self.replicas)} could be used for {self._patience_s:.0f} s ({faults}): "
-            "start them (launch/serve.py) and run the same command again; what was finished is kept"
-        )
-
     async def _until(self, true: Callable[[], bool]) -> None:
         try:
             async with asyncio.timeout(self._patience_s):
                 await self._wait_until(lambda: self._refusal is not None or true())
         except TimeoutError:
-            raise self.down() from None
+            faults = "; ".join(replica.fault for replica in self.replicas)
+            raise ServersDown(
+                f"no vLLM server of {len(self.replicas)} could be used for {self._patience_s:.0f} s "
+                f"({faults}): start them (launch/serve.py) and run the same command again; what was finished "
+                "is kept"
+            ) from None
         self._raise_refusal()
 
     def _raise_refusal(self) -> None:
@@ -139,7 +136,7 @@ class Fleet:
                 begin = time.monotonic()
                 await replica.push(push)
                 self.pushes, self.push_s = self.pushes + 1, self.push_s + time.monotonic() - begin
-            if push is not None and push is self._push:
+            if push is not None and push is self._push:  # else newer weights came meanwhile: the next look
                 replica.admit()
         except (ReplicaFault, InputError) as fault:
             replica.missed = push.label if push is not None else ""

@@ -1,27 +1,14 @@
-"""vLLM in process: the trainer's arrays go into its model in place, by the one map of names.
+"""vLLM in process: jobs become its requests, and the trainer's arrays its weights, in place.
 
-Needs the environment of `make install-vllm`. Puts the parts together: jobs.py checks, serving_thread.py
-turns vllm_scheduler.py. Speaks to no server; that is vllm_server.py.
+Needs the environment of `make install-vllm`. Stops are found here, on tokens (jobs.py): vLLM would cut
+the text and not the ids. jobs.py checks, device_thread.py turns the scheduler. Speaks to no server; that is
+servers.py.
 """
 
 from __future__ import annotations
 
-import collections
 import os
-import tempfile
-import time
-from collections.abc import Sequence
 
-import jax
-from flax import nnx
-from transformers import PreTrainedTokenizerBase
-from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams
-from vllm.sampling_params import RequestOutputKind
-
-from o1jax.engine.device_thread import ServingThread
-from o1jax.engine.interface import Completion, Request
-from o1jax.engine.jobs import Intake, Job, Sample
-from o1jax.engine.stopping import token_bytes
 from o1jax.engine.vllm_engine.settings import (
     MOST_STOP_IDS,
     arguments,
@@ -30,24 +17,43 @@ from o1jax.engine.vllm_engine.settings import (
     is_cpu_build,
     sampling,
 )
-from o1jax.engine.vllm_engine.weight_source import torch_tensors
-from o1jax.engine.weights import check_shapes
+
+# Before torch and vLLM are imported, which is when they read these. In one process, or the weights' iterator,
+# which holds the trainer's arrays, would have to be pickled to another.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # else three lines a push
+for name, value in (environment(is_cpu_build()) | QUIET).items():
+    os.environ.setdefault(name, value)
+
+import collections
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import torch
+from flax import nnx
+from transformers import PreTrainedTokenizerBase
+from vllm import EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from vllm.sampling_params import RequestOutputKind
+
+from o1jax.engine.device_thread import Load, serving_thread
+from o1jax.engine.interface import Completion, Request
+from o1jax.engine.jobs import Intake, Job, Sample, token_bytes
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf import checkpoint as hf
-from o1jax.model.hf.names import untied
-from o1jax.model.init import abstract_params
-from o1jax.parallel.mesh import make_mesh
+from o1jax.model.hf.names import hf_tensors, untied
+from o1jax.model.init import abstract_params, check_shapes
+from o1jax.parallel.mesh import own_devices
 from o1jax.records import InputError
-
-# vLLM's engine, turn by turn: jobs become its requests, one a sample, and its tokens become completions.
-#
-# Stops are found here, on tokens (stopping.py): vLLM would cut the text and not the ids. It is told of the
-# tokens at which a sample ends whatever came before, and of the others' end by aborting them. Knows nothing
-# of threads or weights.
 
 
 class VllmScheduler:
-    """Holds the samples in flight, by vLLM's request ids, and the counters. `table`: see token_bytes."""
+    """Turns vLLM's engine. Holds the samples in flight, by vLLM's request ids, and the counters.
+
+    vLLM is told of the tokens at which a sample ends whatever came before, and of the others' end by aborting
+    them. `table`: jobs.token_bytes.
+    """
 
     def __init__(self, engine: LLMEngine, tokenizer: PreTrainedTokenizerBase, table: list[bytes], slots: int):
         self.engine, self.tokenizer, self.table, self.slots = engine, tokenizer, table, slots
@@ -66,6 +72,8 @@ class VllmScheduler:
 
     def add(self, job: Job) -> None:
         """Hands the samples of a request to vLLM, which keeps a prefix that they share once."""
+        # One request a sample and not vLLM's n: the seed is of a sample, and one that ends can be aborted
+        # alone.
         prompt = {"prompt_token_ids": list(job.request.prompt_ids)}
         for index in range(job.request.n):
             self._added += 1
@@ -82,6 +90,7 @@ class VllmScheduler:
     def step(self) -> None:
         """One turn: a token for every sample that runs."""
         begin = time.perf_counter()
+        # Of callers that have gone, and of jobs that have failed: the other samples of them run for nobody.
         self._abort([key for key, sample in self._samples.items() if sample.job.result.done()])
         self.counters["turns"] += 1
         self.counters["slot_turns"] += min(len(self._samples), self.slots)
@@ -92,7 +101,7 @@ class VllmScheduler:
     def _take(self, output: RequestOutput) -> None:
         """Gives a sample its new tokens, and its job the sample where they end it."""
         key, sample, (new,) = output.request_id, self._samples[output.request_id], output.outputs
-        if not sample.token_ids:
+        if not sample.token_ids:  # the first tokens: vLLM says then how much of the prompt it had
             cached = output.num_cached_tokens or 0
             self.counters["reused_tokens"] += cached
             self.counters["prefill_tokens"] += len(sample.job.request.prompt_ids) - cached
@@ -103,7 +112,7 @@ class VllmScheduler:
             sample.job.finish(sample.index, sample.completion(self.tokenizer, reason, self.version))
         elif output.finished:
             fail(sample.job, RuntimeError(f"vLLM ended a sample, {new.finish_reason}, where nothing ends it"))
-        if output.finished:
+        if output.finished:  # aborting a request that vLLM has ended itself is an error
             del self._samples[key]
         elif reason is not None:
             self._abort([key])
@@ -120,12 +129,6 @@ def fail(job: Job, error: Exception) -> None:
     """Tells the caller, if it still waits."""
     if not job.result.done() and job.result.set_running_or_notify_cancel():
         job.result.set_exception(error)
-
-
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"}  # else three lines a push
-for name, value in (environment(is_cpu_build()) | QUIET).items():  # read where torch and vLLM are imported
-    os.environ.setdefault(name, value)
 
 
 class VllmEngine:
@@ -150,12 +153,14 @@ class VllmEngine:
         prefix_cache: bool = True,
     ):
         self.max_context, self._config = context, config
-        _, self._abstract = abstract_params(config, make_mesh(devices=jax.local_devices()[:1]))
+        _, self._abstract = abstract_params(config, own_devices())
         chosen = arguments(
             config, slots=slots, context=context, dtype=dtype or config.compute_dtype, cpu=is_cpu_build()
         )
         chosen["enable_prefix_caching"] = prefix_cache
         with tempfile.TemporaryDirectory(prefix="o1jax_vllm_") as directory:
+            # Untied: vLLM packs a copy of the head on a CPU, which new weights of a tied model would not
+            # reach.
             hf.export(directory, *untied(config, params), tokenizer)
             # Tokens go in and come out: vLLM needs no tokenizer.
             args = EngineArgs(model=directory, skip_tokenizer_init=True, disable_log_stats=True, **chosen)
@@ -164,17 +169,17 @@ class VllmEngine:
         self._scheduler = VllmScheduler(self._vllm, tokenizer, table, slots)
         self._scheduler.version = version
         self._intake = Intake(tokenizer, table, context, config.vocab_size, MOST_STOP_IDS)
-        self._thread = ServingThread(self._scheduler, self._swap)
+        self._thread = serving_thread(self._scheduler, self._swap)
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """See Engine.generate; RuntimeError after close, or after the engine's thread has failed."""
         jobs = self._intake.jobs(requests)
         check_temperature(requests)
-        return await self._thread.completions(jobs)
+        return await self._thread.results(jobs)
 
     async def load_params(self, params: nnx.State, version: int) -> None:
         """See Engine.load_params; InputError, and the old weights stay, where a shape differs."""
-        await self._thread.load(params, version)
+        await self._thread.results([Load(params, version)])
 
     def stats(self) -> dict[str, float]:
         """See Engine.stats."""
@@ -192,11 +197,19 @@ class VllmEngine:
         self._vllm.engine_core.shutdown()
 
     def _swap(self, params: nnx.State, version: int) -> None:
-        """New weights, and nothing that was cached of the old ones: reloading alone would leave it."""
+        """New weights, and nothing that was cached of the old ones."""
         check_shapes(params, self._abstract)
-        host = jax.local_devices(backend="cpu")[0]
-        tensors = torch_tensors(*untied(self._config, params), host)
+        tensors = torch_tensors(*untied(self._config, params))
         self._vllm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+        # Reloading leaves the prefix cache as it was: keys of the old weights gave answers that were wrong.
         if not self._vllm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache, though nothing ran")
         self._scheduler.version = version
+
+
+def torch_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor on the CPU) of every tensor of the checkpoint, one at a time, from arrays that may be
+    sharded over this process's devices; one that is there whole is not copied."""
+    host = jax.local_devices(backend="cpu")[0]
+    for name, array in hf_tensors(config, params):
+        yield name, torch.from_dlpack(jax.device_put(array, host))

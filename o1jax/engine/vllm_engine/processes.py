@@ -6,8 +6,8 @@ that runs also answers is fleet.py's business.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -25,17 +25,14 @@ MODULE = "vllm.entrypoints.openai.api_server"
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    """`arguments` are vllm_settings.arguments'; `more` command-line words that come after them. With
-    `gpus` > 0 server i is given GPUs i * gpus and so on, and spreads the model over them. `transfer`: how
-    weights come to it, "files", "nccl" or "ipc"."""
+    """What all servers of a model have in common."""
 
-    arguments: Mapping[str, str | int | bool]
-    cpu: bool
-    port: int = 8000
-    host: str = "127.0.0.1"
-    gpus: int = 0
-    transfer: str = "files"
-    more: Sequence[str] = ()
+    arguments: Mapping[str, str | int | bool]  # of settings.arguments
+    cpu: bool  # whether this vLLM computes on the CPU
+    port: int = 8000  # of server 0; server i listens on port + i
+    host: str = "127.0.0.1"  # the address that they listen on
+    gpus: int = 0  # a server; server i is given i * gpus and so on, and splits the model; 0: as vLLM chooses
+    more: Sequence[str] = ()  # the user's own command-line words, last so that they win
 
 
 class Server:
@@ -43,7 +40,6 @@ class Server:
 
     def __init__(self, model: str, index: int, settings: ServerSettings, log: pathlib.Path):
         self.url = f"http://{settings.host}:{settings.port + index}"
-        self.restarts = 0
         self._command = command(model, index, settings)
         self._environment = {**os.environ, **environment_of(index, settings)}
         self._log, self._pause_s, self._process = log, FIRST_PAUSE_S, None
@@ -51,6 +47,7 @@ class Server:
 
     @property
     def pid(self) -> int:
+        """Of its first process, and of the group."""
         return self._process.pid
 
     def start(self) -> None:
@@ -61,7 +58,7 @@ class Server:
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True,  # a process group: a server is several processes, and all must end
             )
         self._started = time.monotonic()
 
@@ -69,43 +66,36 @@ class Server:
         """What happened, in words, if it had ended and was started again; else nothing. One that ends
         soon after its start is started again later and later."""
         code, ran_s = self._process.poll(), time.monotonic() - self._started
-        if code is None:
-            return ""
-        if ran_s < self._pause_s:
+        # Not at once: with a wrong flag or a port in use it would be started as fast as it fails.
+        if code is None or ran_s < self._pause_s:
             return ""
         self._pause_s = FIRST_PAUSE_S if ran_s > LONGEST_PAUSE_S else min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._signal(signal.SIGKILL)  # what it may have left behind
-        self.restarts += 1
         self.start()
         return f"{self.url} ended with {code}, started again; its log is {self._log}"
 
     def end(self) -> None:
         """Asks it to end, and kills what has not after ENDING_S."""
         self._signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(ENDING_S)
-        except subprocess.TimeoutExpired:
-            pass
         self._signal(signal.SIGKILL)
         self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         """To all of its processes."""
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
 
 def command(model: str, index: int, settings: ServerSettings) -> list[str]:
     """The command line of server `index`."""
+    # The module and not `vllm serve`, for whose entry point the CPU build lacks the metadata.
     words = [sys.executable, "-m", MODULE, "--model", model, "--host", settings.host]
     words += ["--port", str(settings.port + index), "--enable-scale-out"]
     words += ["--enable-prompt-tokens-details", "--disable-log-stats"]
     if settings.gpus:
         words += ["--tensor-parallel-size", str(settings.gpus)]
-    if settings.transfer != "files":
-        words += ["--weight-transfer-config", json.dumps({"backend": settings.transfer})]
     for name, value in settings.arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -116,11 +106,9 @@ def command(model: str, index: int, settings: ServerSettings) -> list[str]:
 
 
 def environment_of(index: int, settings: ServerSettings) -> dict[str, str]:
-    """Variables of server `index`: what the environment already sets stays, but for these."""
+    """Variables of server `index`: what the environment already sets stays, but for dev mode and GPUs."""
     chosen = {name: os.environ.get(name, value) for name, value in environment(settings.cpu).items()}
     chosen["VLLM_SERVER_DEV_MODE"] = "1"  # pausing, reloading and labelling of weights
-    if settings.transfer == "ipc":
-        chosen["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles of the trainer's memory come pickled
     if settings.gpus:
         first = index * settings.gpus
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + i) for i in range(settings.gpus))

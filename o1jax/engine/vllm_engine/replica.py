@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import httpx2
 from etils import epath
-from flax import nnx
 
 from o1jax.engine.jobs import Job
 from o1jax.engine.vllm_engine.settings import sampling
@@ -22,7 +21,7 @@ from o1jax.records import InputError
 
 T = TypeVar("T")
 INCOMPLETE = "incomplete"  # the label of weights that are being replaced
-OUR_FAULT = (400, 401, 403, 404, 405, 422)
+OUR_FAULT = (400, 401, 403, 404, 405, 422)  # statuses that would be the same on any other server
 
 
 class ReplicaFault(Exception):
@@ -33,26 +32,13 @@ class OtherWeights(ReplicaFault):
     """A completion was sampled by weights that were not asked for."""
 
 
-Delivery = Callable[["Replica"], Awaitable[None]]  # gives some weights to one server, which is paused
-
-
-class Transfer(Protocol):
-    """Another way for weights than files: weight_transfer.py."""
-
-    def delivery(self, params: nnx.State) -> Delivery:
-        """Of these weights, any number of times, whatever then becomes of `params`."""
-        ...
-
-    def close(self) -> None: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Push:
-    """New weights. `label` names them, never twice the same."""
+    """New weights."""
 
-    deliver: Delivery
-    label: str
-    version: int
+    directory: epath.Path  # their checkpoint, on a path that the servers see
+    label: str  # their name, never twice the same: a version number is another run's too
+    version: int  # policy_version of what they sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,32 +104,19 @@ class Replica:
     async def push(self, push: Push) -> None:
         """Waits for what runs, replaces the weights, and goes on. A push that breaks off leaves weights
         that say so (INCOMPLETE), which the next push replaces."""
+        # "wait": what runs ends under the old weights. Without a pause it would go on under the new ones,
+        # with the old ones' keys and values.
         await self._call("POST", "/pause", self._work_s, params={"mode": "wait"})
         await self._label(INCOMPLETE)
-        await push.deliver(self)
+        reload = {"method": "reload_weights", "kwargs": {"weights_path": str(push.directory)}}
+        await self._call("POST", "/collective_rpc", self._work_s, body=reload)
+        # Reloading leaves the prefix cache as it was: keys of the old weights gave answers that were wrong.
         forgot = await self._call("POST", "/reset_prefix_cache", self._answer_s)
         if not read(forgot, lambda found: found["success"]):
             raise ReplicaFault(f"{self.url}: did not forget what it had cached of the old weights")
         await self._call("POST", "/resume", self._answer_s)
         await self._label(push.label)  # last: who has this label is not paused
         self.label = push.label
-
-    async def reload(self, directory: str) -> None:
-        """The weights of a checkpoint on a path that it sees."""
-        reload = {"method": "reload_weights", "kwargs": {"weights_path": directory}}
-        await self._call("POST", "/collective_rpc", self._work_s, body=reload)
-
-    async def workers(self, transfer: str) -> int:
-        """Its processes that hold weights; InputError unless it was started to be sent them by `transfer`."""
-        info = await self._call("GET", "/server_info", self._work_s, params={"config_format": "json"})
-        started = read(info, lambda found: found["vllm_config"]["weight_transfer_config"] or {})
-        if started.get("backend") != transfer:
-            raise InputError(
-                f"{self.url}: started with transfer {started.get('backend', 'files')!r}, engine.transfer is "
-                f"{transfer!r}: start it with launch/serve.py --transfer={transfer}"
-            )
-        size = await self._call("GET", "/get_world_size", self._answer_s)
-        return read(size, lambda found: int(found["world_size"]))
 
     async def sample(self, job: Job, index: int, label: str) -> Answer:
         """Sample `index` of the job; ReplicaFault also when the server is found dead meanwhile."""
@@ -153,6 +126,8 @@ class Replica:
             "detokenize": bool(request.stop),
             "skip_special_tokens": False,  # a stop string may be one
         }
+        # A stop string only makes it end sooner: text is cut there, token ids are not, and _completion
+        # decides.
         body = {"token_ids": request.prompt_ids, "sampling_params": params}
         response = await self._while_alive(self._generate(body))
         return read(response, lambda found: self._answer(found, label))
@@ -162,6 +137,7 @@ class Replica:
             return await self._call("POST", "/inference/v1/generate", self._work_s, body=body)
 
     async def _while_alive(self, work: Coroutine[Any, Any, T]) -> T:
+        # A server that hangs holds the connection open: work_s is minutes, a look at it fails after answer_s.
         task, death = asyncio.ensure_future(work), asyncio.ensure_future(self._death.wait())
         try:
             await asyncio.wait([task, death], return_when=asyncio.FIRST_COMPLETED)
@@ -176,6 +152,7 @@ class Replica:
         if len(answer["choices"]) != 1:
             raise ReplicaFault(f"{self.url}: {len(answer['choices'])} samples, wanted 1")
         (choice,) = answer["choices"]
+        # A sample whose weights were replaced meanwhile, or of a server that was restarted, names them.
         seen = {span["version"] for span in choice["weight_versions"] or ()}
         if seen != {label}:
             raise OtherWeights(f"{self.url}: sampled with weights {sorted(seen)}, wanted {label}")

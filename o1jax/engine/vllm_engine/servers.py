@@ -1,9 +1,8 @@
 """vLLM servers, one or many, as one engine over HTTP.
 
 Samples are asked for one by one, and again of another server when one fails; weights go as safetensors into
-the served model's directory, which this process and the servers must both see, or by a Transfer. Which
-server is asked, and whether it lives, is fleet.py's business; what is said to it replica.py's;
-launch/serve.py starts them.
+the served model's directory, which this process and the servers must both see. Which server is asked, and
+whether it lives, is fleet.py's business; what is said to it replica.py's; launch/serve.py starts them.
 One engine owns its servers: two would take turns at replacing each other's weights.
 """
 
@@ -19,35 +18,32 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import httpx2
-import jax
 from etils import epath
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.interface import Completion, Request
-from o1jax.engine.jobs import Intake, Job, Sample
-from o1jax.engine.stopping import token_bytes
+from o1jax.engine.jobs import Intake, Job, Sample, token_bytes
 from o1jax.engine.vllm_engine.fleet import Fleet, ServersDown
-from o1jax.engine.vllm_engine.replica import Answer, OtherWeights, Push, Replica, ReplicaFault, Transfer
+from o1jax.engine.vllm_engine.replica import Answer, OtherWeights, Push, Replica, ReplicaFault
 from o1jax.engine.vllm_engine.settings import MOST_STOP_IDS, check_temperature
-from o1jax.engine.weights import check_shapes
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf import checkpoint as hf
 from o1jax.model.hf.config import config_from_hf
 from o1jax.model.hf.files import read_json
 from o1jax.model.hf.names import untied
-from o1jax.model.init import abstract_params
-from o1jax.parallel.mesh import make_mesh
+from o1jax.model.init import abstract_params, check_shapes
+from o1jax.parallel.mesh import own_devices
 from o1jax.records import InputError
 
-# Whether a server serves the policy's model, as far as its config says. Weights are not looked at.
-
+# What a server's config must have in common with the policy's, for it to take its weights.
 SAME = ("family", "vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+PUSHED = "pushed_weights_"  # directories in the served model's, then the servers' names, then the label
 
 
 def check_served(url: str, root: epath.Path, context: int, config: ModelConfig, wanted: int) -> None:
     """InputError unless the server at `url`, whose model is in the directory `root` and whose context holds
-    `context` tokens, can take weights of `config` and serve `wanted` tokens."""
+    `context` tokens, can take weights of `config` and serve `wanted` tokens. Looks at no weights."""
     if not (root / "config.json").exists():
         raise InputError(f"{url} serves {root}, which is not seen from here: weights go by that path")
     theirs = dataclasses.asdict(config_from_hf(read_json(root / "config.json"), config.param_dtype))
@@ -66,16 +62,13 @@ def check_served(url: str, root: epath.Path, context: int, config: ModelConfig, 
         raise InputError(f"{url} holds {context} tokens, engine.context is {wanted}: serve more")
 
 
-PUSHED = "pushed_weights_"  # directories in the served model's, then the servers' names, then the label
-
-
 class VllmServers:
     """Implements Engine (interface.py has the promises) over servers of the model `config`.
 
     First `await open()`, then `load_params`: before it, nobody knows what weights the servers have. Tokens
     are those of VllmEngine. `slots` and `context` are each server's; `patience_s`: how long a request waits
     for any server to be there; `answer_s`: how long one may take to say that it lives, and `work_s` for a
-    sample or a push; `tries`: how often a sample is asked for; `transfer`: sends weights in place of files.
+    sample or a push; `tries`: how often a sample is asked for.
     """
 
     def __init__(
@@ -91,14 +84,13 @@ class VllmServers:
         work_s: float = 600.0,
         watch_s: float = 1.0,
         tries: int = 8,
-        transfer: Transfer | None = None,
     ):
         for url in endpoints or ("",):
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"engine.endpoints: saw {url!r}, wanted URLs such as http://host:8000")
         self.max_context, self._config, self._tokenizer = context, config, tokenizer
-        self._slots, self._tries, self._transfer = slots, tries, transfer
-        _, self._abstract = abstract_params(config, make_mesh(devices=jax.local_devices()[:1]))
+        self._slots, self._tries = slots, tries
+        _, self._abstract = abstract_params(config, own_devices())
         self._table = token_bytes(tokenizer, config.vocab_size)
         self._intake = Intake(tokenizer, self._table, context, config.vocab_size, MOST_STOP_IDS)
         at_once = 2 * slots  # samples a server; the other connections are for what is asked beside them
@@ -128,7 +120,7 @@ class VllmServers:
         check_temperature(requests)
         if self._closed:
             raise RuntimeError("the engine is closed")
-        while not self._loaded.is_set():
+        while not self._loaded.is_set():  # again: the next load may have begun before we were woken
             await self._loaded.wait()
         if self._closed:
             raise asyncio.CancelledError("the engine was closed")
@@ -146,7 +138,7 @@ class VllmServers:
             try:
                 await self._idle.wait()
                 await self._replace(params, version)
-            finally:
+            finally:  # also after a failure: `generate` then says what is wrong, and does not wait for ever
                 self._loaded.set()
 
     def stats(self) -> dict[str, float]:
@@ -170,8 +162,6 @@ class VllmServers:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._fleet.close()
             await self._client.aclose()
-            if self._transfer is not None:
-                await asyncio.to_thread(self._transfer.close)
             self._forget(keep=None)
 
     def _check(self, url: str, root: epath.Path, context: int) -> None:
@@ -201,6 +191,7 @@ class VllmServers:
         """One sample, of whichever server can give it."""
         push, begin = self._push, time.monotonic()
         key = job.request.problem or repr(job.request.prompt_ids)
+        # Asked again, of the same server or another, it is the same sample: the seed is in the request.
         for _ in range(self._tries):
             replica = await self._fleet.choose(key)
             try:
@@ -221,7 +212,7 @@ class VllmServers:
     def _completion(self, job: Job, index: int, answer: Answer, push: Push) -> Completion:
         sample = Sample(job, index)
         reason = sample.extend(answer.token_ids, answer.log_probs, self._table)
-        if reason is None:
+        if reason is None:  # a stop that the server knows and we do not, or an answer that was cut
             raise ReplicaFault(f"a sample of {len(answer.token_ids)} tokens ends where nothing ends it")
         self._counters["generated_tokens"] += len(sample.token_ids)
         self._counters["reused_tokens"] += answer.cached_tokens
@@ -229,21 +220,11 @@ class VllmServers:
         return sample.completion(self._tokenizer, reason, push.version)
 
     async def _replace(self, params: nnx.State, version: int) -> None:
-        """New weights to all servers."""
-        label = f"{version}_{secrets.token_hex(4)}"  # another run's version of this number is another
-        if self._transfer is None:
-            await self._replace_by_files(params, label, version)
-        else:
-            self._push = None  # its copy of the old weights goes first
-            self._fleet.withdraw()
-            self._push = Push(await asyncio.to_thread(self._transfer.delivery, params), label, version)
-            await self._fleet.install(self._push)
-
-    async def _replace_by_files(self, params: nnx.State, label: str, version: int) -> None:
         """New weights beside the old ones' files, then to all servers, then the old files go."""
+        label = f"{version}_{secrets.token_hex(4)}"  # another run's version of this number is another
         directory = self._root / f"{self._pushed}{label}"
         await asyncio.to_thread(hf.export, directory, *untied(self._config, params))
-        self._push = Push(lambda replica: replica.reload(str(directory)), label, version)
+        self._push = Push(directory, label, version)
         await self._fleet.install(self._push)
         self._forget(keep=directory)
 

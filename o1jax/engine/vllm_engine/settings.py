@@ -1,8 +1,7 @@
 """What vLLM is started with, in process and as a server: its environment and its arguments.
 
-On a CPU every line is needed: blocks of 128 tokens, the default there, are never full and so never reused
-on short prompts, a seeded request crashes under chunked prefill, and torch.compile takes minutes. Imports
-no vLLM.
+On a CPU every line is needed. Imports no vLLM, which only in_process.py does, so that servers can be asked
+from an environment without it.
 """
 
 from __future__ import annotations
@@ -18,16 +17,20 @@ from o1jax.model.config import ModelConfig
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError
 
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}  # nothing leaves the machine
 CPU_ENVIRONMENT = {
-    "TORCH_COMPILE_DISABLE": "1",
-    "OMP_NUM_THREADS": "1",
+    "TORCH_COMPILE_DISABLE": "1",  # it takes minutes
+    "OMP_NUM_THREADS": "1",  # another server, or the trainer, has the other cores
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every server is bound to the same cores
 }
 PROCESSED = "processed_logprobs"  # under the distribution sampled from; vLLM's default is before temperature
-BLOCK = 32  # tokens whose keys and values are reused together, on a CPU
+# Tokens whose keys and values are reused together, on a CPU. Its default, 128, is never full on short
+# prompts, and what is not full is never reused.
+BLOCK = 32
 LOWEST_TEMPERATURE = 0.01  # vLLM raises one between 0 and this to this
-MOST_STOP_IDS = 4096  # that vLLM is told of
+# Stop tokens that vLLM is given. Where a stop string is in very many tokens, the others are aborted from
+# here.
+MOST_STOP_IDS = 4096
 CACHE_MB = 64  # on a CPU, for prompts to reuse, beside the slots
 
 
@@ -65,8 +68,8 @@ def arguments(
             "enforce_eager": True,
             "block_size": BLOCK,
             "kv_cache_memory_bytes": cache_bytes(config, slots, context, dtype),
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(8192, context),
+            "enable_chunked_prefill": False,  # with it a seeded request crashes, on a CPU
+            "max_num_batched_tokens": max(8192, context),  # a whole prompt at once, then
         }
     return chosen
 
@@ -85,6 +88,7 @@ def check(config: ModelConfig, context: int) -> None:
     """InputError for what vLLM would refuse in many lines, or read differently from us."""
     if context > config.max_context:
         raise InputError(f"engine context {context}: wanted at most the model's {config.max_context}")
+    # Whatever config.json says of head_dim: such a model would be served, and be another one.
     if config.family == "qwen2" and config.n_heads * config.head_dim != config.d_model:
         raise InputError(
             f"a qwen2 of width {config.d_model} with {config.n_heads} heads of {config.head_dim}: vLLM takes "
@@ -105,10 +109,7 @@ def cache_bytes(config: ModelConfig, slots: int, context: int, dtype: str) -> in
 
 
 def sampling(job: Job, index: int) -> dict[str, Any]:
-    """vLLM's SamplingParams for sample `index` of the job, in process or over HTTP, but for stop strings.
-
-    The tokenizer's end of sequence is one of the job's stop ids.
-    """
+    """vLLM's SamplingParams for sample `index` of the job, in process or over HTTP, but for stop strings."""
     request = job.request
     greedy = request.temperature == 0  # whose log-probs are before any filter
     return {
@@ -118,6 +119,6 @@ def sampling(job: Job, index: int) -> dict[str, Any]:
         "seed": fold_seed(request.seed, index),
         "max_tokens": job.limit,
         "stop_token_ids": list(job.stop_ids),
-        "ignore_eos": True,
+        "ignore_eos": True,  # the tokenizer's end is one of the stop ids: so it is sampled, kept and counted
         "logprobs": 0,  # of the sampled token alone
     }

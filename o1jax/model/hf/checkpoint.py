@@ -1,14 +1,16 @@
 """Hugging Face checkpoints: load into sharded arrays, and export what transformers loads.
 
-load(export(x)) == x bit for bit. The names and layouts are hf_names.py's, the settings
-hf_config.py's, the files hf_files.py's. Local directories only: nothing is downloaded here.
+load(export(x)) == x bit for bit. The names and layouts are names.py's, the settings config.py's, the files
+files.py's. Local directories only: nothing is downloaded here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -20,11 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf.config import config_from_hf, config_to_hf
 from o1jax.model.hf.files import DTYPES, TensorSpec, open_tensors, read_json, write_tensors
-from o1jax.model.hf.names import Entry, entries, hf_specs, hf_tensors
+from o1jax.model.hf.names import Entry, entries, hf_entries, hf_tensors
 from o1jax.model.init import abstract_params
+from o1jax.parallel.processes import report_slow
 from o1jax.records import InputError
 
-SHARD_BYTES = 5 << 30
+SHARD_BYTES = 5 << 30  # of a file, as transformers writes them
+LARGE = 100 << 20  # bytes, from which on it is said how long they took to read
 # Tensors that some checkpoints hold and no model needs: rotary tables, and a head tied to the embedding.
 IGNORED = ("rotary_emb.inv_freq", "lm_head.weight")
 
@@ -32,37 +36,41 @@ IGNORED = ("rotary_emb.inv_freq", "lm_head.weight")
 def load(path: str | os.PathLike, mesh: Mesh, dtype: str = "float32") -> tuple[ModelConfig, nnx.State]:
     """(config, params) of a checkpoint directory, in `dtype`, each device reading only its slices.
 
-    Raises InputError for a missing or corrupt file, what hf_config.py refuses, and a tensor that is
+    Raises InputError for a missing or corrupt file, what config.py refuses, and a tensor that is
     missing, unknown, quantized or of another shape than config.json promises. Beside what the devices
     hold, the host holds one tensor of the files at a time.
     """
-    directory = pathlib.Path(path)
+    began, directory = time.monotonic(), pathlib.Path(path)
     config = config_from_hf(read_json(directory / "config.json"), dtype)
     tensors = open_tensors(directory)
-    check_tensors(directory, config, tensors)
+    n_bytes = check_tensors(directory, config, tensors)
     _, abstract = abstract_params(config, mesh)
     flat = dict(nnx.to_flat_state(abstract))
     for entry in entries(config):
         read = read_stacked if entry.stacked else read_single
         flat[entry.path] = flat[entry.path].replace(read(tensors, entry, flat[entry.path].get_value()))
+    if n_bytes >= LARGE:
+        report_slow(f"reading weights: {n_bytes / 1e9:.1f} GB", time.monotonic() - began)
     return config, nnx.from_flat_state(flat)
 
 
-def check_tensors(directory: pathlib.Path, config: ModelConfig, tensors: dict[str, Any]) -> None:
-    """Raises InputError for the first tensor that is missing, of another shape, or unknown."""
-    known = set()
-    for entry in entries(config):
-        for layer in range(config.n_layers if entry.stacked else 1):
-            name = entry.hf_name(layer)
-            known.add(name)
-            if name not in tensors:
-                raise InputError(f"{directory}: tensor {name} is missing")
-            if (seen := tuple(tensors[name].get_shape())) != entry.hf_shape:
-                raise InputError(f"{directory}: tensor {name} is {seen}, config.json wants {entry.hf_shape}")
-            if (kind := tensors[name].get_dtype()) not in DTYPES.values():
-                raise InputError(f"{directory}: tensor {name} is {kind}; wanted one of {[*DTYPES.values()]}")
+def check_tensors(directory: pathlib.Path, config: ModelConfig, tensors: dict[str, Any]) -> int:
+    """The tensors' bytes; InputError for the first that is missing, of another shape, or unknown."""
+    known, n_bytes = set(), 0
+    itemsizes = {theirs: np.dtype(ours).itemsize for ours, theirs in DTYPES.items()}
+    for entry, layer in hf_entries(config):
+        name = entry.hf_name(layer)
+        known.add(name)
+        if name not in tensors:
+            raise InputError(f"{directory}: tensor {name} is missing")
+        if (seen := tuple(tensors[name].get_shape())) != entry.hf_shape:
+            raise InputError(f"{directory}: tensor {name} is {seen}, config.json wants {entry.hf_shape}")
+        if (kind := tensors[name].get_dtype()) not in itemsizes:
+            raise InputError(f"{directory}: tensor {name} is {kind}; wanted one of {[*itemsizes]}")
+        n_bytes += itemsizes[kind] * math.prod(seen)
     if unknown := sorted(name for name in set(tensors) - known if not name.endswith(IGNORED)):
         raise InputError(f"{directory}: tensor {unknown[0]} has no place in a {config.family} model")
+    return n_bytes
 
 
 def read_single(tensors: dict[str, Any], entry: Entry, struct: jax.ShapeDtypeStruct, layer=0) -> jax.Array:
@@ -79,9 +87,9 @@ def read_stacked(tensors: dict[str, Any], entry: Entry, struct: jax.ShapeDtypeSt
     """The layers' arrays put into one on the devices, so that the host never holds more than a layer's."""
     of_layer = NamedSharding(struct.sharding.mesh, PartitionSpec(*struct.sharding.spec[1:]))
     like = jax.ShapeDtypeStruct(struct.shape[1:], struct.dtype, sharding=of_layer)
-    stacked = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)(
-        struct.shape, struct.dtype
-    )
+    zeros = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=struct.sharding)
+    stacked = zeros(struct.shape, struct.dtype)
+    # Donated, in place: two copies of the largest kernel may not fit beside the rest.
     put = jax.jit(put_layer, donate_argnums=0, out_shardings=struct.sharding)
     for layer in range(struct.shape[0]):
         stacked = put(stacked, read_single(tensors, entry, like, layer), layer)
@@ -108,6 +116,7 @@ def read_layer(theirs: Any, entry: Entry, index: tuple[slice, ...]) -> np.ndarra
 
 def merged(shape: tuple[int, ...], index: tuple[slice, ...]) -> slice:
     """The slice of the flattened axes: only the first of them may be split."""
+    # As heads are, and never head sizes (AXIS_RULES): then a device's part is one run of the file's rows.
     start, stop, _ = index[0].indices(shape[0])
     rest = int(np.prod(shape[1:]))
     assert all(part.indices(size) == (0, size, 1) for part, size in zip(index[1:], shape[1:], strict=True))
@@ -127,10 +136,13 @@ def export(
     config.json comes last: a directory without it is half-written. The host holds one tensor at a time.
     """
     directory = pathlib.Path(path)
-    fields = config_to_hf(config)
+    fields = config_to_hf(config)  # first: it refuses what no checkpoint can hold
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").unlink(missing_ok=True)
-    specs = [TensorSpec(*spec) for spec in hf_specs(config)]
+    specs = [
+        TensorSpec(entry.hf_name(layer), config.param_dtype, entry.hf_shape)
+        for entry, layer in hf_entries(config)
+    ]
     arrays = (np.asarray(array) for _, array in hf_tensors(config, params))
     write_tensors(directory, specs, arrays, shard_bytes)
     if tokenizer is not None:

@@ -1,6 +1,8 @@
 """config.json of a Hugging Face checkpoint <-> ModelConfig. What is not supported is refused by name.
 
-Reads and writes the dictionary only; files are hf.py's, rotary settings hf_rope.py's.
+transformers 5 writes rope_parameters, with rope_theta inside, and dtype; before, there were rope_theta and
+rope_scaling beside it, the type under `type` or `rope_type`, and torch_dtype. Both are read, and both
+written. Reads and writes the dictionary only; files are files.py's.
 """
 
 from __future__ import annotations
@@ -14,30 +16,20 @@ from o1jax.model.config import Family, ModelConfig
 from o1jax.model.rope import ROPE_TYPES, RopeScaling
 from o1jax.records import InputError
 
-# The rotary settings of a config.json, in either spelling, <-> our base and RopeScaling.
-#
-# transformers 5 writes rope_parameters, with rope_theta inside; before, there were rope_theta and
-# rope_scaling beside it, the type under `type` or `rope_type`. Reads and writes dictionaries only.
-
-# Our field -> theirs, of the types that have any; yarn's are read with what mscale makes of them.
-FIELDS: dict[str, dict[str, str]] = {
-    "default": {},
-    "linear": {"factor": "factor"},
-    "llama3": {
-        "factor": "factor",
-        "original_context": "original_max_position_embeddings",
-        "low_freq_factor": "low_freq_factor",
-        "high_freq_factor": "high_freq_factor",
-    },
-    "yarn": {
-        "factor": "factor",
-        "original_context": "original_max_position_embeddings",
-        "beta_fast": "beta_fast",
-        "beta_slow": "beta_slow",
-        "truncate": "truncate",
-        "attention_factor": "attention_factor",
-    },
+ARCHITECTURES: dict[str, Family] = {
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "LlamaForCausalLM": "llama",
 }
+COMPUTE_DTYPES = ("o1jax_compute_dtype", "dtype", "torch_dtype")  # the first that is there counts
+# What a rope type's settings are called, here and there; yarn's are read with what mscale makes of them.
+ROPE_SETTINGS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "original_context", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "original_context", "beta_fast", "beta_slow", "truncate", "attention_factor"),
+}
+THEIR_NAMES = {"original_context": "original_max_position_embeddings"}  # where it is another
 
 
 def rope_from_hf(fields: Mapping[str, Any]) -> tuple[float, RopeScaling]:
@@ -51,6 +43,7 @@ def rope_from_hf(fields: Mapping[str, Any]) -> tuple[float, RopeScaling]:
     rope_type = new or old or "default"
     if rope_type not in ROPE_TYPES:
         raise InputError(f"rope type {rope_type!r} is not supported: only {', '.join(ROPE_TYPES)} are")
+    # Whatever is not known is refused: a setting that is passed over gives a model that is a little wrong.
     partial = settings.pop("partial_rotary_factor", None) or fields.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
         raise InputError(f"config.json rotates {partial} of every head, which is not supported: only all is")
@@ -59,7 +52,7 @@ def rope_from_hf(fields: Mapping[str, Any]) -> tuple[float, RopeScaling]:
         given.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
     if rope_type == "yarn":
         given = yarn_settings(given, fields["max_position_embeddings"])
-    ours = {theirs: name for name, theirs in FIELDS[rope_type].items()}
+    ours = {THEIR_NAMES.get(name, name): name for name in ROPE_SETTINGS[rope_type]}
     if unknown := sorted(set(given) - set(ours)):
         raise InputError(f"rope type {rope_type!r} with {unknown[0]} is not supported; it has {list(ours)}")
     if "factor" in ours and "factor" not in given:
@@ -85,21 +78,13 @@ def stretch(factor: float, scale: float) -> float:
 def rope_to_hf(theta: float, scaling: RopeScaling) -> dict[str, Any]:
     """The entries of config.json, in both spellings."""
     ours = dataclasses.asdict(scaling)
-    values = {theirs: ours[name] for name, theirs in FIELDS[scaling.type].items()}
+    values = {THEIR_NAMES.get(name, name): ours[name] for name in ROPE_SETTINGS[scaling.type]}
     old = {"type": scaling.type, "rope_type": scaling.type, **values}
     return {
         "rope_theta": theta,
         "rope_scaling": None if scaling.type == "default" else old,
         "rope_parameters": {"rope_type": scaling.type, "rope_theta": theta, **values},
     }
-
-
-ARCHITECTURES: dict[str, Family] = {
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "LlamaForCausalLM": "llama",
-}
-COMPUTE_DTYPES = ("o1jax_compute_dtype", "dtype", "torch_dtype")  # the first that is there counts
 
 
 def config_from_hf(fields: dict[str, Any], param_dtype: str) -> ModelConfig:
@@ -144,6 +129,7 @@ def family_of(fields: dict[str, Any]) -> Family:
 
 def refuse_unsupported(fields: dict[str, Any]) -> None:
     """InputError for the first setting that would change the arithmetic and is not implemented."""
+    # Qwen2 checkpoints carry a sliding_window that is switched off: the number alone says nothing.
     sliding_layers = "sliding_attention" in (fields.get("layer_types") or [])
     if fields.get("use_sliding_window") or sliding_layers:
         raise InputError("the checkpoint uses sliding-window attention, which is not supported")

@@ -1,6 +1,6 @@
 """The safetensors files of a checkpoint directory: finding, opening and writing them.
 
-Every fault of a file is an InputError that names it. Knows tensor names, not what they mean (hf_names.py).
+Every fault of a file is an InputError that names it. Knows tensor names, not what they mean (names.py).
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def open_file(path: pathlib.Path) -> Any:
 
 
 class TensorSpec(NamedTuple):
-    """What a file's header says of a tensor; dtype is numpy's name."""
+    """What a file's header says of a tensor."""
 
     name: str
-    dtype: str
+    dtype: str  # numpy's name
     shape: tuple[int, ...]
 
     @property
@@ -109,6 +109,8 @@ def in_shards(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[Tensor
 
 def write_file(path: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterable[np.ndarray]) -> None:
     """One safetensors file: the header's length, the header in JSON, then the arrays' bytes in order."""
+    # By hand, as the format is: safetensors' own writer wants all arrays of a file at once, in the host's
+    # memory.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for spec in specs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 from flax import nnx
@@ -21,16 +21,14 @@ LAYER = "model.layers.{layer}."
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter of ours. `shape` is that of one layer; the first `inputs` axes are summed over.
+    """One parameter of ours."""
 
-    `name` holds {layer} where the parameter is stacked. Without inputs (norms, biases, the
-    embedding) the layout is theirs but for `hf_shape`.
-    """
-
-    path: tuple[str, ...]
-    name: str
-    shape: tuple[int, ...]
-    inputs: int = 0
+    path: tuple[str, ...]  # in the tree of parameters
+    name: str  # theirs, with {layer} where the parameter is stacked
+    shape: tuple[int, ...]  # of one layer
+    inputs: int = (
+        0  # so many first axes are summed over; 0 (norms, biases, the embedding): laid out as theirs
+    )
 
     @property
     def stacked(self) -> bool:
@@ -41,6 +39,7 @@ class Entry:
         """One layer's shape in the checkpoint."""
         if self.inputs:
             return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
+        # The embedding is a table, of which a token reads a row: [V, D] on both sides, never transposed.
         return self.shape if self.name.endswith("embed_tokens.weight") else (math.prod(self.shape),)
 
     def to_hf(self, ours: jax.Array) -> jax.Array:
@@ -87,51 +86,25 @@ def entries(config: ModelConfig) -> list[Entry]:
     return found
 
 
-Place = tuple[Entry, int]  # of one tensor of the checkpoint; the layer is 0 where there is none
-
-
-def by_parameter(config: ModelConfig) -> Iterator[Place]:
-    """The order of exported files: a parameter's layers one after the other."""
+def hf_entries(config: ModelConfig) -> Iterator[tuple[Entry, int]]:
+    """(entry, layer) of every tensor of the checkpoint, in the order of exported files: a parameter's layers
+    one after the other. The layer is 0 where there is none."""
     for entry in entries(config):
         for layer in range(config.n_layers if entry.stacked else 1):
             yield entry, layer
 
 
-def by_layer(config: ModelConfig) -> Iterator[Place]:
-    """Embedding, whole layers, final norm and head: who loads in this order need not keep half of each."""
-    embedding, *rest = entries(config)
-    yield embedding, 0
-    for layer in range(config.n_layers):
-        yield from ((entry, layer) for entry in rest if entry.stacked)
-    yield from ((entry, 0) for entry in rest if not entry.stacked)
-
-
-Order = Callable[[ModelConfig], Iterator[Place]]
-
-
-def hf_tensors(
-    config: ModelConfig, params: nnx.State, order: Order = by_parameter
-) -> Iterator[tuple[str, jax.Array]]:
+def hf_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, jax.Array]]:
     """(name, array) of every tensor of the checkpoint, one layer at a time."""
     flat = dict(nnx.to_flat_state(params))
-    for entry, layer in order(config):
+    for entry, layer in hf_entries(config):
         ours = flat[entry.path][...]
         yield entry.hf_name(layer), entry.to_hf(ours[layer] if entry.stacked else ours)
 
 
-def hf_specs(config: ModelConfig, order: Order = by_parameter) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(name, dtype, shape) of what hf_tensors gives, in its order."""
-    for entry, layer in order(config):
-        yield entry.hf_name(layer), config.param_dtype, entry.hf_shape
-
-
-# A model with tied embeddings as an untied one with the same outputs: the head is a copy of its own.
-#
-# vLLM on a CPU keeps a packed copy of the head, which new weights of a tied model do not reach.
-
-
 def untied(config: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:
     """(config, params) that compute the same and have untied_head_DV; as they are where they have it."""
+    # For vLLM, which on a CPU keeps a packed copy of the head that new weights of a tied model do not reach.
     if not config.tie_embeddings:
         return config, params
     flat = dict(nnx.to_flat_state(params))

@@ -12,7 +12,8 @@ import tiny_engine as tiny
 
 from o1jax.engine.interface import Request
 from o1jax.engine.jax_engine import engine as jax_engine
-from o1jax.engine.jax_engine import programs
+from o1jax.engine.jax_engine import programs, scheduler
+from o1jax.parallel import processes
 from o1jax.records import InputError
 
 PROMPT = tuple(range(40, 53))
@@ -49,7 +50,7 @@ def test_a_failure_while_weights_are_loaded_reaches_the_caller(monkeypatch):
         raise MemoryError("no room for two copies")
 
     async def use(engine):
-        monkeypatch.setattr(jax_engine, "placed", broken)
+        monkeypatch.setattr(jax_engine, "copied", broken)
         with pytest.raises(MemoryError):
             await engine.load_params(tiny.graphdef_and_params()[1], 1)
 
@@ -57,20 +58,20 @@ def test_a_failure_while_weights_are_loaded_reaches_the_caller(monkeypatch):
 
 
 def test_the_old_weights_and_caches_are_gone_before_the_new_ones_need_room(monkeypatch):
-    alive, placed = [], jax_engine.placed
+    alive, copied = [], jax_engine.copied
 
     async def use(engine):
         scheduler = engine._scheduler
-        held = [scheduler.params, scheduler.cache, scheduler.prompts.pool]
+        held = [scheduler.params, scheduler.cache, scheduler.pool]
         old = [weakref.ref(leaf) for leaf in jax.tree.leaves(held)]
         del held
 
         def spied(*arguments, **named):
             alive.append(sum(reference() is not None for reference in old))
-            return placed(*arguments, **named)
+            return copied(*arguments, **named)
 
         await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
-        monkeypatch.setattr(jax_engine, "placed", spied)
+        monkeypatch.setattr(jax_engine, "copied", spied)
         before = await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
         await engine.load_params(tiny.graphdef_and_params()[1], 1)
         after = await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
@@ -173,3 +174,16 @@ def test_the_device_stops_at_a_token_that_holds_the_stop_string():
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
     assert ended and all(sample.token_ids[-1] == stop for sample in ended)
     assert stats["wasted_tokens"] == 0
+
+
+def test_a_large_model_says_once_what_it_compiled(monkeypatch, capsys):
+    monkeypatch.setattr(scheduler, "LARGE", 0)
+    monkeypatch.setattr(processes, "SLOW_S", 0.0)
+
+    async def use(engine):
+        for n in (1, 9):
+            await engine.generate([Request(PROMPT, n=n, max_tokens=5)])
+
+    with_engine(use)
+    said = [line.partition(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(said) == ["compiled prefill", "compiled the decode step"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from o1jax.engine.jax_engine.prefix_cache import PrefixCache
+from o1jax.engine.jax_engine.prefill import PrefixCache
 
 
 def computed(cache: PrefixCache, ids, keep: bool = True):

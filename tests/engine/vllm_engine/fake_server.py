@@ -19,7 +19,6 @@ class FakeServer:
         self.stopped, self._ended = False, threading.Event()
         self.asked = []  # bodies of generate
         self.pushed = []  # directories
-        self.sent, self.transfer = [], None  # (path, body) of weight transfers; their back end
         self.calls = []  # paths
         self._http = Http(("127.0.0.1", port), handler(self))
         self.port = self._http.server_address[1]
@@ -49,13 +48,6 @@ class FakeServer:
                 self.label = body["new_version"]
             case "/collective_rpc":
                 self.pushed.append(body["kwargs"]["weights_path"])
-            case "/server_info":
-                config = self.transfer and {"backend": self.transfer}
-                return 200, {"vllm_config": {"weight_transfer_config": config}}
-            case "/get_world_size":
-                return 200, {"world_size": 1}
-            case "/init_weight_transfer_engine" | "/update_weights":
-                self.sent.append((path, body))
             case "/pause" | "/resume":
                 self.paused = path == "/pause"
             case "/inference/v1/generate":

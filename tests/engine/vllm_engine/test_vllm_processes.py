@@ -1,7 +1,5 @@
 """Server processes are started again when they end, later and later, and none outlives its owner's end."""
 
-import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -54,7 +52,7 @@ def test_a_server_that_ends_is_started_again_after_a_pause(program):
     assert server.restart_if_ended() == ""
     os.kill(server.pid, signal.SIGKILL)
     until(lambda: server.restart_if_ended())
-    assert server.restarts == 1 and server.restart_if_ended() == ""
+    assert server.restart_if_ended() == ""
     server.end()
 
 
@@ -62,7 +60,8 @@ def test_one_that_ends_at_once_is_not_started_in_a_busy_loop(program, monkeypatc
     monkeypatch.setattr(processes, "FIRST_PAUSE_S", 0.2)
     server = program("raise SystemExit(3)")
     begin = time.monotonic()
-    until(lambda: server.restart_if_ended() and server.restarts == 3)
+    for _ in range(3):
+        until(lambda: server.restart_if_ended())
     assert time.monotonic() - begin >= 0.2 + 0.4 + 0.8
     server.end()
 
@@ -88,17 +87,8 @@ def test_the_command_line_says_each_argument_and_what_the_user_adds():
     said = " ".join(words)
     assert "--port 9001" in said and "--dtype float32 --enforce-eager --no-enable-chunked-prefill" in said
     assert "--tensor-parallel-size 2" in said and words[-2:] == ["--seed", "3"]
-    assert "transfer" not in said
     environment = processes.environment_of(1, settings)
     assert environment["CUDA_VISIBLE_DEVICES"] == "2,3" and environment["VLLM_SERVER_DEV_MODE"] == "1"
-
-
-@pytest.mark.parametrize("transfer, pickles", [("nccl", False), ("ipc", True)])
-def test_a_server_is_told_how_weights_come_to_it(transfer, pickles):
-    settings = dataclasses.replace(SETTINGS, transfer=transfer)
-    words = processes.command("model", 0, settings)
-    assert json.loads(words[words.index("--weight-transfer-config") + 1]) == {"backend": transfer}
-    assert ("VLLM_ALLOW_INSECURE_SERIALIZATION" in processes.environment_of(0, settings)) == pickles
 
 
 @pytest.mark.vllm

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 import tracemalloc
 
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from o1jax.model.hf import checkpoint
 from o1jax.model.hf.checkpoint import export, load, read_layer
 from o1jax.model.hf.config import config_from_hf, config_to_hf
 from o1jax.model.hf.names import entries, hf_tensors
+from o1jax.parallel import processes
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError
 from tests.model.tiny_models import CONFIGS, perturbed
@@ -193,3 +196,13 @@ def test_a_model_that_its_family_cannot_hold_is_not_exported(tmp_path):
     config = dataclasses.replace(CONFIGS["llama"], qkv_bias=True)
     with pytest.raises(InputError, match="llama checkpoint cannot hold"):
         export(tmp_path, config, perturbed(config)[1])
+
+
+def test_reading_a_large_checkpoint_says_its_size_and_seconds(tmp_path, monkeypatch, capsys):
+    directory = exported(tmp_path, CONFIGS["qwen2"])
+    load(directory, make_mesh())
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(checkpoint, "LARGE", 0)
+    monkeypatch.setattr(processes, "SLOW_S", 0.0)
+    load(directory, make_mesh())
+    assert re.fullmatch(r"reading weights: 0.0 GB in \d+\.\d s\n", capsys.readouterr().err)
