@@ -37,7 +37,7 @@ setuptools.setup(
     license="MIT",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["o1jax", "o1jax.*"]),
-    package_data={"o1jax.report": ["*.css", "*.js"]},
+    package_data={"o1jax.report": ["*.css", "*.js", "templates/*.jinja"]},
     install_requires=REQUIRED,
     extras_require={
         "cpu": ["jax>=0.10.2"],

@@ -58,10 +58,9 @@ def demo() -> tuple[dict, dict]:
             "max_step_tokens": 100,
             "max_path_tokens": 176,
         },
-        "engine": {"name": "jax", "endpoints": (), "dtype": "", "tensor": 1, "slots": 64, "context": 256},
-        "concurrency": 64,
+        "engine": {"slots": 64, "context": 256},
         "write": {"answers": 4, "style": "nano", "top_p": 1.0, "top_k": 0, "max_tokens": 160},
-        "tcg_engine": {"name": "jax", "endpoints": (), "dtype": "", "tensor": 1, "slots": 64, "context": 640},
+        "tcg_engine": {"slots": 64, "context": 640},
     }
 
 
@@ -88,27 +87,10 @@ def mbpp() -> tuple[dict, dict]:
             "max_step_tokens": 512,
             "max_path_tokens": 2048,
         },
-        "engine": {
-            "name": "jax",
-            "endpoints": (),
-            "dtype": "",
-            "tensor": 1,
-            "slots": 64,
-            "context": 4096,
-            "judge_slots": 8,
-            "judge_packages": (),
-        },
-        "concurrency": 64,
+        "engine": {"slots": 64, "context": 4096, "judge_slots": 8, "judge_packages": ()},
         "scorer_slots": 16,
         "write": {"answers": 4, "max_tokens": 1024},
-        "tcg_engine": {
-            "name": "jax",
-            "endpoints": (),
-            "dtype": "",
-            "tensor": 1,
-            "slots": 64,
-            "context": 4096,
-        },
+        "tcg_engine": {"slots": 64, "context": 4096},
     }
 
 

@@ -18,17 +18,18 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
     """`nano`, or `qwen2.5-coder-7b`."""
     if variant == "nano":
         inputs = {"policy": "runs/demo/round_00/policy_sft", "found_0": "runs/demo/round_01/search"}
-        settings = {"train_tokens": 200_000, "row_length": 512, "rows_per_batch": 8, "learning_rate": 2e-4}
+        train = {"row_length": 512, "rows_per_batch": 8, "learning_rate": 2e-4}
+        settings = {"train_tokens": 200_000}
     elif variant == "qwen2.5-coder-7b":
         inputs = {"policy": "runs/coder_7b/policy_sft", "found_0": "runs/search/search"}
-        settings = {
-            "train_tokens": 20_000_000,
+        train = {
             "row_length": 8192,
             "rows_per_batch": 32,
             "learning_rate": 5e-7,
-            "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
         }
+        settings = {"train_tokens": 20_000_000}
     else:
         raise ValueError(f"variant {variant!r}: there are nano and qwen2.5-coder-7b")
-    settings |= {"pairs": "both", "beta": 0.1, "max_per_parent": 1, "max_per_problem": 8, "model": variant}
+    settings |= {"pairs": "both", "beta": 0.1, "max_per_parent": 1, "max_per_problem": 8}
+    settings["train"] = {**train, "model": variant}
     return ml_collections.ConfigDict({"seed": 0, "inputs": inputs, "policy_dpo": settings})

@@ -3,8 +3,8 @@
     python launch/policy_rl.py --config=configs/policy_rl.py:nano --workdir=runs/policy_rl
 
 nano: 2 CPU cores, about 10 s an update of 256 answers, with references replayed beside them; rewarded by the
-outcome alone. Fewer updates teach little (configs/LOG.md). For phi give a process reward model and an alpha
-below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
+outcome alone. Fewer updates teach little (tests/benchmarks/LOG.md). For phi give a process reward model and
+an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.reward.alpha.kind=linear.
 
 qwen2.5-coder-7b: published safetensors in weights/, 8 devices of 80 GiB that hold the weights, their
 gradients, AdamW's moments (a train step of two rows a device takes 18.6 GiB of each of 8 H100, as compiled)
@@ -31,7 +31,8 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
         raise ValueError(f"variant {variant!r}: there are {' and '.join(pages)}")
     inputs, settings = pages[variant]()
     inputs = {"prm": "", "audit": "", **inputs}
-    settings = {"advantage": "group_mean", "loss": {**LOSS}, "model": variant, **settings}
+    settings = {"advantage": "group_mean", "loss": {**LOSS}, **settings}
+    settings["train"] |= {"model": variant}
     return ml_collections.ConfigDict({"seed": 0, "inputs": inputs, "policy_rl": settings})
 
 
@@ -46,24 +47,18 @@ def _nano() -> tuple[dict, dict]:
         "problems_per_update": 32,
         "draw": "by_difficulty",
         "sample": {**SAMPLING, "n": 8, "max_tokens": 176, "style": "nano"},
-        "engine": {
-            "name": "jax",
-            "endpoints": (),
-            "transfer": "files",
-            "dtype": "",
-            "slots": 64,
-            "context": 256,
-            "judge_slots": 2,
-        },
+        "engine": {"slots": 64, "context": 256},
         "reward": {"alpha": {"kind": "constant", "start": 1.0}},
         "advantage": "group_normalized",
         "keep_groups": "outcome",
         "replay": {"examples": 64, "weight": 1.0},
-        "row_length": 256,
-        "rows_per_micro_batch": 16,
-        "learning_rate": 6e-4,
-        "schedule": "cosine",
-        "warmup_steps": 10,
+        "train": {
+            "row_length": 256,
+            "rows_per_batch": 16,
+            "learning_rate": 6e-4,
+            "schedule": "cosine",
+            "warmup_steps": 10,
+        },
     }
 
 
@@ -77,25 +72,16 @@ def _coder_7b() -> tuple[dict, dict]:
         "updates": 200,
         "problems_per_update": 64,
         "sample": {**SAMPLING, "n": 16, "max_tokens": 2048},
-        "engine": {
-            "name": "jax",
-            "endpoints": (),
-            "transfer": "files",
-            "dtype": "",
-            "tensor": 4,
-            "prefix_cache_mb": 4096.0,
-            "slots": 256,
-            "context": 4096,
-            "judge_slots": 16,
-        },
+        "engine": {"tensor": 4, "prefix_cache_mb": 4096.0, "slots": 256, "context": 4096, "judge_slots": 16},
         "reward": {
             "form": "paper",
             "gamma": 0.9,
             "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01},
         },
-        "row_length": 4096,
-        "rows_per_micro_batch": 16,
-        "learning_rate": 1e-6,
-        "warmup_steps": 5,
-        "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
+        "train": {
+            "row_length": 4096,
+            "rows_per_batch": 16,
+            "learning_rate": 1e-6,
+            "warmup_steps": 5,
+        },
     }

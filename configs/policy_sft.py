@@ -12,9 +12,9 @@ row of 4,096 tokens a device, take 17.1 GiB of each of 8 H100, as compiled:
     python launch/plan.py --model=qwen2.5-7b --topology=h100:8
 
 and with the page's 8 micro-batches (--rows_per_device=8 --micro_batches=8) 20.6. By arithmetic, AdamW takes
-16 bytes a parameter: 25 GB at 1.5B and 49 at 3B. LoRA, with --config.policy_sft.lora.rank=16
---config.policy_sft.learning_rate=1e-4, takes the weights alone, 30 GB at 7B. With
---config.policy_sft.lora.base=nf4 it takes 9.7 GiB of one H100, compiled at rank 8 and one row at a time
+16 bytes a parameter: 25 GB at 1.5B and 49 at 3B. LoRA, with --config.policy_sft.train.lora.rank=16
+--config.policy_sft.train.learning_rate=1e-4, takes the weights alone, 30 GB at 7B. With
+--config.policy_sft.train.lora.base=nf4 it takes 9.7 GiB of one H100, compiled at rank 8 and one row at a time
 (--topology=h100:1 --lora_rank=8 --lora_base=nf4). Not run yet.
 """
 
@@ -31,16 +31,12 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "references": "runs/demo/problems/references",
             "found_0": "runs/demo/round_00/search",
         }
-        settings = {"train_tokens": 200_000, "row_length": 256, "rows_per_batch": 16, "learning_rate": 2e-3}
+        train_tokens = 200_000
+        train = {"row_length": 256, "rows_per_batch": 16, "learning_rate": 2e-3}
     elif variant.removeprefix("qwen2.5-").removeprefix("coder-") in SIZES:
         inputs = {"policy": f"weights/{variant}", "found_0": "runs/search/search"}
-        settings = {
-            "train_tokens": 50_000_000,
-            "row_length": 4096,
-            "rows_per_batch": 64,
-            "micro_batches": 8,
-            "learning_rate": 1e-5,
-        }
+        train_tokens = 50_000_000
+        train = {"row_length": 4096, "rows_per_batch": 64, "micro_batches": 8, "learning_rate": 1e-5}
     else:
         raise ValueError(f"variant {variant!r}: there are nano and qwen2.5[-coder]-<{', '.join(SIZES)}>")
     return ml_collections.ConfigDict(
@@ -48,15 +44,16 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "seed": 0,
             "inputs": inputs,
             "policy_sft": {
-                **settings,
-                "model": variant,
-                "schedule": "cosine",
-                "warmup_steps": 10,
-                "weight_decay": 0.1,
-                "adamw": {"clip_norm": 1.0, "b1": 0.9, "b2": 0.95, "moment_dtype": "", "gradient_dtype": ""},
+                "train_tokens": train_tokens,
+                "train": {
+                    **train,
+                    "model": variant,
+                    "schedule": "cosine",
+                    "warmup_steps": 10,
+                    "weight_decay": 0.1,
+                },
                 "max_per_problem": 4,
                 "style": "nano" if variant == "nano" else "full",
-                "lora": {"rank": 0, "alpha": 16.0, "targets": ("*",), "base": "as_is"},
             },
         }
     )

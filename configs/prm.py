@@ -4,12 +4,12 @@
     python launch/prm.py --config=configs/prm.py:qwen2.5-coder-7b --workdir=runs/prm_7b
 
 ladder: 2 CPU cores, 4 GiB; nano policy, warmed up first unless --config.policy names a stage that trained
-one. Expected time and figures: configs/LOG.md.
+one. Expected time and figures: tests/benchmarks/RESULTS.md.
 
 qwen2.5-coder-7b: the paper's settings: LoRA of rank 8, alpha 32, on q and v, learning rate 1e-4, three
 epochs, weight decay .01. Published safetensors in weights/qwen2.5-coder-7b, and two files of problems with
 tests. One GPU of 80 GiB: training takes 34.8 GiB of it as compiled, 22.5 with
---config.prm.lora.base=bfloat16; engine and scorer, by arithmetic, 15 each in bfloat16. Not run yet:
+--config.prm.train.lora.base=bfloat16; engine and scorer, by arithmetic, 15 each in bfloat16. Not run yet:
 
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:1 --row_length=8192 --rows_per_device=32 \
         --micro_batches=16 --lora_rank=8 --lora_targets=q_proj,v_proj
@@ -32,7 +32,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def ladder() -> dict:
     """Nano models and the built-in problems."""
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-    engine = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
+    engine = {"slots": 64, "context": 256}
     search = {
         **sampling,
         "rollouts": 12,
@@ -50,32 +50,23 @@ def ladder() -> dict:
         "pool": ladder_problems("pool", {2: 300, 3: 400, 4: 300}),
         "held_out": ladder_problems("held_out", {2: 100, 3: 100, 4: 100}),
         "warm_up": {
-            "preset": "nano",
-            "vocab_size": 640,
-            "variants": 1,
-            "row_length": 256,
-            "rows_per_batch": 16,
-            "max_steps": 600,
-            "learning_rate": 5e-3,
-            "warmup_steps": 50,
-            "weight_decay": 0.1,
-            "evaluate_every": 150,
-            "patience": 2,
             "sample": {**sampling, "n": 4, "max_tokens": 176},
             "engine": {**engine},
         },
-        "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
+        "search": {"search": {**search}, "engine": {**engine}},
         "prm": {
             "train_tokens": 3_000_000,
             "likelihood": 0.3,  # at nano size the hidden state alone misses mistakes in programs
-            "row_length": 512,  # a pair is two paths in one row
-            "rows_per_batch": 8,
-            "learning_rate": 7e-4,
-            "schedule": "cosine",
-            "warmup_steps": 10,
-            "weight_decay": 0.01,
+            "train": {
+                "row_length": 512,  # a pair is two paths in one row
+                "rows_per_batch": 8,
+                "learning_rate": 7e-4,
+                "schedule": "cosine",
+                "warmup_steps": 10,
+                "weight_decay": 0.01,
+                "model": "nano",
+            },
             "max_pairs_per_parent": 4,
-            "model": "nano",
         },
         "evaluate": {
             "sample": {**sampling, "n": 8, "max_tokens": 176},
@@ -83,7 +74,6 @@ def ladder() -> dict:
             "with_search": True,
             "search": {**search},
             "engine": {**engine},
-            "concurrency": 64,
         },
     }
 
@@ -100,23 +90,25 @@ def coder_7b() -> dict:
         "max_step_tokens": 512,
         "max_path_tokens": 2048,
     }
-    engine = {"name": "jax", "endpoints": (), "dtype": "", "tensor": 1, "slots": 64, "context": 4096}
+    engine = {"slots": 64, "context": 4096}
     return {
         "policy": "weights/qwen2.5-coder-7b",
         "pool": {"source": "problems/pool.jsonl", "keep": "consistent"},
         "held_out": {"source": "problems/held_out.jsonl", "keep": "consistent"},
-        "search": {"search": {**search}, "engine": {**engine}, "concurrency": 64},
+        "search": {"search": {**search}, "engine": {**engine}},
         "prm": {
             "train_tokens": 50_000_000,
-            "row_length": 8192,
-            "rows_per_batch": 32,
-            "micro_batches": 16,
-            "lora": {"rank": 8, "alpha": 32.0, "targets": ("q_proj", "v_proj"), "base": "as_is"},
-            "learning_rate": 1e-4,
-            "schedule": "cosine",
-            "warmup_steps": 10,
-            "weight_decay": 0.01,
-            "model": "qwen2.5-coder-7b",
+            "train": {
+                "row_length": 8192,
+                "rows_per_batch": 32,
+                "micro_batches": 16,
+                "lora": {"rank": 8, "alpha": 32.0, "targets": ("q_proj", "v_proj"), "base": "as_is"},
+                "learning_rate": 1e-4,
+                "schedule": "cosine",
+                "warmup_steps": 10,
+                "weight_decay": 0.01,
+                "model": "qwen2.5-coder-7b",
+            },
         },
         "evaluate": {
             "sample": {**sampling, "n": 8},
@@ -124,7 +116,6 @@ def coder_7b() -> dict:
             "with_search": True,
             "search": {**search},
             "engine": {**engine},
-            "concurrency": 64,
         },
     }
 

@@ -5,14 +5,14 @@
         --config.pool_trees=runs/ladder/seed_5/round_00/search --workdir=runs/rl/seed_5
 
 ladder: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up first; --config.prm_from
-names a process reward model. A round takes about 90 minutes of a shared core; figures: README.md and
-configs/LOG.md.
+names a process reward model. A round takes about 90 minutes of a shared core; figures:
+tests/benchmarks/RESULTS.md.
 """
 
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
+ENGINE = {"slots": 64, "context": 256}
 PAPER = {"form": "paper", "gamma": 0.9}
 OUTCOME = {"alpha": {"kind": "constant", "start": 1.0}}
 PROCESS = {**PAPER, "alpha": {"kind": "constant", "start": 0.0}}
@@ -47,7 +47,8 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
         after_search = {"prm": {"train_tokens": 1_000_000}, "policy_rl": {"reward": LINEAR, **BY_OUTCOME}}
         page["arms"]["loop"] = {"searched_rounds": 3, **after_search}
         page["arms"]["rl_replay"] |= {"replay": {"examples": 64, "weight": 2000.0}}
-        page["policy_rl"] |= {"updates": 110, "problems_per_update": 32, "learning_rate": 6e-4}
+        page["policy_rl"] |= {"updates": 110, "problems_per_update": 32}
+        page["policy_rl"]["train"]["learning_rate"] = 6e-4
         page["policy_rl"]["replay"] = {"examples": 64, "weight": 1.0}
     elif variant != "ladder":
         raise ValueError(f"variant {variant!r}: there are ladder and ladder_long")
@@ -99,16 +100,10 @@ def _ladder() -> dict:
                 "compile_weight": 0.1,
             },
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
-        "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
+        "sample": {"sample": {**sample, "n": 1}, "engine": {**ENGINE}},
         "policy_sft": {
             "train_tokens": 600_000,
-            "row_length": 256,
-            "rows_per_batch": 16,
-            "learning_rate": 2e-3,
-            "warmup_steps": 10,
-            "weight_decay": 0.1,
             "max_per_problem": 2,
             "style": "nano",
         },
@@ -117,17 +112,13 @@ def _ladder() -> dict:
             "pairs": "both",
             "beta": 0.1,
             "nll_weight": 1.0,
-            "row_length": 512,
-            "rows_per_batch": 8,
-            "learning_rate": 5e-5,
+            "train": {"row_length": 512, "rows_per_batch": 8, "learning_rate": 5e-5},
         },
         "prm": {
             "train_tokens": 3_000_000,
             "objective": "hard",
             "likelihood": 0.3,
-            "row_length": 512,
-            "rows_per_batch": 8,
-            "learning_rate": 7e-4,
+            "train": {"row_length": 512, "rows_per_batch": 8, "learning_rate": 7e-4},
         },
         "policy_rl": {
             "updates": 75,
@@ -137,18 +128,19 @@ def _ladder() -> dict:
             "engine": {**ENGINE},
             "advantage": "group_mean",
             "replay": {"examples": 32, "weight": 2.0},
-            "row_length": 256,
-            "rows_per_micro_batch": 16,
-            "learning_rate": 3e-4,
-            "schedule": "cosine",
-            "warmup_steps": 10,
+            "train": {
+                "row_length": 256,
+                "rows_per_batch": 16,
+                "learning_rate": 3e-4,
+                "schedule": "cosine",
+                "warmup_steps": 10,
+            },
         },
         "evaluate": {
             "sample": {**sample, "n": 8},
             "prompts": ("pseudocode",),
             "ks": (1, 8),
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
     }
 

@@ -24,17 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
                     "style": "nano",
                     "max_tokens": 176,
                 },
-                "engine": {
-                    "name": "jax",
-                    "endpoints": (),
-                    "dtype": "",
-                    "tensor": 1,
-                    "prefix_cache_mb": 64.0,
-                    "slots": 64,
-                    "context": 256,
-                },
+                "engine": {"prefix_cache_mb": 64.0, "slots": 64, "context": 256},
                 "tokens_per_problem": 1000,
-                "concurrency": 64,
             },
         }
     )

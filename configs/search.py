@@ -3,7 +3,7 @@
     python launch/search.py --config=configs/search.py:nano --config.problems=problems.jsonl
 
 Hardware: 2 CPU cores, 4 GiB. Without --config.policy a nano policy is warmed up on the ladder first
-(a few minutes); it solves ladder problems, not real ones. Expected figures: configs/LOG.md.
+(a few minutes); it solves ladder problems, not real ones. Expected figures: tests/benchmarks/LOG.md.
 """
 
 import ml_collections
@@ -27,12 +27,11 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
             "validation": {"source": "ladder:pool", "counts": {"rung_2": 40, "rung_3": 40, "rung_4": 40}},
             "check_problems": {"keep": "consistent", "max_solutions": 10},
             "warm_up": {
-                "row_length": 256,
-                "rows_per_batch": 16,
+                "train": {"row_length": 256, "rows_per_batch": 16},
                 "max_steps": 600,
                 "evaluate_every": 150,
                 "sample": {**SAMPLING, "n": 4, "max_tokens": 176},
-                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256},
+                "engine": {"slots": 64, "context": 256},
             },
             "search": {
                 "search": {
@@ -45,15 +44,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                     "max_path_tokens": 320,
                     "compile_weight": 0.1,
                 },
-                "engine": {
-                    "name": "jax",
-                    "endpoints": (),
-                    "dtype": "",
-                    "tensor": 1,
-                    "prefix_cache_mb": 64.0,
-                    "slots": 16,
-                    "context": 2048,
-                },
+                "engine": {"prefix_cache_mb": 64.0, "slots": 16, "context": 2048},
                 "concurrency": 16,
             },
         }

@@ -3,7 +3,7 @@
     python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
     python launch/self_play.py --config=configs/self_play.py:search --workdir=runs/ladder/seed_0
 
-Hardware: 2 CPU cores, 4 GiB. Expected time and figures: configs/LOG.md.
+Hardware: 2 CPU cores, 4 GiB. Expected time and figures: tests/benchmarks/RESULTS.md.
 
     python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-7b --workdir=runs/coder_7b
 
@@ -16,7 +16,7 @@ of each process, or by vLLM (--config.<stage>.engine.name, with .engine.tensor=1
 import ml_collections
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
-ENGINE = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256, "judge_slots": 2}
+ENGINE = {"slots": 64, "context": 256}
 ANSWER = {**SAMPLING, "max_tokens": 176}
 SEARCH = {
     **SAMPLING,
@@ -54,35 +54,16 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         "pool": problems("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 400, 3: 700, 4: 400}),
         "held_out": problems("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
         "warm_up": {
-            "preset": "nano",
-            "vocab_size": 640,
-            "variants": 1,
-            "row_length": 256,
-            "rows_per_batch": 16,
             "max_steps": 600 if demo else 700,
-            "learning_rate": 5e-3,
-            "warmup_steps": 50,
-            "weight_decay": 0.1,
             "evaluate_every": 150 if demo else 175,
-            "patience": 2,
             "sample": {**ANSWER, "n": 4},
             "engine": {**ENGINE},
         },
-        "search": {
-            "search": {**SEARCH, "rollouts": 6, "stop_after_passes": 1},
-            "engine": {**ENGINE},
-            "concurrency": 64,
-        },
-        "sample": {"sample": {**ANSWER, "n": 1}, "engine": {**ENGINE}, "concurrency": 64},
+        "search": {"search": {**SEARCH, "rollouts": 6, "stop_after_passes": 1}, "engine": {**ENGINE}},
+        "sample": {"sample": {**ANSWER, "n": 1}, "engine": {**ENGINE}},
         "policy_sft": {
             "train_tokens": 300_000 if demo else 600_000,
-            "row_length": 256,
-            "rows_per_batch": 16,
-            "learning_rate": 2e-3,
-            "warmup_steps": 10,
-            "weight_decay": 0.1,
             "max_per_problem": 2,
-            "variants": 1,
             "style": "nano",
         },
         "evaluate": {
@@ -90,7 +71,6 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "prompts": ("pseudocode",),
             "ks": (1, 8),
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
         "search_evaluate": {
             "sample": {**ANSWER, "n": 8},
@@ -99,7 +79,6 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "search_problems": 40 if demo else 150,
             "search": {**SEARCH, "rollouts": 12},
             "engine": {**ENGINE},
-            "concurrency": 64,
         },
     }
     page |= _search_alone() if variant == "search" else _generator(demo) | _rewards(demo)
@@ -130,24 +109,20 @@ def _generator(demo: bool) -> dict:
         },
         "audit": {"drawn_tests": 20},
         "tcg_sft": {
-            **train,
-            "row_length": 512,
+            "train": {**train, "row_length": 512, "learning_rate": 3e-3, "warmup_steps": 20},
             "train_tokens": 600_000 if demo else 16_000_000,
             "cases": {**cases, "sets": 8 if demo else 24},
-            "learning_rate": 3e-3,
-            "warmup_steps": 20,
         },
         "tcg_dpo": {
-            **train,
+            "train": {**train, "learning_rate": 2e-4},
             "train_tokens": 60_000 if demo else 600_000,
             "cases": {**cases, "sets": 1},
-            "learning_rate": 2e-4,
             "rejected": "near_miss",
             "beta": 0.1,
             "nll_weight": 5.0,
         },
         "tcg_adversarial": {  # if config["steps"] names it
-            **train,
+            "train": {**train},
             "train_tokens": 60_000 if demo else 300_000,
             "validity_weight": 0.25,
             "nll_weight": 5.0,
@@ -161,32 +136,27 @@ def _generator(demo: bool) -> dict:
 
 def _rewards(demo: bool) -> dict:
     """Steps 4 and 5. Ten updates, the demo's, only cost at the rate at which sixty or more teach."""
-    slow = {"advantage": "group_mean", "learning_rate": 1e-4, "warmup_steps": 5}
+    slow = {"advantage": "group_mean"}
     teaching = {
         "advantage": "group_normalized",
         "keep_groups": "outcome",
         "replay": {"examples": 64, "weight": 1.0},
-        "learning_rate": 6e-4,
-        "schedule": "cosine",
-        "warmup_steps": 10,
     }
+    slow_rate = {"learning_rate": 1e-4, "warmup_steps": 5}
+    teaching_rate = {"learning_rate": 6e-4, "schedule": "cosine", "warmup_steps": 10}
     return {
         "prm": {
             "train_tokens": 300_000 if demo else 1_500_000,
             "objective": "hard",
             "likelihood": 0.3,
-            "row_length": 512,
-            "rows_per_batch": 8,
-            "learning_rate": 7e-4,
+            "train": {"row_length": 512, "rows_per_batch": 8, "learning_rate": 7e-4},
         },
         "policy_dpo": {  # if config["steps"] names it
             "train_tokens": 300_000 if demo else 600_000,
             "pairs": "both",
             "beta": 0.1,
             "nll_weight": 0.1,
-            "row_length": 512,
-            "rows_per_batch": 8,
-            "learning_rate": 2e-4,
+            "train": {"row_length": 512, "rows_per_batch": 8, "learning_rate": 2e-4},
         },
         "policy_rl": {
             "updates": 10 if demo else 100,
@@ -195,8 +165,11 @@ def _rewards(demo: bool) -> dict:
             "sample": {**ANSWER, "n": 8},
             "engine": {**ENGINE},
             "reward": {"alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}},
-            "row_length": 256,
-            "rows_per_micro_batch": 16,
+            "train": {
+                "row_length": 256,
+                "rows_per_batch": 16,
+                **(slow_rate if demo else teaching_rate),
+            },
             **(slow if demo else teaching),
         },
     }
@@ -240,47 +213,45 @@ def _coder_7b() -> dict:
             "filter": {"forms": ("stdin",)},
         },
         "tcg_sft": {
-            **train,
+            "train": {
+                **train,
+                "learning_rate": 5e-4,
+                "lora": {"rank": 1, "base": "nf4"},
+                "model": "deepseek-coder-1.3b",
+            },
             "train_tokens": 30_000_000,
             "cases": {**cases, "sets": 4},
-            "learning_rate": 5e-4,
-            "lora": {"rank": 1, "base": "nf4"},
-            "model": "deepseek-coder-1.3b",
         },
         "tcg_dpo": {
-            **train,
-            "row_length": 8192,
+            "train": {
+                **train,
+                "row_length": 8192,
+                "learning_rate": 5e-5,
+                "lora": {"rank": 1, "base": "nf4"},
+                "model": "deepseek-coder-1.3b",
+            },
             "train_tokens": 5_000_000,
             "cases": {**cases, "sets": 1},
             "rejected": "shuffled",
             "beta": 0.1,
-            "learning_rate": 5e-5,
-            "lora": {"rank": 1, "base": "nf4"},
-            "model": "deepseek-coder-1.3b",
         },
         "write_tests": {"write": {**write}, "engine": {**engine}},
         "evaluate_tcg": {"write": {**write}, "engine": {**engine}},
         "search": {"search": {**search}, **player},
         "sample": {"sample": {**answer, "n": 1}, **player},
         "policy_sft": {
-            **train,
+            "train": {**train, "learning_rate": 1e-5, "model": "qwen2.5-coder-7b"},
             "train_tokens": 20_000_000,
-            "learning_rate": 1e-5,
             "max_per_problem": 4,
-            "model": "qwen2.5-coder-7b",
         },
         "prm": {
-            **train,
+            "train": {**train, "learning_rate": 1e-5, "model": "qwen2.5-coder-7b"},
             "train_tokens": 30_000_000,
             "objective": "soft",
-            "learning_rate": 1e-5,
-            "model": "qwen2.5-coder-7b",
         },
         "policy_dpo": {  # if config["steps"] names it
-            **train,
-            "row_length": 8192,
+            "train": {**train, "row_length": 8192, "learning_rate": 5e-7},
             "train_tokens": 10_000_000,
-            "learning_rate": 5e-7,
         },
         "policy_rl": {
             "updates": 100,
@@ -290,10 +261,7 @@ def _coder_7b() -> dict:
             "engine": {**engine},
             "reward": {"gamma": 0.9, "alpha": {"kind": "linear", "start": 1.0, "floor": 0.5, "rate": 0.01}},
             "replay": {"examples": 64, "weight": 0.1},
-            "row_length": 4096,
-            "rows_per_micro_batch": 16,
-            "learning_rate": 1e-6,
-            "warmup_steps": 5,
+            "train": {"row_length": 4096, "rows_per_batch": 16, "learning_rate": 1e-6, "warmup_steps": 5},
         },
         "evaluate": {"sample": {**answer}, "prompts": ("pseudocode", "direct"), "ks": (1, 8), **player},
         "search_evaluate": {

@@ -2,8 +2,8 @@
 
     python launch/tcg.py --config=configs/tcg.py:ladder --workdir=runs/tcg/seed_0
 
-ladder: 2 CPU cores, 4 GiB; expected time and figures: configs/LOG.md. The generator starts from nothing.
-Without --config.policy (a stage), the policy that it is measured by is warmed up first.
+ladder: 2 CPU cores, 4 GiB; expected time and figures: tests/benchmarks/RESULTS.md. The generator starts
+from nothing. Without --config.policy (a stage), the policy that it is measured by is warmed up first.
 deepseek-coder-1.3b: published safetensors in weights/, TACO by name. The generator's settings are the
 paper's: QLoRA of rank 1 on the seven projections over nf4, learning rate 5e-4, length 4,096, micro-batches
 of 1 x 8, 5,000 steps; alpha, and all of DPO, are ours. One GPU of 80 GiB: the generator trains in
@@ -31,7 +31,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def _ladder() -> dict:
     cases = {"sets": 24, "max_solutions": 1, "question_only": 0.1, "style": "nano"}
     write = {**SAMPLING, "temperature": 0.5, "answers": 4, "max_tokens": 400}
-    engine = {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 640, "judge_slots": 2}
+    engine = {"slots": 64, "context": 640}
     shuffled = {"rejected": "shuffled"}  # DPO as published: no likelihood of the chosen side in the loss
     sample = {**SAMPLING, "n": 8, "max_tokens": 176}
     return {
@@ -63,17 +63,12 @@ def _ladder() -> dict:
         },
         "tcg_sft": {
             "cases": {**cases},
-            "row_length": 512,
-            "rows_per_batch": 6,
-            "learning_rate": 3e-3,
-            "warmup_steps": 20,
+            "train": {"row_length": 512, "rows_per_batch": 6, "learning_rate": 3e-3, "warmup_steps": 20},
         },
         "tcg_dpo": {
             "train_tokens": 600_000,
             "cases": {**cases, "sets": 1},
-            "row_length": 1024,
-            "rows_per_batch": 6,
-            "learning_rate": 2e-4,
+            "train": {"row_length": 1024, "rows_per_batch": 6, "learning_rate": 2e-4},
             "beta": 0.1,
             "write": {**SAMPLING, "max_tokens": 400},
             "engine": {**engine},
@@ -110,15 +105,7 @@ def _deepseek() -> dict:
     }
     lora = {"rank": 1, "alpha": 32.0, "targets": ("*",), "base": "nf4"}
     write = {"answers": 4, "max_tokens": 1024}
-    engine = {
-        "name": "jax",
-        "endpoints": (),
-        "dtype": "",
-        "tensor": 1,
-        "slots": 64,
-        "context": 4096,
-        "judge_slots": 8,
-    }
+    engine = {"slots": 64, "context": 4096, "judge_slots": 8}
     return {
         "seed": 0,
         "policy": "weights/qwen2.5-coder-7b-instruct",
@@ -127,20 +114,14 @@ def _deepseek() -> dict:
         "held_out": {"source": "taco:test", "max_problems": 314, "max_solutions": 30, "shown_tests": 1},
         "forms": {"plain": {"train_tokens": 5_000 * 8 * 4096, "dpo": {"shuffled": {"rejected": "shuffled"}}}},
         "tcg_sft": {
-            **train,
+            "train": {**train, "learning_rate": 5e-4, "warmup_steps": 100, "lora": {**lora}},
             "cases": {**cases},
-            "learning_rate": 5e-4,
-            "warmup_steps": 100,
-            "lora": {**lora},
         },
         "tcg_dpo": {
-            **train,
-            "row_length": 8192,
+            "train": {**train, "row_length": 8192, "learning_rate": 1e-5, "lora": {**lora}},
             "train_tokens": 20_000_000,
             "cases": {**cases, "sets": 2},
-            "learning_rate": 1e-5,
             "beta": 0.1,
-            "lora": {**lora},
         },
         "evaluate": {"prompts": ("pseudocode",), "engine": {**engine}},
         "evaluate_tcg": {"write": {**write}, "engine": {**engine}},

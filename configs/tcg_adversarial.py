@@ -4,7 +4,8 @@
 
 `inputs.found_0`, `found_1`, ... are search or sample stages of the policy; of sample stages give the `policy`
 too, for its tokenizer. Once a round, with the generator of the round before, it is iterative DPO. nano: 2 CPU
-cores, some minutes for 500 problems; configs/LOG.md has a run by validity alone, none with these settings.
+cores, some minutes for 500 problems; tests/benchmarks/LOG.md has a run by validity alone, none with these
+settings.
 """
 
 import ml_collections
@@ -28,9 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "margin": 0.25,
                 "max_pairs": 2,
                 "nll_weight": 5.0,
-                "row_length": 1024,
-                "rows_per_batch": 6,
-                "learning_rate": 2e-4,
+                "train": {"row_length": 1024, "rows_per_batch": 6, "learning_rate": 2e-4},
                 "write": {
                     "answers": 8,
                     "traced": True,
@@ -40,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "max_tokens": 400,
                     "style": "nano",
                 },
-                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 640},
+                "engine": {"slots": 64, "context": 640},
             },
         }
     )

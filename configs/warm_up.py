@@ -21,12 +21,14 @@ def get_config() -> ml_collections.ConfigDict:
             "warm_up": {
                 "preset": "nano",
                 "vocab_size": 640,
-                "row_length": 256,
-                "rows_per_batch": 16,
+                "train": {
+                    "row_length": 256,
+                    "rows_per_batch": 16,
+                    "learning_rate": 5e-3,
+                    "warmup_steps": 50,
+                    "weight_decay": 0.1,
+                },
                 "max_steps": 600,
-                "learning_rate": 5e-3,
-                "warmup_steps": 50,
-                "weight_decay": 0.1,
                 "evaluate_every": 150,
                 "patience": 2,
                 "sample": {
@@ -37,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "style": "nano",
                     "max_tokens": 176,
                 },
-                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 256},
+                "engine": {"slots": 64, "context": 256},
             },
         }
     )

@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "style": "nano",
                 },
                 "gate": {"mutants": 12},
-                "engine": {"name": "jax", "endpoints": (), "dtype": "", "slots": 64, "context": 640},
+                "engine": {"slots": 64, "context": 640},
             },
         }
     )

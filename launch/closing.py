@@ -28,36 +28,36 @@ NEXT = {  # stage -> what goes on from its directory
 }
 
 
-def after_tcg(workdir: epath.Path, page: Mapping[str, Any]) -> str:
+def after_tcg(workdir: epath.Path, config: Mapping[str, Any]) -> str:
     """The command that writes tests with the last generator of a page of launch/tcg.py, as was measured."""
-    form, arms = list(page["forms"].items())[-1]
-    measured = page["evaluate_tcg"]
+    form, arms = list(config["forms"].items())[-1]
+    measured = config["evaluate_tcg"]
     flags = {
         "inputs.tcg": f"{workdir}/tcg/{form}/{list(arms['dpo'])[-1]}",
         "write_tests.write.traced": form == "traced",
-        "write_tests.write.style": page["tcg_sft"]["cases"]["style"],
+        "write_tests.write.style": config["tcg_sft"]["cases"]["style"],
         "write_tests.write.max_tokens": measured["write"]["max_tokens"],
         "write_tests.engine.context": measured["engine"]["context"],
     }
     return _command("write_tests", "", flags)
 
 
-def after_prm(workdir: epath.Path, page: Mapping[str, Any]) -> str:
+def after_prm(workdir: epath.Path, config: Mapping[str, Any]) -> str:
     """The command that rewards by the hard model of a page of launch/prm.py: the policy it was made from
     goes on, with its tokenizer, and alpha falls, so that a step's score counts."""
     flags = {
-        "inputs.policy": page["policy"] or f"{workdir}/warm_up",
-        **({} if page["pool_trees"] else {"inputs.problems": f"{workdir}/problems/pool"}),
+        "inputs.policy": config["policy"] or f"{workdir}/warm_up",
+        **({} if config["pool_trees"] else {"inputs.problems": f"{workdir}/problems/pool"}),
         "inputs.prm": f"{workdir}/prm/hard",
         "policy_rl.reward.alpha.kind": "linear",
     }
-    return _command("policy_rl", page["prm"]["model"], flags)
+    return _command("policy_rl", config["prm"]["train"]["model"], flags)
 
 
 def _command(script: str, variant: str, flags: Mapping[str, Any]) -> str:
-    page = f"configs/{script}.py" + (f":{variant}" if variant else "")
+    config = f"configs/{script}.py" + (f":{variant}" if variant else "")
     given = " ".join(f"--config.{name}={value}" for name, value in flags.items())
-    return f"python launch/{script}.py --config={page} {given}"
+    return f"python launch/{script}.py --config={config} {given}"
 
 
 def of_run(workdir: epath.Path, did: str, then: str = "", *, out: epath.Path | None = None) -> None:

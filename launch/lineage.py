@@ -20,7 +20,7 @@ from o1jax.lineage.trace import trace
 
 SAMPLE = flags.DEFINE_string("sample", "", "Id of a sample that the stage trained on.")
 PROBLEM = flags.DEFINE_string("problem", "", "Id of a problem: all its samples that the stage trained on.")
-JSON = flags.DEFINE_bool("json", False, "Print one JSON object (o1jax.stages.lineage.Lineage).")
+JSON = flags.DEFINE_bool("json", False, "Print one JSON object (o1jax.lineage.trace.Lineage).")
 
 
 def main(argv: list[str]) -> None:

@@ -7,11 +7,9 @@ and what was asked for, no more.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import pathlib
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +18,19 @@ from ml_collections import config_dict, config_flags
 
 from o1jax.records import InputError
 from o1jax.stages import run
+from o1jax.stages.settings import defaults, merged, new_name
 
 FLAG = "--config"
 MOST_FOUND = 8  # inputs found_<k> of a page that has found_0
+NAMES = ("counts", "arms", "forms")  # mappings whose keys are names of the page's own: replaced whole
+# Pages of a recipe that hold the settings of a stage under a name of their own.
+STAGE_OF = {
+    "search_evaluate": "evaluate",
+    **dict.fromkeys(
+        ("references", "validation", "pool", "held_out", "audit", "tcg_problems", "tcg_held_out"),
+        "check_problems",
+    ),
+}
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
@@ -48,7 +56,20 @@ class Page:
 
     def settings(self) -> dict[str, Any]:
         """After the flags are parsed: the page's settings, and what flags changed, as JSON values."""
-        return changed(plain(self._holder.value), self._page, plain(config_dict.ConfigDict(self._filled)))
+        filled = plain(config_dict.ConfigDict(self._filled))
+        return changed(completed(plain(self._holder.value), filled), self._page, filled)
+
+
+def completed(now: Mapping[str, Any], filled: Mapping[str, Any]) -> dict[str, Any]:
+    """`now`, where a flag that set a whole record, as --config.evaluate.sample="{'n': 3}", left its other
+    settings out: they are as they were. (ml_collections puts the new record in the old one's place.)"""
+    kept = {
+        key: completed(value, filled[key])
+        if isinstance(value, Mapping) and isinstance(filled.get(key), Mapping) and key not in NAMES
+        else value
+        for key, value in now.items()
+    }
+    return {key: kept.get(key, value) for key, value in filled.items()} | kept
 
 
 def plain(config: config_dict.ConfigDict) -> dict[str, Any]:
@@ -101,6 +122,9 @@ def check(argument: str, filled: Mapping[str, Any]) -> None:
     at, where = filled, "config"
     for key in (*path, last):
         if not isinstance(at, Mapping) or key not in at:
+            record = settings_record(path[0]) if path else None
+            if record and (new := new_name(record, key)):
+                raise InputError(f"--{where}.{key}: it is --{where}.{new} now")
             has = ", ".join(sorted(at)) if isinstance(at, Mapping) else "no settings of its own"
             raise InputError(f"--{where}.{key}: no such setting; {where} has {has}")
         at, where = at[key], f"{where}.{key}"
@@ -109,7 +133,7 @@ def check(argument: str, filled: Mapping[str, Any]) -> None:
 def with_stage_defaults(page: Mapping[str, Any]) -> dict[str, Any]:
     """The page, the settings of its stages complete, and the inputs found_<k> that may be given."""
     filled = {
-        key: with_defaults(run.module_of(key).Settings, value) if key in run.STAGES else value
+        key: with_defaults(record, value) if (record := settings_record(key)) else value
         for key, value in page.items()
     }
     if "found_0" in page.get("inputs", {}):
@@ -119,22 +143,17 @@ def with_stage_defaults(page: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
+def settings_record(key: str) -> type | None:
+    """The record whose settings a page holds under `key`, if they are a stage's."""
+    stage = STAGE_OF.get(key, key)
+    return run.module_of(stage).Settings if stage in run.STAGES else None
+
+
 def with_defaults(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given for a settings record `cls`, and the defaults of what is not, but for None and mappings,
-    whose keys nobody knows."""
-    hints, filled = typing.get_type_hints(cls), dict(given)
-    for field in dataclasses.fields(cls):
-        if field.name in given:
-            if dataclasses.is_dataclass(hints[field.name]):
-                filled[field.name] = with_defaults(hints[field.name], given[field.name])
-            continue
-        made = field.default_factory is not dataclasses.MISSING
-        default = field.default_factory() if made else field.default
-        if dataclasses.is_dataclass(default):
-            filled[field.name] = dataclasses.asdict(default)
-        elif default is not None and default is not dataclasses.MISSING and not isinstance(default, Mapping):
-            filled[field.name] = default
-    return filled
+    """What is given for a settings record `cls`, and the defaults of what is not, but for None and empty
+    mappings, whose keys nobody knows."""
+    under = {key: value for key, value in defaults(cls).items() if value is not None and value != {}}
+    return merged(under, given)
 
 
 def changed(now: Mapping[str, Any], page: Mapping[str, Any], filled: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from o1jax.report import tables
 
 
 def main(workdir: epath.Path, page: dict) -> None:
-    found = test_generator(Recipe(workdir, page, page["seed"]))
-    print(tables.of_run(found))
+    figures = test_generator(Recipe(workdir, page, page["seed"]))
+    print(tables.of_run(figures))
     did = f"tcg: generators in {workdir}/tcg/<form>/<arm>; {workdir}/summary.json has every figure"
     closing.of_run(workdir, did, closing.after_tcg(workdir, page))
 

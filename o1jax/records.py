@@ -11,6 +11,8 @@ import enum
 from typing import Literal
 
 Form = Literal["stdin", "call", "assertion"]
+Prompt = Literal["pseudocode", "direct", "completion"]
+FinishReason = Literal["stop", "eos", "length", "cancelled"]
 ACTIONS = (1, 2, 3)  # define the structure, refine part of the pseudocode, generate Python
 GRADERS = ("exact", "fold_case", "unordered")  # of standard output; "" is the sandbox's own comparison
 
@@ -21,56 +23,46 @@ class InputError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class TestCase:
-    """One test.
-
-    form stdin: `input` is the text on stdin, `output` the expected stdout.
-    form call: `input` is the Python literal of the list of positional arguments, `output` the
-    literal of the expected value.
-    form assertion: `input` is one assert statement (or a block of them), `output` is empty.
-    """
+    """One test of a problem, in the problem's form."""
 
     __test__ = False  # not a pytest class
 
+    # stdin: the text on standard input; call: the Python literal of the list of positional arguments;
+    # assertion: one assert statement, or a block of them
     input: str
+    # stdin: the expected standard output; call: the literal of the expected value; assertion: empty
     output: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One reasoning step: `action` is 1, 2 or 3; `text` is its body, without header and markers."""
+    """One reasoning step."""
 
-    action: int
-    text: str
+    action: int  # one of ACTIONS
+    text: str  # its body, without header and markers; of action 3 the program
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A programming problem. `tests` may be used by search and RL, `hidden_tests` by evaluation only.
-
-    `solutions` are reference programs; `reasoning` holds reference step chains (each ends in an
-    action-3 step whose text is the program). `entry_point` names the function that tests call.
-    `setup` is code that the tests need beside the program. `json_values` says that call-form
-    values came through JSON, so that a tuple equals a list. `grader` is one of GRADERS where standard output
-    counts letter by letter, whatever its case, or with its lines in any order.
-    """
+    """A programming problem."""
 
     id: str
     question: str
     form: Form
-    tests: tuple[TestCase, ...] = ()
-    hidden_tests: tuple[TestCase, ...] = ()
-    entry_point: str = ""
-    starter_code: str = ""
-    setup: str = ""
-    solutions: tuple[str, ...] = ()
-    reasoning: tuple[tuple[Step, ...], ...] = ()
-    difficulty: str = ""
-    source: str = ""
+    tests: tuple[TestCase, ...] = ()  # which search and RL may use
+    hidden_tests: tuple[TestCase, ...] = ()  # which evaluation alone may use
+    entry_point: str = ""  # the function that tests call
+    starter_code: str = ""  # which the answer begins with
+    setup: str = ""  # code that the tests need beside the program
+    solutions: tuple[str, ...] = ()  # reference programs
+    reasoning: tuple[tuple[Step, ...], ...] = ()  # reference chains; the last step of each is the program
+    difficulty: str = ""  # by which figures are broken down
+    source: str = ""  # the data set
     tags: tuple[str, ...] = ()
-    time_limit_s: float = 0.0  # 0: the judge's default
-    memory_limit_mb: int = 0
-    json_values: bool = True
-    grader: str = ""
+    time_limit_s: float = 0.0  # of CPU, an execution; 0: the judge's default
+    memory_limit_mb: int = 0  # MiB; 0: the judge's default
+    json_values: bool = True  # whether values of form call came through JSON, so that a tuple equals a list
+    grader: str = ""  # how standard output is compared: one of GRADERS, or "" for numbers by value
 
 
 class Status(enum.StrEnum):
@@ -91,13 +83,12 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class CaseResult:
-    """One test's outcome. `detail` is one line (the exception, the signal, the first difference).
-    `output` is what the program printed, where that was asked for and it ended well, else None."""
+    """What one test said of a program."""
 
     status: Status
-    detail: str = ""
-    cpu_s: float = 0.0
-    output: str | None = None
+    detail: str = ""  # one line: the exception, the signal, the first difference
+    cpu_s: float = 0.0  # 0 in records that are kept: it differs from run to run
+    output: str | None = None  # what was printed, where that was asked for and the program ended well
 
     @property
     def passed(self) -> bool:
@@ -106,10 +97,10 @@ class CaseResult:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the judge says of one program on all tests: `compiled`, and one result a test, in order."""
+    """What the judge says of one program on all tests."""
 
     compiled: bool
-    cases: tuple[CaseResult, ...]
+    cases: tuple[CaseResult, ...]  # one a test, in order
     isolation: str = ""  # the sandbox's tier, for example "T0"
 
     @property
@@ -123,66 +114,62 @@ class Verdict:
         return bool(self.cases) and all(case.passed for case in self.cases)
 
 
-FinishReason = Literal["stop", "eos", "length", "cancelled"]
-
-
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One step of a tree. The root (index 0, parent -1, action 0) holds no tokens.
-
-    `token_ids`, `log_probs` (behaviour, float32, temperature applied) and `is_policy_token` are
-    aligned. `visits` and `value_sum` are UCT's; `value` is the terminal value of a leaf that was
-    judged, else None. `error` says why a malformed step is dead, else is empty. `score` is the process
-    reward model's, where one was asked.
-    """
+    """One step of a tree. The root (index 0, parent -1, action 0) holds no tokens."""
 
     index: int
-    parent: int
-    depth: int
-    action: int
-    token_ids: tuple[int, ...] = ()
-    log_probs: tuple[float, ...] = ()
-    is_policy_token: tuple[bool, ...] = ()
-    text: str = ""
-    finish_reason: str = ""
-    policy_version: int = 0
-    visits: int = 0
-    value_sum: float = 0.0
-    terminal: bool = False
-    value: float | None = None
-    verdict: Verdict | None = None
-    error: str = ""
-    score: float | None = None
+    parent: int  # its index; -1 of the root
+    depth: int  # steps from the root
+    action: int  # one of ACTIONS; 0 of the root and of a malformed step
+    token_ids: tuple[int, ...] = ()  # with the token that ends the step
+    log_probs: tuple[float, ...] = ()  # nats, as sampled (float32, temperature applied); one a token
+    is_policy_token: tuple[bool, ...] = ()  # whether the policy sampled the token
+    text: str = ""  # derived from the token ids
+    finish_reason: Literal["", FinishReason] = ""  # "" of the root
+    policy_version: int = 0  # of the weights that sampled it
+    visits: int = 0  # of UCT
+    value_sum: float = 0.0  # of UCT: the sum of the values of its visits
+    terminal: bool = False  # holds a program, which ends its path
+    value: float | None = None  # terminal value in [0, 1] of a judged or dead leaf (rewards/outcome.py)
+    verdict: Verdict | None = None  # of a leaf with a program
+    error: str = ""  # why a malformed step is dead
+    score: float | None = None  # the process reward model's, in (0, 1), where one was asked
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds a program that passes every test."""
+        return self.verdict is not None and self.verdict.passed
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A searched problem: nodes in order of creation (a parent precedes its children)."""
+    """A searched problem."""
 
     problem_id: str
     prompt_ids: tuple[int, ...]
-    nodes: tuple[Node, ...]
+    nodes: tuple[Node, ...]  # in order of creation: a parent precedes its children
     seed: int
     temperature: float
     rollouts: int
     generated_tokens: int  # every sampled token, also those of steps that were dropped
-    judged_programs: int
+    judged_programs: int  # different ones
 
     @property
     def solved(self) -> bool:
-        return any(node.verdict is not None and node.verdict.passed for node in self.nodes)
+        return any(node.passed for node in self.nodes)
 
 
 @dataclasses.dataclass(frozen=True)
 class SftSample:
-    """A prompt and an answer to imitate. `is_trained` is aligned with `answer_ids`."""
+    """A prompt and an answer to imitate."""
 
     id: str
     problem_id: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
-    is_trained: tuple[bool, ...]
-    weight: float = 1.0
+    is_trained: tuple[bool, ...]  # one an answer token
+    weight: float = 1.0  # of each trained token in the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,20 +186,16 @@ class PreferencePair:
 
 @dataclasses.dataclass(frozen=True)
 class StepLabel:
-    """A path with a label a step: `step_ends[j]` is the index in `answer_ids` of step j's last token.
-
-    soft = mean terminal value of the distinct leaves below, hard = 1 if one of them passes
-    everything, n_leaves how many there are (all aligned with step_ends).
-    """
+    """A path with a label a step."""
 
     id: str
     problem_id: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
-    step_ends: tuple[int, ...]
-    soft: tuple[float, ...]
-    hard: tuple[float, ...]
-    n_leaves: tuple[int, ...]
+    step_ends: tuple[int, ...]  # the index in answer_ids of each step's last token
+    soft: tuple[float, ...]  # one a step: the mean terminal value of the distinct leaves below (D8)
+    hard: tuple[float, ...]  # one a step: 1 if one of those leaves passes everything
+    n_leaves: tuple[int, ...]  # one a step: how many such leaves there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,12 +204,12 @@ class StepPair:
 
     id: str
     problem_id: str
-    prefix_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]  # the prompt and the steps before
     chosen_ids: tuple[int, ...]
     rejected_ids: tuple[int, ...]
-    chosen_value: float
+    chosen_value: float  # soft label
     rejected_value: float
-    chosen_is_program: bool = False
+    chosen_is_program: bool = False  # whether the step is an action 3
     rejected_is_program: bool = False
 
 
@@ -235,14 +218,16 @@ class Rollout:
     """One sampled answer, as RL and evaluation keep it."""
 
     id: str
-    group_id: str
+    group_id: str  # answers with one are compared with each other
     problem_id: str
     prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    is_policy_token: tuple[bool, ...]
-    finish_reason: str
+    token_ids: tuple[int, ...]  # of the answer
+    log_probs: tuple[float, ...]  # nats, as sampled (float32, temperature applied); one a token
+    is_policy_token: tuple[bool, ...]  # whether the policy sampled the token
+    finish_reason: FinishReason
     temperature: float
-    policy_version: int
-    verdict: Verdict | None = None
-    reward: float = 0.0
+    policy_version: int  # of the weights that sampled it
+    prompt: Prompt  # which one it answers
+    program: str  # the source that is judged; "" where none could be read
+    verdict: Verdict | None = None  # None without a program
+    reward: float = 0.0  # rewards.outcome.outcome_of the verdict: 1 if every test passes, else 0

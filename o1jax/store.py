@@ -1,8 +1,9 @@
 """Records in Parquet files: one file written whole, or a directory of shards that grows.
 
-A file appears under its name only when it is complete (written under a name in `.part`, then renamed):
-a kill loses what was not yet written and nothing else, and a `.part` file is ignored. Holds no order of
-its own: a shard's rows are in order of arrival, and readers sort. Paths may lie in a bucket.
+A record is a frozen dataclass of numbers, strings, enums, tuples, optional values and other such records, and
+each field a column. A file appears under its name only when it is complete: a kill loses what was not yet
+written and nothing else. Holds no order of its own: a shard's rows are in order of arrival, and readers sort.
+Paths may lie in a bucket.
 """
 
 from __future__ import annotations
@@ -25,89 +26,10 @@ from etils import epath
 from o1jax.parallel.seeds import stable_hash
 from o1jax.records import InputError, Tree
 
-# Records as Parquet columns: the schema of a frozen dataclass, its rows, and back.
-#
-# Knows records made of numbers, strings, enums, tuples, optional values and other such records.
-# Reads and writes no files.
-
-T = TypeVar("T")
-# Large: of nested plain strings Parquet reads no more than 2 GiB back.
-PLAIN = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.large_string()}
-
-
-def schema_of(cls: type) -> pa.Schema:
-    """One column a field, named as it is."""
-    return pa.schema([pa.field(name, _arrow_type(hint)) for name, hint in _hints(cls).items()])
-
-
-def table_of(cls: type[T], records: Sequence[T]) -> pa.Table:
-    """One row a record."""
-    return pa.Table.from_pylist([_row(record) for record in records], schema=schema_of(cls))
-
-
-def records_of(cls: type[T], table: pa.Table) -> list[T]:
-    """The records of a table that `table_of` made; a column that is not there, as in files from before
-    its field was, gives the field's default. Raises KeyError where it has none."""
-    return [_value(cls, row) for row in table.to_pylist()]
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _arrow_type(hint: Any) -> pa.DataType:
-    hint = _present(hint)
-    if dataclasses.is_dataclass(hint):
-        return pa.struct([pa.field(name, _arrow_type(inner)) for name, inner in _hints(hint).items()])
-    if typing.get_origin(hint) is tuple:
-        return pa.list_(_arrow_type(typing.get_args(hint)[0]))
-    if typing.get_origin(hint) is typing.Literal or issubclass(hint, enum.StrEnum):
-        return pa.string()
-    return PLAIN[hint]
-
-
-def _present(hint: Any) -> Any:
-    """X of `X | None`, else the hint itself."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return next(inner for inner in typing.get_args(hint) if inner is not type(None))
-    return hint
-
-
-def _is_required(cls: type, name: str) -> bool:
-    field = cls.__dataclass_fields__[name]
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _row(record: Any) -> dict[str, Any]:
-    return {name: _plain(getattr(record, name)) for name in _hints(type(record))}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _row(value)
-    if isinstance(value, tuple) and value and not isinstance(value[0], (int, float, str)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, enum.StrEnum) else value
-
-
-def _value(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
-    hint = _present(hint)
-    if dataclasses.is_dataclass(hint):
-        kept = {
-            name: inner for name, inner in _hints(hint).items() if name in value or _is_required(hint, name)
-        }
-        return hint(**{name: _value(inner, value[name]) for name, inner in kept.items()})
-    if typing.get_origin(hint) is tuple:
-        inner = typing.get_args(hint)[0]
-        return tuple(value) if inner in PLAIN else tuple(_value(inner, item) for item in value)
-    return hint(value) if isinstance(hint, type) and issubclass(hint, enum.StrEnum) else value
-
-
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# Large: of nested plain strings Parquet reads no more than 2 GiB back.
+PLAIN = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.large_string()}
 
 
 def write_records(path: epath.PathLike, cls: type[T], records: Sequence[T]) -> None:
@@ -117,8 +39,9 @@ def write_records(path: epath.PathLike, cls: type[T], records: Sequence[T]) -> N
     """
     path = epath.Path(path)
     buffer = io.BytesIO()
-    pq.write_table(table_of(cls, records), buffer, compression="zstd")
-    part = path.parent / f"{path.name}.part"
+    table = pa.Table.from_pylist([_row(record) for record in records], schema=schema_of(cls))
+    pq.write_table(table, buffer, compression="zstd")
+    part = path.parent / f"{path.name}.part"  # which no reader takes for a file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(buffer.getvalue())
@@ -133,10 +56,12 @@ def write_records(path: epath.PathLike, cls: type[T], records: Sequence[T]) -> N
 
 
 def read_records(path: epath.PathLike, cls: type[T]) -> list[T]:
-    """The records of one file. Raises InputError that names a missing or damaged file."""
+    """The records of one file; a column that it lacks, as files from before its field do, gives the field's
+    default. Raises InputError that names a missing or damaged file, or one without a needed column."""
     path = epath.Path(path)
     try:
-        return records_of(cls, pq.read_table(io.BytesIO(path.read_bytes())))
+        rows = pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+        return [_value(cls, row) for row in rows]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run the stage that writes it") from error
     except (pa.ArrowInvalid, OSError, KeyError) as error:
@@ -172,6 +97,7 @@ class ShardWriter(Generic[T]):
     def flush(self) -> None:
         """Writes what is pending."""
         if self._pending:
+            # Written again after a kill, the same records are the same file, and not there twice.
             name = f"{stable_hash(repr(self._pending)):016x}.parquet"
             write_records(self.directory / name, self.cls, self._pending)
             self._pending = []
@@ -201,3 +127,64 @@ def read_trees(directory: epath.PathLike, problem_ids: Sequence[str] | None = No
     trees = {tree.problem_id: tree for tree in read_shards(directory, Tree)}
     order = sorted(trees) if problem_ids is None else problem_ids
     return [trees[problem_id] for problem_id in order if problem_id in trees]
+
+
+def schema_of(cls: type) -> pa.Schema:
+    """One column a field, named as it is."""
+    return pa.schema([pa.field(name, _arrow_type(hint)) for name, hint in _hints(cls).items()])
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    hint = _present(hint)
+    if dataclasses.is_dataclass(hint):
+        return pa.struct([pa.field(name, _arrow_type(inner)) for name, inner in _hints(hint).items()])
+    if typing.get_origin(hint) is tuple:
+        return pa.list_(_arrow_type(typing.get_args(hint)[0]))
+    if typing.get_origin(hint) is typing.Literal or issubclass(hint, enum.StrEnum):
+        return pa.string()
+    return PLAIN[hint]
+
+
+def _present(hint: Any) -> Any:
+    """X of `X | None`, else the hint itself."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(inner for inner in typing.get_args(hint) if inner is not type(None))
+    return hint
+
+
+def _row(record: Any) -> dict[str, Any]:
+    return {name: _plain(getattr(record, name)) for name in _hints(type(record))}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _row(value)
+    # Token ids and the like go as they are, without a call for each of them.
+    if isinstance(value, tuple) and value and not isinstance(value[0], (int, float, str)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, enum.StrEnum) else value
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    hint = _present(hint)
+    if dataclasses.is_dataclass(hint):
+        fields = hint.__dataclass_fields__
+        return hint(
+            **{
+                name: _value(inner, value[name])
+                for name, inner in _hints(hint).items()
+                if name in value
+                or fields[name].default is dataclasses.MISSING  # then a KeyError that names it
+            }
+        )
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(value) if inner in PLAIN else tuple(_value(inner, item) for item in value)
+    return hint(value) if isinstance(hint, type) and issubclass(hint, enum.StrEnum) else value

@@ -13,7 +13,13 @@ import subprocess
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "o1jax/README.md", "o1jax/FORMATS.md")
+DOCUMENTS = (
+    "README.md",
+    "launch/README.md",
+    "o1jax/README.md",
+    "o1jax/FORMATS.md",
+    "tests/benchmarks/RESULTS.md",  # LOG.md is not one: its entries keep the names of their day
+)
 PROGRAMS = (  # the first words that a command may have
     "make",
     "python",
@@ -31,7 +37,8 @@ NO_COMMANDS = (  # blocks that are something else, by their first line
     r"\S+/($|    )",  # a listing
     r".* -> ",  # a diagram
     r"[{<\"]",  # JSON, or what a model writes
-    r"arm +round +pass@1 ",  # a printed table
+    r"arm +round +pass@1 ",  # what a script prints
+    r"\(root\)",  # a tree of steps
 )
 FENCED = re.compile(r"```python\n(.*?)```", re.DOTALL)
 INLINE = re.compile(r"(make|\S*python (launch|tests)/\S+\.py)( |$)")
@@ -95,36 +102,41 @@ def commands(document: str) -> list[Command]:
     """Every command of the blocks, then those in backticks. AssertionError with what the shell says, for a
     program that is none of PROGRAMS or an unknown variable."""
     lines = [*filter(is_commands, blocks(document)), *filter(INLINE.match, inline(document))]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as directory:
         for program in (*PROGRAMS, *ELSEWHERE):
-            path = pathlib.Path(place, program if "/" in program else f"bin/{program}")
+            path = pathlib.Path(directory, program if "/" in program else f"bin/{program}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(ELSEWHERE.get(program, NOTE))
             path.chmod(0o755)
-        noted = pathlib.Path(place, "noted")
+        noted = pathlib.Path(directory, "noted")
         noted.touch()
         done = subprocess.run(
             [shutil.which("bash"), "-eu"],
             input="\n".join(lines),
-            cwd=place,
-            env={"PATH": f"{place}/bin", "NOTED": str(noted)},
+            cwd=directory,
+            env={"PATH": f"{directory}/bin", "NOTED": str(noted)},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, f"{document}: {done.stderr}"
         rows = [line.split("\037")[:-1] for line in noted.read_text().splitlines()]
-    return [Command(document, first.removeprefix(f"{place}/bin/"), tuple(words)) for first, *words in rows]
+    return [
+        Command(document, first.removeprefix(f"{directory}/bin/"), tuple(words)) for first, *words in rows
+    ]
 
 
-def tables(document: str) -> dict[str, list[list[str]]]:
-    """Heading -> the rows of cells of all tables below it, without their first two lines."""
+def tables(document: str, columns: str = "") -> dict[str, list[list[str]]]:
+    """Heading -> the rows of cells of all tables below it, without their first two lines; of those tables
+    alone whose first line is `columns`, where it is given."""
     found: dict[str, list[list[str]]] = {}
-    heading, header = "", 0
+    heading, number, wanted = "", 0, True  # number: of a line in its table
     for line in text_of(document).splitlines():
         if line.startswith("#"):
             heading = line.lstrip("# ")
-        header = header + 1 if line.startswith("|") else 0
-        if header > 2:
+        number = number + 1 if line.startswith("|") else 0
+        if number == 1:
+            wanted = columns in ("", line)
+        if number > 2 and wanted:
             found.setdefault(heading, []).append([cell.strip() for cell in line.strip("|").split(" | ")])
     return found

@@ -13,10 +13,10 @@ from etils import epath
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.problems.formats import jsonl
 from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import nano_tokenizer
 from o1jax.stages.manifest import StageResult, StageSpec, begin, finish
+from o1jax.stages.problems import write_problems
 from o1jax.train.checkpoint import save_policy
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def inputs(tmp_path_factory):
     save_policy(root / "policy_stage" / "policy", config, init_params(config, 0, make_mesh())[1], tokenizer)
     write_stage(root / "policy_stage", "policy_sft")
     (root / "problems").mkdir()
-    jsonl.save(root / "problems" / "problems.jsonl", problems)
+    write_problems(epath.Path(root / "problems"), problems)
     write_stage(root / "problems", "check_problems")
     return root
 
@@ -89,7 +89,7 @@ def test_a_prompt_longer_than_the_context_names_its_problem(inputs, tmp_path):
     (tmp_path / "problems").mkdir()
     problem = ladder.make_problems("held_out", {2: 1}, 0)[0]
     long = dataclasses.replace(problem, id="too_long", question=problem.question * 40)
-    jsonl.save(tmp_path / "problems" / "problems.jsonl", [long])
+    write_problems(epath.Path(tmp_path / "problems"), [long])
     write_stage(tmp_path / "problems", "check_problems")
     code, errors = evaluate(inputs, tmp_path / "out", f"--config.inputs.problems={tmp_path / 'problems'}")
     assert code == 2 and len(errors) == 1 and "tokens" in errors[0]
@@ -123,7 +123,7 @@ def test_problems_without_tests_cannot_be_searched(inputs, tmp_path):
     problem = ladder.make_problems("held_out", {2: 1}, 0)[0]
     bare = dataclasses.replace(problem, tests=())
     (tmp_path / "problems").mkdir()
-    jsonl.save(tmp_path / "problems" / "problems.jsonl", [bare])
+    write_problems(epath.Path(tmp_path / "problems"), [bare])
     write_stage(tmp_path / "problems", "check_problems")
     code, errors = launch(
         "search",

@@ -104,7 +104,7 @@ def test_every_model_builds_in_shapes_alone(name):
     "stage, variant", [(s, v) for s in ("policy_sft", "prm", "policy_rl", "policy_dpo") for v in VARIANTS[s]]
 )
 def test_the_model_of_a_page_is_a_preset(stage, variant):
-    assert load(stage, variant)[stage]["model"] in PRESETS
+    assert load(stage, variant)[stage]["train"]["model"] in PRESETS
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_the_model_of_a_page_is_a_preset(stage, variant):
 )
 def test_the_adapters_of_a_page_build_in_shapes_alone(name, variant, stage):
     page = load(name, variant)[stage]
-    lora = settings.parse(LoraSettings, page["lora"])
-    _, adapters, frozen = abstract_adapted(preset(page["model"]), lora, make_mesh())
+    lora = settings.parse(LoraSettings, page["train"]["lora"])
+    _, adapters, frozen = abstract_adapted(preset(page["train"]["model"]), lora, make_mesh())
     assert 0 < 200 * parameter_count(adapters) < parameter_count(frozen)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((adapters, frozen)))
 

@@ -46,20 +46,33 @@ def test_a_page_is_run_as_it_is_written_where_no_flag_says_otherwise():
 
 def test_a_flag_sets_what_the_page_leaves_out_and_nothing_else():
     page = pages.loaded(str(pages.CONFIGS / "policy_rl.py"))
-    assert "clip_norm" not in str(page) and "lora" not in page["policy_rl"]
+    assert "clip_norm" not in str(page) and "lora" not in page["policy_rl"]["train"]
     found = settings_of(
-        "--config.policy_rl.adamw.clip_norm=0.5", "--config.policy_rl.engine.tensor=2", page="policy_rl"
+        "--config.policy_rl.train.adamw.clip_norm=0.5", "--config.policy_rl.engine.tensor=2", page="policy_rl"
     )
-    assert found["policy_rl"].pop("adamw")["clip_norm"] == 0.5
+    assert found["policy_rl"]["train"].pop("adamw")["clip_norm"] == 0.5
     assert found["policy_rl"]["engine"].pop("tensor") == 2
     assert found == json.loads(json.dumps(page))
-    found = settings_of("--config.policy_sft.lora.targets=('q_proj',)")
-    assert found["policy_sft"]["lora"]["targets"] == ["q_proj"]
+    found = settings_of("--config.policy_sft.train.lora.targets=('q_proj',)")
+    assert found["policy_sft"]["train"]["lora"]["targets"] == ["q_proj"]
 
 
 def test_a_default_that_is_no_class_default_keeps_its_other_values():
     found = settings_of("--config.policy_rl.loss.clip_low=0.1", page="policy_rl")
     assert found["policy_rl"]["loss"]["clip_low"] == 0.1 and found["policy_rl"]["loss"]["clip_high"] == 0.28
+
+
+def test_a_record_that_is_set_whole_keeps_what_it_does_not_name():
+    page = pages.loaded(str(pages.CONFIGS / "evaluate.py"))["evaluate"]
+    found = settings_of("--config.evaluate.sample={'n': 3}", page="evaluate")["evaluate"]
+    assert found["sample"] == {**page["sample"], "n": 3} and page["sample"]["n"] != 3
+    found = settings_of("--config.evaluate={'ks': (1,)}", page="evaluate")["evaluate"]
+    assert found == json.loads(json.dumps({**page, "ks": (1,)}))
+
+
+def test_names_of_the_pages_own_are_set_whole():
+    found = settings_of("--config.pool.counts={'rung_2': 5}", page="self_play")
+    assert found["pool"]["counts"] == {"rung_2": 5} and found["pool"]["source"] == "ladder:pool"
 
 
 def test_further_rounds_are_inputs():
@@ -78,8 +91,12 @@ def test_further_rounds_are_inputs():
         ),
         (f"--config={pages.CONFIGS}/policy_sft.py:nan", "variant 'nan': there are nano"),
         (
-            "--config.policy_sft.lora.rnk=2",
-            "policy_sft.lora.rnk: no such setting; .* has alpha, base, rank, targets",
+            "--config.policy_sft.train.lora.rnk=2",
+            "policy_sft.train.lora.rnk: no such setting; .* has alpha, base, rank, targets",
+        ),
+        (
+            "--config.policy_sft.learning_rate=1e-4",
+            "config.policy_sft.learning_rate: it is --config.policy_sft.train.learning_rate now",
         ),
         ("--config.seed.of=2", "config.seed.of: no such setting; config.seed has no settings of its own"),
     ],

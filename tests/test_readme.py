@@ -13,10 +13,10 @@ import sys
 import pytest
 from documents import DOCUMENTS, ROOT, commands, json_lines, text_of
 
-from tests.report import made_run
 from tests.lineage import lineage_run
+from tests.report import made_run
 
-SCRIPTS = sorted(path for place in ("launch", "configs") for path in (ROOT / place).glob("*.py"))
+SCRIPTS = sorted(path for folder in ("launch", "configs") for path in (ROOT / folder).glob("*.py"))
 COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for command in commands(document)))
 OF_SCRIPTS = list(
     dict.fromkeys(command for path in SCRIPTS for command in commands(str(path.relative_to(ROOT))))
@@ -33,7 +33,8 @@ SMALL = {  # the scripts that are run, and the flags that make them small
         "--config.search.engine.context=256",
     ),
 }
-OUTSIDE = re.compile(r"vllm_server|weights/|qwen|--config=\S+:(?!nano|ladder|demo)")  # servers, weights, data
+# of what is not here: servers, weights, data
+OUTSIDE = re.compile(r"vllm_server|weights/|path/|qwen|--config=\S+:(?!nano|ladder|demo)")
 
 
 def way_of(command):
@@ -58,29 +59,29 @@ REHEARSED = [*by("rehearse"), *OF_SCRIPTS]  # those of scripts are rehearsed, wh
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Where the commands are run as they are written: (a directory, an id for each flag that wants one)."""
-    place = tmp_path_factory.mktemp("world")
+    directory = tmp_path_factory.mktemp("world")
     for name in ("launch", "configs"):
-        (place / name).symlink_to(ROOT / name)
-    (place / "problems.jsonl").write_text(json_lines("README.md")[0])
-    made_run.whole(place / "runs" / "demo")
-    (place / "house").mkdir()
-    lineage_run.build(place / "house")
-    trained, ids = lineage_run.trainer(place / "house", tmp_path_factory)("sft")
-    (place / "runs" / "demo" / "round_01").mkdir()
-    (place / "runs" / "demo" / "round_01" / "policy_sft").symlink_to(trained)
-    return place, {"--problem": lineage_run.IDS[0], "--sample": ids[0]}
+        (directory / name).symlink_to(ROOT / name)
+    (directory / "problems.jsonl").write_text(json_lines("README.md")[0])
+    made_run.whole(directory / "runs" / "demo")
+    (directory / "house").mkdir()
+    lineage_run.build(directory / "house")
+    trained, ids = lineage_run.trainer(directory / "house", tmp_path_factory)("sft")
+    (directory / "runs" / "demo" / "round_01").mkdir()
+    (directory / "runs" / "demo" / "round_01" / "policy_sft").symlink_to(trained)
+    return directory, {"--problem": lineage_run.IDS[0], "--sample": ids[0]}
 
 
 @pytest.fixture(scope="module")
 def ran(world):
     """Command -> (exit code, what it said), of every command that is run, in the documents' order."""
-    place, ids = world
+    directory, ids = world
 
     def run(command):
         words = [word.replace("<id>", ids.get(word.split("=")[0], "")) for word in command.words]
         done = subprocess.run(
             [sys.executable, *words, *SMALL[words[0]]],
-            cwd=place,
+            cwd=directory,
             env={"PYTHONPATH": str(ROOT), **os.environ},
             capture_output=True,
             text=True,

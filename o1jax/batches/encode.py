@@ -14,18 +14,15 @@ from o1jax.records import InputError, PreferencePair, Rollout, SftSample, StepLa
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One sequence, or the `parts` of one (their lengths; both sides of a pair, say), which share a row.
-
-    weights[t] is the loss weight of predicting token_ids[t]; 0 on the prompt. `columns` hold further
-    values a token, float32, by name; columns[name][t] belongs to position t, where token t is read
-    and t + 1 predicted.
-    """
+    """One sequence, or several parts that share a row, as both sides of a pair do."""
 
     id: str
     token_ids: tuple[int, ...]
-    weights: tuple[float, ...]
+    weights: tuple[float, ...]  # weights[t]: of predicting token_ids[t] in the loss; 0 on the prompt
+    # Further values a token, float32, by name; columns[name][t] belongs to position t, where token t is
+    # read and t + 1 predicted.
     columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    parts: tuple[int, ...] = ()  # none: all of it is one
+    parts: tuple[int, ...] = ()  # their lengths; none: all of it is one
 
 
 def encode_sft(sample: SftSample) -> Example:
@@ -89,21 +86,23 @@ def encode_rollout(
     """A rollout with weight 1 on the tokens that the policy sampled, else 0, and with the columns
     `advantage`, `behaviour` (the rollout's log-probs) and those of `columns`.
 
-    All of them come with one value an answer token, and each value is put where its token is predicted:
-    one position before the token. What the policy did not sample may have any value.
+    All of them come with one value an answer token. What the policy did not sample may have any value.
     """
     record = f"rollout {rollout.id!r}"
     check_answers(record, rollout.prompt_ids, rollout.token_ids)
-    check_aligned(record, "is_policy_token", rollout.is_policy_token, rollout.token_ids)
     if not any(rollout.is_policy_token):
         raise InputError(f"{record}: none of its tokens is the policy's, so nothing can be learned from it")
     named = {"advantage": advantages, "behaviour": rollout.log_probs}
-    for name, values in columns.items():
-        if name in named:
-            raise InputError(f"{record}: the column {name!r} is the rollout's own; give yours another name")
-        named[name] = values
-    for name, values in named.items():
-        check_aligned(record, name, values, rollout.token_ids)
+    if taken := sorted(named.keys() & columns):
+        raise InputError(f"{record}: the column {taken[0]!r} is the rollout's own; give yours another name")
+    named |= columns
+    for name, values in ({"is_policy_token": rollout.is_policy_token} | named).items():
+        if len(values) != len(rollout.token_ids):
+            raise InputError(
+                f"{record}: {len(values)} values of {name!r} for {len(rollout.token_ids)} answer tokens; "
+                "there must be one a token"
+            )
+    # A value belongs where its token is predicted: one position before the token.
     before = (0.0,) * (len(rollout.prompt_ids) - 1)
     return Example(
         id=rollout.id,
@@ -155,15 +154,6 @@ def check_answers(record: str, prompt_ids: Sequence[int], *answers: Sequence[int
         lengths = [len(answer) for answer in answers]
         raise InputError(
             f"{record}: a prompt of {len(prompt_ids)} and answers of {lengths} tokens; none may be empty"
-        )
-
-
-def check_aligned(record: str, name: str, values: Sequence[float], answer_ids: Sequence[int]) -> None:
-    """InputError unless there is one value an answer token."""
-    if len(values) != len(answer_ids):
-        raise InputError(
-            f"{record}: {len(values)} values of {name!r} for {len(answer_ids)} answer tokens; there must be "
-            "one a token"
         )
 
 

@@ -1,7 +1,6 @@
 """Which examples share which row of which batch: a pure function of (lengths, seed, epoch).
 
-Knows lengths, not tokens. The same plan on every machine and for any number of processes (D4):
-the permutation is numpy's RandomState, whose stream is frozen.
+Knows lengths, not tokens. The same plan on every machine and for any number of processes (D4).
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ WINDOW = 4096  # examples packed together: large enough to pack well, small enou
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """rows[r] holds the indices of the examples in global row r, in order; empty rows fill the last batch."""
+    """The rows of an epoch."""
 
-    rows: tuple[tuple[int, ...], ...]
-    rows_per_batch: int
+    rows: tuple[tuple[int, ...], ...]  # the indices of the examples in each global row, in order
+    rows_per_batch: int  # of the global batch; empty rows fill the last one
 
     @property
     def n_batches(self) -> int:
@@ -39,12 +38,20 @@ def plan(lengths: Sequence[int], seed: int, epoch: int, row_length: int, rows_pe
 
     InputError if an example is empty or longer than a row, or there is none.
     """
-    _check(lengths, row_length, rows_per_batch)
+    if not lengths:
+        raise InputError("no examples to pack into batches; give at least one")
+    if rows_per_batch < 1:
+        raise InputError(f"rows_per_batch is {rows_per_batch}; it must be at least 1")
+    for i, length in enumerate(lengths):
+        if not 0 < length <= row_length:
+            raise InputError(f"example {i} has {length} tokens; a row takes 1 to {row_length}")
+    # RandomState, not default_rng: numpy promises that this stream never changes.
     random = np.random.RandomState(fold_seed(seed, "plan", epoch))
     order = random.permutation(len(lengths)).tolist()
     rows = []
     for start in range(0, len(order), WINDOW):
         rows += _pack(order[start : start + WINDOW], lengths, row_length)
+    # Packing sorts by length, so the rows of a window begin with long examples: shuffled again.
     rows = [rows[r] for r in random.permutation(len(rows))]
     rows += [()] * (-len(rows) % rows_per_batch)
     return Plan(tuple(rows), rows_per_batch)
@@ -62,13 +69,3 @@ def _pack(window: list[int], lengths: Sequence[int], row_length: int) -> list[tu
         rows[row].append(example)
         bisect.insort(free, (left - lengths[example], row))
     return [tuple(row) for row in rows]
-
-
-def _check(lengths: Sequence[int], row_length: int, rows_per_batch: int) -> None:
-    if not lengths:
-        raise InputError("no examples to pack into batches; give at least one")
-    if rows_per_batch < 1:
-        raise InputError(f"rows_per_batch is {rows_per_batch}; it must be at least 1")
-    for i, length in enumerate(lengths):
-        if not 0 < length <= row_length:
-            raise InputError(f"example {i} has {length} tokens; a row takes 1 to {row_length}")

@@ -1,8 +1,8 @@
 """Global batches by one integer, the step, running over epochs; a process assembles only its rows.
 
-Nothing here is state that a checkpoint would have to hold: the step is the data position (D4).
-Knows no devices. There is no prefetch thread: a batch is assembled in well under a millisecond while
-the device, to which steps are dispatched ahead, is busy with the step before.
+Nothing here is state that a checkpoint would have to hold: the step is the data position (D4). Knows no
+devices. There is no prefetch thread: a batch is assembled in well under a millisecond while the device, to
+which steps are dispatched ahead, is busy with the step before.
 """
 
 from __future__ import annotations
@@ -60,13 +60,15 @@ class Batches:
 
     def at(self, step: int, rows: Sequence[int] | None = None) -> Batch:
         """The global batch at `step`, or some of its rows (a process's share)."""
-        return self.assemble(chosen(self.rows(step), rows))
+        planned = self.rows(step)
+        return self.assemble(planned if rows is None else [planned[row] for row in rows])
 
     def epoch(self, epoch: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """Every example once: what evaluation reads."""
-        planned = self.plan(epoch)
-        for index in range(planned.n_batches):
-            yield self.assemble(chosen(planned.batch(index), rows))
+        whole = self.plan(epoch)
+        for index in range(whole.n_batches):
+            planned = whole.batch(index)
+            yield self.assemble(planned if rows is None else [planned[row] for row in rows])
 
     def ids_at(self, step: int) -> list[str]:
         """The ids of all examples in the global batch at `step`, to name a bad one."""
@@ -106,12 +108,12 @@ class Batches:
         }
         for row, examples in enumerate(rows):
             start = 0
-            for place, example in enumerate(examples):
-                start = self._write(batch, row, start, place, example)
+            for number, example in enumerate(examples):
+                start = self._write(batch, row, start, number, example)
         return batch
 
-    def _write(self, batch: Batch, row: int, start: int, place: int, example: int) -> int:
-        """Writes the example that is `place`-th in its row, each part as a segment, of which the last
+    def _write(self, batch: Batch, row: int, start: int, number: int, example: int) -> int:
+        """Writes the example that is `number`-th in its row, each part as a segment, of which the last
         token has no target. Returns where the next example starts."""
         tokens, weights, parts = self._tokens[example], self._weights[example], self._parts[example]
         end = start + len(tokens)
@@ -121,15 +123,10 @@ class Batches:
         batch["example_id_BT"][row, start:end] = example
         for name, values in self._columns.items():
             batch[f"{name}_BT"][row, start:end] = values[example]
-        for segment, length in enumerate(parts, start=1 + place * len(parts)):
+        for segment, length in enumerate(parts, start=1 + number * len(parts)):
             last = start + length - 1
             batch["positions_BT"][row, start : last + 1] = np.arange(length)
             batch["segment_ids_BT"][row, start : last + 1] = segment
             batch["targets_BT"][row, last] = batch["weights_BT"][row, last] = 0
             start = last + 1
         return end
-
-
-def chosen(planned: Sequence[Sequence[int]], rows: Sequence[int] | None) -> Sequence[Sequence[int]]:
-    """These rows of a planned batch, or all."""
-    return planned if rows is None else [planned[row] for row in rows]

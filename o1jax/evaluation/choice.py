@@ -14,12 +14,13 @@ from typing import Any
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
-from o1jax.evaluation.comparison import Comparison, Played, tokens_of
+from o1jax.evaluation.comparison import Comparison, Generated, tokens_of
 from o1jax.intervals import mean_with_interval
 from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
+from o1jax.rewards.outcome import search_tests
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.sandbox.literals import parsed
-from o1jax.search.mcts import search_problem, search_tests
+from o1jax.search.mcts import Search, Searcher
 from o1jax.search.sampling import steps_of_rollout
 from o1jax.search.steps import path_of
 from o1jax.stages.together import my_share
@@ -27,9 +28,176 @@ from o1jax.store import read_trees
 from o1jax.tcg.gate import distinct, is_degenerate, killed
 from o1jax.tcg.traces import outputs_matrix
 
-# Picking one of N programs without a reference program.
-#
-# Pure functions of what passed and what was printed; they run nothing. Ties go to the first program.
+PAIRED = (
+    ("search_prm", "search"),
+    ("best_of_n_prm", "best_of_n_majority"),
+    ("best_of_n_prm", "random"),
+    ("best_of_n_prm_min", "random"),
+    ("best_of_n_tcg", "best_of_n_majority"),
+    ("best_of_n_tcg", "random"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CasesOf:
+    """What a test-case generator wrote for a problem from its question alone."""
+
+    problem_id: str
+    cases: tuple[TestCase, ...]
+    generated_tokens: int
+    long_prompts: int = 0  # 1 if the question is longer than the generator's context: then there is no case
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceArms:
+    """The arms beside those of `comparison`."""
+
+    comparison: Comparison
+    generated: Generated  # by the comparison
+    scorer: StepScorer | None = None  # a process reward model, which adds its arms
+    # problem id -> a generator's cases, where there is a generator, which add theirs
+    cases: Mapping[str, CasesOf] = dataclasses.field(default_factory=dict)
+
+    async def figures(self) -> dict[str, Any]:
+        """search: {search_prm, best_of_n_prm (the highest score of the last step), best_of_n_prm_min (of
+        the lowest step), best_of_n_tcg (agreement with the cases, among as many samples as the cases' tokens
+        leave room for), best_of_n_majority (of the outputs on the visible tests' inputs), random (the mean
+        over the samples)}, as Comparison.figures has its arms; search_differences, in pass rate, paired over
+        problems; generated_tokens, beyond those of `generated`."""
+        passed, tokens = await self._chosen()  # name -> passed_P, and name -> what it cost
+        more = sum(self._case_tokens(problem) for problem in self.comparison.problems)
+        if self.scorer is not None:
+            trees = await self._trees(self.scorer)
+            tokens["search_prm"] = sum(tree.generated_tokens for tree in trees)
+            more += tokens["search_prm"]
+            passed["search_prm"] = await self.comparison.passes_of_trees(trees)
+        arms = {name: self.comparison.arm(passed[name], tokens[name]) for name in passed}
+        passed["search"] = await self.comparison.passes_of_trees(self.generated.trees)
+        return {
+            "search": arms,
+            "search_differences": {
+                f"{a} - {b}": mean_with_interval(
+                    [x - y for x, y in zip(passed[a], passed[b], strict=True)], self.comparison.seed
+                )
+                for a, b in PAIRED
+                if a in passed
+            },
+            "generated_tokens": more,
+        }
+
+    async def _trees(self, scorer: StepScorer) -> list[Tree]:
+        """The reward model's searches, each at the tokens of the plain one."""
+        workers, store = self.comparison.workers, self.comparison.store
+        plain = {tree.problem_id: tree for tree in self.generated.trees}
+        with store.trees("trees_prm") as kept:
+            done = {tree.problem_id for tree in read_trees(kept.directory)}
+
+            async def work(problem: Problem) -> None:
+                if problem.id in done:
+                    return
+                budget = self._budget(plain[problem.id])
+                # Each rollout generates a token at least, so that the tokens alone end the search.
+                settings = dataclasses.replace(
+                    self.comparison.search, leaf_value="prm", max_tokens=budget, rollouts=budget
+                )
+                searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings, scorer)
+                kept.append(await Search(searcher, problem, self.comparison.seed).run())
+
+            await run_in_order(work, my_share(self.comparison.problems), store.concurrency)
+        return await store.all_trees("trees_prm", self.comparison.problems)
+
+    def _budget(self, plain: Tree) -> int:
+        """The plain search's tokens less half an expansion's: a search ends with the rollout that reaches
+        its budget, so that much beyond it on the mean."""
+        step_tokens = [len(node.token_ids) for node in plain.nodes[1:]]
+        expansion = self.comparison.search.samples * sum(step_tokens) / len(step_tokens)
+        return max(1, round(plain.generated_tokens - expansion / 2))
+
+    async def _chosen(self) -> tuple[dict[str, list[float]], dict[str, int]]:
+        """passed_P of each way to choose, and the tokens that it chose from."""
+        groups = self.generated.pseudocode_P_G
+        items = list(zip(self.comparison.problems, groups, strict=True))
+        rows = await run_in_order(lambda item: self._choose(*item), items, self.comparison.store.concurrency)
+        tokens = dict.fromkeys(self._ways(), tokens_of(groups))
+        if self.cases:
+            fitting = [group[: self._fitting(problem, group)] for problem, group in items]
+            tokens["best_of_n_tcg"] = tokens_of(fitting) + sum(self._case_tokens(p) for p, _ in items)
+        return {name: [row[name] for row in rows] for name in self._ways()}, tokens
+
+    async def _choose(self, problem: Problem, group: Sequence[Rollout]) -> dict[str, float]:
+        """Whether what each way takes of a problem's samples passes; 0 where none is well-formed."""
+        formed = [rollout for rollout in group if rollout.verdict is not None]
+        if not formed:
+            return dict.fromkeys(self._ways(), 0.0)
+        judge, tokenizer = self.comparison.workers.judge, self.comparison.workers.tokenizer
+        limits, programs = self.comparison.search.limits, [rollout.program for rollout in formed]
+        passed_G = await asyncio.gather(*(self.comparison.passes(problem, program) for program in programs))
+        chosen = {"random": sum(passed_G) / len(passed_G)}
+        chosen["best_of_n_majority"] = passed_G[await majority(judge, problem, programs, limits)]
+        if self.scorer is not None:
+            room = self.comparison.sample.max_tokens
+            answers = [steps_of_rollout(tokenizer, rollout, room) for rollout in formed]
+            paths = [path_of(group[0].prompt_ids, steps, tokenizer.eos_token_id) for steps in answers]
+            scores_G = await self.scorer.score(paths)
+            last_G, lowest_G = [scores[-1] for scores in scores_G], [min(scores) for scores in scores_G]
+            chosen["best_of_n_prm"] = passed_G[last_G.index(max(last_G))]
+            chosen["best_of_n_prm_min"] = passed_G[lowest_G.index(max(lowest_G))]
+        if self.cases:
+            paid = group[: self._fitting(problem, group)]
+            fitting = [rollout.program for rollout in paid if rollout.verdict is not None]
+            cases = self.cases[problem.id].cases
+            agreed = await agreement(judge, problem, fitting, cases, limits) if fitting else None
+            chosen["best_of_n_tcg"] = 0.0 if agreed is None else passed_G[agreed]
+        return chosen
+
+    def _ways(self) -> list[str]:
+        by_scorer = ["best_of_n_prm", "best_of_n_prm_min"] if self.scorer is not None else []
+        return ["random", "best_of_n_majority", *by_scorer, *(["best_of_n_tcg"] if self.cases else [])]
+
+    def _case_tokens(self, problem: Problem) -> int:
+        return self.cases[problem.id].generated_tokens if self.cases else 0
+
+    def _fitting(self, problem: Problem, group: Sequence[Rollout]) -> int:
+        """How many of a problem's samples cost as much as all of them less its cases; one at least."""
+        lengths = [len(rollout.token_ids) for rollout in group]
+        room = sum(lengths) - self._case_tokens(problem)
+        return max(1, sum(total <= room for total in itertools.accumulate(lengths)))
+
+
+async def majority(judge: Judge, problem: Problem, programs: Sequence[str], limits: Limits) -> int:
+    """The first program of the largest group with equal outputs on the visible tests' inputs; in assertion
+    form, where there are no inputs, the first."""
+    if problem.form == "assertion":
+        return 0
+    inputs = [test.input for test in search_tests(problem)]
+    return by_majority(await outputs_matrix(judge, problem, programs, inputs, limits))
+
+
+async def agreement(
+    judge: Judge, problem: Problem, programs: Sequence[str], cases: Sequence[TestCase], limits: Limits
+) -> int:
+    """The program that the cases and the programs that agree most choose (CodeT); cases that are degenerate
+    or that the judge cannot read do not choose, and without others, as always in assertion form, it is the
+    first."""
+    if problem.form == "assertion":
+        return 0
+    readable = (case for case in cases if not is_degenerate(problem, case) and _is_readable(problem, case))
+    killed_N_C = await killed(judge, problem, programs, distinct(readable, problem.form), limits)
+    return by_agreement([[not k for k in row] for row in killed_N_C])
+
+
+def _is_readable(problem: Problem, case: TestCase) -> bool:
+    """Whether the judge takes the case: in call form, two literals of its own types (`...` is of none)."""
+    if problem.form == "call":
+        try:
+            parsed(case.input), parsed(case.output)
+        except InputError:
+            return False
+    return True
+
+
+# Picking one of N programs, from what passed and what was printed. Ties go to the first program, so that the
+# choice does not depend on anything but the samples.
 
 
 def by_agreement(passes_N_C: Sequence[Sequence[bool]]) -> int:
@@ -54,13 +222,6 @@ def by_majority(outputs_N_C: Sequence[Sequence[str | None]]) -> int:
     return max(_groups(rows).items(), key=lambda group: 0 if None in group[0] else len(group[1]))[1][0]
 
 
-def by_score(scores_N: Sequence[float]) -> int:
-    """The index of the highest score. Raises ValueError for N = 0."""
-    if not scores_N:
-        raise ValueError("no programs to pick from; pass at least one")
-    return max(range(len(scores_N)), key=lambda n: scores_N[n])
-
-
 def _groups(rows_N: Sequence[Hashable]) -> dict[Hashable, list[int]]:
     """The indices of equal rows, groups in order of their first."""
     if not rows_N:
@@ -75,178 +236,3 @@ def _stripped(output: str | None) -> str | None:
     if output is None:
         return None
     return "\n".join(line.rstrip() for line in output.splitlines()).rstrip()
-
-
-PAIRED = (
-    ("search_prm", "search"),
-    ("best_of_n_prm", "best_of_n_majority"),
-    ("best_of_n_prm", "random"),
-    ("best_of_n_prm_min", "random"),
-    ("best_of_n_tcg", "best_of_n_majority"),
-    ("best_of_n_tcg", "random"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class CasesOf:
-    """What a test-case generator wrote for a problem from its question alone: nothing, if that is longer than
-    its context (long_prompts: 1)."""
-
-    problem_id: str
-    cases: tuple[TestCase, ...]
-    generated_tokens: int
-    long_prompts: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Choices:
-    """The arms beside those of `comparison`, of which `played` is what it generated: by a process reward
-    model where there is a `scorer`, by a generator's `cases` (problem id -> cases) where there are any."""
-
-    comparison: Comparison
-    played: Played
-    scorer: StepScorer | None = None
-    cases: Mapping[str, CasesOf] = dataclasses.field(default_factory=dict)
-
-    async def figures(self) -> dict[str, Any]:
-        """search: {search_prm, best_of_n_prm (the highest score of the last step), best_of_n_prm_min (of
-        the lowest step), best_of_n_tcg (agreement with the cases, among as many samples as the cases' tokens
-        leave room for), best_of_n_majority (of the outputs on the visible tests' inputs), random (the mean
-        over the samples)}, as Comparison.figures has its arms; search_differences, in pass rate, paired over
-        problems; generated_tokens, beyond those of `played`."""
-        passed, tokens = await self._chosen()  # name -> passed_P, and name -> what it cost
-        more = sum(self._case_tokens(problem) for problem in self.comparison.problems)
-        if self.scorer is not None:
-            trees = await self._trees(self.scorer)
-            tokens["search_prm"] = sum(tree.generated_tokens for tree in trees)
-            more += tokens["search_prm"]
-            passed["search_prm"] = await self.comparison.passes_of_trees(trees)
-        arms = {name: self.comparison.arm(passed[name], tokens[name]) for name in passed}
-        passed["search"] = await self.comparison.passes_of_trees(self.played.trees)
-        return {
-            "search": arms,
-            "search_differences": {
-                f"{a} - {b}": self._difference(passed[a], passed[b]) for a, b in PAIRED if a in passed
-            },
-            "generated_tokens": more,
-        }
-
-    async def _trees(self, scorer: StepScorer) -> list[Tree]:
-        workers, seed, kept = self.comparison.workers, self.comparison.seed, self.comparison.kept
-        plain = {tree.problem_id: tree for tree in self.played.trees}
-        with kept.trees("trees_prm") as store:
-            done = {tree.problem_id for tree in read_trees(store.directory)}
-
-            async def work(problem: Problem) -> None:
-                if problem.id in done:
-                    return
-                budget = self._budget(plain[problem.id])  # each rollout generates a token at least
-                settings = dataclasses.replace(
-                    self.comparison.search, leaf_value="prm", max_tokens=budget, rollouts=budget
-                )
-                tree = await search_problem(
-                    problem,
-                    workers.engine,
-                    workers.judge,
-                    workers.tokenizer,
-                    settings,
-                    seed,
-                    scorer=scorer,
-                )
-                store.append(tree)
-
-            await run_in_order(work, my_share(self.comparison.problems), kept.concurrency)
-        return await kept.all_trees("trees_prm", self.comparison.problems)
-
-    def _budget(self, plain: Tree) -> int:
-        """The plain search's tokens less half an expansion's: a search ends with the rollout that reaches
-        its budget, so that much beyond it on the mean."""
-        step_tokens = [len(node.token_ids) for node in plain.nodes[1:]]
-        expansion = self.comparison.search.samples * sum(step_tokens) / len(step_tokens)
-        return max(1, round(plain.generated_tokens - expansion / 2))
-
-    async def _chosen(self) -> tuple[dict[str, list[float]], dict[str, int]]:
-        """passed_P of each way to choose, and the tokens that it chose from."""
-        groups = self.played.pseudocode_P_G
-        items = list(zip(self.comparison.problems, groups, strict=True))
-        rows = await run_in_order(lambda item: self._choose(*item), items, self.comparison.kept.concurrency)
-        tokens = dict.fromkeys(self._ways(), tokens_of(groups))
-        if self.cases:
-            fitting = [group[: self._fitting(problem, group)] for problem, group in items]
-            tokens["best_of_n_tcg"] = tokens_of(fitting) + sum(self._case_tokens(p) for p, _ in items)
-        return {name: [row[name] for row in rows] for name in self._ways()}, tokens
-
-    async def _choose(self, problem: Problem, group: Sequence[Rollout]) -> dict[str, float]:
-        """Whether what each way takes of a problem's samples passes; 0 where none is well-formed."""
-        sampler = self.comparison.sampler("pseudocode", n=1)
-        right = [i for i, rollout in enumerate(group) if rollout.verdict is not None]
-        if not right:
-            return dict.fromkeys(self._ways(), 0.0)
-        room, limits = sampler.settings.max_tokens, self.comparison.search.limits
-        answers = [steps_of_rollout(sampler.tokenizer, group[i], room) for i in right]
-        programs = [steps[-1].program for steps in answers]
-        passed_G = await asyncio.gather(*(self.comparison.passes(problem, program) for program in programs))
-        chosen = {"random": sum(passed_G) / len(passed_G)}
-        chosen["best_of_n_majority"] = passed_G[await majority(sampler.judge, problem, programs, limits)]
-        if self.scorer is not None:
-            eos_id = sampler.tokenizer.eos_token_id
-            paths = [path_of(group[0].prompt_ids, steps, eos_id) for steps in answers]
-            scores_G = await self.scorer.score(paths)
-            chosen["best_of_n_prm"] = passed_G[by_score([scores[-1] for scores in scores_G])]
-            chosen["best_of_n_prm_min"] = passed_G[by_score([min(scores) for scores in scores_G])]
-        if self.cases:
-            fitting = programs[: sum(i < self._fitting(problem, group) for i in right)]
-            cases = self.cases[problem.id].cases
-            agreed = await agreement(sampler.judge, problem, fitting, cases, limits) if fitting else None
-            chosen["best_of_n_tcg"] = 0.0 if agreed is None else passed_G[agreed]
-        return chosen
-
-    def _ways(self) -> list[str]:
-        by_scorer = ["best_of_n_prm", "best_of_n_prm_min"] if self.scorer is not None else []
-        return ["random", "best_of_n_majority", *by_scorer, *(["best_of_n_tcg"] if self.cases else [])]
-
-    def _case_tokens(self, problem: Problem) -> int:
-        return self.cases[problem.id].generated_tokens if self.cases else 0
-
-    def _fitting(self, problem: Problem, group: Sequence[Rollout]) -> int:
-        """How many of a problem's samples cost as much as all of them less its cases; one at least."""
-        lengths = [len(rollout.token_ids) for rollout in group]
-        room = sum(lengths) - self._case_tokens(problem)
-        return max(1, sum(total <= room for total in itertools.accumulate(lengths)))
-
-    def _difference(self, first_P: Sequence[float], second_P: Sequence[float]) -> dict[str, Any]:
-        differences = [a - b for a, b in zip(first_P, second_P, strict=True)]
-        return mean_with_interval(differences, self.comparison.seed)
-
-
-async def majority(judge: Judge, problem: Problem, programs: Sequence[str], limits: Limits) -> int:
-    """The first program of the largest group with equal outputs on the visible tests' inputs; in assertion
-    form, where there are no inputs, the first."""
-    if problem.form == "assertion":
-        return 0
-    inputs = [test.input for test in search_tests(problem)]
-    return by_majority(await outputs_matrix(judge, problem, programs, inputs, limits))
-
-
-async def agreement(
-    judge: Judge, problem: Problem, programs: Sequence[str], cases: Sequence[TestCase], limits: Limits
-) -> int:
-    """The program that the cases and the programs that agree most choose (CodeT); cases that are degenerate
-    or that the judge cannot read do not choose, and without others, as always in assertion form, it is the
-    first."""
-    if problem.form == "assertion":
-        return 0
-    told = (case for case in cases if not is_degenerate(problem, case) and _is_readable(problem, case))
-    telling = distinct(told, problem.form)
-    killed_N_C = await killed(judge, problem, programs, telling, limits)
-    return by_agreement([[not k for k in row] for row in killed_N_C])
-
-
-def _is_readable(problem: Problem, case: TestCase) -> bool:
-    """Whether the judge takes the case: in call form, two literals of its own types (`...` is of none)."""
-    if problem.form == "call":
-        try:
-            parsed(case.input), parsed(case.output)
-        except InputError:
-            return False
-    return True

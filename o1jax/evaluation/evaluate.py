@@ -15,22 +15,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
-from o1jax.evaluation.choice import CasesOf, Choices
-from o1jax.evaluation.comparison import Comparison
-from o1jax.evaluation.kept import Kept, only_judging
+from o1jax.evaluation.choice import CasesOf, ChoiceArms
+from o1jax.evaluation.comparison import Comparison, tokens_of
+from o1jax.evaluation.sample_store import SampleStore, only_judging
 from o1jax.intervals import mean_with_interval, pass_at_k
 from o1jax.parallel.processes import place
-from o1jax.records import InputError, Problem, Rollout, TestCase
+from o1jax.records import InputError, Problem, Prompt, Rollout
 from o1jax.rewards.outcome import final_tests, search_tests
 from o1jax.search.mcts import SearchSettings
-from o1jax.search.sampling import Sampler, SampleSettings, judged, sample_paths
+from o1jax.search.sampling import Sampler, SampleSettings, sample_paths
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share, wait_for
@@ -38,145 +39,27 @@ from o1jax.stages.training import open_policy, open_tokenizer
 from o1jax.stages.workers import EngineSettings, Workers, open_scorer, open_workers, scorer_timings
 from o1jax.store import read_records, write_records
 from o1jax.tcg.writing import WriteSettings, write_cases
-from o1jax.train.metrics import ProgressLine
 
-# An evaluation's figures as one Markdown table, for a terminal and for table.md. Computes nothing.
-
-PROMPTS = ("direct", "pseudocode", "completion")
+PROMPTS = ("direct", "pseudocode", "completion")  # in the order of the table
 Figures = Mapping[str, Any]
-
-
-def table(figures: Figures) -> str:
-    """A row for each figure that is there: what it is, its mean, its 95 % interval, over how many problems,
-    at how many generated tokens."""
-    head = "| what | mean | 95 % interval | problems | generated tokens |\n| --- | --- | --- | --- | --- |"
-    rows = [*_prompts(figures), *_search(figures), *_aspr(figures)]
-    return "\n".join([head, *(_row(*row) for row in rows if row[1] is not None)]) + "\n"
-
-
-Row = tuple[str, Figures | None, int | None]
-
-
-def _prompts(figures: Figures) -> Iterator[Row]:
-    for prompt in PROMPTS:
-        for key, figure in figures.get(prompt, {}).items():
-            if key.startswith("pass_at_"):
-                yield f"{prompt}, pass@{key.removeprefix('pass_at_')}", figure, None
-    for pair, figure in figures.get("prompt_differences", {}).items():
-        yield f"pass@1, {pair}", figure, None
-
-
-def _search(figures: Figures) -> Iterator[Row]:
-    for arm, found in figures.get("search", {}).items():
-        yield _words(arm), found["pass_rate"], found["generated_tokens"]
-    for pair, figure in figures.get("search_differences", {}).items():
-        yield _words(pair), figure, None
-
-
-def _aspr(figures: Figures) -> Iterator[Row]:
-    found = figures.get("aspr", {"pseudocode": None, "common": {}})
-    yield "ASPR, problems that search solved", found["pseudocode"], None
-    for prompt, figure in found["common"].items():
-        yield f"ASPR, commonly solved problems, {prompt}", figure, None
-
-
-def _words(name: str) -> str:
-    return name.replace("best_of_n", "best-of-n").replace("_", " ")
-
-
-def _row(what: str, figure: Figures, tokens: int | None) -> str:
-    interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
-    spent = "" if tokens is None else f"{tokens:,}"
-    return f"| {what} | {figure['mean']:.3f} | {interval} | {figure['n']} | {spent} |"
-
-
-# The prompts of an evaluation: their samples, pass@k with intervals, and what one gains on another.
-#
-# Part of the evaluate stage.
-
-FinalTests = Callable[[Problem], tuple[TestCase, ...]]
-
-
-async def prompt_samples(
-    kept: Kept, sampler: Sampler, problems: Sequence[Problem], final_tests: FinalTests, seed: int
-) -> list[list[Rollout]]:
-    """rollouts_P_G of the sampler's prompt, judged on the final tests: kept ones, or new."""
-    prompt = sampler.settings.prompt
-    line, done = ProgressLine(f"evaluate {prompt}", len(problems)), []
-
-    def show(group: list[Rollout]) -> None:
-        done.append(sum(rollout.reward for rollout in group) / len(group))
-        line.show(len(done), f"pass@1 so far {sum(done) / len(done):.3f}", now=len(done) == len(problems))
-
-    async def sample(problem: Problem) -> list[Rollout]:
-        return await sample_paths(sampler, problem, final_tests(problem), seed)
-
-    async def again(problem: Problem, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        return await judged(sampler, problem, final_tests(problem), rollouts)
-
-    return await kept.groups(f"rollouts/{prompt}", problems, sample, again, show)
-
-
-def prompt_differences(groups: Mapping[str, Sequence[Sequence[Rollout]]], seed: int) -> dict[str, Any]:
-    """Pass@1 of each prompt less that of the direct one, paired over problems."""
-    rates = {
-        prompt: [sum(r.reward for r in group) / len(group) for group in rollouts_P_G]
-        for prompt, rollouts_P_G in groups.items()
-    }
-    return {
-        f"{prompt} - direct": mean_with_interval(
-            [a - b for a, b in zip(rates[prompt], rates["direct"], strict=True)], seed
-        )
-        for prompt in rates
-        if prompt != "direct" and "direct" in rates
-    }
-
-
-def prompt_figures(
-    problems: Sequence[Problem], rollouts_P_G: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int
-) -> dict[str, Any]:
-    """pass@k with intervals over problems, in all and by difficulty, and the share that is malformed."""
-    rollouts = [rollout for group in rollouts_P_G for rollout in group]
-    by_rung: dict[str, list[Sequence[Rollout]]] = {}
-    for problem, group in zip(problems, rollouts_P_G, strict=True):
-        by_rung.setdefault(problem.difficulty or "all", []).append(group)
-    return {
-        **_pass_figures(rollouts_P_G, ks, seed),
-        "by_rung": {rung: _pass_figures(groups, ks, seed) for rung, groups in sorted(by_rung.items())},
-        "malformed_share": round(sum(r.verdict is None for r in rollouts) / len(rollouts), 4),
-        "tokens_a_sample": round(sum(len(r.token_ids) for r in rollouts) / len(rollouts), 1),
-    }
-
-
-def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int) -> dict[str, Any]:
-    return {
-        f"pass_at_{k}": mean_with_interval(
-            [pass_at_k(len(group), int(sum(r.reward for r in group)), k) for group in groups], seed
-        )
-        for k in ks
-    }
-
-
 Inputs = Mapping[str, epath.Path]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`ks`: which pass@k; none is above sample.n. `with_search` adds search, best-of-n at its tokens
-    and ASPR of `aspr_samples` samples, on the first `search_problems` problems (0: all).
-    `scorer_slots`: paths a forward pass of the PRM. `write`, `tcg_engine`: of the test-case generator."""
+    """Which prompts, samples and searches a policy is measured by."""
 
     sample: SampleSettings = SampleSettings()
-    prompts: tuple[str, ...] = ("pseudocode", "direct")
-    ks: tuple[int, ...] = (1, 8)
-    with_search: bool = False
-    search_problems: int = 0
-    aspr_samples: int = 8
+    prompts: tuple[Prompt, ...] = ("pseudocode", "direct")  # each is measured, and compared with direct
+    ks: tuple[PositiveInt, ...] = (1, 8)  # which pass@k; none is above sample.n
+    with_search: bool = False  # adds search, best-of-n at its tokens, and ASPR
+    search_problems: NonNegativeInt = 0  # the first so many (0: all)
+    aspr_samples: PositiveInt = 8  # programs from the last pseudocode step of a passing path
     search: SearchSettings = SearchSettings()
     engine: EngineSettings = EngineSettings()
-    concurrency: int = 64
-    scorer_slots: int = 16
-    write: WriteSettings = WriteSettings()
+    concurrency: PositiveInt = 64  # problems at once
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
+    write: WriteSettings = WriteSettings()  # of the test-case generator, where there is one
     tcg_engine: EngineSettings = EngineSettings()
 
 
@@ -215,27 +98,29 @@ def _refuse_without_tests(problems: Sequence[Problem], settings: Settings) -> No
 async def _evaluate(
     out: epath.Path, settings: Settings, inputs: Inputs, problems: Sequence[Problem], seed: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    kept = Kept(out, inputs.get("samples"), settings.concurrency)
+    store = SampleStore(out, inputs.get("samples"), settings.concurrency)
     searched = problems[: settings.search_problems or None]
-    cases = await _cases(kept, settings, inputs, searched, seed)
+    # The generator first, alone: its engine is closed again before the policy's takes the device's memory.
+    cases = await _cases(store, settings, inputs, searched, seed)
     examples = tuple(read_problems(inputs["examples"])) if "examples" in inputs else ()
     figures: dict[str, Any] = {"generated_tokens": 0}
+    context = settings.engine.context
     async with (
-        _players(settings, inputs) as workers,
-        open_scorer(
-            inputs, workers.tokenizer, slots=settings.scorer_slots, context=settings.engine.context
-        ) as scorer,
+        _open_workers(settings, inputs) as workers,
+        open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
         groups = {}
         for prompt in settings.prompts:
             sample = dataclasses.replace(settings.sample, prompt=prompt)
             sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, sample, examples)
-            groups[prompt] = await prompt_samples(kept, sampler, problems, final_tests, seed)
-            figures[prompt] = prompt_figures(problems, groups[prompt], settings.ks, seed)
-            figures["generated_tokens"] += sum(len(r.token_ids) for group in groups[prompt] for r in group)
-        figures["prompt_differences"] = prompt_differences(groups, seed)
+            groups[prompt] = await _prompt_samples(store, sampler, problems, seed)
+            figures[prompt] = _prompt_figures(problems, groups[prompt], settings.ks, seed)
+            figures["generated_tokens"] += tokens_of(groups[prompt])
+        figures["prompt_differences"] = _prompt_differences(groups, seed)
         if settings.with_search:
-            comparison = _comparison(workers, settings, searched, kept, seed)
+            comparison = Comparison(
+                workers, settings.search, settings.sample, settings.aspr_samples, searched, seed, store
+            )
             beside = await _beside(comparison, scorer, cases)
             figures["generated_tokens"] += beside.pop("generated_tokens")
             figures |= beside
@@ -243,7 +128,7 @@ async def _evaluate(
 
 
 @contextlib.asynccontextmanager
-async def _players(settings: Settings, inputs: Inputs) -> AsyncIterator[Workers]:
+async def _open_workers(settings: Settings, inputs: Inputs) -> AsyncIterator[Workers]:
     """The policy in an engine; only its tokenizer, where the samples are there."""
     if "samples" in inputs:
         tokenizer = open_tokenizer(inputs["policy"])
@@ -254,15 +139,40 @@ async def _players(settings: Settings, inputs: Inputs) -> AsyncIterator[Workers]
             yield workers
 
 
+async def _cases(
+    store: SampleStore, settings: Settings, inputs: Inputs, problems: Sequence[Problem], seed: int
+) -> dict[str, CasesOf]:
+    """What the test-case generator, if there is one, writes for each problem; nothing in assertion form."""
+    if "tcg" not in inputs:
+        return {}
+    path = (store.earlier or store.out) / "tcg_cases.parquet"
+    if store.earlier is None and not path.exists():
+        async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
+
+            async def write(problem: Problem) -> CasesOf:
+                if problem.form == "assertion":
+                    return CasesOf(problem.id, (), 0)
+                written = await write_cases(workers, problem, None, settings.write, seed)
+                return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
+
+            mine = await run_in_order(write, my_share(problems), settings.concurrency)
+        parts = store.out / "tcg_cases.parts"
+        cases = await joined(store.out, parts, CasesOf, mine, problems, lambda cases: cases.problem_id)
+        if place().index == 0:
+            write_records(path, CasesOf, cases)
+        await wait_for(store.out, [path], "process 0")
+    return {cases.problem_id: cases for cases in read_records(path, CasesOf)}
+
+
 async def _beside(
     comparison: Comparison, scorer: StepScorer | None, cases: Mapping[str, CasesOf]
 ) -> dict[str, Any]:
     """Search beside sampling, and the arms of a PRM and a TCG beside both; long_prompts, of a TCG's that were
     longer than its context."""
-    played = await comparison.play()
-    figures = await comparison.figures(played)
+    generated = await comparison.generate()
+    figures = await comparison.figures(generated)
     if scorer is not None or cases:
-        more = await Choices(comparison, played, scorer, cases).figures()
+        more = await ChoiceArms(comparison, generated, scorer, cases).figures()
         figures["search"] |= more["search"]
         figures["search_differences"] = more["search_differences"]
         figures["generated_tokens"] += more["generated_tokens"]
@@ -271,43 +181,95 @@ async def _beside(
     return figures
 
 
-def _comparison(
-    workers: Workers, settings: Settings, problems: Sequence[Problem], kept: Kept, seed: int
-) -> Comparison:
-    return Comparison(
-        workers=workers,
-        search=settings.search,
-        sample=settings.sample,
-        aspr_samples=settings.aspr_samples,
-        problems=problems,
-        final_tests=final_tests,
-        seed=seed,
-        kept=kept,
-    )
+# The prompts: their samples, pass@k with intervals, and what one gains on another.
 
 
-async def _cases(
-    kept: Kept, settings: Settings, inputs: Inputs, problems: Sequence[Problem], seed: int
-) -> dict[str, CasesOf]:
-    """What the test-case generator, if there is one, writes for each problem; nothing in assertion form."""
-    if "tcg" not in inputs:
+async def _prompt_samples(
+    store: SampleStore, sampler: Sampler, problems: Sequence[Problem], seed: int
+) -> list[list[Rollout]]:
+    """rollouts_P_G of the sampler's prompt, judged on the final tests: kept ones, or new."""
+
+    async def sample(problem: Problem) -> list[Rollout]:
+        return await sample_paths(sampler, problem, final_tests(problem), seed)
+
+    return await store.groups(f"rollouts/{sampler.settings.prompt}", problems, sample, sampler)
+
+
+def _prompt_differences(groups: Mapping[str, Sequence[Sequence[Rollout]]], seed: int) -> dict[str, Any]:
+    """Pass@1 of each prompt less that of the direct one, paired over problems."""
+    rates = {
+        prompt: [sum(r.reward for r in group) / len(group) for group in rollouts_P_G]
+        for prompt, rollouts_P_G in groups.items()
+    }
+    direct = rates.pop("direct", None)
+    if direct is None:
         return {}
-    path = (kept.earlier or kept.out) / "tcg_cases.parquet"
-    if kept.earlier is None and not path.exists():
-        async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
+    # Paired: how hard a problem is would widen the interval of a difference of two means.
+    return {
+        f"{prompt} - direct": mean_with_interval([a - b for a, b in zip(rate, direct, strict=True)], seed)
+        for prompt, rate in rates.items()
+    }
 
-            async def write(problem: Problem) -> CasesOf:
-                if problem.form == "assertion":
-                    return CasesOf(problem.id, (), 0)
-                written = await write_cases(
-                    workers.engine, workers.tokenizer, problem, None, settings.write, seed
-                )
-                return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
 
-            mine = await run_in_order(write, my_share(problems), settings.concurrency)
-        parts = kept.out / "tcg_cases.parts"
-        cases = await joined(kept.out, parts, CasesOf, mine, problems, lambda cases: cases.problem_id)
-        if place().index == 0:
-            write_records(path, CasesOf, cases)
-        await wait_for(kept.out, [path], "process 0")
-    return {cases.problem_id: cases for cases in read_records(path, CasesOf)}
+def _prompt_figures(
+    problems: Sequence[Problem], rollouts_P_G: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int
+) -> dict[str, Any]:
+    """pass@k with intervals over problems, in all and by difficulty, and the share that is malformed."""
+    rollouts = [rollout for group in rollouts_P_G for rollout in group]
+    by_rung: dict[str, list[Sequence[Rollout]]] = {}
+    for problem, group in zip(problems, rollouts_P_G, strict=True):
+        by_rung.setdefault(problem.difficulty or "all", []).append(group)
+    return {
+        **_pass_figures(rollouts_P_G, ks, seed),
+        "by_rung": {rung: _pass_figures(groups, ks, seed) for rung, groups in sorted(by_rung.items())},
+        "malformed_share": round(sum(r.verdict is None for r in rollouts) / len(rollouts), 4),
+        "tokens_a_sample": round(tokens_of(rollouts_P_G) / len(rollouts), 1),
+    }
+
+
+def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int) -> dict[str, Any]:
+    return {
+        f"pass_at_{k}": mean_with_interval(
+            [pass_at_k(len(group), int(sum(r.reward for r in group)), k) for group in groups], seed
+        )
+        for k in ks
+    }
+
+
+# The figures as one Markdown table, for a terminal and for table.md.
+
+Row = tuple[str, Figures | None, int | None]  # what it is, {mean, low, high, n}, generated tokens
+
+
+def table(figures: Figures) -> str:
+    """A row for each figure that is there: what it is, its mean, its 95 % interval, over how many problems,
+    at how many generated tokens."""
+    head = "| what | mean | 95 % interval | problems | generated tokens |\n| --- | --- | --- | --- | --- |"
+    return "\n".join([head, *(_line(*row) for row in _rows(figures) if row[1] is not None)]) + "\n"
+
+
+def _rows(figures: Figures) -> Iterator[Row]:
+    for prompt in PROMPTS:
+        for key, figure in figures.get(prompt, {}).items():
+            if key.startswith("pass_at_"):
+                yield f"{prompt}, pass@{key.removeprefix('pass_at_')}", figure, None
+    for pair, figure in figures.get("prompt_differences", {}).items():
+        yield f"pass@1, {pair}", figure, None
+    for arm, result in figures.get("search", {}).items():
+        yield _words(arm), result["pass_rate"], result["generated_tokens"]
+    for pair, figure in figures.get("search_differences", {}).items():
+        yield _words(pair), figure, None
+    aspr = figures.get("aspr", {"pseudocode": None, "common": {}})
+    yield "ASPR, problems that search solved", aspr["pseudocode"], None
+    for prompt, figure in aspr["common"].items():
+        yield f"ASPR, commonly solved problems, {prompt}", figure, None
+
+
+def _words(name: str) -> str:
+    return name.replace("best_of_n", "best-of-n").replace("_", " ")
+
+
+def _line(what: str, figure: Figures, tokens: int | None) -> str:
+    interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
+    spent = "" if tokens is None else f"{tokens:,}"
+    return f"| {what} | {figure['mean']:.3f} | {interval} | {figure['n']} | {spent} |"

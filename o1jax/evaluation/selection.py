@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from pydantic import PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.evaluation.choice import agreement, majority
 from o1jax.intervals import mean_with_interval
-from o1jax.records import InputError, Problem, Rollout
+from o1jax.records import InputError, Problem
 from o1jax.rewards.outcome import final_tests
-from o1jax.search.sampling import Sampler, SampleSettings, program_of_rollout, sample_paths, sample_tokens
+from o1jax.search.sampling import Sampler, SampleSettings, sample_paths, sample_tokens
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import open_policy
@@ -29,27 +30,26 @@ from o1jax.tcg.writing import WriteSettings, Written, write_cases
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`sample.n` programs are chosen from by the generator's cases of `write.answers` answers."""
+    """Programs of a policy, and the generator's cases that choose among them."""
 
-    sample: SampleSettings = SampleSettings()
-    write: WriteSettings = WriteSettings()
-    engine: EngineSettings = EngineSettings()
-    tcg_engine: EngineSettings = EngineSettings()
-    concurrency: int = 64
+    sample: SampleSettings = SampleSettings()  # sample.n programs of a problem are chosen from
+    write: WriteSettings = WriteSettings()  # of the generator
+    engine: EngineSettings = EngineSettings()  # of the policy
+    tcg_engine: EngineSettings = EngineSettings()  # of the generator
+    concurrency: PositiveInt = 64  # problems at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One problem: whether each way of choosing took a program that passes (random: the share of the
-    well-formed ones that do)."""
+    """One problem: whether each way of choosing took a program that passes."""
 
-    agreement: float
-    majority: float
-    random: float
-    any_passes: float
-    tokens: int
-    more_tokens: int  # those of majority and random
-    long_prompts: int
+    agreement: float  # among n programs, by the generator's cases
+    majority: float  # among more programs, at the tokens of those and the cases
+    random: float  # among the same: the share of the well-formed ones that pass
+    any_passes: float  # whether one of the n programs does
+    tokens: int  # of the n programs and the cases
+    more_tokens: int  # of the programs of majority and random
+    long_prompts: int  # 1 if the question is longer than the generator's context
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -86,7 +86,7 @@ async def _choose_all(
         async def write(problem: Problem) -> Written:
             if problem.form == "assertion":  # of which no case could choose
                 return Written((), (), asked=0, generated_tokens=0)
-            return await write_cases(workers.engine, workers.tokenizer, problem, None, settings.write, seed)
+            return await write_cases(workers, problem, None, settings.write, seed)
 
         written = await run_in_order(write, problems, settings.concurrency)
     async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:
@@ -102,44 +102,27 @@ async def _choose(
     workers: Workers, settings: Settings, problem: Problem, written: Written, seed: int
 ) -> Choice:
     sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
-    tests = final_tests(problem)
+    tests, limits = final_tests(problem), settings.sample.limits
     few = await sample_paths(sampler, problem, tests, seed)
     tokens = sum(len(rollout.token_ids) for rollout in few) + written.generated_tokens
     many = await sample_tokens(sampler, problem, tests, seed, tokens=tokens)
+    # Every way chooses among the well-formed ones, so that none is better for seeing the form.
+    few_formed, many_formed = ([r for r in group if r.verdict is not None] for group in (few, many))
+    by_agreement = by_majority = by_chance = 0.0
+    if few_formed:
+        programs = [rollout.program for rollout in few_formed]
+        chosen = await agreement(workers.judge, problem, programs, written.cases, limits)
+        by_agreement = few_formed[chosen].reward
+    if many_formed:
+        programs = [rollout.program for rollout in many_formed]
+        by_majority = many_formed[await majority(workers.judge, problem, programs, limits)].reward
+        by_chance = sum(rollout.reward for rollout in many_formed) / len(many_formed)
     return Choice(
-        agreement=await _by_agreement(sampler, problem, few, written),
-        majority=await _by_majority(sampler, problem, many),
-        random=_by_chance(many),
+        agreement=by_agreement,
+        majority=by_majority,
+        random=by_chance,
         any_passes=float(any(rollout.reward for rollout in few)),
         tokens=tokens,
         more_tokens=sum(len(rollout.token_ids) for rollout in many),
         long_prompts=written.long_prompts,
     )
-
-
-def _by_chance(rollouts: Sequence[Rollout]) -> float:
-    """The mean reward of the well-formed answers, among which the other ways choose too."""
-    right = [rollout.reward for rollout in rollouts if rollout.verdict is not None]
-    return sum(right) / len(right) if right else 0.0
-
-
-async def _by_agreement(
-    sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout], written: Written
-) -> float:
-    """The reward of the program that the cases choose."""
-    right = [rollout for rollout in rollouts if rollout.verdict is not None]
-    programs = [program_of_rollout(sampler, problem, rollout) for rollout in right]
-    if not programs:
-        return 0.0
-    return right[
-        await agreement(sampler.judge, problem, programs, written.cases, sampler.settings.limits)
-    ].reward
-
-
-async def _by_majority(sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout]) -> float:
-    """The reward of a program of the largest group with equal outputs on the visible tests' inputs."""
-    right = [rollout for rollout in rollouts if rollout.verdict is not None]
-    programs = [program_of_rollout(sampler, problem, rollout) for rollout in right]
-    if not programs:
-        return 0.0
-    return right[await majority(sampler.judge, problem, programs, sampler.settings.limits)].reward

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from o1jax.lineage.paths import JudgedTest, Path, PathStep
-from o1jax.lineage.samples import Sample
 from o1jax.lineage.stages import Stage
-from o1jax.lineage.trace import Lineage
+from o1jax.lineage.trace import Lineage, Path, PathStep, Sample
 
 
 def text(lineage: Lineage) -> str:
-    """Places in the current directory are written relative to it; a stage above is not repeated."""
+    """Directories below the current one are written relative to it; a stage above is not repeated."""
     stages, shown = {stage.place: stage for stage in lineage.stages}, set()
     lines = list(_stage_lines(lineage.stages[0], stages, shown, ""))
     for sample in lineage.samples:
@@ -26,7 +23,8 @@ def text(lineage: Lineage) -> str:
 
 def _stage_lines(stage: Stage, stages: Mapping[str, Stage], shown: set[str], indent: str) -> Iterator[str]:
     shown.add(stage.place)
-    state = _figures(stage.figures) if stage.is_complete else "not complete"
+    figures = (f"{name} {_number(v)}" for name, v in stage.figures.items() if isinstance(v, (int, float)))
+    state = ", ".join(figures) if stage.is_complete else "not complete"
     source = f" from {stage.config['source']}" if stage.config.get("source") else ""
     yield f"{_short(stage.place)}  ({stage.stage}{source}, seed {stage.seed}) {state}"
     indent += "    "
@@ -49,30 +47,22 @@ def _sample_lines(sample: Sample) -> Iterator[str]:
     state = f"! not trained on: {sample.left_out}" if sample.left_out else "trained on"
     yield f"sample {sample.id}: {sample.kind} of problem {sample.problem_id}, {state}"
     for name, fact in sample.facts.items():
-        yield from _fact_lines(name.replace("_", " "), fact)
+        is_text = isinstance(fact, str)  # a program, say
+        yield f"  {name.replace('_', ' ')}:" + ("" if is_text else f" {_number(fact)}")
+        yield from _quoted(fact if is_text else "")
     for path in sample.paths:
         yield from _path_lines(path)
-
-
-def _fact_lines(name: str, fact: Any) -> Iterator[str]:
-    """A number on one line, a program under its name."""
-    if isinstance(fact, str):
-        yield f"  {name}:"
-        yield from _quoted(fact)
-    else:
-        yield f"  {name}: {_number(fact)}"
 
 
 def _path_lines(path: Path) -> Iterator[str]:
     tokens = sum(step.tokens for step in path.steps)
     yield f"  {path.role}: {path.record} in {_short(path.place)}; {tokens} tokens"
-    if path.policy is not None:
-        by, log_probs = path.policy, sum(step.log_probs for step in path.steps)
+    if by := path.policy:
+        log_probs = sum(step.log_probs for step in path.steps)
         place = f"! {_short(by.place)} {by.fault}" if by.fault else _short(by.place)
         yield f"    sampled by {place}, policy version {path.policy_version}; {log_probs} log-probs kept"
     for step in path.steps:
-        if step.action is not None:
-            yield f"    {_step(step)}"
+        yield from [] if step.action is None else [f"    {_step(step)}"]
         yield from _quoted(step.text)
     if path.verdict is not None:
         compiled = "compiled" if path.verdict.compiled else "did not compile"
@@ -80,8 +70,11 @@ def _path_lines(path: Path) -> Iterator[str]:
         yield f"    verdict: {compiled}, passed {passed} of {len(path.verdict.cases)} tests"
     if path.tests_fault:
         yield f"    ! tests not known: {path.tests_fault}"
-    for test in path.tests:
-        yield f"      {_test(test)}"
+    for judged in path.tests:
+        test, origin = judged.test, judged.origin
+        kind = "own test of" if origin.kind == "own" else "generated test by"
+        shown = f"{test.input!r} -> {test.output!r}" if test.output else test.input
+        yield f"      {judged.status:4} {kind} {_short(origin.place)}: {shown}"
 
 
 def _step(step: PathStep) -> str:
@@ -95,22 +88,11 @@ def _step(step: PathStep) -> str:
     return ", ".join([*parts, f"! {step.error}"] if step.error else parts)
 
 
-def _test(judged: JudgedTest) -> str:
-    where = "of" if judged.origin.kind == "own" else "by"
-    test = judged.test.input if not judged.test.output else f"{judged.test.input!r} -> {judged.test.output!r}"
-    return f"{judged.status:4} {judged.origin.kind} test {where} {_short(judged.origin.place)}: {test}"
-
-
 def _quoted(text: str) -> Iterator[str]:
     return (f"      | {line}" for line in text.strip().splitlines())
 
 
-def _figures(figures: Mapping[str, Any]) -> str:
-    """The numbers among the figures; the others are in the manifest."""
-    return ", ".join(f"{name} {_number(v)}" for name, v in figures.items() if isinstance(v, (int, float)))
-
-
-def _number(value: Any) -> str:
+def _number(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

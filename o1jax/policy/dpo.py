@@ -11,17 +11,20 @@ import collections
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from etils import epath
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from o1jax.model.lora import LoraSettings
+from o1jax.batches.encode import encode_pair
 from o1jax.parallel.seeds import fold_seed
-from o1jax.policy.found import places_of, trees_of
+from o1jax.policy.found import found_directories, search_trees
 from o1jax.records import InputError, PreferencePair, Tree
 from o1jax.search.samples import path_preferences, sibling_preferences
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.training import (
+    TrainSettings,
     check_model,
     keep_unchanged,
     open_policy,
@@ -29,136 +32,99 @@ from o1jax.stages.training import (
     train_preferences,
     with_adapters,
 )
-from o1jax.train.optimizer import AdamW
 
 Kind = Literal["siblings", "paths"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`pairs`: sibling steps whose soft labels differ, answers that pass against answers that fail, or
-    both. Only pairs whose values differ by more than `margin` count; at most `max_per_parent` of each
-    parent's siblings, the widest apart (0: all); and of each kind, at most `max_per_problem` a problem,
-    drawn by seed from all rounds (0: all). `beta`, and `nll_weight`, which adds the chosen answer's
-    likelihood to the loss (0: DPO as published, under which it may fall): objectives.dpo. `train_tokens`
-    counts both sides of a pair. `model`: the preset that the policy must have the shape of, where given.
-    `lora`: trains adapters of this rank, not all parameters."""
+    """Which pairs of the searches are compared, and how DPO trains on them."""
 
-    train_tokens: int
+    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
+    # sibling steps whose soft labels differ, answers that pass against answers that fail, or both
     pairs: Literal["siblings", "paths", "both"] = "both"
-    margin: float = 0.0
-    max_per_parent: int = 1
-    max_per_problem: int = 8
-    beta: float = 0.1
-    nll_weight: float = 0.0
-    row_length: int = 512
-    rows_per_batch: int = 8
-    micro_batches: int = 1
-    learning_rate: float = 2e-4
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
-
-    def __post_init__(self):
-        if not 0.0 <= self.margin < 1.0:
-            raise InputError(f"policy_dpo.margin: saw {self.margin}, wanted 0 or more, below 1")
-        if self.beta <= 0.0 or self.nll_weight < 0.0:
-            raise InputError(
-                f"policy_dpo: saw beta {self.beta} and nll_weight {self.nll_weight}, wanted a beta above 0 "
-                "and an nll_weight of 0 or more"
-            )
-        if self.max_per_parent < 0 or self.max_per_problem < 0:
-            raise InputError(
-                f"policy_dpo: saw max_per_parent {self.max_per_parent} and max_per_problem "
-                f"{self.max_per_problem}, wanted 0 (all) or more"
-            )
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # only pairs whose values differ by more count
+    max_per_parent: NonNegativeInt = 1  # of a parent's pairs of siblings, the widest apart (0: all)
+    max_per_problem: NonNegativeInt = 8  # of each kind, drawn by seed from all rounds (0: all)
+    beta: PositiveFloat = 0.1  # of DPO: how far the policy may go from its reference
+    nll_weight: NonNegativeFloat = 0.0  # of the chosen answer's likelihood in the loss; 0: as published
+    train: TrainSettings = TrainSettings(
+        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
+    )
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: pairs, pairs_by_kind, problems (that have one), dropped_long, steps, trained_tokens. Without
     a pair the policy is saved unchanged, after 0 steps."""
     policy = open_policy(inputs["policy"])
-    check_model("policy_dpo", settings.model, policy)
-    if not places_of(inputs):
+    check_model("policy_dpo", settings.train.model, policy)
+    found = found_directories(inputs)
+    if not found:
         raise InputError("policy_dpo: saw no input found_0; give at least one search stage")
-    rounds = [trees_of(place) for place in places_of(inputs)]
-    by_kind = pairs_by_kind(rounds, settings, policy.tokenizer.eos_token_id, seed)
-    pairs = [pair for found in by_kind.values() for pair in found]
-    found = {
+    rounds = [search_trees(directory) for directory in found.values()]
+    kinds: tuple[Kind, ...] = ("siblings", "paths") if settings.pairs == "both" else (settings.pairs,)
+    by_kind = {k: pairs_of(rounds, k, settings, policy.tokenizer.eos_token_id, seed) for k in kinds}
+    length = settings.train.row_length
+    rows = [
+        provenance.node_row(p, f"preference of {k}", found, encode_pair(p), length, {"margin": p.margin})
+        for k, pairs in by_kind.items()
+        for p in pairs
+    ]
+    # Also without a pair: the file then says that there was none.
+    provenance.write(out, rows)
+    pairs = [pair for pairs in by_kind.values() for pair in pairs]
+    figures = {
         "pairs": len(pairs),
         "pairs_by_kind": {kind: len(of_kind) for kind, of_kind in by_kind.items()},
         "problems": len({pair.problem_id for pair in pairs}),
     }
     if not pairs:
-        return StageResult(found | keep_unchanged(out, policy, _nothing(settings, rounds)), {})
-    policy = with_adapters(policy, settings.lora, seed)
+        # A round that teaches nothing must not end a run of many.
+        trees = [tree for found in rounds for tree in found]
+        why = (
+            f"no pair of {' or '.join(kinds)} in {len(trees)} trees, {sum(tree.solved for tree in trees)} of "
+            "them with a passing path; search more, or with more samples a step"
+        )
+        return StageResult(figures | keep_unchanged(out, policy, why), {})
+    # The policy is its own reference also with adapters: new ones add nothing.
+    policy = with_adapters(policy, settings.train.lora, seed)
     fitted, long = train_preferences(out, "policy_dpo", policy, pairs, settings, seed)
     trained = {
         "dropped_long": long,
         "steps": fitted.progress.step,
         "trained_tokens": fitted.progress.tokens,
     }
-    return StageResult(found | trained, tokens_per_second(fitted))
-
-
-def pairs_by_kind(
-    rounds: Sequence[Sequence[Tree]], settings: Settings, eos_id: int, seed: int
-) -> dict[Kind, list[PreferencePair]]:
-    """pairs_of each kind that is asked for."""
-    return {kind: pairs_of(rounds, kind, settings, eos_id, seed) for kind in _kinds(settings)}
+    return StageResult(figures | trained, tokens_per_second(fitted))
 
 
 def pairs_of(
     rounds: Sequence[Sequence[Tree]], kind: Kind, settings: Settings, eos_id: int, seed: int
 ) -> list[PreferencePair]:
-    """The pairs of one kind, each once, problem by problem; `rounds` are the trees of every search stage.
-
-    The cap keeps problems with many failing answers from drowning the others.
-    """
-    by_problem: dict[str, list[tuple[int, Tree]]] = collections.defaultdict(list)
+    """The pairs of one kind, each once, problem by problem; `rounds` are the trees of every search stage, and
+    an id begins with its round's index and the kind."""
+    by_problem: dict[str, dict[tuple, PreferencePair]] = collections.defaultdict(dict)
     for number, trees in enumerate(rounds):
         for tree in trees:
-            by_problem[tree.problem_id].append((number, tree))
+            for pair in _tree_pairs(tree, kind, settings, eos_id, seed):
+                # Ids differ between rounds although tokens may not: a pair that two rounds found counts once.
+                key = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
+                named = dataclasses.replace(pair, id=f"{number}/{kind}/{pair.id}")
+                by_problem[tree.problem_id].setdefault(key, named)
     drawn = []
-    for problem_id, numbered in sorted(by_problem.items()):
-        pairs = _different(numbered, kind, settings, eos_id, seed)
+    for problem_id, different in sorted(by_problem.items()):
+        pairs = list(different.values())
         random.Random(fold_seed(seed, "policy_dpo", kind, problem_id)).shuffle(pairs)
+        # One passing answer pairs with every failing one: without the cap, problems with many failing answers
+        # would drown the others.
         drawn += pairs[: settings.max_per_problem or None]
     return drawn
 
 
-def _different(
-    numbered: Sequence[tuple[int, Tree]], kind: Kind, settings: Settings, eos_id: int, seed: int
-) -> list[PreferencePair]:
-    """The pairs of one problem's trees, named by round and kind; equal ones once."""
-    pairs: dict[tuple, PreferencePair] = {}
-    for number, tree in numbered:
-        for pair in _of_tree(tree, kind, settings, eos_id, seed):
-            key = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
-            pairs.setdefault(key, dataclasses.replace(pair, id=f"{number}/{kind}/{pair.id}"))
-    return list(pairs.values())
-
-
-def _of_tree(tree: Tree, kind: Kind, settings: Settings, eos_id: int, seed: int) -> list[PreferencePair]:
+def _tree_pairs(tree: Tree, kind: Kind, settings: Settings, eos_id: int, seed: int) -> list[PreferencePair]:
     if kind == "siblings":
         limits = {"margin": settings.margin, "max_per_parent": settings.max_per_parent}
         return sibling_preferences(tree, eos_id=eos_id, **limits)
+    # All of them, although there is a limit to give: the caller draws, from all rounds.
     every = len(tree.nodes) ** 2
     pairs = path_preferences(tree, eos_id=eos_id, max_per_problem=every, seed=seed)
     return [pair for pair in pairs if pair.margin > settings.margin]
-
-
-def _kinds(settings: Settings) -> tuple[Kind, ...]:
-    return ("siblings", "paths") if settings.pairs == "both" else (settings.pairs,)
-
-
-def _nothing(settings: Settings, rounds: Sequence[Sequence[Tree]]) -> str:
-    trees = [tree for found in rounds for tree in found]
-    solved = sum(tree.solved for tree in trees)
-    return (
-        f"no pair of {' or '.join(_kinds(settings))} in {len(trees)} trees, "
-        f"{solved} of them with a passing path; search more, or with more samples a step"
-    )

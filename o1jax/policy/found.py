@@ -1,7 +1,7 @@
-"""What earlier stages found, over all rounds: their trees, the paths that passed, as SFT samples (D+), and
-the programs that failed.
+"""What a policy imitates: answers that passed in search and sample stages (D+), and reference programs.
 
-Reads trees/ of search stages and rollouts/ of sample stages. Trains nothing.
+Also the programs that failed there, for a test-case generator to learn from. Trains nothing, and chooses no
+problems: a pool whose references must not be trained on is never passed in.
 """
 
 from __future__ import annotations
@@ -9,189 +9,222 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
+from o1jax.batches.encode import encode_sft
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts import chat, direct, fence, pseudocode
-from o1jax.prompts.chat import Tokenizer
+from o1jax.prompts import direct, pseudocode
+from o1jax.prompts.chat import Message, Tokenizer, render
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Rollout, SftSample, Tree, Verdict
 from o1jax.search.samples import passing_samples, program_of
 from o1jax.search.sampling import steps_of_rollout
-from o1jax.search.steps import text_of, without_eos
+from o1jax.search.steps import without_eos
+from o1jax.stages import provenance
 from o1jax.stages.manifest import read_manifest
+from o1jax.stages.problems import read_problems
+from o1jax.stages.provenance import Provenance, Source
 from o1jax.store import read_shards, read_trees
 
 FINDERS = ("search", "sample")
+# Inputs: the warm-up's problems, and the pool's, whose references no self-play may see: they are the upper
+# bound that a run is compared with.
+REFERENCES = ("references", "pool_references")
 
 
-def places_of(inputs: Mapping[str, epath.Path]) -> list[epath.Path]:
-    """The inputs found_<k>, in the order by whose numbers the ids of samples begin. InputError for another
-    stage than search and sample: what an evaluation found is of problems that nothing may train on."""
-    places = [place for name, place in sorted(inputs.items()) if name.startswith("found_")]
-    for place in places:
-        if (stage := read_manifest(place)["stage"]) not in FINDERS:
-            raise InputError(f"found: {place} is a stage {stage}, wanted one of {' and '.join(FINDERS)}")
-    return places
+class Answers(NamedTuple):
+    """What SFT trains on, and RL replays."""
+
+    found: list[SftSample]  # passing_paths of the inputs found_<k>
+    references: dict[str, list[SftSample]]  # input of REFERENCES -> reference_samples of its problems
+
+    def all(self) -> list[SftSample]:
+        return [*self.found, *(sample for samples in self.references.values() for sample in samples)]
+
+
+def found_directories(inputs: Mapping[str, epath.Path]) -> dict[str, epath.Path]:
+    """The inputs found_<k>, in the order whose index k an id begins with (that of the names: found_10 is
+    before found_2). InputError for a stage of another kind."""
+    found = {name: directory for name, directory in sorted(inputs.items()) if name.startswith("found_")}
+    for directory in found.values():
+        # Not what an evaluation found: its problems are held out, and nothing may train on them.
+        if (stage := read_manifest(directory)["stage"]) not in FINDERS:
+            raise InputError(f"found: {directory} is a stage {stage}, wanted one of {' and '.join(FINDERS)}")
+    return found
+
+
+def search_trees(directory: epath.Path) -> list[Tree]:
+    """The trees of a search stage; InputError if it has none."""
+    trees = read_trees(directory / "trees")
+    if not trees:
+        raise InputError(f"{directory}: no trees there; wanted a search stage, which keeps them in trees/")
+    return trees
+
+
+def read_answers(
+    inputs: Mapping[str, epath.Path],
+    tokenizer: Tokenizer,
+    seed: int,
+    *,
+    max_per_problem: int,
+    variants: int,
+    style: Style,
+) -> Answers:
+    """passing_paths and reference_samples of a stage's inputs."""
+    found = passing_paths(list(found_directories(inputs).values()), tokenizer, max_per_problem, seed)
+    problems = {name: read_problems(inputs[name]) for name in REFERENCES if name in inputs}
+    return Answers(
+        found, {name: reference_samples(of, tokenizer, variants, style) for name, of in problems.items()}
+    )
+
+
+def provenance_of(
+    answers: Answers, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, row_length: int
+) -> list[Provenance]:
+    """A row for every answer; those longer than `row_length` are left out of training."""
+    directories = found_directories(inputs)
+    found = [
+        provenance.row(s, "found path", _found_source(s, directories), encode_sft(s), row_length)
+        for s in answers.found
+    ]
+    return found + [
+        row
+        for name, samples in answers.references.items()
+        for row in reference_provenance(samples, name, tokenizer, row_length)
+    ]
+
+
+def reference_provenance(
+    samples: Sequence[SftSample], input: str, tokenizer: Tokenizer, row_length: int
+) -> list[Provenance]:
+    """A row for every answer of reference_samples on the problems of this input."""
+    rows = []
+    for sample in samples:
+        name = sample.id.removeprefix(f"{sample.problem_id}/")
+        source = provenance.text_source(input, name, sample.answer_ids, tokenizer)
+        rows.append(provenance.row(sample, "reference", [source], encode_sft(sample), row_length))
+    return rows
+
+
+def _found_source(sample: SftSample, directories: Mapping[str, epath.Path]) -> Sequence[Source]:
+    names = list(directories)
+    number, _, id = sample.id.partition("/")  # the first: a problem's id may hold more of them
+    if (directories[names[int(number)]] / "trees").exists():
+        return provenance.node_sources(sample.id, names)
+    return [Source("answer", names[int(number)], rollout=id)]
 
 
 def passing_paths(
-    places: Sequence[epath.Path], tokenizer: Tokenizer, max_per_problem: int, seed: int
+    directories: Sequence[epath.Path], tokenizer: Tokenizer, max_per_problem: int, seed: int
 ) -> list[SftSample]:
-    """At most `max_per_problem` different passing answers a problem, drawn by seed from all `places`.
-
-    The cap keeps problems that pass often from drowning those that pass rarely.
-    """
+    """At most `max_per_problem` (0: all) different passing answers a problem, drawn by seed from all
+    `directories` of search and sample stages; an id begins with its directory's index."""
     by_problem: dict[str, dict[tuple[int, ...], SftSample]] = {}
-    for number, place in enumerate(places):
-        for sample in _of_stage(place, tokenizer):
+    for number, directory in enumerate(directories):
+        for sample in _passing(directory, tokenizer):
             answers = by_problem.setdefault(sample.problem_id, {})
-            answers.setdefault(sample.answer_ids, _renamed(sample, number))
+            # An answer that two rounds found counts once, as the first round's.
+            answers.setdefault(sample.answer_ids, dataclasses.replace(sample, id=f"{number}/{sample.id}"))
     chosen = []
     for problem_id, answers in sorted(by_problem.items()):
         samples = list(answers.values())
         random.Random(fold_seed(seed, "passing_paths", problem_id)).shuffle(samples)
-        chosen += samples[:max_per_problem]
+        # Without the cap, problems that pass often would drown those that pass rarely: the hard ones.
+        chosen += samples[: max_per_problem or None]
     return chosen
 
 
-def trees_of(place: epath.Path) -> list[Tree]:
-    """The trees of a search stage; InputError if it has none."""
-    trees = read_trees(place / "trees")
-    if not trees:
-        raise InputError(f"{place}: no trees there; wanted a search stage, which keeps them in trees/")
-    return trees
+def _passing(directory: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
+    if (directory / "trees").exists():
+        eos_id, trees = tokenizer.eos_token_id, read_trees(directory / "trees")
+        return [sample for tree in trees for sample in passing_samples(tree, eos_id=eos_id)]
+    # The answers that sampling found are as good as those of search; both are kept as a tree would keep them.
+    rollouts = read_shards(directory / "rollouts", Rollout)
+    samples = (_rollout_sample(rollout, tokenizer) for rollout in rollouts if rollout.reward == 1.0)
+    return [sample for sample in samples if sample is not None]
+
+
+def _rollout_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
+    """An answer as a tree would keep it, or None of one to another prompt than the pseudocode's that did not
+    end."""
+    eos_id, answer_ids = tokenizer.eos_token_id, rollout.token_ids
+    steps = steps_of_rollout(tokenizer, rollout, len(answer_ids) + 1)
+    if steps[-1].program:
+        # What comes after the program was never judged, so it is not imitated. The end is added where the
+        # token limit cut it off: a policy must learn to stop.
+        path = without_eos(tuple(i for step in steps for i in step.token_ids), eos_id)
+        answer_ids = (*path, eos_id)
+    elif answer_ids[-1] != eos_id:
+        return None  # of a direct answer, where the program ends is not known by tokens
+    return _sample(rollout.id, rollout.problem_id, rollout.prompt_ids, answer_ids)
 
 
 def wrong_programs(
-    places: Sequence[epath.Path], max_per_problem: int, seed: int, tokenizer: Tokenizer | None = None
+    directories: Sequence[epath.Path], max_per_problem: int, seed: int
 ) -> dict[str, list[str]]:
     """Problem id -> at most `max_per_problem` different programs that compiled and failed a test, drawn by
-    seed from all `places`: search stages, or, with the `tokenizer` of their policy, sample stages.
-
-    InputError for a place that is neither, and for rollouts without a tokenizer or with another one.
-    """
+    seed from all `directories` of search and sample stages. InputError for a directory that is neither."""
     by_problem: dict[str, set[str]] = {}
-    for place in places:
-        for problem_id, program in _wrong_of_stage(place, tokenizer):
+    for directory in directories:
+        for problem_id, program in _wrong(directory):
             by_problem.setdefault(problem_id, set()).add(program)
     drawn = {}
     for problem_id, programs in sorted(by_problem.items()):
+        # Sorted first: a set of texts has another order in every process.
         rng = random.Random(fold_seed(seed, "wrong_programs", problem_id))
         drawn[problem_id] = rng.sample(sorted(programs), min(max_per_problem, len(programs)))
     return drawn
 
 
-def _of_stage(place: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
-    if (place / "trees").exists():
-        eos_id, trees = tokenizer.eos_token_id, read_trees(place / "trees")
-        return [
-            s for tree in trees for s in passing_samples(tree, eos_id=eos_id, max_per_problem=len(tree.nodes))
-        ]
-    passing = [rollout for rollout in read_shards(place / "rollouts", Rollout) if rollout.reward == 1.0]
-    found = (_sft_sample(rollout, tokenizer) for rollout in passing)
-    return [sample for sample in found if sample is not None]
-
-
-def _sft_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
-    """An answer as a tree would keep it: up to its program, and then its end. One to another prompt than the
-    pseudocode's is kept whole, or not at all where it did not end."""
-    eos_id, answer_ids = tokenizer.eos_token_id, rollout.token_ids
-    steps = steps_of_rollout(tokenizer, rollout, len(answer_ids) + 1)
-    if steps[-1].program:
-        path = without_eos(tuple(i for step in steps for i in step.token_ids), eos_id)
-        answer_ids = (*path, eos_id)
-    elif answer_ids[-1] != eos_id:
-        return None
-    return SftSample(
-        id=rollout.id,
-        problem_id=rollout.problem_id,
-        prompt_ids=rollout.prompt_ids,
-        answer_ids=answer_ids,
-        is_trained=(True,) * len(answer_ids),
-    )
-
-
-def _renamed(sample: SftSample, number: int) -> SftSample:
-    return dataclasses.replace(sample, id=f"{number}/{sample.id}")
-
-
-def _wrong_of_stage(place: epath.Path, tokenizer: Tokenizer | None) -> Iterator[tuple[str, str]]:
+def _wrong(directory: epath.Path) -> Iterator[tuple[str, str]]:
     """(problem id, program), equal ones too."""
-    if (place / "trees").exists():
-        for tree in read_trees(place / "trees"):
+    if (directory / "trees").exists():
+        for tree in read_trees(directory / "trees"):
             yield from ((tree.problem_id, program_of(n)) for n in tree.nodes if _is_wrong(n.verdict))
-    elif not (place / "rollouts").exists():
-        raise InputError(f"{place}: no trees/ and no rollouts/ there; wanted a search or a sample stage")
-    elif tokenizer is None:
-        raise InputError(f"{place}: rollouts hold token ids; give the policy that sampled them as well")
+    elif (directory / "rollouts").exists():
+        rollouts = read_shards(directory / "rollouts", Rollout)
+        yield from ((r.problem_id, r.program) for r in rollouts if _is_wrong(r.verdict))
     else:
-        for rollout in read_shards(place / "rollouts", Rollout):
-            if _is_wrong(rollout.verdict):
-                yield rollout.problem_id, _program_of_rollout(place, rollout, tokenizer)
+        raise InputError(f"{directory}: no trees/ and no rollouts/ there; wanted a search or a sample stage")
 
 
 def _is_wrong(verdict: Verdict | None) -> bool:
+    # One that does not compile says nothing of tests: any test fails it.
     return verdict is not None and verdict.compiled and not verdict.passed
 
 
-def _program_of_rollout(place: epath.Path, rollout: Rollout, tokenizer: Tokenizer) -> str:
-    """Of an answer to the pseudocode or the direct prompt; it was judged, so it has one."""
-    program = steps_of_rollout(tokenizer, rollout, len(rollout.token_ids))[-1].program
-    try:
-        return program or direct.program_of(text_of(tokenizer, rollout.token_ids))
-    except fence.FenceError as error:
-        raise InputError(
-            f"{place}: rollout {rollout.id} has no program ({error}); give the policy that sampled it"
-        ) from error
-
-
-# Reference programs and reasoning of problems -> SFT samples, for both prompts.
-#
-# Does not choose problems: a pool whose references must not be trained on is never passed in.
-
-
-def samples(
-    problems: Sequence[Problem], tokenizer: chat.Tokenizer, variants: int, style: Style
+def reference_samples(
+    problems: Sequence[Problem], tokenizer: Tokenizer, variants: int, style: Style
 ) -> list[SftSample]:
     """The first `variants` reasoning chains of each problem under the pseudocode prompt, and as many of
     its programs under the direct one; `style` is the prompts'."""
-    return [
-        _sample(f"{problem.id}/{name}", problem, messages, answer, tokenizer)
-        for problem in problems
-        for name, messages, answer in _answers(problem, variants, style)
-    ]
+    samples, eos_id = [], tokenizer.eos_token_id
+    for problem in problems:
+        for name, messages, answer in _reference_answers(problem, variants, style):
+            answer_ids = (*tokenizer.encode(answer, add_special_tokens=False), eos_id)
+            prompt_ids = render(tokenizer, messages)
+            samples.append(_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids))
+    return samples
 
 
-def texts(problems: Sequence[Problem], variants: int) -> Iterator[str]:
+def reference_texts(problems: Sequence[Problem], variants: int) -> Iterator[str]:
     """What a tokenizer for these problems is trained on: questions and answers."""
     for problem in problems:
         yield problem.question
-        yield from (answer for _, _, answer in _answers(problem, variants, "nano"))
+        yield from (answer for _, _, answer in _reference_answers(problem, variants, "nano"))
 
 
-def _answers(
+def _reference_answers(
     problem: Problem, variants: int, style: Style
-) -> Iterator[tuple[str, Sequence[Mapping[str, str]], str]]:
+) -> Iterator[tuple[str, Sequence[Message], str]]:
+    # Both prompts, because evaluation compares what the policy does under one with the other.
     for i, steps in enumerate(problem.reasoning[:variants]):
         yield f"reasoning_{i}", pseudocode.messages(problem, style=style), pseudocode.render_path(steps)
     for i, source in enumerate(problem.solutions[:variants]):
         yield f"direct_{i}", direct.messages(problem, style=style), direct.render_answer(source)
 
 
-def _sample(
-    id: str,
-    problem: Problem,
-    messages: Sequence[Mapping[str, str]],
-    answer: str,
-    tokenizer: chat.Tokenizer,
-) -> SftSample:
-    answer_ids = (*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id)
-    return SftSample(
-        id=id,
-        problem_id=problem.id,
-        prompt_ids=chat.render(tokenizer, messages),
-        answer_ids=answer_ids,
-        is_trained=(True,) * len(answer_ids),
-    )
+def _sample(id: str, problem_id: str, prompt_ids: tuple[int, ...], answer_ids: tuple[int, ...]) -> SftSample:
+    return SftSample(id, problem_id, prompt_ids, answer_ids, (True,) * len(answer_ids))

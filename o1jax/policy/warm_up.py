@@ -7,11 +7,13 @@ these say when the policy stops getting better). Real models start from publishe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 from flax import nnx
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.batches.stream import Batches
@@ -19,75 +21,71 @@ from o1jax.model.init import init_params, parameter_count
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
-from o1jax.policy import found
+from o1jax.policy.found import reference_provenance, reference_samples, reference_texts
 from o1jax.prompts import nano_tokenizer
-from o1jax.prompts.chat import Tokenizer
-from o1jax.records import Problem, SftSample
-from o1jax.search.mcts import search_tests
+from o1jax.records import InputError, Problem
+from o1jax.rewards.outcome import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.workers import EngineSettings, Pushes, Workers, open_workers
+from o1jax.stages.training import TrainSettings
+from o1jax.stages.workers import EngineSettings, WeightSync, Workers, open_workers
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.loop import FitSettings, fit
-from o1jax.train.optimizer import OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`variants`: reasoning chains, and programs, to learn of each problem (the ladder has two).
-    An evaluation every `evaluate_every` steps; `patience` of them without a higher validation pass
-    rate end the warm-up before `max_steps`."""
+    """A new nano policy, trained on reference problems until its pass rate on others stops rising."""
 
-    preset: str = "nano"
-    vocab_size: int = 640
-    variants: int = 1
-    row_length: int = 256
-    rows_per_batch: int = 16
-    max_steps: int = 600
-    learning_rate: float = 5e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.1
-    evaluate_every: int = 150
-    patience: int = 2
-    sample: SampleSettings = SampleSettings()
+    preset: str = "nano"  # the model's shape (model/presets.py)
+    vocab_size: PositiveInt = 640  # of the tokenizer that is made of the references
+    variants: PositiveInt = 1  # reasoning chains, and programs, to learn of each problem (the ladder has two)
+    train: TrainSettings = TrainSettings(learning_rate=5e-3, warmup_steps=50)
+    max_steps: PositiveInt = 600  # an end, plateau or not
+    evaluate_every: NonNegativeInt = 150  # steps
+    patience: NonNegativeInt = 2  # evaluations without a higher pass rate that end the warm-up (0: none do)
+    sample: SampleSettings = SampleSettings()  # of an evaluation
     engine: EngineSettings = EngineSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, dropped_long, parameters, steps, best_step, validation_pass_at_1, trained_tokens."""
+    if settings.train.lora.rank or settings.train.model:
+        raise InputError("warm_up.train: saw lora or model; a new policy is trained whole, shaped by preset")
     problems = read_problems(inputs["references"])
-    tokenizer = nano_tokenizer.train(found.texts(problems, settings.variants), settings.vocab_size)
+    # Made of the references alone: validation problems, and those of evaluation, must be new to it too.
+    tokenizer = nano_tokenizer.train(reference_texts(problems, settings.variants), settings.vocab_size)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
-    samples = samples_of(problems, tokenizer, settings)
-    examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
-    batches = Batches(
-        examples,
-        row_length=settings.row_length,
-        rows_per_batch=settings.rows_per_batch,
-        seed=seed,
-    )
-    validation = Validation(Policy(config, graphdef, params, tokenizer), settings, inputs["validation"], seed)
-    try:
+    samples = reference_samples(problems, tokenizer, settings.variants, style="nano")
+    provenance.write(out, reference_provenance(samples, "references", tokenizer, settings.train.row_length))
+    examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)
+    batches = Batches(examples, seed=seed, **settings.train.shape)
+    policy = Policy(config, graphdef, params, tokenizer)
+    with contextlib.closing(Validation(policy, settings, inputs["validation"], seed)) as validation:
+        # What ends it is the pass rate on other problems, not the loss: that of these few references falls on
+        # while the policy learns them by heart.
         fitted = fit(
             out / "fit",
             graphdef,
             params,
             objectives.sft,
             batches,
-            _optimizer(settings),
+            settings.train.optimizer(settings.max_steps),
             FitSettings(
-                settings.max_steps, evaluate_every=settings.evaluate_every, patience=settings.patience
+                settings.max_steps,
+                micro_batches=settings.train.micro_batches,
+                evaluate_every=settings.evaluate_every,
+                patience=settings.patience,
             ),
             mesh=mesh,
             evaluate=validation,
             title="warm_up",
         )
-    finally:
-        validation.close()
     save_policy(out / "policy", config, fitted.params, tokenizer)
     progress = fitted.progress
     return StageResult(
@@ -106,27 +104,15 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     )
 
 
-def samples_of(problems: Sequence[Problem], tokenizer: Tokenizer, settings: Settings) -> list[SftSample]:
-    """What is trained on."""
-    return found.samples(problems, tokenizer, settings.variants, style="nano")
-
-
-def _optimizer(settings: Settings) -> OptimizerSettings:
-    return OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=settings.max_steps,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-    )
-
-
 class Validation:
     """params -> {loss: 1 - pass@1 on the validation problems, pass_at_1}; an engine held open."""
 
     def __init__(self, policy: Policy, settings: Settings, problems: epath.Path, seed: int):
         self.problems = read_problems(problems)
         self.settings, self.seed = settings, fold_seed(seed, "validation")
-        self.pushes = Pushes(policy)
+        self.weight_sync = WeightSync(policy)
+        # `fit` calls this between steps, from plain code: engine and judge have an event loop of their own,
+        # which stands still in between, so that nothing is started or compiled twice.
         self.runner = asyncio.Runner()
         self.opened = open_workers(policy, settings.engine)
         self.workers: Workers = self.runner.run(self.opened.__aenter__())
@@ -138,8 +124,9 @@ class Validation:
 
     async def _evaluate(self, params: nnx.State) -> dict[str, float]:
         workers = self.workers
-        difference = await self.pushes.push(workers.engine, params, self.version)
+        difference = await self.weight_sync.push(workers.engine, params, self.version)
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, self.settings.sample)
+        # The same seed each time: two evaluations differ by the policy, not by the draw.
         rollouts_P_G = await sample_many(sampler, self.problems, search_tests, self.seed)
         rates = _pass_at_1(self.problems, [[r.reward for r in rollouts] for rollouts in rollouts_P_G])
         return rates | {"push_difference": difference}
@@ -150,7 +137,7 @@ class Validation:
 
 
 def _pass_at_1(problems: Sequence[Problem], rewards_P_G: Sequence[Sequence[float]]) -> dict[str, float]:
-    """The pass rate and, by difficulty, the same."""
+    """The pass rate, by difficulty the same, and what `fit` minimizes: `loss`, 1 less the pass rate."""
     by_difficulty: dict[str, list[float]] = {}
     for problem, rewards_G in zip(problems, rewards_P_G, strict=True):
         by_difficulty.setdefault(problem.difficulty.replace(" ", "_"), []).extend(rewards_G)

@@ -1,7 +1,8 @@
 """Problems from a source, their reference programs run against their tests: what later stages read.
 
 Inputs: problems (a finished check_problems or write_tests stage) where there is no source. Writes
-problems.parquet and a card of what was kept, what was left out and why. Does not judge the policy.
+problems.parquet, and card.json and card.md, which say what was kept, what was left out and why. A selection
+that leaves no problem is refused. Does not judge the policy.
 """
 
 from __future__ import annotations
@@ -12,149 +13,85 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prepare.choose import Filter, Nearness, as_calls, choose, with_tests
 from o1jax.prepare.reference_checks import Judging, ReferenceCheck, check_references
 from o1jax.problems.ladder import problems as ladder
-from o1jax.problems.load import LADDER, Loaded, load_well_formed
+from o1jax.problems.load import LADDER, Loaded, accepted, collect, load_problems
 from o1jax.records import GRADERS, InputError, Problem
 from o1jax.sandbox import wire
 from o1jax.sandbox.interface import Limits, job_of
 from o1jax.stages.manifest import StageResult, write_json
-from o1jax.stages.problems import write_problems
+from o1jax.stages.problems import read_problems, write_problems
 
-# The card of a set of problems: what was kept, what was left out and why, as JSON and as a page to read.
-#
-# Counts nothing itself: the check_problems stage does.
-
-LISTED = 50  # lines of each list on the page; the JSON has all
-
-
-def write_card(
-    out: epath.Path,
-    config: Mapping[str, Any],
-    figures: Mapping[str, Any],
-    kept: Sequence[Problem],
-    left_out: Mapping[str, Sequence[str]],
-) -> None:
-    """Writes card.json and card.md. `left_out`: a title -> a line for each record."""
-    contents = {
-        "forms": dict(Counter(problem.form for problem in kept)),
-        "difficulties": dict(Counter(problem.difficulty or "none" for problem in kept)),
-        "tests": sum(len(problem.tests) for problem in kept),
-        "hidden_tests": sum(len(problem.hidden_tests) for problem in kept),
-    }
-    card = {"config": config, "figures": figures, "kept": contents, "left_out": left_out}
-    write_json(out / "card.json", card)
-    (out / "card.md").write_text(_page(config, figures, contents, left_out))
-
-
-def _page(
-    config: Mapping[str, Any],
-    figures: Mapping[str, Any],
-    contents: Mapping[str, Any],
-    left_out: Mapping[str, Sequence[str]],
-) -> str:
-    counts = {
-        "records read": figures["read"],
-        "malformed": figures["malformed"],
-        **{f"not wanted ({reason})": n for reason, n in figures["unwanted"].items()},
-        "near-duplicates of evaluation problems": figures["near_duplicates"],
-        "past max_problems": figures["over"],
-        "references disagree with the tests": len(figures["inconsistent"]),
-        "kept": figures["kept"],
-    }
-    sections = [
-        f"# Problems of `{config['source'] or 'another stage'}`",
-        _table("", "problems", counts),
-        f"{contents['tests']} tests and {contents['hidden_tests']} hidden ones. Of {figures['references']} "
-        f"references run, {figures['references_passed']} pass every test.",
-        _table("form", "kept", contents["forms"]),
-        _table("difficulty", "kept", contents["difficulties"]),
-        *(_listed(title, lines) for title, lines in left_out.items() if lines),
-        f"## Settings\n\n```json\n{json.dumps(config, indent=1)}\n```",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _table(left: str, right: str, rows: Mapping[str, Any]) -> str:
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
-
-
-def _listed(title: str, lines: Sequence[str]) -> str:
-    more = [f"- and {len(lines) - LISTED} more, in card.json"] if len(lines) > LISTED else []
-    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines[:LISTED]), *more])
+LISTED = 50  # lines of each list in card.md; card.json has all
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`source`: "ladder:<split>" with `counts` {rung_<k>: problems}, or what problems/load.py reads; "" for
-    the problems of the input. A malformed record is left out and counted, or refused if `strict`.
+    """Which problems of a source are kept, and in what form."""
 
-    Ladder only, in place of a problem's own tests: at most `small_tests` with small inputs, what a test-case
-    generator learns from; or `drawn_tests` new ones, what rewards are audited by.
-
-    `calls`: assertion problems are in call form where that says the same.
-
-    Kept are the problems that `filter` wants, none of them `near` to one of the sources `keep_apart` (those
-    it will be evaluated on), the first `max_problems` of them (0: all), each with at most `max_tests` tests
-    of a kind (0: all). Where a problem's tests are all hidden, search may see the first `shown_tests`.
-
-    `keep`: "consistent" keeps of a problem's first `max_solutions` references those that pass every test, and
-    drops problems that have references of which none does; "all" drops none of either. References are run by
-    `grader` ("": the problem's own) with `judge_packages` to import. One of records.GRADERS is the kept
-    problems' own from then on; the data sets' graders measure their parity here and judge nothing later.
-    """
-
-    source: str = ""
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    strict: bool = False
-    small_tests: int = 0
-    drawn_tests: int = 0
-    calls: bool = False
+    source: str = ""  # "ladder:<split>", or what problems/load.py reads; "": the problems of the input
+    counts: Mapping[str, NonNegativeInt] = dataclasses.field(
+        default_factory=dict
+    )  # ladder: rung_<k> -> problems
+    strict: bool = False  # refuses a malformed record, which is else left out and counted
+    small_tests: NonNegativeInt = (
+        0  # ladder: at most so many tests with small inputs, for a generator to learn from
+    )
+    drawn_tests: NonNegativeInt = 0  # ladder: so many new tests in place of its own, to audit rewards by
+    calls: bool = False  # assertion problems are put in call form where that says the same
     filter: Filter = Filter()
-    keep_apart: tuple[str, ...] = ()
+    keep_apart: tuple[str, ...] = ()  # sources of which no kept problem may be `near` to one (evaluation's)
     near: Nearness = Nearness()
-    max_problems: int = 0
-    max_tests: int = 0
-    shown_tests: int = 0
-    max_solutions: int = 10
-    keep: str = "consistent"
+    max_problems: NonNegativeInt = 0  # the first so many that are wanted (0: all)
+    max_tests: NonNegativeInt = 0  # of each kind, of a problem (0: all)
+    shown_tests: NonNegativeInt = 0  # where all tests are hidden, search may see so many of them
+    max_solutions: NonNegativeInt = 10  # references of a problem, of which "consistent" keeps those that pass
+    # "consistent" drops problems of whose references none passes every test; "all" drops none.
+    keep: Literal["consistent", "all"] = "consistent"
+    # Whose rules decide a pass ("": the problem's own). One of records.GRADERS is the kept problems' own from
+    # then on; the data sets' graders measure their parity here and judge nothing later.
     grader: str = ""
-    judge_slots: int = 2
-    judge_packages: tuple[str, ...] = ()
-    cpu_s: float = 2.0
-    memory_mb: int = 512
-    output_mb: int = 1
+    judge_slots: PositiveInt = 2  # programs at once
+    judge_packages: tuple[str, ...] = ()  # that they may import
+    cpu_s: PositiveFloat = 2.0  # limits of one execution
+    memory_mb: PositiveInt = 512
+    output_mb: PositiveInt = 1
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: read (records), malformed, unwanted {reason: problems}, near_duplicates, over (max_problems),
-    problems (those checked), kept, references, references_passed, inconsistent (ids)."""
-    if settings.keep not in ("consistent", "all"):
-        raise InputError(f"check_problems.keep: saw {settings.keep!r}, wanted 'consistent' or 'all'")
+    problems (those checked), kept, references, references_passed, inconsistent (ids). InputError where no
+    problem is left."""
     loaded = load(settings, inputs, seed)
-    apart = [problem for source in settings.keep_apart for problem in load_well_formed(source).problems]
+    apart = [problem for source in settings.keep_apart for problem in load_problems(source).problems]
     chosen = choose(loaded, settings.filter, apart, settings.near, settings.max_problems)
     checks, rate = asyncio.run(check_references(chosen.problems, out / "checks", _judging(settings)))
-    bad = {check.id for check in checks if check.references and not check.references_passed}
     kept = list(chosen.problems)
     if settings.keep == "consistent":
         pairs = zip(chosen.problems, checks, strict=True)
-        kept = [_consistent(problem, check) for problem, check in pairs if problem.id not in bad]
+        kept = [_with_passing(problem, check) for problem, check in pairs if check.is_consistent]
+    failing = [check for check in checks if check.references_passed < check.references]
     figures = {
         **chosen.counts(),
         "kept": len(kept),
         "references": sum(check.references for check in checks),
         "references_passed": sum(check.references_passed for check in checks),
-        "inconsistent": sorted(bad),
+        "inconsistent": sorted(check.id for check in checks if not check.is_consistent),
     }
-    write_card(out, dataclasses.asdict(settings), figures, kept, {**chosen.left_out(), **_failing(checks)})
+    left_out = {**chosen.left_out(), "References that fail": [check.line() for check in failing]}
+    write_card(out, dataclasses.asdict(settings), figures, kept, left_out)
+    if not kept:
+        raise InputError(
+            f"check_problems.keep: saw 'consistent', but no reference of {len(checks)} problems passes its "
+            f"tests ({failing[0].line()}); 'all' keeps such problems, {out / 'card.md'} lists them"
+        )
     write_problems(out, kept)
     return StageResult(figures=figures, timings={"problems_a_second": rate})
 
@@ -166,31 +103,25 @@ def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loa
             f"check_problems: saw source {settings.source!r}, inputs {sorted(inputs)}; wanted one of the two"
         )
     shape = functools.partial(_shaped, settings=settings, seed=seed)
-    if settings.source.startswith(LADDER):
-        counts = {int(rung.removeprefix("rung_")): n for rung, n in settings.counts.items()}
-        made = ladder.make_problems(settings.source.removeprefix(LADDER), counts, seed)
-        loaded = Loaded(tuple(map(shape, made)))
-    else:
-        loaded = load_well_formed(settings.source or str(inputs["problems"]), shape)
-    if settings.strict and loaded.malformed:
+    if not settings.source:
+        given = str(inputs["problems"])
+        loaded = collect(given, read_problems(inputs["problems"]), lambda problem, i, where: problem, shape)
+        return accepted(given, loaded, settings.strict)
+    if not settings.source.startswith(LADDER):
+        return load_problems(settings.source, shape, strict=settings.strict)
+    counts = {name.removeprefix("rung_"): n for name, n in settings.counts.items()}
+    if not all(rung.isdecimal() for rung in counts) or not any(counts.values()):
         raise InputError(
-            f"{loaded.malformed[0]} ({len(loaded.malformed)} malformed; strict=False skips them)"
+            f"check_problems.counts: saw {dict(settings.counts)}, wanted how many problems of which rungs of "
+            f"{settings.source}, as {{'rung_2': 50}}"
         )
-    return loaded
+    split = settings.source.removeprefix(LADDER)
+    made = ladder.make_problems(split, {int(rung): n for rung, n in counts.items()}, seed)
+    return Loaded(tuple(map(shape, made)))
 
 
-def _consistent(problem: Problem, check: ReferenceCheck) -> Problem:
+def _with_passing(problem: Problem, check: ReferenceCheck) -> Problem:
     return dataclasses.replace(problem, solutions=tuple(problem.solutions[i] for i in check.passing))
-
-
-def _failing(checks: Sequence[ReferenceCheck]) -> dict[str, list[str]]:
-    return {
-        "References that fail": [
-            f"{c.id}: {c.references_passed} of {c.references} pass; {c.first_failure}"
-            for c in checks
-            if c.references_passed < c.references
-        ]
-    }
 
 
 def _judging(settings: Settings) -> Judging:
@@ -235,3 +166,51 @@ def _refuse_unfit(problem: Problem, grader: str) -> None:
         wire.check(dataclasses.replace(job, grader=grader or problem.grader))
     except InputError as error:
         raise InputError(f"problem {problem.id}: {error}") from error
+
+
+def write_card(
+    out: epath.Path,
+    config: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    kept: Sequence[Problem],
+    left_out: Mapping[str, Sequence[str]],
+) -> None:
+    """Writes card.json and card.md. `left_out`: a title -> a line for each record."""
+    contents = {
+        "forms": dict(Counter(problem.form for problem in kept)),
+        "difficulties": dict(Counter(problem.difficulty or "none" for problem in kept)),
+        "tests": sum(len(problem.tests) for problem in kept),
+        "hidden_tests": sum(len(problem.hidden_tests) for problem in kept),
+    }
+    card = {"config": config, "figures": figures, "kept": contents, "left_out": left_out}
+    write_json(out / "card.json", card)
+    counts = {
+        "records read": figures["read"],
+        "malformed": figures["malformed"],
+        **{f"not wanted ({reason})": n for reason, n in figures["unwanted"].items()},
+        "near-duplicates of evaluation problems": figures["near_duplicates"],
+        "past max_problems": figures["over"],
+        "references disagree with the tests": len(figures["inconsistent"]),
+        "kept": figures["kept"],
+    }
+    sections = [
+        f"# Problems of `{config['source'] or 'another stage'}`",
+        _table("", "problems", counts),
+        f"{contents['tests']} tests and {contents['hidden_tests']} hidden ones. Of {figures['references']} "
+        f"references run, {figures['references_passed']} pass every test.",
+        _table("form", "kept", contents["forms"]),
+        _table("difficulty", "kept", contents["difficulties"]),
+        *(_listed(title, lines) for title, lines in left_out.items() if lines),
+        f"## Settings\n\n```json\n{json.dumps(config, indent=1)}\n```",
+    ]
+    (out / "card.md").write_text("\n\n".join(sections) + "\n")
+
+
+def _table(left: str, right: str, rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    more = [f"- and {len(lines) - LISTED} more, in card.json"] if len(lines) > LISTED else []
+    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines[:LISTED]), *more])

@@ -1,6 +1,7 @@
-"""Which of a source's problems are checked: those that are wanted and not near to evaluation problems.
+"""Which of a source's problems are checked, and in which shape: those that are wanted and not near to the
+problems that a policy will be evaluated on, with so many tests, in call form where that says the same.
 
-Part of the check_problems stage; runs no program.
+Part of the check_problems stage; reads no files and runs no program.
 """
 
 from __future__ import annotations
@@ -14,25 +15,103 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasketch import MinHash, MinHashLSH
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.problems.formats.mbpp import without_tests
 from o1jax.problems.load import Loaded
-from o1jax.records import Problem, TestCase
+from o1jax.records import Form, InputError, Problem, TestCase
 
-# Which problems of a source are wanted, and how many of their tests. Reads no files and runs no program.
+EXAMPLES = 3  # ids that an error names
+MARGIN = 0.75  # candidates are looked for below the threshold too: few near ones are missed then
+_WORD = re.compile(r"\w+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """What is wanted; an empty tuple or a 0 wants all. Of `tags` a problem has one at least; characters are
-    those of the question."""
+    """What is wanted; an empty tuple or a 0 wants all."""
 
-    ids: tuple[str, ...] = ()
-    difficulties: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    forms: tuple[str, ...] = ()
-    min_characters: int = 0
-    max_characters: int = 0
+    ids: tuple[str, ...] = ()  # each must be a problem's
+    difficulties: tuple[str, ...] = ()  # as the source spells them
+    tags: tuple[str, ...] = ()  # of which a problem has one at least
+    forms: tuple[Form, ...] = ()
+    min_characters: NonNegativeInt = 0  # of the question
+    max_characters: NonNegativeInt = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearness:
+    """When two statements count as nearly the same."""
+
+    words: PositiveInt = 3  # in a run: statements are compared as sets of their runs
+    threshold: PositiveFloat = 0.6  # least Jaccard index of the two sets, at most 1
+    permutations: PositiveInt = 128  # of MinHash: the more, the fewer near ones are missed
+
+
+@dataclasses.dataclass(frozen=True)
+class NearDuplicate:
+    """A problem that is near to one of another set."""
+
+    id: str
+    other_id: str  # the nearest one
+    similarity: float  # their Jaccard index, in [0, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The problems to check, and what of the source is left out."""
+
+    problems: Sequence[Problem]
+    malformed: Sequence[str]  # a line for each record
+    unwanted: Sequence[str]  # a reason for each problem
+    near: Sequence[NearDuplicate]
+    over: int  # problems past the most that were asked for
+
+    def counts(self) -> dict[str, Any]:
+        """read (records), malformed, unwanted {reason: problems}, near_duplicates, over, problems."""
+        left_out = len(self.malformed) + len(self.unwanted) + len(self.near) + self.over
+        return {
+            "read": len(self.problems) + left_out,
+            "malformed": len(self.malformed),
+            "unwanted": dict(sorted(Counter(self.unwanted).items())),
+            "near_duplicates": len(self.near),
+            "over": self.over,
+            "problems": len(self.problems),
+        }
+
+    def left_out(self) -> dict[str, list[str]]:
+        """A line for each malformed record and each near-duplicate, under a title."""
+        near = [f"{d.id}: {d.similarity:.2f} of {d.other_id}" for d in self.near]
+        return {"Malformed": list(self.malformed), "Near-duplicates": near}
+
+
+def choose(loaded: Loaded, wanted: Filter, apart: Sequence[Problem], near: Nearness, most: int) -> Chosen:
+    """The first `most` (0: all) of the loaded problems that are wanted and not near to one of `apart`.
+
+    Raises InputError where that leaves none, and for an id in the filter that no problem has.
+    """
+    _refuse_unknown_ids(loaded, wanted)
+    reasons = [unwanted(problem, wanted) for problem in loaded.problems]
+    kept = [problem for problem, reason in zip(loaded.problems, reasons, strict=True) if not reason]
+    if not kept:
+        raise InputError(_nothing_wanted(loaded.problems, wanted, reasons))
+    # Only after the filter: comparing statements is what takes time.
+    duplicates = near_duplicates(kept, apart, near) if apart else []
+    duplicate_ids = {duplicate.id for duplicate in duplicates}
+    left = [problem for problem in kept if problem.id not in duplicate_ids]
+    if not left:
+        one = duplicates[0]
+        raise InputError(
+            f"check_problems.keep_apart: all {len(kept)} problems are near to one of the {len(apart)} there "
+            f"({one.id!r} is {one.similarity:.2f} of {one.other_id!r}); give other problems, or a "
+            f"near.threshold above {near.threshold}"
+        )
+    return Chosen(
+        problems=left[: most or None],
+        malformed=loaded.malformed,
+        unwanted=[reason for reason in reasons if reason],
+        near=duplicates,
+        over=max(0, len(left) - most) if most else 0,
+    )
 
 
 def unwanted(problem: Problem, wanted: Filter) -> str:
@@ -49,46 +128,40 @@ def unwanted(problem: Problem, wanted: Filter) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def with_tests(problem: Problem, *, shown: int, most: int) -> Problem:
-    """The problem with at most `most` tests of each kind (0: all). Where all of its tests are hidden, search
-    may see the first `shown` of them."""
-    hidden = problem.hidden_tests[: most or None]
-    tests = problem.tests or problem.hidden_tests[:shown]
-    return dataclasses.replace(problem, tests=tests[: most or None], hidden_tests=hidden)
+def _refuse_unknown_ids(loaded: Loaded, wanted: Filter) -> None:
+    """InputError: who asks for a problem by its id does not mean all but that one."""
+    ids = [problem.id for problem in loaded.problems]
+    if unknown := sorted(set(wanted.ids) - set(ids)):
+        raise InputError(
+            f"check_problems.filter.ids: saw {_listed(unknown)}, which none of {len(ids)} problems has "
+            f"({len(loaded.malformed)} more are malformed); there are {_listed(ids)}"
+        )
 
 
-# Problems whose statements are nearly those of other problems: what keeps training and test sets apart.
-#
-# Statements are sets of word runs; MinHash with locality-sensitive hashing finds candidates, and the exact
-# Jaccard index of the sets decides. A statement that was reworded throughout is not found.
-
-MARGIN = 0.75  # candidates are looked for below the threshold too: few near ones are missed then
-_WORD = re.compile(r"\w+")
-
-
-@dataclasses.dataclass(frozen=True)
-class Nearness:
-    """Statements are near from a Jaccard index of `threshold` of their runs of `words` words; a candidate is
-    missed with a small probability, which more `permutations` make smaller."""
-
-    words: int = 3
-    threshold: float = 0.6
-    permutations: int = 128
+def _nothing_wanted(problems: Sequence[Problem], wanted: Filter, reasons: Sequence[str]) -> str:
+    asked = ", ".join(f"{name} {value!r:.80}" for name, value in dataclasses.asdict(wanted).items() if value)
+    why = ", ".join(f"{reason} {n}" for reason, n in Counter(reasons).most_common())
+    first = problems[0]
+    return (
+        f"check_problems.filter: saw {asked}, which none of {len(problems)} problems is (left out by {why}); "
+        f"the first one has id {first.id!r}, difficulty {first.difficulty!r}, tags {_listed(first.tags)}, "
+        f"form {first.form!r} and {len(first.question)} characters"
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class NearDuplicate:
-    """A problem, the nearest one of the other set, and how near, in [0, 1]."""
-
-    id: str
-    other_id: str
-    similarity: float
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, so that an error stays a line."""
+    return ", ".join(map(repr, names[:EXAMPLES])) + (", ..." if len(names) > EXAMPLES else "") or "none"
 
 
 def near_duplicates(
     problems: Sequence[Problem], others: Sequence[Problem], nearness: Nearness
 ) -> list[NearDuplicate]:
-    """Every one of `problems` that is near to one of `others`, in order."""
+    """Every one of `problems` whose statement is nearly that of one of `others`, in order.
+
+    MinHash with locality-sensitive hashing finds candidates, and the exact Jaccard index of their runs of
+    words decides. A statement that was reworded throughout is not found.
+    """
     runs = [_runs(other, nearness.words) for other in others]
     index = MinHashLSH(threshold=MARGIN * nearness.threshold, num_perm=nearness.permutations)
     for i, other in enumerate(runs):
@@ -123,58 +196,21 @@ def _jaccard(a: set[str], b: set[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-    """The problems to check, and what of the source is left out."""
-
-    problems: Sequence[Problem]
-    malformed: Sequence[str]
-    unwanted: Sequence[str]  # a reason each
-    near: Sequence[NearDuplicate]
-    over: int  # past the most that were asked for
-
-    def counts(self) -> dict[str, Any]:
-        """read (records), malformed, unwanted {reason: problems}, near_duplicates, over, problems."""
-        left_out = len(self.malformed) + len(self.unwanted) + len(self.near) + self.over
-        return {
-            "read": len(self.problems) + left_out,
-            "malformed": len(self.malformed),
-            "unwanted": dict(sorted(Counter(self.unwanted).items())),
-            "near_duplicates": len(self.near),
-            "over": self.over,
-            "problems": len(self.problems),
-        }
-
-    def left_out(self) -> dict[str, list[str]]:
-        """A line for each malformed record and each near-duplicate, under a title."""
-        near = [f"{d.id}: {d.similarity:.2f} of {d.other_id}" for d in self.near]
-        return {"Malformed": list(self.malformed), "Near-duplicates": near}
-
-
-def choose(loaded: Loaded, wanted: Filter, apart: Sequence[Problem], near: Nearness, most: int) -> Chosen:
-    """The first `most` (0: all) of the loaded problems that are wanted and not near to one of `apart`."""
-    reasons = [unwanted(problem, wanted) for problem in loaded.problems]
-    kept = [problem for problem, reason in zip(loaded.problems, reasons, strict=True) if not reason]
-    duplicates = near_duplicates(kept, apart, near) if apart else []
-    duplicate_ids = {duplicate.id for duplicate in duplicates}
-    left = [problem for problem in kept if problem.id not in duplicate_ids]
-    return Chosen(
-        problems=left[: most or None],
-        malformed=loaded.malformed,
-        unwanted=[reason for reason in reasons if reason],
-        near=duplicates,
-        over=max(0, len(left) - most) if most else 0,
-    )
-
-
-# Assertion problems in call form, where every test is `assert f(literals) == literal`.
-#
-# Call form has inputs and outputs, which a test-case generator writes and a majority of programs is asked
-# for. It tells True from 1, which == does not: else the same passes. Runs no program.
+def with_tests(problem: Problem, *, shown: int, most: int) -> Problem:
+    """The problem with at most `most` tests of each kind (0: all). Where all of its tests are hidden, search
+    may see the first `shown` of them."""
+    hidden = problem.hidden_tests[: most or None]
+    tests = problem.tests or problem.hidden_tests[:shown]
+    return dataclasses.replace(problem, tests=tests[: most or None], hidden_tests=hidden)
 
 
 def as_calls(problem: Problem) -> Problem:
-    """The problem in call form, or as it is where a test says more than one call can."""
+    """The assertion problem in call form where each of its tests is `assert f(literals) == literal`; else it
+    stays as it is.
+
+    Call form has inputs and outputs, which a test-case generator can write and a majority of programs can be
+    asked for. It tells True from 1, which == does not; else the same programs pass.
+    """
     if problem.form != "assertion" or not problem.entry_point:
         return problem
     tests, hidden = (_calls(kind, problem.entry_point) for kind in (problem.tests, problem.hidden_tests))

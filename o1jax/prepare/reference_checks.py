@@ -1,4 +1,4 @@
-"""Reference programs run against their problems' tests, several at once, in an order that a kill keeps.
+"""Reference programs run against their problems' tests, several at once; a stage that was killed goes on.
 
 What was found is written to a directory of shards every ten seconds; problems that are there already are
 not run again. Part of the check_problems stage.
@@ -25,30 +25,37 @@ SHARD_S = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceCheck:
-    """Of a problem: how many tests and references were run, which references (indices) passed every test, and
-    the first failure in a line."""
+    """What was found of a problem."""
 
-    id: str
-    tests: int
-    references: int
-    passing: tuple[int, ...]
-    first_failure: str
+    id: str  # the problem's
+    tests: int  # its own and its hidden ones
+    references: int  # that were run
+    passing: tuple[int, ...]  # those that passed every test: indices into its solutions
+    first_failure: str  # of any reference, in a line; "" where there is none
 
     @property
     def references_passed(self) -> int:
         return len(self.passing)
 
+    @property
+    def is_consistent(self) -> bool:
+        """False where all references fail: then the tests are as doubtful as they are."""
+        return bool(self.passing) or not self.references
+
+    def line(self) -> str:
+        """The problem and its first failure, to read."""
+        return f"{self.id}: {self.references_passed} of {self.references} pass; {self.first_failure}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """How references are run: `slots` at once, the first `max_solutions` of a problem, by a comparison of
-    sandbox/graders.py ("": the sandbox's own), with `packages` to import."""
+    """How references are run."""
 
-    slots: int
-    max_solutions: int
-    grader: str
-    packages: tuple[str, ...]
-    limits: Limits
+    slots: int  # at once
+    max_solutions: int  # of a problem, its first ones
+    grader: str  # of sandbox/graders.py; "": the problem's own
+    packages: tuple[str, ...]  # that they may import
+    limits: Limits  # of one execution
 
 
 async def check_references(
@@ -66,8 +73,9 @@ async def check_references(
                 store.append(check)
                 passed.append(check.references_passed > 0)
                 rate = len(passed) / (time.monotonic() - started)
-                text = f"{rate:.1f} problems/s, {sum(passed)} of {len(passed)} with a right reference"
-                line.show(len(done), text, now=len(passed) == len(left))
+                # How many have a right reference is said at the end: the quick problems end first.
+                right = f", {sum(passed)} with a right reference" if len(passed) == len(left) else ""
+                line.show(len(done), f"{rate:.1f} problems/s{right}", now=len(passed) == len(left))
 
             await run_in_order(work, left, 2 * judging.slots)
     rate = len(left) / (time.monotonic() - started)

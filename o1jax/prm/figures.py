@@ -1,65 +1,27 @@
-"""How well scores of steps agree with the labels that search gave them. Pure numpy.
+"""How well scores of steps agree with the labels that search gave them, beside a baseline that reads no step.
 
 AUC is of the score against the hard label; log-loss and calibration are against the soft one. A figure
-that the labels do not define (all of one kind, say) is None.
+that the labels do not define (all of one kind, say) is None. Asks no model (nodes.py does).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.optimize
-import scipy.special
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
-from o1jax.intervals import auc, auc_intervals, mean_with_interval
+from o1jax.intervals import BOOTSTRAP_DRAWS, mean_with_interval, with_interval
 from o1jax.losses.prm import soft_label_floor
 from o1jax.prm.nodes import Nodes
 
-# What a step's place and length alone tell of its label: the baseline of a process reward model.
-#
-# Labels are confounded with them (a long path is a late, often a failing one), so a scorer must beat this
-# before it can be said to read the steps. Reads no text and no token.
-
+BINS = 10  # of the calibration, as is usual (Guo et al., arXiv 1706.04599, have 15)
+SMALLEST = 1e-6  # a float32 score may round to 0 or 1, whose log-loss would be infinite
+# Without it, a step number whose steps all have one label would have infinite weights. It is small, so that
+# the baseline stays as strong as the lengths allow.
 L2 = 1e-4
-
-
-def fit_and_score(train: Nodes, label_N: np.ndarray, held_out: Nodes) -> np.ndarray:
-    """The rows of `held_out` scored by a logistic regression fitted on `train` and its labels in [0, 1].
-
-    For every step number, of which numbers beyond the training rows' last count as the last: a
-    quadratic in the logarithms of the step's and the path's tokens.
-    """
-    last = int(train.number_N.max())
-    logs_N2 = _logs(train)
-    mean_2, scale_2 = logs_N2.mean(axis=0), logs_N2.std(axis=0) + 1e-6
-    inputs_ND = _inputs((logs_N2 - mean_2) / scale_2, train.number_N, last)
-
-    def loss(weights_D: np.ndarray) -> tuple[float, np.ndarray]:
-        logit_N = inputs_ND @ weights_D
-        cross_entropy = np.mean(np.logaddexp(0, logit_N) - label_N * logit_N)
-        gradient_D = inputs_ND.T @ (scipy.special.expit(logit_N) - label_N) / len(label_N)
-        return cross_entropy + L2 * weights_D @ weights_D, gradient_D + 2 * L2 * weights_D
-
-    weights_D = scipy.optimize.minimize(loss, np.zeros(inputs_ND.shape[1]), jac=True, method="L-BFGS-B").x
-    held_out_ND = _inputs((_logs(held_out) - mean_2) / scale_2, held_out.number_N, last)
-    return scipy.special.expit(held_out_ND @ weights_D)
-
-
-def _logs(nodes: Nodes) -> np.ndarray:
-    return np.log(np.stack([nodes.step_tokens_N, nodes.path_tokens_N], axis=1))
-
-
-def _inputs(logs_N2: np.ndarray, number_N: np.ndarray, last: int) -> np.ndarray:
-    """The quadratic's terms, in the columns of the step's number; 0 in the others'."""
-    step_N, path_N = np.clip(logs_N2, -4, 4).T  # a held-out length far from all others is not extrapolated
-    terms_N6 = np.stack([np.ones_like(step_N), step_N, path_N, step_N**2, path_N**2, step_N * path_N], axis=1)
-    is_number_NK = np.minimum(number_N, last)[:, None] == np.arange(1, last + 1)
-    return (is_number_NK[:, :, None] * terms_N6[:, None, :]).reshape(len(step_N), -1)
-
-
-BINS = 10
-SMALLEST = 1e-6  # a float32 score may round to 0 or 1
 
 
 def held_out_figures(train: Nodes, held_out: Nodes, score_N: np.ndarray, seed: int) -> dict[str, Any]:
@@ -84,18 +46,95 @@ def held_out_figures(train: Nodes, held_out: Nodes, score_N: np.ndarray, seed: i
     }
 
 
+def fit_and_score(train: Nodes, label_N: np.ndarray, held_out: Nodes) -> np.ndarray:
+    """The rows of `held_out` scored by a logistic regression fitted on `train` and its labels in [0, 1].
+
+    For every step number, of which numbers beyond the training rows' last count as the last: a
+    quadratic in the logarithms of the step's and the path's tokens.
+    """
+    # Labels are confounded with both: a long path is a late one, and often a failing one. A reward model must
+    # beat this before it can be said to read the steps.
+    last = int(train.number_N.max())
+    logs_N2 = _logs(train)
+    mean_2, scale_2 = logs_N2.mean(axis=0), logs_N2.std(axis=0) + 1e-6
+    inputs_ND = _terms((logs_N2 - mean_2) / scale_2, train.number_N, last)
+    # A soft label is a row of each class, weighted; C is L2 in scikit-learn's terms (w w / 2, sum over rows).
+    # Newton's steps: the terms are few and correlated, and L-BFGS stops where figures still move.
+    model = LogisticRegression(
+        C=1 / (2 * L2 * len(label_N)), fit_intercept=False, solver="newton-cholesky", tol=1e-8
+    )
+    classes_2N = np.repeat([1, 0], len(label_N))
+    model.fit(np.tile(inputs_ND, (2, 1)), classes_2N, np.concatenate([label_N, 1 - label_N]))
+    held_out_ND = _terms((_logs(held_out) - mean_2) / scale_2, held_out.number_N, last)
+    return model.predict_proba(held_out_ND)[:, 1]
+
+
+def _logs(nodes: Nodes) -> np.ndarray:
+    return np.log(np.stack([nodes.step_tokens_N, nodes.path_tokens_N], axis=1))
+
+
+def _terms(logs_N2: np.ndarray, number_N: np.ndarray, last: int) -> np.ndarray:
+    """The quadratic's terms, in the columns of the step's number; 0 in the others'."""
+    step_N, path_N = np.clip(logs_N2, -4, 4).T  # a held-out length far from all others is not extrapolated
+    terms_N6 = np.stack([np.ones_like(step_N), step_N, path_N, step_N**2, path_N**2, step_N * path_N], axis=1)
+    is_number_NK = np.minimum(number_N, last)[:, None] == np.arange(1, last + 1)
+    return (is_number_NK[:, :, None] * terms_N6[:, None, :]).reshape(len(step_N), -1)
+
+
+def auc(score_N: np.ndarray, label_N: np.ndarray) -> float | None:
+    """The probability that a row labelled 1 scores above one labelled 0, a tie counting half. None
+    without rows of both labels."""
+    return float(roc_auc_score(label_N, score_N)) if len(np.unique(label_N)) == 2 else None
+
+
+def auc_intervals(
+    scores: Mapping[str, np.ndarray], label_N: np.ndarray, problem_N: np.ndarray, seed: int
+) -> dict[str, dict[str, Any] | None]:
+    """{name: {mean, low, high, n}} of two scores' AUC and, as "difference", of the first less the second:
+    95 % percentile bootstrap over the n problems, the same draws for all three. None without an AUC."""
+    first, second = scores
+    whole = {name: auc(score_N, label_N) for name, score_N in scores.items()}
+    if whole[first] is None:
+        return {first: None, second: None, "difference": None}
+    problem_N = np.unique(problem_N, return_inverse=True)[1]
+    P = int(problem_N.max()) + 1
+    # Problems are drawn, not steps: the steps of one problem are not independent.
+    times_DP = np.random.default_rng(seed).multinomial(P, np.full(P, 1 / P), BOOTSTRAP_DRAWS)
+    draws = {name: drawn_aucs(score_N, label_N, problem_N, times_DP) for name, score_N in scores.items()}
+    whole["difference"] = whole[first] - whole[second]
+    draws["difference"] = draws[first] - draws[second]
+    return {name: with_interval(value, draws[name], P) for name, value in whole.items()}
+
+
+def drawn_aucs(
+    score_N: np.ndarray, label_N: np.ndarray, problem_N: np.ndarray, times_DP: np.ndarray
+) -> np.ndarray:
+    """`auc` with every row as often as its problem was drawn; NaN where that leaves one label."""
+    # Not roc_auc_score, which sorts again and takes milliseconds: twenty seconds for all draws of two scores.
+    rank_N = np.unique(score_N, return_inverse=True)[1]
+    aucs = np.full(len(times_DP), np.nan)
+    for d, times_P in enumerate(times_DP):
+        good_R = np.bincount(rank_N, times_P[problem_N] * label_N)
+        bad_R = np.bincount(rank_N, times_P[problem_N] * (1 - label_N))
+        if pairs := good_R.sum() * bad_R.sum():
+            aucs[d] = good_R @ (np.cumsum(bad_R) - bad_R / 2) / pairs  # half: a tie
+    return aucs
+
+
 def ranking(nodes: Nodes, score_N: np.ndarray, seed: int) -> dict[str, Any]:
     """auc_by_depth, auc_leaves, auc_inner, pair_accuracy (of siblings with different soft labels), and
     within_problem_auc, the mean over problems that have both labels: what counts for search."""
-    by_problem = [_auc_where(nodes, score_N, nodes.problem_N == p) for p in np.unique(nodes.problem_N)]
-    within = [auc for auc in by_problem if auc is not None]
+
+    def auc_of(rows_N: np.ndarray) -> float | None:
+        return auc(score_N[rows_N], nodes.hard_N[rows_N])
+
+    within = [auc_of(nodes.problem_N == p) for p in np.unique(nodes.problem_N)]
+    within = [value for value in within if value is not None]
     return {
-        "auc_by_depth": {
-            str(d): rounded(_auc_where(nodes, score_N, nodes.number_N == d))
-            for d in np.unique(nodes.number_N)
-        },
-        "auc_leaves": rounded(_auc_where(nodes, score_N, nodes.is_leaf_N)),
-        "auc_inner": rounded(_auc_where(nodes, score_N, ~nodes.is_leaf_N)),
+        "auc_by_depth": {str(d): rounded(auc_of(nodes.number_N == d)) for d in np.unique(nodes.number_N)},
+        "auc_leaves": rounded(auc_of(nodes.is_leaf_N)),
+        "auc_inner": rounded(auc_of(~nodes.is_leaf_N)),
+        # Search compares steps of one problem only; which problem is hard, a score over all may tell as well.
         "within_problem_auc": mean_with_interval(within, seed) if within else None,
         **pair_figures(nodes, score_N),
     }
@@ -151,7 +190,3 @@ def pair_figures(nodes: Nodes, score_N: np.ndarray) -> dict[str, Any]:
 
 def rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 4)
-
-
-def _auc_where(nodes: Nodes, score_N: np.ndarray, rows_N: np.ndarray) -> float | None:
-    return auc(score_N[rows_N], nodes.hard_N[rows_N]) if rows_N.any() else None

@@ -1,7 +1,7 @@
 """The steps of searched trees as columns: what a process reward model is asked about, and its answers.
 
 A row is a well-formed step with at least one judged or dead leaf at or below it; malformed steps are
-left out, for search never asks what they are worth. Computes no figure (prm_figures.py).
+left out, for search never asks what they are worth. Computes no figure (figures.py).
 """
 
 from __future__ import annotations
@@ -12,29 +12,27 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from o1jax.concurrency import run_in_order
-from o1jax.engine.step_scorer import Path, StepScorer
+from o1jax.engine.step_scorer import StepScorer
 from o1jax.records import InputError, Tree
 from o1jax.search.samples import Label, label_nodes
 from o1jax.search.steps import path_of, without_eos
 from o1jax.search.tree import path_to
 
-TREES_AT_ONCE = 64
+TREES_AT_ONCE = 64  # enough to fill the scorer's slots; more would only hold more paths in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """N steps, tree by tree, in order of index. Siblings share `parent_N`; `number_N` is the step's (1
-    is the first), `is_leaf_N` says that it was judged itself; lengths are in tokens, the path's from
-    after the prompt to the step's end; labels are as in samples.label_nodes."""
+    """N steps, tree by tree, in order of index."""
 
-    problem_N: np.ndarray
-    parent_N: np.ndarray
-    number_N: np.ndarray
-    is_leaf_N: np.ndarray
-    step_tokens_N: np.ndarray
-    path_tokens_N: np.ndarray
-    soft_N: np.ndarray
-    hard_N: np.ndarray
+    problem_N: np.ndarray  # a number for every problem, whichever tree it is of
+    parent_N: np.ndarray  # a number for every parent of every tree: siblings share it
+    number_N: np.ndarray  # of the step on its path; 1 is the first
+    is_leaf_N: np.ndarray  # whether it was judged itself
+    step_tokens_N: np.ndarray  # without a final end-of-sequence token
+    path_tokens_N: np.ndarray  # from after the prompt to the step's end
+    soft_N: np.ndarray  # labels in [0, 1], as in search/samples.label_nodes
+    hard_N: np.ndarray  # 0 or 1
 
     def __len__(self) -> int:
         return len(self.soft_N)
@@ -46,7 +44,7 @@ def nodes_of(trees: Sequence[Tree], eos_id: int) -> Nodes:
     rows: list[tuple] = []
     n_parents = 0
     for tree in trees:
-        problem = problems.setdefault(tree.problem_id, len(problems))
+        problem = problems.setdefault(tree.problem_id, len(problems))  # of two rounds' trees the same
         rows += _rows(tree, problem, n_parents, eos_id)
         n_parents += len(tree.nodes)
     if not rows:
@@ -57,15 +55,18 @@ def nodes_of(trees: Sequence[Tree], eos_id: int) -> Nodes:
 
 
 async def score_nodes(trees: Sequence[Tree], scorer: StepScorer, eos_id: int) -> np.ndarray:
-    """score_N of the rows of `nodes_of`, each path to the last row of its branch scored once."""
+    """score_N of the rows of `nodes_of`."""
 
     async def work(tree: Tree) -> list[float]:
-        tips = list(_tips(tree))
-        scores = await scorer.score([_path(tree, tip, eos_id) for tip in tips])
+        # Scoring a path scores all its steps, so only the paths to rows without a row below are asked for.
+        # A step that several of them share is scored in each; the last one's score stands.
+        rows = _row_indices(tree, label_nodes(tree))
+        inner = {tree.nodes[index].parent for index in rows}
+        paths = [path_to(tree.nodes, index) for index in rows if index not in inner]
+        scores = await scorer.score([path_of(tree.prompt_ids, path, eos_id) for path in paths])
         by_index: dict[int, float] = {}
-        for tip, step_scores in zip(tips, scores, strict=True):
-            indices = [node.index for node in path_to(tree.nodes, tip)]
-            by_index |= dict(zip(indices, step_scores, strict=True))
+        for path, step_scores in zip(paths, scores, strict=True):
+            by_index |= zip((node.index for node in path), step_scores, strict=True)
         return [by_index[index] for index in sorted(by_index)]
 
     return np.concatenate(await run_in_order(work, trees, TREES_AT_ONCE))
@@ -75,7 +76,7 @@ def _rows(tree: Tree, problem: int, first_parent: int, eos_id: int) -> Iterator[
     """The fields of Nodes, row by row."""
     labels = label_nodes(tree)
     lengths = [len(without_eos(node.token_ids, eos_id)) for node in tree.nodes]
-    for index in _asked(tree, labels):
+    for index in _row_indices(tree, labels):
         node = tree.nodes[index]
         path_tokens = sum(lengths[step.index] for step in path_to(tree.nodes, index))
         yield (
@@ -90,17 +91,7 @@ def _rows(tree: Tree, problem: int, first_parent: int, eos_id: int) -> Iterator[
         )
 
 
-def _asked(tree: Tree, labels: Sequence[Label]) -> list[int]:
-    """The indices of the rows; with a step, those above it are in it."""
+def _row_indices(tree: Tree, labels: Sequence[Label]) -> list[int]:
+    """Which nodes are rows; if one is, so are those above it."""
+    # A step of which no leaf was judged or dead (the search ended first) has no label to compare with.
     return [n.index for n in tree.nodes[1:] if not n.error and labels[n.index].n_leaves]
-
-
-def _tips(tree: Tree) -> Iterator[int]:
-    """The rows that no row is below of."""
-    asked = _asked(tree, label_nodes(tree))
-    parents = {tree.nodes[index].parent for index in asked}
-    return (index for index in asked if index not in parents)
-
-
-def _path(tree: Tree, tip: int, eos_id: int) -> Path:
-    return path_of(tree.prompt_ids, path_to(tree.nodes, tip), eos_id)

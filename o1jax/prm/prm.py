@@ -15,72 +15,72 @@ from typing import Any, Literal
 
 import numpy as np
 from etils import epath
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
 from o1jax.engine.step_scorer import score_ids
 from o1jax.model.init import abstract_params
-from o1jax.model.lora import LoraSettings
 from o1jax.parallel.mesh import make_mesh, own_devices
 from o1jax.parallel.seeds import fold_seed
-from o1jax.policy.found import places_of, trees_of
+from o1jax.policy.found import found_directories, search_trees
 from o1jax.prm.figures import held_out_figures
 from o1jax.prm.nodes import nodes_of, score_nodes
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.search.samples import step_labels, step_pairs
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.training import check_model, open_policy, tokens_per_second, train_tokens, with_adapters
+from o1jax.stages.training import (
+    TrainSettings,
+    check_model,
+    open_policy,
+    tokens_per_second,
+    train_tokens,
+    with_adapters,
+)
 from o1jax.stages.workers import scorer_of
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, load_policy
-from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`objective`: cross-entropy with the soft or the hard labels of paths, or Bradley-Terry on pairs of
-    siblings whose soft labels differ by more than `pair_margin`, at most `max_pairs_per_parent` of each
-    parent's (0: all); the scores of the last compare siblings and nothing else. `max_paths_per_problem`
-    labelled paths are drawn by seed (0: all). `train_tokens`: tokens to train on, padding not counted.
-    `likelihood`: the weight of a step's log-likelihood, by the same model, in its score (0: none).
-    `model`: the preset that the policy must have the shape of, where it is given. `lora`: trains adapters of
-    this rank, not all parameters. `scorer_slots`: paths
-    a forward pass of the held-out figures."""
+    """What a process reward model learns of searched paths, and how."""
 
-    train_tokens: int
+    train_tokens: PositiveInt  # tokens to train on, padding not counted
+    # Cross-entropy with the soft or the hard label of every step, or Bradley-Terry on pairs of siblings. The
+    # scores of "pair" compare siblings and nothing else.
     objective: Literal["soft", "hard", "pair"] = "soft"
-    row_length: int = 256
-    rows_per_batch: int = 16
-    micro_batches: int = 1
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.01
-    adamw: AdamW = AdamW()
-    likelihood: float = 0.0
-    pair_margin: float = 0.0
-    max_pairs_per_parent: int = 0
-    max_paths_per_problem: int = 0
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
-    scorer_slots: int = 16
+    likelihood: float = (
+        0.0  # the weight of a step's log-likelihood, by the same model, in its score (0: none)
+    )
+    pair_margin: NonNegativeFloat = 0.0  # pairs are of siblings whose soft labels differ by more
+    max_pairs_per_parent: NonNegativeInt = 0  # the widest apart (0: all)
+    max_paths_per_problem: NonNegativeInt = 0  # labelled paths, drawn by seed (0: all)
+    train: TrainSettings = TrainSettings(learning_rate=1e-3, weight_decay=0.01)
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the held-out figures
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (prm_figures)."""
+    """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (figures.py)."""
     policy = open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
-    check_model("prm", settings.model, policy)
-    policy = with_adapters(_scoring(policy, settings.likelihood), settings.lora, seed)
-    rounds = [trees_of(place) for place in places_of(inputs)]
-    trees = [tree for found in rounds for tree in found]
-    held_out = trees_of(inputs["held_out"]) if "held_out" in inputs else []
+    check_model("prm", settings.train.model, policy)
+    policy = with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
+    found = found_directories(inputs)
+    rounds = [search_trees(directory) for directory in found.values()]
+    trees = [tree for found_trees in rounds for tree in found_trees]
+    held_out = search_trees(inputs["held_out"]) if "held_out" in inputs else []
     refuse_leakage(trees, held_out)
     samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
-    examples, dropped = keep_short([encode(sample, settings) for sample in samples], settings.row_length)
+    encoded = [encode(sample, settings) for sample in samples]
+    kind, length = f"steps with {settings.objective} labels", settings.train.row_length
+    rows = [provenance.node_row(s, kind, found, e, length) for s, e in zip(samples, encoded, strict=True)]
+    provenance.write(out, rows)
+    examples, dropped = keep_short(encoded, settings.train.row_length)
     if not examples:
         what = "pair of siblings" if settings.objective == "pair" else "labelled path"
         raise InputError(
             f"{out}: nothing to train on: no {what} in {len(trees)} trees ({dropped} were longer than "
-            f"row_length {settings.row_length}); search more, or with more samples a step"
+            f"row_length {settings.train.row_length}); search more, or with more samples a step"
         )
     make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
     objective = make_objective(*score_ids(policy.tokenizer))
@@ -101,6 +101,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 
 def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
     """InputError that names a problem, or a prompt, which is both trained on and held out."""
+    # By prompt too: two data sets may have the same problem under different ids.
     trained = {tree.problem_id for tree in trees} | {tree.prompt_ids for tree in trees}
     for tree in held_out:
         if tree.problem_id in trained or tree.prompt_ids in trained:
@@ -113,10 +114,11 @@ def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
 def samples_of(
     rounds: Sequence[Sequence[Tree]], settings: Settings, eos_id: int, seed: int
 ) -> list[StepLabel] | list[StepPair]:
-    """The labelled paths, or the pairs, of all trees, named by round; `rounds` are the trees of every search
-    stage."""
+    """The labelled paths, or the pairs, of all trees; `rounds` are the trees of every search stage, and an id
+    begins with its round's index."""
     numbered = [(number, tree) for number, trees in enumerate(rounds) for tree in trees]
     if settings.objective == "pair":
+        # Pairs are capped by parent, not by problem: a cap by problem would keep those of wide parents.
         limits = {"margin": settings.pair_margin, "max_per_parent": settings.max_pairs_per_parent}
         return [
             dataclasses.replace(pair, id=f"{number}/{pair.id}")
@@ -125,11 +127,13 @@ def samples_of(
         ]
     by_problem: dict[str, list[StepLabel]] = {}
     for number, tree in numbered:
+        # A path that two rounds found stays twice: the trees around it differ, and so may its labels.
         by_problem.setdefault(tree.problem_id, []).extend(
             dataclasses.replace(label, id=f"{number}/{label.id}")
             for label in step_labels(tree, eos_id=eos_id)
         )
     for problem_id, labels in by_problem.items():
+        # Without a cap too: what a low cap keeps, a higher one keeps as well.
         random.Random(fold_seed(seed, "prm_paths", problem_id)).shuffle(labels)
     most = settings.max_paths_per_problem or None
     return [label for _, labels in sorted(by_problem.items()) for label in labels[:most]]
@@ -144,6 +148,7 @@ def encode(sample: StepLabel | StepPair, settings: Settings) -> Example:
 
 def _scoring(policy: Policy, likelihood: float) -> Policy:
     """The policy's parameters in a model whose scores count likelihood so."""
+    # The weight is part of the model's config, and so of the graph: whoever loads this model scores alike.
     config = dataclasses.replace(policy.config, score_likelihood=likelihood)
     graphdef, _ = abstract_params(config, make_mesh())
     return dataclasses.replace(policy, config=config, graphdef=graphdef)
@@ -153,6 +158,7 @@ def _held_out(
     out: epath.Path, settings: Settings, trees: Sequence[Tree], held_out: Sequence[Tree], seed: int
 ) -> dict[str, Any]:
     """The figures of the model that was saved, on one device of each process."""
+    # Read back, and not taken from the training: what is measured is what search will load.
     prm = load_policy(out / "policy", own_devices())
     eos_id = prm.tokenizer.eos_token_id
 

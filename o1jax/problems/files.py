@@ -1,6 +1,8 @@
-"""Records (JSON objects) of a local file: JSON lines, one JSON list, either of them gzipped, or Parquet.
+"""Records (JSON objects) of a local file, and their fields, read strictly: an InputError names what is wrong.
 
-Knows no data set's fields. Paths may lie in a bucket.
+A file is JSON lines or one JSON list, either of them gzipped, or Parquet; it may lie in a bucket. The readers
+of fields take a record, a field's name, and `where`, which begins every message ("mbpp.jsonl record 7").
+Knows no data set's fields, and says nothing of keys that nobody asks for.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from etils import epath
 
 from o1jax.records import InputError
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 
 
 def read_records(path: str) -> list[Record]:
@@ -68,13 +70,6 @@ def _parsed(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # also of an integer with thousands of digits
         raise InputError(f"{where}: not JSON ({error})") from error
-
-
-# Fields of a published record, read strictly: the InputError names record and field.
-#
-# `where` begins every message ("mbpp.jsonl record 7"). Other keys of a record are nobody's business here.
-
-Record = Mapping[str, Any]
 
 
 def text(record: Record, name: str, where: str) -> str:

@@ -1,14 +1,14 @@
 """Problems from whatever a user names. A source is one of
 
-    problems.jsonl               a file of ours, or in TACO's format (told by its fields)
-    runs/mbpp                    a directory of prepared problems
+    problems.jsonl               a file in our own format, or in TACO's (its fields tell which)
+    runs/mbpp                    a directory of prepared problems: its problems.parquet
     mbpp:test                    a split of a published set, through the datasets library and its cache
     humaneval                    all splits of one
     mbpp:path/to/mbpp.jsonl      a file in a set's published format, all of it
     mbpp:path/to/mbpp.jsonl:test that split of it (other sets' files hold one split: which one it is)
 
 The sets are in SETS. A file is .jsonl or .json (both perhaps .gz) or .parquet. The built-in problems are made
-in ladder.py, not loaded.
+in ladder/, not loaded; what a stage hands to the next one is read by stages/problems.py.
 """
 
 from __future__ import annotations
@@ -25,29 +25,25 @@ from o1jax.records import InputError, Problem
 
 Record = dict[str, Any]
 Each = Callable[[Problem], Problem]
-Reader = Callable[[Record, int, str], Problem | None]  # record, index, where; None: of another split
+Reader = Callable[[Any, int, str], Problem | None]  # of record, index, where; None: of another split
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedSet:
-    """Where a set is published, and who reads its records: problem_of(record, index, where, split).
+    """Where a set is published, and who reads its records."""
 
-    `files` names the Parquet files of a split, for a repository that the datasets library would need a script
-    for (it runs none since 4.0). `split_of(record, where)` is there where records themselves say their split.
-    """
-
-    repository: str
+    repository: str  # on the Hugging Face hub
     splits: tuple[str, ...]
-    problem_of: Callable[[Record, int, str, str], Problem]
-    config: str | None = None
-    files: str = ""
-    split_of: Callable[[Record, str], str] | None = None
+    problem_of: Callable[[Record, int, str, str], Problem]  # of record, index, where and split
+    config: str | None = None  # which of the repository's configurations, if it has several
+    files: str = ""  # a split's Parquet files, where the datasets library (4.0 on) refuses to run a script
+    split_of: Callable[[Record, str], str] | None = None  # of record and where, if records say their split
 
 
 TACO_FILES = "hf://datasets/BAAI/TACO/ALL/{split}-*.parquet"
 APPS_FILES = "hf://datasets/codeparrot/apps@refs/convert/parquet/all/{split}/*.parquet"
-LADDER = "ladder:"  # how a source begins that is made in ladder.py
-DIRECTORY = ("problems.parquet", "problems.jsonl")  # of prepared problems, one of them
+LADDER = "ladder:"  # how a source begins that is made in ladder/
+PREPARED = "problems.parquet"  # in a directory of prepared problems
 MBPP = "google-research-datasets/mbpp"
 MBPP_SPLITS = ("train", "test", "validation", "prompt")
 SETS = {
@@ -65,56 +61,68 @@ SETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """`malformed`: a line for every record left out, with its index and field."""
+    """The problems of a source."""
 
     problems: tuple[Problem, ...]
-    malformed: tuple[str, ...] = ()
+    malformed: tuple[str, ...] = ()  # a line for every record left out, with its index and field
 
 
-def load_problems(source: str, limit: int = 0) -> list[Problem]:
-    """The problems of a source, the first `limit` if that is not 0. Raises InputError in one line for
-    anything malformed."""
-    if limit < 0:
-        raise InputError(f"problems: limit {limit}, wanted 0 (all) or more")
-    loaded = load_well_formed(source)
-    if loaded.malformed:
-        raise InputError(loaded.malformed[0])
-    return list(loaded.problems[: limit or None])
-
-
-def load_well_formed(source: str, each: Each = lambda problem: problem) -> Loaded:
+def load_problems(source: str, each: Each = lambda problem: problem, *, strict: bool = False) -> Loaded:
     """The well-formed problems of a source, each as `each` makes it (or refuses it, by InputError) while the
-    next is not read yet: so tests past a cap do not pile up. Raises InputError if there is none, or no such
-    source."""
+    next is not read yet: so tests past a cap do not pile up.
+
+    Raises InputError in one line for no such source, for one without a problem and, if `strict`, for the
+    first malformed record.
+    """
     name, _, rest = source.partition(":")
-    loaded = _of_set(name, rest, each) if name in SETS else _of_file(source, each)
+    return accepted(source, _of_set(name, rest, each) if name in SETS else _of_file(source, each), strict)
+
+
+def accepted(source: str, loaded: Loaded, strict: bool) -> Loaded:
+    """`loaded` itself. Raises InputError where it has no problem and, if `strict`, a malformed record."""
     if not loaded.problems:
         raise InputError(loaded.malformed[0] if loaded.malformed else f"{source}: no problems in it")
+    if strict and loaded.malformed:
+        raise InputError(
+            f"{loaded.malformed[0]} ({len(loaded.malformed)} malformed; strict=False skips them)"
+        )
     return loaded
+
+
+def collect(source: str, records: Iterable[Any], reader: Reader, each: Each) -> Loaded:
+    """What a reader makes of the records, and `each` of that: malformed ones and equal ids apart."""
+    problems: dict[str, Problem] = {}
+    malformed = []
+    for i, record in enumerate(records):
+        where = f"{source} record {i}"
+        try:
+            problem = reader(record, i, where)
+            if problem is not None and problem.id in problems:
+                raise InputError(f"{where} field 'id': {problem.id!r} seen before, wanted a new one")
+            if problem is not None:
+                problems[problem.id] = each(problem)
+        except InputError as error:
+            malformed.append(str(error))
+    return Loaded(tuple(problems.values()), tuple(malformed))
 
 
 def file_of(source: str) -> epath.Path | None:
     """The local file that a source is read from, even if it is missing; None where there is none to read."""
     name, _, rest = source.partition(":")
     path = _path_and_split(SETS[name], rest)[0] if name in SETS else source
-    return None if not path or source.startswith(LADDER) else _file(epath.Path(path))
-
-
-def _file(place: epath.Path) -> epath.Path:
-    """A file, or the one of a directory of prepared problems."""
-    if not place.is_dir():
-        return place
-    places = [place / name for name in DIRECTORY]
-    return next((path for path in places if path.exists()), places[-1])
+    if not path or source.startswith(LADDER):
+        return None
+    given = epath.Path(path)
+    return given / PREPARED if given.is_dir() else given
 
 
 def _of_set(name: str, rest: str, each: Each) -> Loaded:
     published = SETS[name]
     path, split = _path_and_split(published, rest)
     if path:
-        return _read(path, files.read_records(path), _reader_of(published, split), each)
+        return collect(path, files.read_records(path), _reader_of(published, split), each)
     parts = [
-        _read(f"{name}:{part}", _download(name, part), _reader_of(published, part), each)
+        collect(f"{name}:{part}", _download(name, part), _reader_of(published, part), each)
         for part in ([split] if split else published.splits)
     ]
     return Loaded(
@@ -127,6 +135,15 @@ def _path_and_split(published: PublishedSet, rest: str) -> tuple[str, str]:
     """What stands behind a set's name: a path, or "", and one of its splits, or ""."""
     path, _, split = rest.rpartition(":")
     return (path, split) if split in published.splits else (rest, "")
+
+
+def _reader_of(published: PublishedSet, split: str) -> Reader:
+    def read(record: Record, i: int, where: str) -> Problem | None:
+        if split and published.split_of is not None and published.split_of(record, where) != split:
+            return None
+        return published.problem_of(record, i, where, split or published.splits[0])
+
+    return read
 
 
 def _download(name: str, split: str) -> Iterable[Record]:
@@ -148,40 +165,15 @@ def _download(name: str, split: str) -> Iterable[Record]:
 
 
 def _of_file(source: str, each: Each) -> Loaded:
-    source = str(_file(epath.Path(source)))
-    records = files.read_records(source)
-    told = next((record for record in records if {"input_output", "form"} & set(record)), records[0])
-    if "input_output" in told:
-        return _read(source, records, taco.problem_of, each)
-    if "form" in told:
-        return _read(source, records, lambda record, i, where: jsonl.problem_of(record, where), each)
+    path = str(file_of(source) or source)
+    records = files.read_records(path)
+    # Not simply the first record: it may be malformed, and then says nothing of the others' format.
+    telling = next((record for record in records if {"input_output", "form"} & set(record)), records[0])
+    if "input_output" in telling:
+        return collect(path, records, taco.problem_of, each)
+    if "form" in telling:
+        return collect(path, records, lambda record, i, where: jsonl.problem_of(record, where), each)
     raise InputError(
-        f"{source} record 0: fields {sorted(records[0])[:6]}, wanted 'form' (ours) or 'input_output' (TACO), "
+        f"{path} record 0: fields {sorted(records[0])[:6]}, wanted 'form' (ours) or 'input_output' (TACO), "
         f"or the name of a set before it: {', '.join(SETS)}"
     )
-
-
-def _reader_of(published: PublishedSet, split: str) -> Reader:
-    def read(record: Record, i: int, where: str) -> Problem | None:
-        if split and published.split_of is not None and published.split_of(record, where) != split:
-            return None
-        return published.problem_of(record, i, where, split or published.splits[0])
-
-    return read
-
-
-def _read(source: str, records: Iterable[Record], reader: Reader, each: Each) -> Loaded:
-    """What a reader makes of the records: malformed ones and equal ids apart."""
-    problems: dict[str, Problem] = {}
-    malformed = []
-    for i, record in enumerate(records):
-        where = f"{source} record {i}"
-        try:
-            problem = reader(record, i, where)
-            if problem is not None and problem.id in problems:
-                raise InputError(f"{where} field 'id': {problem.id!r} seen before, wanted a new one")
-            if problem is not None:
-                problems[problem.id] = each(problem)
-        except InputError as error:
-            malformed.append(str(error))
-    return Loaded(tuple(problems.values()), tuple(malformed))

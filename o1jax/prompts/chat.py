@@ -21,8 +21,8 @@ Message = Mapping[str, str]  # role ("system", "user" or "assistant") and conten
 
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer saved in a directory (or a model's name); InputError if there is none."""
-    place = pathlib.Path(path)
-    if place.is_dir() and not any((place / name).exists() for name in FILES):
+    directory = pathlib.Path(path)
+    if directory.is_dir() and not any((directory / name).exists() for name in FILES):
         raise InputError(f"no tokenizer at {str(path)!r}, wanted one of {', '.join(FILES)} there")
     try:
         return _class_of(path).from_pretrained(path)

@@ -81,10 +81,7 @@ def parse_step(text: str, number: int) -> Step:
         raise StepError(f"step {number}: saw number {header[1]}, wanted {number}")
     if header[2] not in map(str, ACTIONS):
         raise StepError(f"step {number}: saw action {header[2]}, wanted 1, 2 or 3")
-    return _step(int(header[2]), inside[header.end() :], number)
-
-
-def _step(action: int, body: str, number: int) -> Step:
+    action, body = int(header[2]), inside[header.end() :]
     if not body.strip():
         raise StepError(f"step {number}: saw an empty body, wanted text")
     if action != 3:
@@ -93,27 +90,3 @@ def _step(action: int, body: str, number: int) -> Step:
         return Step(3, fence.only_program(body))
     except fence.FenceError as error:
         raise StepError(f"step {number}: {error}") from error
-
-
-def parse_path(text: str) -> tuple[Step, ...]:
-    """All steps of a path, of which the last and only the last is action 3."""
-    pieces = text.split(STOP)
-    if pieces[-1].strip():
-        raise StepError(f"path: saw {pieces[-1].strip()[:20]!r} after the last {STOP}, wanted nothing")
-    if len(pieces) == 1:
-        raise StepError(f"path: saw no {STOP}, wanted at least one step")
-    steps = tuple(parse_step(piece + STOP, number) for number, piece in enumerate(pieces[:-1], 1))
-    for number, step in enumerate(steps, 1):
-        if (step.action == 3) != (number == len(steps)):
-            wanted = "action 3" if number == len(steps) else "action 1 or 2"
-            raise StepError(
-                f"path: saw action {step.action} in step {number} of {len(steps)}, wanted {wanted}"
-            )
-    return steps
-
-
-def program_of(step: Step) -> str:
-    """The Python source of an action-3 step."""
-    if step.action != 3:
-        raise StepError(f"program: saw a step of action {step.action}, wanted action 3")
-    return step.text

@@ -1,7 +1,7 @@
-"""Step 5 beside what else could be done with the same tokens.
+"""Step 5 of self-play beside what else could be done with the same tokens.
 
-Each arm goes on from one policy and one process reward model, in rounds; the arm "search" comes first:
-what a round of it generates and trains on is what the others get.
+Each arm goes on from one policy and one process reward model, in rounds. The arm "search" must come first:
+what a round of it generates and trains on is what the same round of the others gets.
 """
 
 from __future__ import annotations
@@ -11,10 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from o1jax.recipes import self_play
-from o1jax.recipes.recipe import Recipe, figures, found, warmed_up
+from o1jax.recipes.recipe import Recipe, figures, found_inputs, warmed_up
 from o1jax.recipes.self_play import State
 from o1jax.recipes.single_steps import more_trees
 from o1jax.records import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    arm: str  # of config["arms"]
+    number: int  # from 0
+
+    @property
+    def path(self) -> str:
+        """Relative to the run."""
+        return f"compare/{self.arm}/round_{self.number:02d}"
 
 
 def reinforcement(recipe: Recipe) -> dict[str, Any]:
@@ -35,80 +46,76 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
     if not prm:
         trees = recipe.config["pool_trees"]
         trees = trees or recipe.stage("search", "pool_trees", policy=policy, problems=pool)
-        searches = found([trees, *more_trees(recipe)])
-        prm = recipe.stage("prm", "prm/start", policy=policy, **searches)
+        prm = recipe.stage("prm", "prm/start", policy=policy, **found_inputs([trees, *more_trees(recipe)]))
     for arm in recipe.config["arms"]:
         state = State(policy, pool, references=references, prm=prm)
         improve = ARMS[arm.split("_")[0]]
-        for at in _rounds(recipe, arm):
-            state = improve(recipe, at, state)
-            recipe.stage("evaluate", f"{at}/evaluate", policy=state.policy, problems=held_out)
+        for number in _numbers(recipe, arm):
+            current = Round(arm, number)
+            state = improve(recipe, current, state)
+            recipe.stage("evaluate", f"{current.path}/evaluate", policy=state.policy, problems=held_out)
     return recipe.report()
 
 
-def search(recipe: Recipe, at: str, state: State) -> State:
+def search(recipe: Recipe, current: Round, state: State) -> State:
     """Steps 2 and 3 again: search, and SFT on every path that passed."""
-    return self_play.policy_sft(recipe, at, self_play.search(recipe, at, state))
+    return self_play.policy_sft(recipe, current.path, self_play.search(recipe, current.path, state))
 
 
-def sampling(recipe: Recipe, at: str, state: State) -> State:
+def sampling(recipe: Recipe, current: Round, state: State) -> State:
     """Expert iteration: plain sampling, and SFT on every answer that passed."""
-    inputs = {"problems": state.pool, "match": f"{_same_round(recipe, at)}/search"}
-    sample = recipe.stage("sample", f"{at}/sample", policy=state.policy, **inputs)
-    return self_play.policy_sft(recipe, at, dataclasses.replace(state, searches=(*state.searches, sample)))
+    match = f"{_searched(recipe, current.number)}/search"
+    return self_play.expert_iteration(recipe, current.path, state, match)
 
 
-def dpo(recipe: Recipe, at: str, state: State) -> State:
+def dpo(recipe: Recipe, current: Round, state: State) -> State:
     """Iterative DPO: search, and preferences in the new trees."""
-    return self_play.policy_dpo(recipe, at, self_play.search(recipe, at, state))
+    return self_play.policy_dpo(recipe, current.path, self_play.search(recipe, current.path, state))
 
 
-def rl(recipe: Recipe, at: str, state: State) -> State:
+def rl(recipe: Recipe, current: Round, state: State) -> State:
     """Policy gradient alone, rewarded as config["arms"][arm] says; the reward model stays as it is. With
     config["rl_at_once"] one run has the tokens of all rounds."""
-    rounds = _rounds(recipe, "search") if recipe.config["rl_at_once"] else [at]
-    generated, trained = _budget(recipe, rounds)
-    changes = recipe.config["arms"][at.split("/")[1]]
-    limited = recipe.with_page("policy_rl", **changes, generated_tokens=generated, trained_tokens=trained)
-    return self_play.policy_rl(limited, at, state)
+    numbers = range(recipe.config["rounds"]) if recipe.config["rl_at_once"] else [current.number]
+    changes = recipe.config["arms"][current.arm] | _budget(recipe, numbers)
+    return self_play.policy_rl(recipe.with_page("policy_rl", **changes), current.path, state)
 
 
-def loop(recipe: Recipe, at: str, state: State) -> State:
+def loop(recipe: Recipe, current: Round, state: State) -> State:
     """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
     is left of the tokens. config["arms"][arm] holds the problems to search, the share of the trained tokens
     that is SFT's, and changes on the pages of prm and policy_rl; with searched_rounds see loop_at_once."""
-    page, (generated, trained) = recipe.config["arms"][at.split("/")[1]], _budget(recipe, [at])
+    page, path = recipe.config["arms"][current.arm], current.path
     if "searched_rounds" in page:
-        return loop_at_once(recipe, at, state)
-    few = recipe.with_page("search_pool", **page["search_pool"])
-    few = few.problems("problems", "search_pool", directory="compare/loop")
-    searched = self_play.search(recipe, at, dataclasses.replace(state, pool=few))
-    left = max(1, generated - figures(searched.searches[-1])["generated_tokens"])
-    sft_tokens = round(trained * page["sft_share"])
+        return loop_at_once(recipe, current, state)
+    budget = _budget(recipe, [current.number])
+    drawn = recipe.with_page("search_pool", **page["search_pool"])
+    few = drawn.problems("problems", "search_pool", parent="compare/loop")
+    searched = self_play.search(recipe, path, dataclasses.replace(state, pool=few))
+    # What search and SFT take of the round's budget, policy gradient does not have.
+    left = max(1, budget["generated_tokens"] - figures(searched.searches[-1])["generated_tokens"])
+    sft_tokens = round(budget["trained_tokens"] * page["sft_share"])
+    limits = {"generated_tokens": left, "trained_tokens": budget["trained_tokens"] - sft_tokens}
     recipe = recipe.with_page("policy_sft", train_tokens=sft_tokens).with_page("prm", **page["prm"])
-    limits = {"generated_tokens": left, "trained_tokens": trained - sft_tokens}
     recipe = recipe.with_page("policy_rl", **page["policy_rl"], **limits)
-    state = self_play.prm(
-        recipe, at, self_play.policy_sft(recipe, at, dataclasses.replace(searched, pool=state.pool))
-    )
-    return self_play.policy_rl(recipe, at, state)
+    state = self_play.policy_sft(recipe, path, dataclasses.replace(searched, pool=state.pool))
+    return self_play.policy_rl(recipe, path, self_play.prm(recipe, path, state))
 
 
-def loop_at_once(recipe: Recipe, at: str, state: State) -> State:
+def loop_at_once(recipe: Recipe, current: Round, state: State) -> State:
     """The loop from the arm "search" on, after the `searched_rounds` of its rounds that the arm's page says:
     the reward model trained on their trees, and one run of policy gradient with the other rounds' tokens."""
-    page, rounds = recipe.config["arms"][at.split("/")[1]], _rounds(recipe, "search")
+    page, rounds = recipe.config["arms"][current.arm], range(recipe.config["rounds"])
     searched, others = rounds[: page["searched_rounds"]], rounds[page["searched_rounds"] :]
-    generated, trained = _budget(recipe, others)
-    limits = {"generated_tokens": generated, "trained_tokens": trained}
-    recipe = recipe.with_page("prm", **page["prm"]).with_page("policy_rl", **page["policy_rl"], **limits)
-    searches = tuple(f"{recipe.workdir}/{round}/search" for round in searched)
-    policy = f"{recipe.workdir}/{searched[-1]}/policy_sft"
+    recipe = recipe.with_page("prm", **page["prm"])
+    recipe = recipe.with_page("policy_rl", **page["policy_rl"], **_budget(recipe, others))
+    searches = tuple(f"{_searched(recipe, number)}/search" for number in searched)
+    policy = f"{_searched(recipe, searched[-1])}/policy_sft"
     state = dataclasses.replace(state, policy=policy, searches=searches)
-    return self_play.policy_rl(recipe, at, self_play.prm(recipe, at, state))
+    return self_play.policy_rl(recipe, current.path, self_play.prm(recipe, current.path, state))
 
 
-ARMS = {"search": search, "sampling": sampling, "dpo": dpo, "rl": rl, "loop": loop}
+ARMS = {"search": search, "sampling": sampling, "dpo": dpo, "rl": rl, "loop": loop}  # by an arm's first word
 
 
 def _check_loops(recipe: Recipe) -> None:
@@ -122,19 +129,23 @@ def _check_loops(recipe: Recipe) -> None:
             )
 
 
-def _rounds(recipe: Recipe, arm: str) -> Sequence[str]:
-    rounds = [f"compare/{arm}/round_{k:02d}" for k in range(recipe.config["rounds"])]
+def _numbers(recipe: Recipe, arm: str) -> Sequence[int]:
+    """The rounds of an arm. One that runs at once has the last alone, so that it stands at the end of the
+    curves, where the others have spent as many tokens."""
+    rounds = range(recipe.config["rounds"])
     at_once = recipe.config["rl_at_once"] and arm.startswith("rl_")
-    return rounds[-1:] if at_once or "searched_rounds" in recipe.config["arms"].get(arm, {}) else rounds
+    return rounds[-1:] if at_once or "searched_rounds" in recipe.config["arms"][arm] else rounds
 
 
-def _same_round(recipe: Recipe, at: str) -> str:
-    """Where the arm "search" has the round of another arm's `at`."""
-    return str(recipe.workdir / "compare" / "search" / at.split("/")[-1])
+def _searched(recipe: Recipe, number: int) -> str:
+    """The directory of a round of the arm "search"."""
+    return f"{recipe.workdir}/{Round('search', number).path}"
 
 
-def _budget(recipe: Recipe, rounds: Sequence[str]) -> tuple[int, int]:
-    """The tokens that the arm "search" generated and trained on in the same rounds."""
-    places = [_same_round(recipe, at) for at in rounds]
-    generated = sum(figures(f"{place}/search")["generated_tokens"] for place in places)
-    return generated, sum(figures(f"{place}/policy_sft")["trained_tokens"] for place in places)
+def _budget(recipe: Recipe, numbers: Sequence[int]) -> dict[str, int]:
+    """The tokens that the arm "search" generated and trained on in these rounds, as limits of policy_rl."""
+    rounds = [_searched(recipe, number) for number in numbers]
+    return {
+        "generated_tokens": sum(figures(f"{path}/search")["generated_tokens"] for path in rounds),
+        "trained_tokens": sum(figures(f"{path}/policy_sft")["trained_tokens"] for path in rounds),
+    }

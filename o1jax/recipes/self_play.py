@@ -1,7 +1,22 @@
-"""Self-play: the six steps of O1-CODER (arXiv 2412.00154, algorithm 1), round after round.
+"""Self-play: algorithm 1 of O1-CODER (arXiv 2412.00154), its six steps in rounds.
 
-Step 1 is `tested` (the generator of test cases writes tests for the pool); the steps of a round are the
-functions of STEPS, which take what the run has so far and give it back with what they made.
+    step 1      train_tcg    a generator of test cases, which writes the tests that judge every program
+    each round:
+      2 and 6   search       trees D' of the newest policy; D <- D + D'
+      3         policy_sft   on the paths in D whose programs pass
+      4         prm          a process reward model, on all of D
+      5         policy_rl    the policy gets the reward phi of outcome and process
+
+A step is a function from what the run has so far (State) to what it has then; the work is done by the stage
+of its name. Where this departs from the paper:
+
+- Step 6 of one round is step 2 of the next: a round begins with the search of the newest policy.
+- The config fixes the number of rounds. After each, the policy is evaluated on held-out problems, which
+  nothing is trained on.
+- The generator writes tests once for all rounds, not anew in step 5. Only cases that the reference program
+  confirms judge; the problems' own tests judge beside them.
+- Without a given policy, a nano model is warmed up on a few references, which steps 3 and 5 replay.
+- Not in the paper: DPO instead of or after step 5 (policy_dpo), and the generator's turn (tcg_adversarial).
 """
 
 from __future__ import annotations
@@ -9,30 +24,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from o1jax.recipes.recipe import Recipe, figures, found
+from o1jax.recipes.recipe import Recipe, figures, found_inputs
 from o1jax.records import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a run has so far, as directories of stages ("" of what it has not): the policy; the problems to
-    play on, with the tests that judge; the evaluation of the policy that it began with; the problems of the
-    warm-up; those with more tests, by which rewards are audited; the generator of test cases; the process
-    reward model; every search; and the number of updates that policy gradient has made."""
+    """What a run has so far: directories of stages, "" for what it has not."""
 
     policy: str
-    pool: str
-    began: str = ""
-    references: str = ""
-    audit: str = ""
-    tcg: str = ""
-    prm: str = ""
-    searches: tuple[str, ...] = ()
-    updates: int = 0
+    pool: str  # the problems to play on, with the tests that judge
+    first_evaluation: str = ""  # of the first policy; its wrong answers measure the generator
+    references: str = ""  # the problems of the warm-up
+    audit: str = ""  # the pool with more tests, which rewards are audited by and never made of
+    tcg: str = ""  # the generator of test cases
+    prm: str = ""  # the process reward model
+    searches: tuple[str, ...] = ()  # D, the oldest first
+    updates: int = 0  # of policy gradient, over all rounds
 
 
 def play(recipe: Recipe) -> dict[str, Any]:
-    """The whole run: warm-up, step 1, then rounds of steps 2 to 6; returns the summary.
+    """The whole run: the warm-up, then every arm of config["arms"]; returns the summary.
 
     config["policy"] is what to begin with, weights or a stage; without it, a nano policy that is warmed up.
     config["arms"] names the loop ("self_play") and what stands beside it at equal tokens.
@@ -44,34 +56,38 @@ def play(recipe: Recipe) -> dict[str, Any]:
         references, validation = recipe.problems("references"), recipe.problems("validation")
         policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
     pool = recipe.problems("pool")
-    began = recipe.stage("evaluate", f"{name}_evaluate", policy=policy, problems=held_out)
+    evaluation = recipe.stage("evaluate", f"{name}_evaluate", policy=policy, problems=held_out)
     for arm in recipe.config["arms"]:
-        ARMS[arm](recipe, State(policy, pool, began, references), held_out)
+        ARMS[arm](recipe, State(policy, pool, evaluation, references), held_out)
     return recipe.report()
 
 
 def self_play(recipe: Recipe, state: State, held_out: str) -> None:
-    """Steps 1 to 6: each round's data come from the policy that the round before left."""
-    for step in recipe.config["steps"]:
+    """Algorithm 1: each round's data come from the policy that the round before left."""
+    for step in recipe.config["steps"]:  # all of them first: the last may be hours away
         if step not in STEPS:
             raise InputError(f"steps: saw {step!r}, wanted {', '.join(sorted(STEPS))}")
     if recipe.config["generated_tests"]:
-        state = tested(recipe, state, held_out)
+        state = train_tcg(recipe, state, held_out)
     for k in range(recipe.config["rounds"]):
+        directory = f"round_{k:02d}"
         for step in ("search", *recipe.config["steps"]):
-            state = STEPS[step](recipe, f"round_{k:02d}", state)
-        recipe.stage("evaluate", f"round_{k:02d}/evaluate", policy=state.policy, problems=held_out)
+            state = STEPS[step](recipe, directory, state)
+        recipe.stage("evaluate", f"{directory}/evaluate", policy=state.policy, problems=held_out)
     recipe.stage("evaluate", "search_evaluate", "search_evaluate", policy=state.policy, problems=held_out)
 
 
-def tested(recipe: Recipe, state: State, held_out: str) -> State:
-    """Step 1: trains a generator of test cases, from config["tcg_from"] or from nothing, measures it (on
-    tcg_held_out, where the page has that), and has it write tests for the pool; where the page says how to
-    draw tests that it never sees (audit), those audit the rewards."""
+def train_tcg(recipe: Recipe, state: State, held_out: str) -> State:
+    """Step 1: a generator from config["tcg_from"] or from nothing, measured, that writes tests for the pool.
+
+    It is measured on config["tcg_held_out"], where the policy is evaluated on another kind of problems than
+    the generator learns from; else on `held_out`, by the policy's programs too. With config["audit"], more
+    tests are drawn, which no reward is made of: rewards are audited by them.
+    """
     problems = recipe.problems("tcg", "tcg_problems")
     sft = recipe.stage("tcg_sft", "tcg/sft", problems=problems, policy=recipe.config["tcg_from"])
     tcg = recipe.stage("tcg_dpo", "tcg/dpo", tcg=sft, problems=problems)
-    measured = {"problems": held_out, "policy": state.policy, "wrong": state.began}
+    measured = {"problems": held_out, "policy": state.policy, "wrong": state.first_evaluation}
     if "tcg_held_out" in recipe.config:
         measured = {"problems": recipe.problems("tcg_held_out")}
     recipe.stage("evaluate_tcg", "tcg/dpo_evaluate", tcg=tcg, **measured)
@@ -82,55 +98,62 @@ def tested(recipe: Recipe, state: State, held_out: str) -> State:
     return dataclasses.replace(state, tcg=tcg, pool=pool, audit=audit)
 
 
-def search(recipe: Recipe, at: str, state: State) -> State:
+def search(recipe: Recipe, directory: str, state: State) -> State:
     """Steps 2 and 6: D <- D + D', the trees of the newest policy."""
-    place = recipe.stage("search", f"{at}/search", policy=state.policy, problems=state.pool)
-    return dataclasses.replace(state, searches=(*state.searches, place))
+    trees = recipe.stage("search", f"{directory}/search", policy=state.policy, problems=state.pool)
+    return dataclasses.replace(state, searches=(*state.searches, trees))
 
 
-def policy_sft(recipe: Recipe, at: str, state: State) -> State:
+def policy_sft(recipe: Recipe, directory: str, state: State) -> State:
     """Step 3: on every path that passed so far, and on the references of the warm-up."""
-    inputs = {"references": state.references, **found(state.searches)}
-    policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=state.policy, **inputs)
+    # All of D and the references: the newest paths alone are few, and the policy would forget the rest.
+    inputs = {"references": state.references, **found_inputs(state.searches)}
+    policy = recipe.stage("policy_sft", f"{directory}/policy_sft", policy=state.policy, **inputs)
     return dataclasses.replace(state, policy=policy)
 
 
-def prm(recipe: Recipe, at: str, state: State) -> State:
+def prm(recipe: Recipe, directory: str, state: State) -> State:
     """Step 4: on every tree so far; continued from the round before, or restarted from the policy."""
     start = recipe.config["prm_start"]
     if start not in ("continue", "restart"):
         raise InputError(f"prm_start: saw {start!r}, wanted 'continue' or 'restart'")
     before = state.prm if start == "continue" else ""
-    place = recipe.stage("prm", f"{at}/prm", policy=state.policy, prm=before, **found(state.searches))
-    return dataclasses.replace(state, prm=place)
+    inputs = {"prm": before, **found_inputs(state.searches)}
+    model = recipe.stage("prm", f"{directory}/prm", policy=state.policy, **inputs)
+    return dataclasses.replace(state, prm=model)
 
 
-def policy_rl(recipe: Recipe, at: str, state: State) -> State:
-    """Step 5: policy gradient; updates are counted over all rounds, for alpha falls with them. What it
-    replays are the references of the warm-up and every path that passed so far."""
+def policy_rl(recipe: Recipe, directory: str, state: State) -> State:
+    """Step 5: policy gradient, rewarded by phi(R, r_1..m). It may replay the references of the warm-up and
+    every path that passed so far."""
+    # alpha, the weight of the outcome in phi, falls with the updates of the whole run, not of a round.
     recipe = recipe.with_page("policy_rl", first_update=state.updates)
     inputs = {"problems": state.pool, "prm": state.prm, "audit": state.audit}
     if recipe.config["policy_rl"].get("replay", {}).get("examples", 0):
-        inputs |= {"references": state.references, **found(state.searches)}
-    policy = recipe.stage("policy_rl", f"{at}/policy_rl", policy=state.policy, **inputs)
+        inputs |= {"references": state.references, **found_inputs(state.searches)}
+    policy = recipe.stage("policy_rl", f"{directory}/policy_rl", policy=state.policy, **inputs)
     return dataclasses.replace(state, policy=policy, updates=figures(policy)["next_update"])
 
 
-def policy_dpo(recipe: Recipe, at: str, state: State) -> State:
+def policy_dpo(recipe: Recipe, directory: str, state: State) -> State:
     """Step 5, the other way: preferences in the newest trees."""
-    newest = found(state.searches[-1:])
-    policy = recipe.stage("policy_dpo", f"{at}/policy_dpo", policy=state.policy, **newest)
+    # The newest alone: older pairs are of steps that the policy of today would hardly take.
+    newest = found_inputs(state.searches[-1:])
+    policy = recipe.stage("policy_dpo", f"{directory}/policy_dpo", policy=state.policy, **newest)
     return dataclasses.replace(state, policy=policy)
 
 
-def tcg_adversarial(recipe: Recipe, at: str, state: State) -> State:
+def tcg_adversarial(recipe: Recipe, directory: str, state: State) -> State:
     """The generator's turn: it learns to kill the wrong programs of the newest search, and writes the tests
     of the rounds to come."""
     if not state.tcg:
         raise InputError("steps: tcg_adversarial needs a generator; set generated_tests to True")
-    newest, own = found(state.searches[-1:]), f"{recipe.workdir}/problems/pool"
-    tcg = recipe.stage("tcg_adversarial", f"{at}/tcg_adversarial", tcg=state.tcg, problems=own, **newest)
-    pool = recipe.stage("write_tests", f"{at}/tests", tcg=tcg, problems=own)
+    # The pool as it was before step 1, or the tests of an older generator would stay among those that judge.
+    newest, own = found_inputs(state.searches[-1:]), f"{recipe.workdir}/problems/pool"
+    tcg = recipe.stage(
+        "tcg_adversarial", f"{directory}/tcg_adversarial", tcg=state.tcg, problems=own, **newest
+    )
+    pool = recipe.stage("write_tests", f"{directory}/tests", tcg=tcg, problems=own)
     return dataclasses.replace(state, tcg=tcg, pool=pool)
 
 
@@ -147,14 +170,18 @@ STEPS = {  # of a round, named as the stages; config["steps"] are those after th
 def sampling(recipe: Recipe, state: State, held_out: str) -> None:
     """Expert iteration by plain sampling, at the generated and trained tokens of self_play's searches and
     SFT, which must have run: each problem gets the tokens that its search took in the same round."""
-    policy, samples = state.policy, []
     for k in range(recipe.config["rounds"]):
-        at, match = f"compare/sampling/round_{k:02d}", f"{recipe.workdir}/round_{k:02d}/search"
-        inputs = {"policy": policy, "problems": state.pool, "match": match}
-        samples.append(recipe.stage("sample", f"{at}/sample", **inputs))
-        inputs = {"policy": policy, "references": state.references, **found(samples)}
-        policy = recipe.stage("policy_sft", f"{at}/policy_sft", **inputs)
-        recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
+        directory = f"compare/sampling/round_{k:02d}"
+        state = expert_iteration(recipe, directory, state, f"{recipe.workdir}/round_{k:02d}/search")
+        recipe.stage("evaluate", f"{directory}/evaluate", policy=state.policy, problems=held_out)
+
+
+def expert_iteration(recipe: Recipe, directory: str, state: State, match: str) -> State:
+    """A round of it: plain sampling with the tokens of the search `match`, and SFT on every answer that
+    passed so far."""
+    inputs = {"policy": state.policy, "problems": state.pool, "match": match}
+    samples = recipe.stage("sample", f"{directory}/sample", **inputs)
+    return policy_sft(recipe, directory, dataclasses.replace(state, searches=(*state.searches, samples)))
 
 
 def more_warm_up(recipe: Recipe, state: State, held_out: str) -> None:
@@ -174,12 +201,12 @@ def _learn_references(recipe: Recipe, arm: str, state: State, held_out: str, **m
         )
     policy = state.policy
     for k in range(recipe.config["rounds"]):
-        at, inputs = f"compare/{arm}/round_{k:02d}", {"references": state.references, **more}
-        policy = recipe.stage("policy_sft", f"{at}/policy_sft", policy=policy, **inputs)
-        recipe.stage("evaluate", f"{at}/evaluate", policy=policy, problems=held_out)
+        directory, inputs = f"compare/{arm}/round_{k:02d}", {"references": state.references, **more}
+        policy = recipe.stage("policy_sft", f"{directory}/policy_sft", policy=policy, **inputs)
+        recipe.stage("evaluate", f"{directory}/evaluate", policy=policy, problems=held_out)
 
 
-ARMS = {  # self_play comes first; the others stand beside it in compare/
+ARMS = {  # self_play comes first, for the others get its tokens; they stand in compare/
     "self_play": self_play,
     "sampling": sampling,
     "more_warm_up": more_warm_up,

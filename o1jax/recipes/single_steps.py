@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from o1jax.recipes.recipe import Recipe, found, warmed_up
+from o1jax.recipes.recipe import Recipe, found_inputs, warmed_up
 from o1jax.stages.manifest import read_manifest
 
 
@@ -39,9 +39,9 @@ def test_generator(recipe: Recipe) -> dict[str, Any]:
     wrong = recipe.stage("evaluate", "tcg/policy", policy=policy, problems=held_out)
     measured = {"problems": held_out, "policy": policy, "wrong": wrong}
     for form, page in recipe.config["forms"].items():
-        formed = in_form(recipe, form, page["train_tokens"])
-        start = recipe.config["tcg_from"]
-        sft = formed.stage("tcg_sft", f"tcg/{form}/sft", problems=problems, policy=start)
+        formed = _in_form(recipe, form, page["train_tokens"])
+        weights = recipe.config["tcg_from"]
+        sft = formed.stage("tcg_sft", f"tcg/{form}/sft", problems=problems, policy=weights)
         formed.stage("evaluate_tcg", f"tcg/{form}/sft_evaluate", tcg=sft, **measured)
         for arm, changes in page["dpo"].items():
             changed = formed.with_page("tcg_dpo", **changes)
@@ -51,8 +51,9 @@ def test_generator(recipe: Recipe) -> dict[str, Any]:
     return recipe.report()
 
 
-def in_form(recipe: Recipe, form: str, train_tokens: int) -> Recipe:
+def _in_form(recipe: Recipe, form: str, train_tokens: int) -> Recipe:
     """The recipe with every page of the generator in one form, and its SFT on `train_tokens`."""
+    # All four pages or none: a generator that learned traces and is asked for plain cases writes nonsense.
     traced = form == "traced"
     for page in ("tcg_sft", "tcg_dpo"):
         recipe = recipe.with_page(page, cases={**recipe.config[page]["cases"], "traced": traced})
@@ -62,9 +63,8 @@ def in_form(recipe: Recipe, form: str, train_tokens: int) -> Recipe:
 
 
 def process_rewards(recipe: Recipe) -> dict[str, Any]:
-    """Trains a process reward model on searched trees of a pool, in each of three ways, tests it on those
-    of held-out problems, and searches and chooses by the scores of the hard one, which are how likely a
-    step is to lead to a pass. Returns the summary.
+    """Step 4: a process reward model on searched trees of a pool, with each of three objectives, measured on
+    trees of held-out problems; the hard one then guides search and choice. Returns the summary.
 
     Trees are searched for, unless the config names finished searches (pool_trees, held_out_trees); those of
     more_trees (with commas between them) are learned from too. Without a policy in the config, a nano policy
@@ -73,21 +73,22 @@ def process_rewards(recipe: Recipe) -> dict[str, Any]:
     recipe.check_given()
     policy = recipe.config["policy"] or warmed_up(recipe)
     held_out = recipe.problems("held_out")
-    trees, tested = recipe.config["pool_trees"], recipe.config["held_out_trees"]
+    trees, held_out_trees = recipe.config["pool_trees"], recipe.config["held_out_trees"]
     if not trees:
         inputs = {"policy": policy, "problems": recipe.problems("pool")}
         trees = recipe.stage("search", "pool_trees", **inputs)
-    if not tested:
-        tested = recipe.stage("search", "held_out_trees", policy=policy, problems=held_out)
-    searches = found([trees, *more_trees(recipe)])
+    if not held_out_trees:
+        held_out_trees = recipe.stage("search", "held_out_trees", policy=policy, problems=held_out)
+    inputs = {"held_out": held_out_trees, **found_inputs([trees, *more_trees(recipe)])}
     prm = {}
     for objective in ("hard", "soft", "pair"):
-        arm, inputs = recipe.with_page("prm", objective=objective), {"held_out": tested, **searches}
+        arm = recipe.with_page("prm", objective=objective)
         prm[objective] = arm.stage("prm", f"prm/{objective}", policy=policy, **inputs)
+    # Of the three, only the scores of the hard one are how likely a step is to lead to a pass.
     recipe.stage("evaluate", "prm/evaluate", policy=policy, problems=held_out, prm=prm["hard"])
     return recipe.report()
 
 
 def more_trees(recipe: Recipe) -> Sequence[str]:
     """config["more_trees"]: finished searches, with commas between them."""
-    return [place for place in recipe.config["more_trees"].split(",") if place]
+    return [directory for directory in recipe.config["more_trees"].split(",") if directory]

@@ -1,51 +1,44 @@
-"""A run as one HTML page that needs nothing else: no network, no other file.
+"""A run as one HTML page. templates/ hold its markup, sections.py the values that they show.
 
-Gathers what the other files of this room read and draw; a part that cannot be made of what is there is named
-on the page and left out.
+A part that cannot be made of what is there is named on the page and left out.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import jinja2
+import markupsafe
 from etils import epath
 
-from o1jax.report import markup, tree_rows
-from o1jax.report import tree_rows as problem_rows
-from o1jax.report.headline import Headline, headline, tiles
-from o1jax.report.learning import main_arm
+from o1jax.report import charts, sections
+from o1jax.report.learning import NOT_KNOWN, Headline, headline, main_arm, percent, with_interval
+from o1jax.report.page_data import json_text, page_data
 from o1jax.report.run_files import RunFiles
-from o1jax.report.sections.cost import cost
-from o1jax.report.sections.learning import learning, search
-from o1jax.report.sections.models import generator, reward_model
-from o1jax.report.sections.training import losses, reinforcement
 
 T = TypeVar("T")
-NOTHING = Headline("none", "Not known", "the figures that would say it are damaged")
 HERE = pathlib.Path(__file__).parent
-MOST_FAULTS = 50  # in full
-STYLE = "page.css"
-SCRIPTS = ("page_problems.js", "page_trees.js", "page.js")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-SECTIONS = {
-    "learning": ("Did it learn?", learning),
-    "search": ("Search", search),
-    "generator": ("Test-case generator", generator),
-    "reward-model": ("Process reward model", reward_model),
-    "rl": ("Reinforcement learning", reinforcement),
-    "cost": ("Cost by stage", cost),
-    "losses": ("Losses", losses),
+LONGEST_RECORD = 20_000  # characters of a stage's record
+SECTIONS = {  # id -> title, and what makes the values of its template; None: page.js fills it
+    "learning": ("Did it learn?", sections.learning),
+    "search": ("Search", sections.search),
+    "generator": ("Test-case generator", sections.generator),
+    "reward-model": ("Process reward model", sections.reward_model),
+    "rl": ("Reinforcement learning", sections.reinforcement),
+    "problems": ("Problems", None),
+    "trees": ("Trees", None),
+    "cost": ("Cost by stage", sections.cost),
+    "losses": ("Losses", sections.losses),
 }
-BROWSED = {"problems": "Problems", "trees": "Trees"}  # what the scripts fill
-ORDER = ("learning", "search", "generator", "reward-model", "rl", "problems", "trees", "cost", "losses")
 
 
 def write(path: epath.Path, files: RunFiles, summary: Mapping[str, Any]) -> Headline:
     """Writes the page, whole or not at all, and returns its headline. Adds to the faults what it finds."""
-    said = _guarded(files, "what it came to", lambda: headline(files, summary), NOTHING)
+    said = _guarded(files, "what it came to", lambda: headline(files, summary), NOT_KNOWN)
     part = path.parent / f"{path.name}.part"
     part.write_bytes(html(files, summary, said).encode("utf-8", "replace"))
     part.replace(path)
@@ -54,86 +47,70 @@ def write(path: epath.Path, files: RunFiles, summary: Mapping[str, Any]) -> Head
 
 def html(files: RunFiles, summary: Mapping[str, Any], said: Headline) -> str:
     """The page."""
-    parts = {
-        id: _section(id, title, _guarded(files, title, lambda make=make: make(files, summary), ""))
-        for id, (title, make) in SECTIONS.items()
+    nothing = markupsafe.Markup("")
+
+    def part(what: str, template: str, make: sections.Make) -> markupsafe.Markup:
+        return _guarded(files, what, lambda: _rendered(template, make(files, summary)), nothing)
+
+    bodies = {id: part(title, id, make) for id, (title, make) in SECTIONS.items() if make is not None}
+    data = _guarded(files, "problems and trees", lambda: page_data(files, main_arm(summary)), None)
+    has_data = data is not None and data["problems"]["rows"]
+    bodies |= dict.fromkeys(("problems", "trees"), markupsafe.Markup("<div></div>") if has_data else nothing)
+    values = {
+        "name": files.workdir.resolve().name,
+        "files": files,
+        "now": datetime.datetime.now(datetime.UTC),
+        "headline": said,
+        "tiles": part("the first numbers", "tiles", sections.tiles),
+        "sections": [(id, title, bodies[id]) for id, (title, _) in SECTIONS.items() if bodies[id]],
+        "data": markupsafe.Markup(json_text(data)) if has_data else nothing,
     }
-    data = _guarded(files, "problems and trees", lambda: _data(files, summary), "")
-    parts |= {id: _section(id, title, "<div></div>") for id, title in BROWSED.items() if data}
-    shown = {id: parts[id] for id in ORDER if parts.get(id)}
-    top = _guarded(files, "the first numbers", lambda: _tiles(files, summary), "")
-    name = markup.escape(files.workdir.resolve().name)
-    scripts = "".join(f"<script>{(HERE / script).read_text()}</script>" for script in SCRIPTS)
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name=viewport content="width=device-width, initial-scale=1"><link rel=icon href="data:,">'
-        f"<title>{name}: o1jax</title><style>{(HERE / STYLE).read_text()}</style></head><body>"
-        f"<header><p class=run><strong>{name}</strong> {_state(files)}</p>{_headline(said)}{top}"
-        f"{_faults(files)}</header>{_nav(shown)}<main>{''.join(shown.values())}</main>{data}{scripts}</body></html>\n"
-    )
+    return f"{_rendered('page', values)}\n"
 
 
 def _guarded(files: RunFiles, what: str, make: Callable[[], T], otherwise: T) -> T:
     """What `make` makes, or `otherwise` and a fault where a record is not as its stage writes it."""
     try:
         return make()
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         kind = type(error).__name__
         files.fault(f"{files.workdir}: no section on {what}: a record is not as expected ({kind}: {error})")
         return otherwise
 
 
-def _data(files: RunFiles, summary: Mapping[str, Any]) -> str:
-    """Problems and trees as JSON for the scripts; nothing without problems."""
-    searches, problems = tree_rows.read_searches(files), problem_rows.read_problems(files)
-    played_on = {
-        place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in searches
-    }
-    rows = problem_rows.problem_rows(
-        files, problems, problem_rows.results(files, searches), main_arm(summary)
-    )
-    if not rows["rows"]:
-        return ""
-    return markup.json_script("data", {"problems": rows, "trees": tree_rows.search_rows(searches, played_on)})
+def _rendered(template: str, values: Mapping[str, Any]) -> markupsafe.Markup:
+    return markupsafe.Markup(ENVIRONMENT.get_template(f"{template}.jinja").render(values).strip())
 
 
-def _section(id: str, title: str, body: str) -> str:
-    return f'<section id="{id}"><h2>{markup.escape(title)}</h2>{body}</section>' if body else ""
+def _source(name: str) -> markupsafe.Markup:
+    """A style sheet or a script of this directory."""
+    return markupsafe.Markup((HERE / name).read_text())
 
 
-def _nav(shown: Mapping[str, str]) -> str:
-    titles = {id: title for id, (title, _) in SECTIONS.items()} | BROWSED
-    links = (f'<a href="#{id}">{markup.escape(titles[id])}</a>' for id in shown)
-    return f"<nav aria-label=Sections>{''.join(links)}</nav>"
+def _thousands(value: float) -> str:
+    return f"{+value:,}"  # by its +, a value that is not there says its name
 
 
-def _state(files: RunFiles) -> str:
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    begun = f"; not finished: {', '.join(files.unfinished)}" if files.unfinished else ""
-    return f"{len(files.manifests)} stages finished{markup.escape(begun)}; written {now}"
+def _pretty(record: Mapping[str, Any]) -> str:
+    """JSON to read, its first LONGEST_RECORD characters."""
+    text = json.dumps(record, indent=1)
+    return text if len(text) <= LONGEST_RECORD else f"{text[:LONGEST_RECORD]} …"
 
 
-def _headline(said: Headline) -> str:
-    more = "".join(f"<li>{markup.escape(line)}</li>" for line in said.more)
-    first = f"<h1>{markup.escape(said.word)}</h1><p>{markup.escape(said.text)}</p>"
-    return f'<div class="headline {said.state}">{first}{f"<ul>{more}</ul>" if more else ""}</div>'
-
-
-def _tiles(files: RunFiles, summary: Mapping[str, Any]) -> str:
-    shown = "".join(
-        f"<li{' class=warning' if tile.is_warning else ''}><span>{markup.escape(tile.name)}</span>"
-        f"<strong>{markup.escape(tile.value)}</strong><span>{markup.escape(tile.below)}</span></li>"
-        for tile in tiles(files, summary)
-    )
-    return f"<ul class=tiles>{shown}</ul>"
-
-
-def _faults(files: RunFiles) -> str:
-    if not files.faults:
-        return ""
-    left = len(files.faults) - MOST_FAULTS
-    shown = [*files.faults[:MOST_FAULTS], *([f"and {left} more"] if left > 0 else [])]
-    lines = "".join(f"<li>{markup.escape(fault)}</li>" for fault in shown)
-    title = f"<summary>{len(files.faults)} damaged or missing</summary>"
-    return f'<details class="box warning" open id=faults>{title}<ul>{lines}</ul></details>'
+# Whatever a run holds is escaped, for only what is Markup already is not. A figure that is not there is an
+# error, which `_guarded` names: without StrictUndefined it would be an empty cell.
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.globals["source"] = _source
+ENVIRONMENT.filters |= {
+    "percent": percent,
+    "pretty": _pretty,
+    "short": charts.short,
+    "thousands": _thousands,
+    "with_interval": with_interval,
+}

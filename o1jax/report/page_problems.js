@@ -3,7 +3,7 @@
 
 const PAGE = 50;
 
-function showProblems(place, problems, trees, showTree) {
+function showProblems(target, problems, trees, showTree) {
   const withTree = new Set(trees.trees.map((tree) => tree.problem));
   const rows = problems.rows.map(([id, split, difficulty, question, results]) => {
     const own = results.filter(([stage]) => problems.own.includes(stage));
@@ -34,7 +34,7 @@ function showProblems(place, problems, trees, showTree) {
   const more = element("button", { type: "button" }, "Show more");
   more.addEventListener("click", () => { shown += PAGE; draw(); });
   const head = ["problem", "split", "difficulty", "passed first → last", "tree"];
-  place.append(
+  target.append(
     element("div", { class: "filters" }, splitLabel, rungLabel, stateLabel, element("label", { class: "search" }, "search", words)),
     count,
     element("table", { class: "problems" },

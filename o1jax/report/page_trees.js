@@ -6,9 +6,9 @@ const DEEPEST = 60; // opened without being asked for
 const ACTIONS = ["malformed", "1 structure", "2 refine", "3 program"];
 const HEADER = /^\s*<Step_Begin>\s*### Step \d+: <Action \d>\n/;
 
-function showTrees(place, data, questions) {
+function showTrees(target, data, questions) {
   if (data.trees.length === 0) {
-    place.append(element("p", { class: "note" }, "No search has written trees yet."));
+    target.append(element("p", { class: "note" }, "No search has written trees yet."));
     return () => {};
   }
   const [stageLabel, stage] = select("search", data.stages.map((name, k) => [k, name]), () => list());
@@ -20,7 +20,7 @@ function showTrees(place, data, questions) {
   next.addEventListener("click", () => step(1));
   const left = element("p", { class: "note" });
   const shown = element("div", { class: "tree" });
-  place.append(element("div", { class: "filters" }, stageLabel, problemLabel, previous, next), left, shown);
+  target.append(element("div", { class: "filters" }, stageLabel, problemLabel, previous, next), left, shown);
 
   function list() {
     const out = data.left_out[stage.value];
@@ -49,7 +49,7 @@ function showTrees(place, data, questions) {
     list();
     problem.value = found;
     draw();
-    place.parentElement.scrollIntoView();
+    target.parentElement.scrollIntoView();
     problem.focus({ preventScroll: true });
   };
 }
@@ -74,16 +74,16 @@ function drawTree(tree, problem) {
   ];
 }
 
-function addChildren(place, tree, children, parent, from) {
+function addChildren(target, tree, children, parent, from) {
   const found = children[parent];
-  place.append(...found.slice(from, from + CHILDREN).map((node) => drawNode(tree, children, node)));
+  target.append(...found.slice(from, from + CHILDREN).map((node) => drawNode(tree, children, node)));
   if (found.length > from + CHILDREN) {
     const more = element("button", { type: "button" }, `${found.length - from - CHILDREN} more steps`);
     more.addEventListener("click", () => {
       more.remove();
-      addChildren(place, tree, children, parent, from + CHILDREN);
+      addChildren(target, tree, children, parent, from + CHILDREN);
     });
-    place.append(more);
+    target.append(more);
   }
 }
 
@@ -136,11 +136,11 @@ function openPath(root, tree, children) {
   let node = judged.reduce((best, one) => (best === -1 || value(one) > value(best) ? one : best), -1);
   const path = [];
   for (; node > 0; node = tree.parent[node]) path.unshift(node);
-  let place = root;
+  let target = root;
   for (const step of path.slice(0, DEEPEST)) {
-    place = [...place.children].find((child) => child.dataset.node === String(step));
-    if (place === undefined) return;
-    place.fill();
+    target = [...target.children].find((child) => child.dataset.node === String(step));
+    if (target === undefined) return;
+    target.fill();
   }
 }
 

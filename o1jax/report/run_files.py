@@ -18,25 +18,22 @@ from etils import epath
 
 DEEPEST = 4  # compare/<arm>/round_<k>/<stage>
 BEFORE_ROUNDS, AMONG_ROUNDS = 2, 3
-ORDER = {  # by the first part of a place; the others are before the rounds
+ORDER = {  # by the first part of a stage's path; the others are before the rounds
     **dict.fromkeys(("problems", "warm_up_problems"), 0),
     **dict.fromkeys(("warm_up", "warm_up_evaluate", "start_evaluate"), 1),
     "search_evaluate": 4,
     "compare": 5,
 }
-MARKS = ("manifest.json", "spec.json")
-DATA = ("trees", "rollouts", "fit", "problems.parquet", "problems.jsonl")  # what only a stage leaves
+MARKS = {"manifest.json", "spec.json"}
+DATA = {"trees", "rollouts", "fit", "problems.parquet", "problems.jsonl"}  # what only a stage leaves
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """`place`: relative to the run, "." for a run that is one stage. `manifest`: None where the stage is not
-    complete, or it is damaged. `spec`: what it was begun with; the manifest holds it too."""
-
-    place: str
+    path: str  # relative to the run; "." for a run that is one stage
     directory: epath.Path
-    manifest: Mapping[str, Any] | None
-    spec: Mapping[str, Any]
+    manifest: Mapping[str, Any] | None  # None where the stage is not complete, or it is damaged
+    spec: Mapping[str, Any]  # what it was begun with; the manifest holds it too
 
     @property
     def name(self) -> str:
@@ -49,14 +46,14 @@ class Stage:
 
 
 class RunFiles:
-    """A run as it is on disk. `stages`: by place, about in the order in which a recipe runs them. `faults`: a
-    line each, with the file."""
+    """A run as it is on disk."""
 
     def __init__(self, workdir: epath.Path):
         self.workdir = workdir
-        self.faults: list[str] = []
+        self.faults: list[str] = []  # a line each, with the file
         found = [stage for path in self._directories(workdir, 0) if (stage := self._stage(path)) is not None]
-        self.stages = {stage.place: stage for stage in sorted(found, key=_order)}
+        # by path, about in the order in which a recipe runs them
+        self.stages = {stage.path: stage for stage in sorted(found, key=_order)}
 
     def fault(self, text: str) -> None:
         """Names one, once."""
@@ -65,36 +62,35 @@ class RunFiles:
 
     @property
     def manifests(self) -> dict[str, Mapping[str, Any]]:
-        """Place -> manifest of every complete stage."""
-        return {place: stage.manifest for place, stage in self.stages.items() if stage.manifest is not None}
+        """Path -> manifest of every complete stage."""
+        return {path: stage.manifest for path, stage in self.stages.items() if stage.manifest is not None}
+
+    def figures(self, *names: str) -> dict[str, Mapping[str, Any]]:
+        """Path -> figures of every complete stage of these names."""
+        return {path: m["figures"] for path, m in self.manifests.items() if m["stage"] in names}
 
     @property
     def unfinished(self) -> list[str]:
-        """Places that were begun and have no manifest yet."""
-        return [place for place, stage in self.stages.items() if stage.manifest is None]
+        """Paths of stages that were begun and have no manifest yet."""
+        return [path for path, stage in self.stages.items() if stage.manifest is None]
 
-    def of_input(self, path: str) -> Stage | None:
-        """The stage that an input's directory is; where that is gone, this run's of the same place."""
-        if path and epath.Path(path).exists():
-            return self._stage(epath.Path(path))
-        ends = [place for place in self.stages if f"/{path}".endswith(f"/{place}")]
+    def of_input(self, directory: str) -> Stage | None:
+        """The stage that an input's directory is; where that is gone, this run's of the same path."""
+        if directory and epath.Path(directory).exists():
+            return self._stage(epath.Path(directory))
+        ends = [path for path in self.stages if f"/{directory}".endswith(f"/{path}")]
         return self.stages[max(ends, key=len)] if ends else None
 
     def json_lines(self, path: epath.Path) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file, none without one; a line that is not one is a fault."""
-        lines = self._bytes(path).split(b"\n")
-        return [
-            row
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-            for row in self._line(path, number, line)
-        ]
+        lines = enumerate(self._bytes(path).split(b"\n"), 1)
+        return [row for number, line in lines if line.strip() for row in self._line(path, number, line)]
 
-    def tables(self, place: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    def tables(self, path: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of a Parquet file, or of each of a directory in order of name; none without either."""
-        inside = place.iterdir() if place.is_dir() else [place] if place.exists() else []
-        for path in sorted(path for path in inside if path.suffix == ".parquet"):
-            yield from self._table(path, columns)
+        inside = path.iterdir() if path.is_dir() else [path] if path.exists() else []
+        for file in sorted(file for file in inside if file.suffix == ".parquet"):
+            yield from self._table(file, columns)
 
     def _table(self, path: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:
         try:
@@ -111,9 +107,9 @@ class RunFiles:
     def _directories(self, directory: epath.Path, depth: int) -> Iterator[epath.Path]:
         """The directories of stages; a stage holds no other."""
         inside = {path.name: path for path in directory.iterdir()}
-        if inside.keys() & set(MARKS):
+        if inside.keys() & MARKS:
             yield directory
-        elif depth and inside.keys() & set(DATA):
+        elif depth and inside.keys() & DATA:
             self.fault(f"{directory}: no manifest.json and no spec.json, so what made it is not known")
         elif depth < DEEPEST:
             for path in inside.values():
@@ -128,26 +124,25 @@ class RunFiles:
         spec = manifest or self._record(directory / "spec.json")
         if spec is None:
             return None
-        within = directory.is_relative_to(self.workdir)
-        place = directory.relative_to(self.workdir) if within else directory
-        return Stage(str(place), directory, manifest, spec)
+        is_within = directory.is_relative_to(self.workdir)
+        path = directory.relative_to(self.workdir) if is_within else directory
+        return Stage(str(path), directory, manifest, spec)
 
     def _record(self, path: epath.Path) -> dict[str, Any] | None:
         """A JSON file's object; None without one."""
-        if not path.exists():
-            return None
-        return next(iter(self._line(path, 0, self._bytes(path))), None)
+        return next(self._line(path, 0, self._bytes(path)), None) if path.exists() else None
 
     def _line(self, path: epath.Path, number: int, line: bytes) -> Iterator[dict[str, Any]]:
+        where = f"{path} line {number}" if number else str(path)
         try:
             row = json.loads(line)
         except ValueError as error:  # not JSON, or not UTF-8
-            self.fault(f"{_where(path, number)}: damaged ({_first_line(error)})")
+            self.fault(f"{where}: damaged ({_first_line(error)})")
             return
         if isinstance(row, dict):
             yield row
         else:
-            self.fault(f"{_where(path, number)}: saw {type(row).__name__}, wanted an object")
+            self.fault(f"{where}: saw {type(row).__name__}, wanted an object")
 
     def _bytes(self, path: epath.Path) -> bytes:
         try:
@@ -158,8 +153,8 @@ class RunFiles:
 
 
 def _order(stage: Stage) -> tuple[int, str]:
-    first = stage.place.split("/")[0]
-    return ORDER.get(first, AMONG_ROUNDS if first.startswith("round_") else BEFORE_ROUNDS), stage.place
+    first = stage.path.split("/")[0]
+    return ORDER.get(first, AMONG_ROUNDS if first.startswith("round_") else BEFORE_ROUNDS), stage.path
 
 
 def _is_manifest(manifest: Mapping[str, Any]) -> bool:
@@ -171,10 +166,6 @@ def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A field that is an object, empty where it is missing or another thing."""
     value = record.get(name)
     return value if isinstance(value, Mapping) else {}
-
-
-def _where(path: epath.Path, number: int) -> str:
-    return f"{path} line {number}" if number else str(path)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,8 +6,8 @@ Keys: `held_out_pass_at_1`, `held_out_pass_at_8` (pseudocode prompt) and `direct
 pass_at_8}; `compare` holds the same for each other arm; `prm` holds {soft, hard, pair} -> the held-out
 AUC and pair accuracy of a process reward model and of its baseline, and the pass rates of search with
 one; `tcg` holds <form>/<stage> -> what a test-case generator's cases are worth before and after the
-gate, and `selection`; `rl` holds the place of every policy_rl and policy_dpo stage -> its headline
-figures (below); `stages` holds place -> {seconds, generated_tokens, trained_tokens} (where the stage has
+gate, and `selection`; `rl` holds the path of every policy_rl and policy_dpo stage -> its headline
+figures (below); `stages` holds path -> {seconds, generated_tokens, trained_tokens} (where the stage has
 them); `totals` sums them. Makes no page (page.py does).
 
 Of policy_rl, first and last being means over a tenth of the updates: updates, and those without a signal;
@@ -28,6 +28,7 @@ from typing import Any
 from o1jax.report.run_files import RunFiles
 
 COUNTED = ("generated_tokens", "trained_tokens")
+PRM_FIGURES = ("auc", "within_problem_auc", "pair_accuracy")
 RL_FIGURES = {
     "policy_rl": (
         "updates",
@@ -73,13 +74,13 @@ def of(files: RunFiles) -> dict[str, Any]:
 
 
 def evaluations(manifests: dict[str, dict], prefix: str) -> dict[str, str]:
-    """Of one arm ("" or compare/<arm>/), the name of a round -> the place of its evaluation, in order. One
-    that did not sample from the pseudocode prompt, or not enough, has no place."""
-    places = {name: f"{name}_evaluate" for name in ("warm_up", "start")}
+    """Of one arm ("" or compare/<arm>/), the name of a round -> the path of its evaluation, in order; without
+    those that did not sample from the pseudocode prompt, or not enough."""
+    paths = {name: f"{name}_evaluate" for name in ("warm_up", "start")}
     rounds = re.compile(re.escape(prefix) + r"round_(\d+)/evaluate")
-    found = [(int(match[1]), place) for place in manifests if (match := rounds.fullmatch(place))]
-    places |= {f"round_{number}": place for number, place in sorted(found)}
-    return {name: place for name, place in places.items() if _is_evaluation(manifests.get(place, {}))}
+    found = [(int(match[1]), path) for path in manifests if (match := rounds.fullmatch(path))]
+    paths |= {f"round_{number}": path for number, path in sorted(found)}
+    return {name: path for name, path in paths.items() if _is_evaluation(manifests.get(path, {}))}
 
 
 def _is_evaluation(manifest: dict[str, Any]) -> bool:
@@ -87,15 +88,9 @@ def _is_evaluation(manifest: dict[str, Any]) -> bool:
     return isinstance(figures, dict) and {"pass_at_1", "pass_at_8", "by_rung"} <= figures.keys()
 
 
-def _compare(manifests: dict[str, dict]) -> dict[str, Any]:
-    arms = sorted({place.split("/")[1] for place in manifests if place.startswith("compare/")})
-    return {arm: _curve(manifests, f"compare/{arm}/") for arm in arms}
-
-
 def _curve(manifests: dict[str, dict], prefix: str) -> dict[str, Any]:
     """The evaluations of one arm by name of round; `final` repeats the last round's."""
-    places = evaluations(manifests, prefix)
-    figures = {name: manifests[place]["figures"] for name, place in places.items()}
+    figures = {name: manifests[path]["figures"] for name, path in evaluations(manifests, prefix).items()}
     if len(figures) > 1:
         figures["final"] = list(figures.values())[-1]
     return {
@@ -106,12 +101,21 @@ def _curve(manifests: dict[str, dict], prefix: str) -> dict[str, Any]:
     }
 
 
+def _compare(manifests: dict[str, dict]) -> dict[str, Any]:
+    arms = sorted({path.split("/")[1] for path in manifests if path.startswith("compare/")})
+    return {arm: _curve(manifests, f"compare/{arm}/") for arm in arms}
+
+
 def _prm(manifests: dict[str, dict]) -> dict[str, Any]:
     """The process reward models of prm/<objective>, and prm/evaluate."""
     section: dict[str, Any] = {}
-    for place, manifest in manifests.items():
-        if place.startswith("prm/") and manifest["figures"].get("held_out"):
-            section[place.removeprefix("prm/")] = _prm_figures(manifest["figures"]["held_out"])
+    for path, manifest in manifests.items():
+        if path.startswith("prm/") and (held_out := manifest["figures"].get("held_out")):
+            section[path.removeprefix("prm/")] = {
+                **{name: held_out["prm"][name] for name in PRM_FIGURES},
+                "auc_difference": held_out["auc_difference"],
+                "baseline": {name: held_out["baseline"][name] for name in PRM_FIGURES},
+            }
     if "prm/evaluate" in manifests:
         figures = manifests["prm/evaluate"]["figures"]
         section["search"] = {name: arm["pass_rate"] for name, arm in figures["search"].items()}
@@ -119,42 +123,32 @@ def _prm(manifests: dict[str, dict]) -> dict[str, Any]:
     return section
 
 
-def _prm_figures(held_out: dict[str, Any]) -> dict[str, Any]:
-    kept = ("auc", "within_problem_auc", "pair_accuracy")
-    return {
-        **{name: held_out["prm"][name] for name in kept},
-        "auc_difference": held_out["auc_difference"],
-        "baseline": {name: held_out["baseline"][name] for name in kept},
+def _tcg(manifests: dict[str, dict]) -> dict[str, Any]:
+    """plain/sft, traced/shuffled, ... -> the figures of its evaluation; selection -> those of the choice."""
+    section = {
+        path.removeprefix("tcg/").removesuffix("_evaluate"): manifest["figures"]
+        for path, manifest in manifests.items()
+        if path.startswith("tcg/") and path.endswith("_evaluate")
     }
+    if "tcg/selection" in manifests:
+        section["selection"] = manifests["tcg/selection"]["figures"]
+    return section
 
 
 def _rl(manifests: dict[str, dict]) -> dict[str, Any]:
     return {
-        place: {name: of["figures"][name] for name in RL_FIGURES[of["stage"]] if name in of["figures"]}
-        for place, of in manifests.items()
+        path: {name: of["figures"][name] for name in RL_FIGURES[of["stage"]] if name in of["figures"]}
+        for path, of in manifests.items()
         if of["stage"] in RL_FIGURES
     }
 
 
-def _cost(manifest: dict) -> dict[str, float]:
-    cost = {key: manifest["figures"][key] for key in COUNTED if key in manifest["figures"]}
-    return {"seconds": manifest["timings"]["seconds"], **cost}
-
-
-def _tcg(manifests: dict[str, dict]) -> dict[str, Any]:
-    """plain/sft, traced/shuffled, ... -> the figures of its evaluation; selection -> those of the choice."""
-    found = {
-        place.removeprefix("tcg/").removesuffix("_evaluate"): manifest["figures"]
-        for place, manifest in manifests.items()
-        if place.startswith("tcg/") and place.endswith("_evaluate")
-    }
-    if "tcg/selection" in manifests:
-        found["selection"] = manifests["tcg/selection"]["figures"]
-    return found
-
-
 def _costs(manifests: dict[str, dict]) -> dict[str, Any]:
-    return {place: _cost(manifest) for place, manifest in manifests.items()}
+    return {
+        path: {"seconds": of["timings"]["seconds"]}
+        | {key: of["figures"][key] for key in COUNTED if key in of["figures"]}
+        for path, of in manifests.items()
+    }
 
 
 PARTS = {"compare": _compare, "prm": _prm, "tcg": _tcg, "rl": _rl, "stages": _costs}

@@ -27,17 +27,14 @@ def curves(summary: dict[str, Any]) -> str:
 
 def generators(summary: dict[str, Any]) -> str:
     """The generators as text: before the gate over cases, after it over wrong and right programs."""
+    before = ("validity", "validity_not_degenerate", "degenerate_share", "useful")
+    after = ("false_accept_mutants", "false_accept_policy", "false_reject")
     names = ("validity", "not empty", "degenerate", "useful", "accepts mutant", "accepts wrong", "rejects")
     lines = [f"{'test-case generator':24} " + " ".join(f"{name:>14}" for name in names)]
-    for arm, found in summary["tcg"].items():
+    for arm, figures in summary["tcg"].items():
         if arm != "selection":
-            before, after = found["before"]["program"], found["after"].get("generated", {})
-            cells = [
-                before[key] for key in ("validity", "validity_not_degenerate", "degenerate_share", "useful")
-            ]
-            cells += [
-                after.get(key) for key in ("false_accept_mutants", "false_accept_policy", "false_reject")
-            ]
+            program, generated = figures["before"]["program"], figures["after"].get("generated", {})
+            cells = [*(program[key] for key in before), *(generated.get(key) for key in after)]
             lines.append(f"{arm:24} " + " ".join(f"{_mean(cell):>14}" for cell in cells))
     return "\n".join(lines)
 
@@ -45,12 +42,12 @@ def generators(summary: dict[str, Any]) -> str:
 def reward_models(summary: dict[str, Any]) -> str:
     """How the process reward models rank held-out steps, and what choosing and searching by one gives."""
     lines = []
-    for objective, found in summary["prm"].items():
-        if "auc" in found:
-            auc, less = found["auc"], found["auc_difference"]
+    for objective, figures in summary["prm"].items():
+        if "auc" in figures:
+            auc, less = figures["auc"], figures["auc_difference"]
             lines.append(
                 f"prm {objective}: held-out AUC {auc['mean']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}], "
-                f"number and length alone {found['baseline']['auc']['mean']:.3f}, "
+                f"number and length alone {figures['baseline']['auc']['mean']:.3f}, "
                 f"difference [{less['low']:.3f}, {less['high']:.3f}]"
             )
     rates = summary["prm"].get("search", {})
@@ -61,13 +58,12 @@ def reward_models(summary: dict[str, Any]) -> str:
 
 def reinforcement(summary: dict[str, Any]) -> str:
     """RL and DPO as text: one line a stage, what was watched as first > last, raised flags at its end."""
-    return "\n".join(
-        f"{place:40} {_dpo_line(figures) if 'pairs' in figures else _rl_line(figures)}"
-        for place, figures in summary["rl"].items()
-    )
+    return "\n".join(f"{path:40} {_rl_line(figures)}" for path, figures in summary["rl"].items())
 
 
 def _rl_line(figures: dict[str, Any]) -> str:
+    if "pairs" in figures:
+        return f"{figures['steps']} steps, {figures['pairs']} pairs of {figures['problems']} problems"
     kept, dropped = figures["groups_kept"], figures["groups_dropped"]
     parts = [f"{figures['updates']} updates", f"{kept} of {kept + dropped} groups"]
     rewards = ("outcome", "process")
@@ -77,10 +73,6 @@ def _rl_line(figures: dict[str, Any]) -> str:
             parts.append(f"{name} {ends['first']:.3g} > {ends['last']:.3g}")
     parts += [name.upper() for name, is_raised in figures["flags"].items() if is_raised]
     return ", ".join(parts).replace("_", " ")
-
-
-def _dpo_line(figures: dict[str, Any]) -> str:
-    return f"{figures['steps']} steps, {figures['pairs']} pairs of {figures['problems']} problems"
 
 
 def _mean(figure: dict[str, Any] | None) -> str:

@@ -1,7 +1,7 @@
-"""The outcome of a program: terminal value and RL reward from the judge's verdict (README.md, D7).
+"""What an answer is worth: the tests that judge it, its verdict, its value in search and its outcome in RL.
 
-Pure arithmetic around one call of the judge. Knows no process rewards (process.py's) and no
-schedule of their weight (aggregate.py's).
+The only place where a verdict becomes a number (D7): search, sampling, evaluation and RL all call it. Knows
+no process rewards (phi.py), and runs no program itself (sandbox/).
 """
 
 from __future__ import annotations
@@ -11,89 +11,69 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from o1jax.records import CaseResult, InputError, Problem, Status, TestCase, Verdict
+from o1jax.records import InputError, Problem, Status, TestCase, Verdict
 from o1jax.sandbox.interface import Judge, Limits, job_of
 
-
-async def outcome(
-    judge: Judge,
-    problem: Problem,
-    source: str | None,
-    tests: Sequence[TestCase],
-    compile_weight: float,
-    limits: Limits,
-) -> tuple[float, Verdict]:
-    """(terminal value in [0, 1], verdict) of `source` on `tests` of `problem`.
-
-    `source` None says that no program could be parsed: value 0 and a CE verdict, nothing is run.
-    Raises SandboxError (the infrastructure failed: not a value) and InputError (a malformed test).
-    """
-    if not tests:
-        raise ValueError(f"{problem.id} has no tests to judge by; pass at least one")
-    if source is None:
-        return 0.0, Verdict(False, (CaseResult(Status.CE, "no program"),) * len(tests), judge.isolation)
-    verdict = await judge.judge(job_of(problem, source, tests, limits))
-    return terminal_value(verdict, compile_weight), verdict
-
-
-def terminal_value(verdict: Verdict, compile_weight: float) -> float:
-    """v = compile_weight * compile + (1 - compile_weight) * pass, in [0, 1]."""
-    if not 0.0 <= compile_weight <= 1.0:
-        raise ValueError(f"compile_weight is {compile_weight}; it must lie in [0, 1]")
-    return compile_weight * verdict.compiled + (1.0 - compile_weight) * verdict.pass_rate
-
-
-def rl_outcome(verdict: Verdict, fraction: bool = False) -> float:
-    """R of RL: 1 only if every test passes; with `fraction`, the share of tests that pass."""
-    return verdict.pass_rate if fraction else float(verdict.passed)
-
-
-# A program's terminal value and the verdict that a tree or a rollout keeps.
-#
-# Seconds and memory addresses are not kept: they differ from run to run, and equal seeds must give equal
-# records.
-
+Outcome = Literal["all", "fraction"]
 ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")
 
 
-async def judge_program(
-    judge: Judge,
-    problem: Problem,
-    program: str,
-    tests: Sequence[TestCase],
-    compile_weight: float,
-    limits: Limits,
-) -> tuple[float, Verdict]:
-    """`rewards.outcome.outcome` with cpu_s = 0 and no address in any case."""
-    value, verdict = await outcome(judge, problem, program, tests, compile_weight, limits)
-    cases = (
-        dataclasses.replace(case, cpu_s=0.0, detail=ADDRESS.sub("0x", case.detail)) for case in verdict.cases
-    )
-    return value, dataclasses.replace(verdict, cases=tuple(cases))
-
-
 def search_tests(problem: Problem) -> tuple[TestCase, ...]:
-    """The tests that judge search: the problem's own, never the hidden ones."""
+    """The tests that judge search and RL: the problem's own, never the hidden ones; InputError without."""
     if not problem.tests:
         raise InputError(f"problem {problem.id} has no tests: search cannot judge it; leave it out")
     return problem.tests
 
 
-def outcome_of(verdict: Verdict | None, kind: Outcome) -> float:
-    """R in [0, 1]; None, an answer from which no program could be read, is 0.
+def final_tests(problem: Problem) -> tuple[TestCase, ...]:
+    """The tests that count in an evaluation."""
+    # A published set may have no hidden tests. Its own ones then count; nothing was trained on them, for
+    # evaluation problems are never those of training.
+    return problem.hidden_tests or problem.tests
 
-    ValueError for a verdict that the infrastructure failed to give: never a reward.
+
+async def judge_program(
+    judge: Judge, problem: Problem, program: str, tests: Sequence[TestCase], limits: Limits
+) -> Verdict:
+    """The verdict on `program` that a record keeps.
+
+    Raises ValueError without tests, SandboxError (the infrastructure failed: not a verdict) and InputError
+    (a malformed test).
+    """
+    # A verdict on no tests would say that nothing failed, and nothing that something passed.
+    if not tests:
+        raise ValueError(f"{problem.id} has no tests to judge by; pass at least one")
+    verdict = await judge.judge(job_of(problem, program, tests, limits))
+    # Seconds and memory addresses differ from run to run, and equal seeds must give equal records (D2).
+    cases = (
+        dataclasses.replace(case, cpu_s=0.0, detail=ADDRESS.sub("0x", case.detail)) for case in verdict.cases
+    )
+    return dataclasses.replace(verdict, cases=tuple(cases))
+
+
+def terminal_value(verdict: Verdict | None, compile_weight: float) -> float:
+    """v = compile_weight * compile + (1 - compile_weight) * pass, in [0, 1], which search backs up.
+
+    None is a path without a program: 0. ValueError for a weight outside [0, 1].
+    """
+    if not 0.0 <= compile_weight <= 1.0:
+        raise ValueError(f"compile_weight is {compile_weight}; it must lie in [0, 1]")
+    if verdict is None:
+        return 0.0
+    # The pass rate, not all or nothing: early on hardly a program passes, and search needs a slope to climb.
+    return compile_weight * verdict.compiled + (1.0 - compile_weight) * verdict.pass_rate
+
+
+def outcome_of(verdict: Verdict | None, kind: Outcome = "all") -> float:
+    """R in [0, 1]: 1 only if every test passes ("all"), or the share that passes ("fraction").
+
+    None is an answer from which no program could be read: 0. ValueError for a verdict that the
+    infrastructure failed to give: never a reward.
     """
     if verdict is None:
         return 0.0
+    # It would count as a failed test, and teach the policy that a machine was busy.
     if any(case.status is Status.SANDBOX_ERROR for case in verdict.cases):
         raise ValueError("a verdict with a sandbox error has no outcome; judge that program again")
-    return rl_outcome(verdict, fraction=kind == "fraction")
-
-
-Outcome = Literal["all", "fraction"]
-
-
-def final_tests(problem: Problem) -> tuple[TestCase, ...]:
-    """The tests that count in an evaluation."""
-    return problem.hidden_tests or problem.tests
+    # All or nothing is the default: with a fraction, printing the most frequent answer pays.
+    return verdict.pass_rate if kind == "fraction" else float(verdict.passed)

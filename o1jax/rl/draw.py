@@ -13,11 +13,11 @@ from etils import epath
 
 from o1jax.batches.encode import Example, encode_sft, keep_short
 from o1jax.parallel.seeds import fold_seed
-from o1jax.policy import found
+from o1jax.policy.found import provenance_of, read_answers
 from o1jax.prompts.chat import Tokenizer
-from o1jax.records import Problem, SftSample
+from o1jax.records import Problem
 from o1jax.rl.settings import Settings
-from o1jax.stages.problems import read_problems
+from o1jax.stages import provenance
 
 History = Mapping[str, Sequence[int]]  # problem id -> (samples, passes); a problem never played has no entry
 # The weight of a problem that always passes, or never. p (1 - p) alone would be 0 for it, and the problem
@@ -61,21 +61,20 @@ def _weight(samples: int, passes: int) -> float:
 
 
 def replay_buffer(
-    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
+    out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
 ) -> list[Example]:
-    """All that may be replayed, and that fits into a row; the same in every update of a run."""
-    samples = [sample for kind in samples_of(settings, inputs, tokenizer, seed) for sample in kind]
-    return keep_short([encode_sft(sample) for sample in samples], settings.row_length)[0]
-
-
-def samples_of(
-    settings: Settings, inputs: Mapping[str, epath.Path], tokenizer: Tokenizer, seed: int
-) -> tuple[list[SftSample], list[SftSample]]:
-    """(the passing paths of the inputs found_<k>, the answers of the input references)."""
-    replay, directories = settings.replay, found.places_of(inputs)
-    passing = found.passing_paths(directories, tokenizer, replay.max_per_problem, seed)
-    problems = read_problems(inputs["references"]) if "references" in inputs else []
-    return passing, found.samples(problems, tokenizer, replay.variants, settings.sample.style)
+    """All that may be replayed, and that fits into a row: passing paths of the inputs found_<k>, and answers
+    of the input references. The same in every update of a run. Writes their provenance into `out`."""
+    answers = read_answers(
+        inputs,
+        tokenizer,
+        seed,
+        max_per_problem=settings.replay.max_per_problem,
+        variants=settings.replay.variants,
+        style=settings.sample.style,
+    )
+    provenance.write(out, provenance_of(answers, inputs, tokenizer, settings.train.row_length))
+    return keep_short([encode_sft(sample) for sample in answers.all()], settings.train.row_length)[0]
 
 
 def replay(buffer: Sequence[Example], count: int, seed: int, t: int) -> list[Example]:

@@ -48,7 +48,7 @@ class Learner:
 
     def __init__(self, policy: Policy, like: TrainState, settings: Settings, mesh: Mesh, seed: int):
         self.settings, self.mesh, self.seed = settings, mesh, seed
-        own_rows(settings.rows_per_micro_batch, mesh)  # refuses rows that do not divide over the devices
+        own_rows(settings.train.rows_per_batch, mesh)  # refuses rows that do not divide over the devices
         temperature, graphdef = settings.sample.temperature, policy.graphdef
         weight = settings.replay.weight if settings.replay.examples else 0.0
         loss = dataclasses.replace(settings.loss, temperature=temperature, replay_weight=weight)
@@ -65,7 +65,7 @@ class Learner:
     def _reference(self, policy: Policy) -> nnx.State:
         """What the policy was: its parameters, or its frozen ones with adapters that add nothing."""
         # With adapters the reference costs no second copy of the model.
-        if not self.settings.lora.rank:
+        if not self.settings.train.lora.rank:
             return policy.params
         return dataclasses.replace(policy, params=switched_off(policy.params)).all_params
 
@@ -125,8 +125,7 @@ class Learner:
     def _batches(self, examples: list[Example], t: int) -> Batches:
         return Batches(
             examples,
-            row_length=self.settings.row_length,
-            rows_per_batch=self.settings.rows_per_micro_batch,
+            **self.settings.train.shape,
             seed=fold_seed(self.seed, "batches", t),
         )
 
@@ -138,14 +137,7 @@ def tokens_of(examples: Sequence[Example], settings: Settings) -> int:
 
 def optimizer_of(settings: Settings) -> OptimizerSettings:
     """The schedule runs over every step that there may be."""
-    return OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=settings.updates * settings.epochs,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        **dataclasses.asdict(settings.adamw),
-    )
+    return settings.train.optimizer(settings.updates * settings.epochs)
 
 
 class Updater:

@@ -49,7 +49,7 @@ from o1jax.rl.settings import Settings, check
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import check_model, open_policy, save_trained, with_adapters, without_adapters
-from o1jax.stages.workers import Pushes, open_scorer, open_workers, scorer_timings
+from o1jax.stages.workers import WeightSync, open_scorer, open_workers, scorer_timings
 from o1jax.train.checkpoint import Policy
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.optimizer import make_optimizer
@@ -69,7 +69,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     with open_resumable(out / "fit", identity, **clock) as resumable:
         training = Run(out, settings, inputs, problems, seed, resumable)
         timings = asyncio.run(training.until_done())
-        save_trained(out, training.trained, training.state.params, settings.lora)
+        save_trained(out, training.trained, training.state.params, settings.train.lora)
     if not is_leader():
         return StageResult({}, {})
     rows = read_rows(out / "fit" / "metrics.jsonl")
@@ -98,11 +98,11 @@ class Run:
         self.out, self.settings, self.inputs, self.problems = out, settings, inputs, problems
         self.seed, self.resumable = seed, resumable
         policy = open_policy(inputs["policy"])
-        check_model("policy_rl", settings.model, policy)
-        self.pushes = Pushes(policy)
-        policy = with_adapters(policy, settings.lora, seed)
+        check_model("policy_rl", settings.train.model, policy)
+        self.weight_sync = WeightSync(policy)
+        policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
-        self.replay_buffer = draw.replay_buffer(settings, inputs, policy.tokenizer, seed)
+        self.replay_buffer = draw.replay_buffer(out, settings, inputs, policy.tokenizer, seed)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         like = abstract_state(policy.params, transformation, mesh)
         self.learner = Learner(policy, like, settings, mesh, seed)
@@ -125,7 +125,7 @@ class Run:
             self.collector = RolloutCollector(workers, scorer, self.settings, audit, self.out, self.seed)
             self.collector.check(self.problems)
             self.collector.remove_parts()
-            await self.pushes.push(workers.engine, self.policy().params, self.t)
+            await self.weight_sync.push(workers.engine, self.policy().params, self.t)
             line = ProgressLine("policy_rl", self.settings.updates, writes=is_leader())
             with MetricsLog(self.out / "fit", self.progress.updates, writes=is_leader()) as log:
                 ahead = None
@@ -178,7 +178,7 @@ class Run:
             learned, ahead = await training, None
 
         # 7. Push the new weights into the engine, and see how far its log-probs are from the trainer's.
-        difference = await self.pushes.push(self.collector.sampler.engine, self.policy().params, self.t)
+        difference = await self.weight_sync.push(self.collector.sampler.engine, self.policy().params, self.t)
 
         # 8. Log.
         figures = reward_figures(groups, rewards_P_G, len(kept), scored=scored) | learned
@@ -214,7 +214,7 @@ class Run:
     def policy(self) -> Policy:
         """The policy as it is now, without adapters; of several processes, each has its own copy."""
         trained = dataclasses.replace(self.trained, params=self.state.params)
-        plain = without_adapters(trained, self.settings.lora)
+        plain = without_adapters(trained, self.settings.train.lora)
         return dataclasses.replace(plain, params=own_copy(plain.params))
 
     def save(self) -> None:

@@ -25,7 +25,7 @@ from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import judge_program, search_tests
 from o1jax.rewards.phi import RewardParts
 from o1jax.rl.settings import Settings
-from o1jax.search.sampling import Sampler, program_of_rollout, prompt_of, sample_paths, steps_of_rollout
+from o1jax.search.sampling import Sampler, prompt_of, sample_paths, steps_of_rollout
 from o1jax.search.steps import SampledStep, path_of
 from o1jax.stages.together import joined
 from o1jax.stages.workers import Workers
@@ -151,10 +151,9 @@ class RolloutCollector:
     async def _false_accept(self, problem: Problem, rollout: Rollout) -> bool | None:
         if problem.id not in self.audit or not rollout.reward:
             return None
-        audited, program = self.audit[problem.id], program_of_rollout(self.sampler, problem, rollout)
-        limits = self.settings.sample.limits
-        _, verdict = await judge_program(
-            self.sampler.judge, audited, program, search_tests(audited), 0.0, limits
+        audited, limits = self.audit[problem.id], self.settings.sample.limits
+        verdict = await judge_program(
+            self.sampler.judge, audited, rollout.program, search_tests(audited), limits
         )
         return not verdict.passed
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from etils import epath
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from o1jax.model.lora import LoraSettings
-from o1jax.policy.found import places_of
+from o1jax.policy.found import found_directories
 from o1jax.records import InputError
 from o1jax.rewards.phi import Reward
 from o1jax.rl.objective import PolicyGradient
 from o1jax.search.sampling import SampleSettings
+from o1jax.stages.training import TrainSettings
 from o1jax.stages.workers import EngineSettings
-from o1jax.train.optimizer import AdamW
 
 Advantage = Literal[
     "group_mean", "group_normalized", "leave_one_out", "step_group_mean", "step_group_normalized", "gae"
@@ -43,58 +43,48 @@ class Replay:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """An update: `problems_per_update` problems, drawn in epochs ("uniform") or by how uncertain their
-    outcome was so far ("by_difficulty"); `sample.n` answers of each, and, while none passed, as many again
-    up to `max_samples` (0: no more); one optimizer step an epoch on all of them, in micro-batches.
+    """The updates of policy_rl. A run ends after `updates`, or after the update that reaches
+    `generated_tokens` or `trained_tokens`, whichever is first; the learning rate follows what is nearest to
+    its end."""
 
-    `reward`: phi of the outcome and the process reward model's scores. `advantage`: the functions of
-    losses/advantages.py; `gae` takes its values from the policy's own score head, needs loss.value_weight,
-    and with `whiten` scales an update's advantages; it keeps all groups, the others drop those whose answers
-    have one reward, or by `keep_groups` one outcome, whatever the process. `negative_weight` is what
-    advantages below 0 count; at 0 the answers that have them are not trained on. `loss`: its temperature,
-    score tokens and replay_weight are filled in.
-
-    The run ends after `updates`, or after the update that reaches `generated_tokens` or `trained_tokens`
-    (0: no limit), whichever is first; the learning rate follows what is nearest to its end. `first_update`:
-    the number of updates of earlier rounds, by which alpha and seeds go on.
-    `max_staleness` 1: an update's answers are sampled with the weights before the last update, while that
-    one trains. `model`: the preset that the policy must have the shape of, where it is given.
-    `replay` needs an input references or found_<k>.
-    `lora`: trains adapters of this rank, not all parameters; the frozen ones are the reference of a KL term.
-    """
-
-    updates: int
-    problems_per_update: int = 16
+    updates: PositiveInt
+    problems_per_update: PositiveInt = 16
+    # in epochs, or those first about whose outcome least is known to be sure
     draw: Literal["uniform", "by_difficulty"] = "uniform"
-    sample: SampleSettings = SampleSettings(temperature=1.0, top_p=1.0, top_k=0)
-    max_samples: int = 0
+    sample: SampleSettings = SampleSettings(
+        temperature=1.0, top_p=1.0, top_k=0
+    )  # sample.n answers of a problem
+    max_samples: NonNegativeInt = 0  # while none passed, sample.n more, up to so many (0: no more)
     engine: EngineSettings = EngineSettings()
-    scorer_slots: int = 16
-    reward: Reward = Reward()
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
+    reward: Reward = Reward()  # phi: of the outcome and the process reward model's scores
+    # losses/advantages.py; gae takes its values from the policy's own score head: it needs loss.value_weight
     advantage: Advantage = "group_mean"
-    gae_gamma: float = 1.0
-    gae_lambda: float = 0.95
-    whiten: bool = False
-    negative_weight: float = 1.0
+    gae_gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    whiten: bool = False  # gae: scales an update's advantages
+    negative_weight: NonNegativeFloat = 1.0  # of advantages below 0; at 0 such answers are not trained on
+    # Dropped are the groups whose answers all have one reward, or one outcome, whatever the process; gae
+    # keeps all, for it compares an answer with its value.
     keep_groups: KeepGroups = "reward"
-    loss: PolicyGradient = PolicyGradient()
+    loss: PolicyGradient = PolicyGradient()  # temperature, score tokens and replay_weight are filled in
     replay: Replay = Replay()
-    epochs: int = 1
-    row_length: int = 384
-    rows_per_micro_batch: int = 8
-    learning_rate: float = 3e-4
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    first_update: int = 0
-    max_staleness: int = 0
-    generated_tokens: int = 0
-    trained_tokens: int = 0
-    checkpoint_every: int = 10
-    checkpoint_every_s: float = 120.0
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
+    epochs: PositiveInt = 1  # optimizer steps of an update, each on all of it
+    train: TrainSettings = TrainSettings(
+        row_length=384,
+        rows_per_batch=8,
+        learning_rate=3e-4,
+        schedule="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+    )
+    first_update: NonNegativeInt = 0  # the updates of earlier rounds, by which alpha and seeds go on
+    # 1: an update's answers are sampled with the weights before the last update, while that one trains
+    max_staleness: Literal[0, 1] = 0  # more would overlap nothing else, and only make answers older
+    generated_tokens: NonNegativeInt = 0  # 0: no limit
+    trained_tokens: NonNegativeInt = 0  # 0: no limit
+    checkpoint_every: NonNegativeInt = 10  # updates (0: by the clock alone)
+    checkpoint_every_s: NonNegativeFloat = 120.0  # seconds (0: by updates alone)
 
     @property
     def has_steps(self) -> bool:
@@ -109,32 +99,22 @@ class Settings:
 
 def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int) -> None:
     """InputError, with the value seen and the one wanted, for settings that ask for what cannot be."""
-    for name, seen, least in (
-        ("updates", settings.updates, 1),
-        ("problems_per_update", settings.problems_per_update, 1),
-        ("sample.n", settings.sample.n, 1),
-        ("epochs", settings.epochs, 1),
-        ("first_update", settings.first_update, 0),
-    ):
-        if seen < least:
-            raise _refusal(name, seen, f"at least {least}")
     if settings.problems_per_update > n_problems:
         raise _refusal("problems_per_update", settings.problems_per_update, f"at most all {n_problems}")
-    # 1 is what overlaps sampling and training whole; more would only make answers older.
-    if settings.max_staleness not in (0, 1):
-        raise _refusal("max_staleness", settings.max_staleness, "0 or 1")
     if settings.max_staleness and not settings.loss.importance_cap:
         wanted = "more than 0 with max_staleness: an older policy sampled the answers"
         raise _refusal("loss.importance_cap", 0.0, wanted)
     if settings.max_samples and settings.max_samples < settings.sample.n:
         raise _refusal("max_samples", settings.max_samples, f"0, or at least sample.n ({settings.sample.n})")
     # An answer fills up to engine.context tokens, its prompt included, and lies whole in one row.
-    if settings.row_length < settings.engine.context:
-        raise _refusal(
-            "row_length", settings.row_length, f"at least engine.context ({settings.engine.context})"
-        )
+    rows, context = settings.train.row_length, settings.engine.context
+    if rows < context:
+        raise _refusal("train.row_length", rows, f"at least engine.context ({context})")
+    if settings.train.micro_batches != 1:
+        wanted = "1: an update has as many micro-batches, of train.rows_per_batch rows, as its answers fill"
+        raise _refusal("train.micro_batches", settings.train.micro_batches, wanted)
     # Either without the other is a page that says something else than it does.
-    replays = "references" in inputs or bool(places_of(inputs))
+    replays = "references" in inputs or bool(found_directories(inputs))
     if replays != (settings.replay.examples > 0):
         wanted = "a number with references or found_<k>" if replays else "0 without references and found_<k>"
         raise _refusal("replay.examples", settings.replay.examples, wanted)
@@ -166,8 +146,6 @@ def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None
             settings.loss.value_weight,
             f"more than 0 with advantage 'gae', else 0 (saw {settings.advantage!r})",
         )
-    if settings.negative_weight < 0:
-        raise _refusal("negative_weight", settings.negative_weight, "0 or more")
     if settings.whiten and settings.advantage != "gae":
         raise _refusal("whiten", True, f"False: {settings.advantage!r} compares within a problem already")
     # Answers to the other prompts are programs without steps: nothing to score or to give an advantage to.

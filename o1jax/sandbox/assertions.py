@@ -26,13 +26,13 @@ NOT_PYTHON = (SyntaxError, ValueError, MemoryError, RecursionError)
 
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
-    """`steps` go to the child: {"value": expression} or {"truth": expression}; none where the test is
-    a `block` for the checker. `expected` is aligned with them and stays here: ("equal" or "identical",
-    literal) or ("truth", bool), where a block that ran to its end counts as True."""
+    """One test's text, taken apart."""
 
-    steps: tuple[dict[str, str], ...]
+    steps: tuple[dict[str, str], ...]  # for the child: {"value": expression} or {"truth": expression}
+    # One a step, and stays here: ("equal" or "identical", literal) or ("truth", bool). A block that ran to
+    # its end counts as True.
     expected: tuple[tuple[str, Any], ...]
-    block: str = ""
+    block: str = ""  # for the checker, where there are no steps
 
 
 @functools.lru_cache(maxsize=4096)

@@ -20,8 +20,8 @@ class Limits:
 
     cpu_s: float = 2.0
     wall_s: float = 8.0  # at least 4 x cpu_s, so that a busy machine does not change verdicts
-    memory_mb: int = 512
-    output_bytes: int = 1 << 20
+    memory_mb: int = 512  # MiB
+    output_bytes: int = 1 << 20  # of standard output
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -31,21 +31,21 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One program and its tests. `stop_at_failure`: tests after the first failure carry the status NORESULT
-    with detail "not run" (in form stdin they are not; the other forms run all tests in one execution, whose
-    time they share). `keep_output` (form stdin): results carry what the
-    program printed, of programs that ended well. `grader`: "" is this sandbox's own strict comparison;
-    the others (graders.py) are for problems that need one, or for parity with a data set's own grader."""
+    """One program and its tests."""
 
-    source: str
+    source: str  # the program, which nobody trusts
     tests: tuple[TestCase, ...]
     form: Form
-    entry_point: str = ""
-    setup: str = ""
-    json_values: bool = True
+    entry_point: str = ""  # the function that tests call
+    setup: str = ""  # code that tests need beside the program
+    json_values: bool = True  # whether values came through JSON, so that a tuple equals a list
     limits: Limits = Limits()
+    # Tests after the first failure carry the status NORESULT with detail "not run". In form stdin they are
+    # indeed not run; the other forms run all tests in one execution, whose time they share.
     stop_at_failure: bool = False
-    keep_output: bool = False
+    keep_output: bool = False  # form stdin: results carry what the program printed, if it ended well
+    # "" is this sandbox's own strict comparison; the others (graders.py) are for problems that need one, or
+    # for parity with a data set's own grader.
     grader: str = ""
 
 

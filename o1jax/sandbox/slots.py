@@ -27,11 +27,11 @@ NOT_RUN = CaseResult(Status.NORESULT, "not run")
 
 @dataclasses.dataclass(frozen=True)
 class SlotSettings:
-    """`count` slots. `insecure`: run programs also where the kernel grants no isolation."""
+    """The slots of one supervisor."""
 
     count: int
     isolation: Isolation = Isolation()
-    insecure: bool = False
+    insecure: bool = False  # runs programs also where the kernel grants no isolation
 
 
 class Slots:
@@ -98,7 +98,9 @@ class Slots:
         for attempt in range(ATTEMPTS):
             try:
                 compiled, cases, killed = await self._once(index, job, tests)
-                if not killed or attempt == ATTEMPTS - 1:  # three times: the program's own doing
+                # Killed from outside, it may be the machine that was out of memory; three times over, it is
+                # the program's own doing.
+                if not killed or attempt == ATTEMPTS - 1:
                     return compiled, cases
                 failure: Exception | None = None
             except (ZygoteDied, wire.Incomplete) as error:

@@ -1,8 +1,9 @@
 """A supervisor process: the slots of a wide judge, apart from the process that asks.
 
-Started by supervisor_process.py with a socket; reads jobs and cancellations, answers with verdicts.
-Both ends are this project's own, so messages are pickles; nothing of a candidate's is ever in one but
-its text.
+SupervisorProcess is the asking end: it starts the process, sends it jobs, takes its verdicts, kills it.
+`serve` is the other end, which reads jobs and cancellations and answers with verdicts. Both are this
+project's own, so messages are pickles; nothing of a candidate's is ever in one but its text. Neither starts a
+thread.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from o1jax.sandbox.interface import Job, SandboxError
 from o1jax.sandbox.jail import kernel
 from o1jax.sandbox.slots import ATTEMPTS, Slots, SlotSettings
 
-LENGTH = struct.Struct("<I")
+LENGTH = struct.Struct("<I")  # before each message, its bytes
+START_S = 300.0  # generous: a loaded machine is no failure
 
 
 def packed(message: object) -> bytes:
@@ -35,73 +37,13 @@ async def read_message(reader: asyncio.StreamReader) -> object:
     return pickle.loads(await reader.readexactly(size))
 
 
-async def serve(connection: socket.socket) -> None:
-    """Judges what is asked until the other end hangs up."""
-    reader, writer = await asyncio.open_connection(sock=connection)
-    settings = await read_message(reader)
-    assert isinstance(settings, SlotSettings)
-    slots = Slots(settings)
-    tasks: dict[int, asyncio.Task] = {}
-    try:
-        failure = await _started(slots)
-        writer.write(packed((failure, slots.isolation, slots.missing)))
-        while failure is None:
-            number, job = await read_message(reader)
-            if job is None and number in tasks:
-                tasks[number].cancel()
-            elif job is not None:
-                tasks[number] = asyncio.create_task(_answer(slots, writer, number, job))
-                tasks[number].add_done_callback(lambda _, number=number: tasks.pop(number))
-    except asyncio.IncompleteReadError:
-        pass
-    finally:
-        await slots.close()
-        writer.close()
-
-
-async def _started(slots: Slots) -> Exception | None:
-    try:
-        await slots.start()
-    except Exception as error:  # noqa: BLE001 - raised again where it was asked, in another process
-        return _told(error)
-    return None
-
-
-async def _answer(slots: Slots, writer: asyncio.StreamWriter, number: int, job: Job) -> None:
-    try:
-        answer: object = await slots.judge(job)
-    except Exception as error:  # noqa: BLE001 - raised again where it was asked, in another process
-        answer = _told(error)
-    writer.write(packed((number, answer, (slots.lost, slots.replaced, slots.executions))))
-    await writer.drain()
-
-
-def _told(error: Exception) -> Exception:
-    """An error as whoever asked gets it: one of this project's own."""
-    if isinstance(error, InputError):
-        return error
-    return SandboxError(str(error) if isinstance(error, SandboxError) else repr(error))
-
-
-def main() -> None:
-    kernel.die_with_parent(int(sys.argv[2]))
-    asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
-
-
-# The asking end of one supervisor process: start it, send it jobs, take its verdicts, kill it.
-#
-# Has the methods of Slots, which live in the other process. No thread is started.
-
-START_S = 300.0  # generous: a loaded machine is no failure
-
-
 class SupervisorDied(SandboxError):
     """The supervisor process is gone, and the jobs it had with it."""
 
 
 class SupervisorProcess:
-    """The slots of one supervisor process; it is started again when it dies. A job whose supervisor died
-    is asked again, three times in all."""
+    """The slots of one supervisor process, with the methods of Slots; it is started again when it dies. A job
+    whose supervisor died is asked again, three times in all."""
 
     def __init__(self, settings: SlotSettings):
         self.isolation = "not started"
@@ -132,7 +74,7 @@ class SupervisorProcess:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C is for the asking process, which kills this one
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
@@ -156,7 +98,7 @@ class SupervisorProcess:
                 number, answer, counts = await read_message(reader)
                 self.lost, self.replaced, self.executions = counts
                 waiting = self._waiting.pop(number, None)
-                if waiting is None or waiting.done():
+                if waiting is None or waiting.done():  # cancelled while its verdict was on the way
                     continue
                 if isinstance(answer, Exception):
                     waiting.set_exception(answer)
@@ -214,6 +156,56 @@ class SupervisorProcess:
             process.kill()
             while process.poll() is None:
                 await asyncio.sleep(0.002)
+
+
+async def serve(connection: socket.socket) -> None:
+    """Judges what is asked until the other end hangs up."""
+    reader, writer = await asyncio.open_connection(sock=connection)
+    settings = await read_message(reader)
+    assert isinstance(settings, SlotSettings)
+    slots = Slots(settings)
+    tasks: dict[int, asyncio.Task] = {}
+    try:
+        failure = None
+        try:
+            await slots.start()
+        except Exception as error:  # noqa: BLE001 - raised again where it was asked, in another process
+            failure = _told(error)
+        writer.write(packed((failure, slots.isolation, slots.missing)))
+        while failure is None:
+            number, job = await read_message(reader)
+            if job is None and number in tasks:
+                tasks[number].cancel()
+            elif job is not None:
+                tasks[number] = asyncio.create_task(_answer(slots, writer, number, job))
+                tasks[number].add_done_callback(lambda _, number=number: tasks.pop(number))
+    except asyncio.IncompleteReadError:
+        pass
+    finally:
+        await slots.close()
+        writer.close()
+
+
+async def _answer(slots: Slots, writer: asyncio.StreamWriter, number: int, job: Job) -> None:
+    try:
+        answer: object = await slots.judge(job)
+    except Exception as error:  # noqa: BLE001 - raised again where it was asked, in another process
+        answer = _told(error)
+    writer.write(packed((number, answer, (slots.lost, slots.replaced, slots.executions))))
+    await writer.drain()
+
+
+def _told(error: Exception) -> Exception:
+    """An error as whoever asked gets it: one of this project's own."""
+    # An error of another class may not survive a pickle, and a message that cannot be read ends the process.
+    if isinstance(error, InputError):
+        return error
+    return SandboxError(str(error) if isinstance(error, SandboxError) else repr(error))
+
+
+def main() -> None:
+    kernel.die_with_parent(int(sys.argv[2]))
+    asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ class Incomplete(RuntimeError):
 
 
 class Record(NamedTuple):
-    kind: bytes
-    first: int
-    status: int
-    over: int
+    """One record of a program's process."""
+
+    kind: bytes  # B began, C compiled, E did not compile, T one execution
+    first: int  # the first test that the execution answers
+    status: int  # the execution's wait status
+    over: int  # WALL or OUTPUT, if one of these limits ended it
     cpu_s: float
     output: bytes
     errors: bytes

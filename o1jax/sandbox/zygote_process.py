@@ -33,11 +33,10 @@ class ZygoteDied(SandboxError):
 
 @dataclasses.dataclass(frozen=True)
 class Isolation:
-    """How a slot is to be jailed: `highest` is the tier to try for ("T0", "T1" or "T2"), `packages` are
-    imported beforehand from this interpreter's own path, and can be imported inside."""
+    """How a slot is to be jailed."""
 
-    highest: str = "T2"
-    packages: tuple[str, ...] = ()
+    highest: str = "T2"  # the tier to try for: T0, T1 or T2 (jail/isolation.py)
+    packages: tuple[str, ...] = ()  # imported beforehand from this interpreter's path, for programs to use
 
 
 class Zygote:

@@ -11,11 +11,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from etils import epath
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.parallel.processes import place
 from o1jax.records import InputError, Problem, Rollout
-from o1jax.search.mcts import search_tests
+from o1jax.rewards.outcome import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_tokens
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
@@ -28,12 +29,12 @@ from o1jax.train.metrics import ProgressLine
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`tokens_per_problem` are generated for each problem, unless there is a stage to match."""
+    """Plain sampling for a number of tokens."""
 
     sample: SampleSettings = SampleSettings()
     engine: EngineSettings = EngineSettings()
-    tokens_per_problem: int = 0
-    concurrency: int = 64
+    tokens_per_problem: NonNegativeInt = 0  # generated for each problem, unless there is a search to match
+    concurrency: PositiveInt = 64  # problems at once
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -79,16 +80,19 @@ def _budgets(problems: Sequence[Problem], settings: Settings, inputs: Mapping[st
 async def _sample(
     settings: Settings, policy: epath.Path, problems: Sequence[Problem], tokens_P: Sequence[int], seed: int
 ) -> tuple[list[list[Rollout]], dict[str, float]]:
+    """rollouts_P_G and the timings."""
     async with open_workers(open_policy(policy), settings.engine) as workers:
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
-        line, done = ProgressLine("sample", len(problems)), []
+        line, solved = ProgressLine("sample", len(problems)), []
 
         async def work(item: tuple[Problem, int]) -> list[Rollout]:
             problem, tokens = item
             group = await sample_tokens(sampler, problem, search_tests(problem), seed, tokens=tokens)
-            done.append(any(rollout.reward for rollout in group))
-            line.show(len(done), f"solved {sum(done)}")
+            solved.append(any(rollout.reward for rollout in group))
+            # At the end alone, as in a search: the problems that end first are not like the others.
+            is_last = len(solved) == len(problems)
+            line.show(len(solved), f"solved {sum(solved)}" if is_last else "", now=is_last)
             return group
 
-        groups = await run_in_order(work, list(zip(problems, tokens_P, strict=True)), settings.concurrency)
-        return groups, workers.timings()
+        items = list(zip(problems, tokens_P, strict=True))
+        return await run_in_order(work, items, settings.concurrency), workers.timings()

@@ -9,51 +9,49 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, direct, fence, pseudocode
-from o1jax.prompts import direct as completion
 from o1jax.prompts.fence import Style
-from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
-from o1jax.rewards.outcome import judge_program
+from o1jax.records import InputError, Problem, Prompt, Rollout, TestCase, Tree
+from o1jax.rewards.outcome import judge_program, outcome_of
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.search.steps import SampledStep, cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids
 
-Prompt = Literal["pseudocode", "direct", "completion"]
 Tests = tuple[TestCase, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-    """n answers of at most max_tokens, from one of the prompts; `limits` are the judge's."""
+    """How answers are sampled and judged; the sampling settings are those of search."""
 
-    n: int = 8
+    n: PositiveInt = 8  # answers of a request
     prompt: Prompt = "pseudocode"
-    temperature: float = 0.8
-    top_p: float = 0.95
-    top_k: int = 40
-    max_tokens: int = 2048
-    few_shot: int = 0
-    style: Style = "full"
-    limits: Limits = Limits()
+    temperature: NonNegativeFloat = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: NonNegativeInt = 40  # 0: all tokens
+    max_tokens: PositiveInt = 2048  # of an answer
+    few_shot: NonNegativeInt = 0  # worked examples in the pseudocode prompt
+    style: Style = "full"  # of the pseudocode and the direct prompt
+    limits: Limits = Limits()  # of one execution of a program
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """What every sampling needs: who generates, who judges, how. `examples` are the solved problems that a
-    completion prompt begins with."""
+    """What every sampling needs: who generates, who judges, how."""
 
     engine: Engine
     judge: Judge
     tokenizer: PreTrainedTokenizerBase
     settings: SampleSettings
-    examples: tuple[Problem, ...] = ()
+    examples: tuple[Problem, ...] = ()  # solved ones, which a completion prompt begins with
 
 
 async def sample_paths(sampler: Sampler, problem: Problem, tests: Tests, seed: int) -> list[Rollout]:
@@ -73,15 +71,11 @@ async def sample_many(
     seed: int,
     *,
     concurrency: int = 64,
-    on_rollouts: Callable[[list[Rollout]], None] | None = None,
 ) -> list[list[Rollout]]:
-    """rollouts_P_G: `sample_paths` of every problem, in their order; `on_rollouts` in order of arrival."""
+    """rollouts_P_G: `sample_paths` of every problem, in their order."""
 
     async def work(problem: Problem) -> list[Rollout]:
-        rollouts = await sample_paths(sampler, problem, tests_of(problem), seed)
-        if on_rollouts is not None:
-            on_rollouts(rollouts)
-        return rollouts
+        return await sample_paths(sampler, problem, tests_of(problem), seed)
 
     return await run_in_order(work, problems, concurrency)
 
@@ -91,13 +85,15 @@ async def sample_tokens(
 ) -> list[Rollout]:
     """Answers in groups of settings.n until about `tokens` tokens are generated: best-of-n at equal tokens.
 
-    The answer that passes `tokens` counts if half of it fits, so that over many problems nothing is
-    gained or lost; what was sampled beyond it is left out. There is at least one answer.
+    There is at least one answer; what was sampled beyond `tokens` is left out.
     """
     prompt_ids, rollouts, spent = prompt_of(sampler, problem), [], 0
     while spent < tokens:
         group_seed = fold_seed(seed, problem.id, "sample_tokens", len(rollouts))
         for rollout in await _sample(sampler, problem, tests, prompt_ids, 1, group_seed):
+            # The answer that passes `tokens` counts if half of it fits, so that over many problems nothing
+            # is gained or lost: always counting it would give sampling more tokens than search, and never
+            # counting it would give it fewer.
             if rollouts and spent + len(rollout.token_ids) / 2 > tokens:
                 return rollouts
             rollouts.append(dataclasses.replace(rollout, id=f"{rollout.group_id}#{len(rollouts)}"))
@@ -117,6 +113,7 @@ async def sample_last_step(
         raise InputError(
             f"problem {tree.problem_id}: search did not solve it, so ASPR has no path; leave it out"
         )
+    # The first in order of creation, not the best: which path is taken must not depend on the final tests.
     leaf = passing_leaves(tree)[0]
     prefix_ids = tree.prompt_ids + path_ids(tree.nodes, leaf.parent)
     seed = fold_seed(seed, problem.id, "last_step")
@@ -127,7 +124,7 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
     """The token ids of the settings' prompt."""
     settings = sampler.settings
     if settings.prompt == "completion":
-        return chat.encode(sampler.tokenizer, completion.completion_prompt(problem, sampler.examples))
+        return chat.encode(sampler.tokenizer, direct.completion_prompt(problem, sampler.examples))
     if settings.prompt == "direct":
         return chat.render(sampler.tokenizer, direct.messages(problem, style=settings.style))
     return chat.render(
@@ -138,7 +135,7 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
 async def _sample(
     sampler: Sampler, problem: Problem, tests: Tests, prompt_ids: tuple[int, ...], number: int, seed: int
 ) -> list[Rollout]:
-    """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole (direct)."""
+    """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole, judged."""
     settings = sampler.settings
     request = Request(
         prompt_ids=prompt_ids,
@@ -147,72 +144,65 @@ async def _sample(
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
-        stop=completion.completion_stops(problem) if settings.prompt == "completion" else (),
+        stop=direct.completion_stops(problem) if settings.prompt == "completion" else (),
         seed=seed,
+        # Nobody asks for this prompt again: its keys and values would only push those of a search's trees
+        # out of the cache.
         reuse_prefix=False,
     )
     (completions,) = await sampler.engine.generate([request])
-    rollouts = [_rollout(f"{problem.id}#{i}", problem, request, c) for i, c in enumerate(completions)]
-    return await judged(sampler, problem, tests, rollouts, number)
+    rollouts = [
+        Rollout(
+            id=f"{problem.id}#{i}",
+            group_id=problem.id,
+            problem_id=problem.id,
+            prompt_ids=prompt_ids,
+            token_ids=completion.token_ids,
+            log_probs=completion.log_probs,
+            is_policy_token=(True,) * len(completion.token_ids),
+            finish_reason=completion.finish_reason,
+            temperature=settings.temperature,
+            policy_version=completion.policy_version,
+            prompt=settings.prompt,
+            program=_program(sampler, problem, completion, number),
+        )
+        for i, completion in enumerate(completions)
+    ]
+    return await judged(sampler, problem, tests, rollouts)
 
 
 async def judged(
-    sampler: Sampler, problem: Problem, tests: Tests, rollouts: Sequence[Rollout], number: int = 1
+    sampler: Sampler, problem: Problem, tests: Tests, rollouts: Sequence[Rollout]
 ) -> list[Rollout]:
-    """Answers with the verdict on `tests`, and its reward, in place of what they had before. `number` is that
-    of their first step (pseudocode)."""
+    """Answers with the verdict on `tests`, and its reward, in place of what they had before."""
 
     async def work(rollout: Rollout) -> Rollout:
-        program, verdict = _program(sampler, problem, rollout, number), None
-        if program:
+        verdict = None
+        if rollout.program:
             limits = sampler.settings.limits
-            _, verdict = await judge_program(sampler.judge, problem, program, tests, 0.0, limits)
-        reward = float(verdict is not None and verdict.passed)
-        return dataclasses.replace(rollout, verdict=verdict, reward=reward)
+            verdict = await judge_program(sampler.judge, problem, rollout.program, tests, limits)
+        return dataclasses.replace(rollout, verdict=verdict, reward=outcome_of(verdict))
 
     return await asyncio.gather(*map(work, rollouts))
-
-
-def _rollout(id: str, problem: Problem, request: Request, completion: Completion) -> Rollout:
-    return Rollout(
-        id=id,
-        group_id=problem.id,
-        problem_id=problem.id,
-        prompt_ids=request.prompt_ids,
-        token_ids=completion.token_ids,
-        log_probs=completion.log_probs,
-        is_policy_token=(True,) * len(completion.token_ids),
-        finish_reason=completion.finish_reason,
-        temperature=request.temperature,
-        policy_version=completion.policy_version,
-    )
-
-
-def program_of_rollout(sampler: Sampler, problem: Problem, rollout: Rollout) -> str:
-    """The program of a whole answer to the settings' prompt, or "" if it is malformed."""
-    return _program(sampler, problem, rollout, 1)
 
 
 def steps_of_rollout(
     tokenizer: PreTrainedTokenizerBase, rollout: Rollout, max_tokens: int
 ) -> list[SampledStep]:
     """The steps of a whole answer of at most `max_tokens` to the pseudocode prompt."""
-    return cut(tokenizer, _completion(rollout), 1, max_tokens)
+    return cut(tokenizer, rollout, 1, max_tokens)
 
 
-def _completion(rollout: Rollout) -> Completion:
-    return Completion(rollout.token_ids, rollout.log_probs, "", rollout.finish_reason, rollout.policy_version)
-
-
-def _program(sampler: Sampler, problem: Problem, rollout: Rollout, number: int) -> str:
+def _program(sampler: Sampler, problem: Problem, answer: Completion, number: int) -> str:
     """The program of an answer that begins with step `number` (pseudocode), or "" if it is malformed."""
     settings = sampler.settings
     if settings.prompt == "pseudocode":
-        return cut(sampler.tokenizer, _completion(rollout), number, settings.max_tokens)[-1].program
-    answer = text_of(sampler.tokenizer, rollout.token_ids)
+        return cut(sampler.tokenizer, answer, number, settings.max_tokens)[-1].program
+    text = text_of(sampler.tokenizer, answer.token_ids)
     if settings.prompt == "completion":
-        return completion.completed_program(problem, answer)
+        return direct.completed_program(problem, text)
     try:
-        return direct.program_of(answer)
+        return fence.only_program(text)
     except fence.FenceError:
+        # A malformed answer is an expected result of sampling, not a fault: no program, reward 0.
         return ""

@@ -12,9 +12,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from etils import epath
+from pydantic import PositiveInt
 
 from o1jax.records import Problem, Tree
-from o1jax.search.mcts import SearchSettings, search_many
+from o1jax.search.mcts import Searcher, SearchSettings, search_many
 from o1jax.search.tree import passing_leaves
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
@@ -27,12 +28,12 @@ from o1jax.train.metrics import ProgressLine
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`concurrency`: problems searched at once; `scorer_slots`: paths a forward pass of the PRM."""
+    """The search of a set of problems."""
 
     search: SearchSettings = SearchSettings()
     engine: EngineSettings = EngineSettings()
-    concurrency: int = 64
-    scorer_slots: int = 16
+    concurrency: PositiveInt = 64  # problems searched at once
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -41,6 +42,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     problems = read_problems(inputs["problems"])
     timings = asyncio.run(_search(out, settings, inputs, my_share(problems), seed))
     asyncio.run(all_have_played(out, "trees"))
+    # Read back, not returned: of several processes each has searched its share alone.
     trees = read_trees(out / "trees", [problem.id for problem in problems])
     return StageResult(_figures(problems, trees), timings)
 
@@ -52,30 +54,25 @@ async def _search(
     problems: Sequence[Problem],
     seed: int,
 ) -> dict[str, float]:
+    """Searches the problems whose trees are not in trees/ yet; returns the timings."""
     line, solved = ProgressLine("search", len(problems)), []
 
     def show(tree: Tree) -> None:
         solved.append(tree.solved)
-        line.show(len(solved), f"solved {sum(solved)}", now=len(solved) == len(problems))
+        # How many are solved is said at the end alone: easy problems end first, so that a share of those
+        # that ended would begin near 1 and fall.
+        is_last = len(solved) == len(problems)
+        line.show(len(solved), f"solved {sum(solved)}" if is_last else "", now=is_last)
 
+    context = settings.engine.context
     async with (
         open_workers(open_policy(inputs["policy"]), settings.engine) as workers,
-        open_scorer(
-            inputs, workers.tokenizer, slots=settings.scorer_slots, context=settings.engine.context
-        ) as scorer,
+        open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
+        searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings.search, scorer)
         with ShardWriter(out / "trees", Tree) as store:
             await search_many(
-                problems,
-                workers.engine,
-                workers.judge,
-                workers.tokenizer,
-                settings.search,
-                seed,
-                scorer=scorer,
-                concurrency=settings.concurrency,
-                store=store,
-                on_tree=show,
+                searcher, problems, seed, concurrency=settings.concurrency, store=store, on_tree=show
             )
         return workers.timings() | scorer_timings(scorer)
 

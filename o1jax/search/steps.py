@@ -1,7 +1,6 @@
 """From a completion's tokens to reasoning steps: where a step ends, what it says, what is wrong with it.
 
-Token ids are cut, never re-encoded: the token that completes `<Step_End>` belongs to its step (it may
-hold more text, or the newline after it may open the next step). Samples nothing and judges nothing.
+Token ids are cut, never encoded again (D3). Samples nothing and judges nothing.
 """
 
 from __future__ import annotations
@@ -16,22 +15,23 @@ from transformers import PreTrainedTokenizerBase
 from o1jax.engine.interface import Completion
 from o1jax.engine.step_scorer import Path
 from o1jax.prompts import chat, pseudocode
-from o1jax.records import ACTIONS, Node
+from o1jax.records import ACTIONS, Node, Rollout
+
+PROGRAM = ACTIONS[-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledStep:
-    """One step as sampled. `program` is the source of an action-3 step, else empty; `error` says why
-    the step is dead, else is empty. `log_probs` is aligned with `token_ids`."""
+    """One step as sampled."""
 
     token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
+    log_probs: tuple[float, ...]  # nats, as sampled; one a token
     text: str
-    action: int
+    action: int  # 0 of a dead step
     finish_reason: str
     policy_version: int
-    program: str = ""
-    error: str = ""
+    program: str = ""  # the source of an action-3 step
+    error: str = ""  # why the step is dead
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...]) -> str:
@@ -44,23 +44,23 @@ def without_eos(token_ids: tuple[int, ...], eos_id: int) -> tuple[int, ...]:
 
 
 def cut(
-    tokenizer: PreTrainedTokenizerBase, completion: Completion, number: int, room: int
+    tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout, number: int, room: int
 ) -> list[SampledStep]:
-    """The steps of a completion whose first step is step `number`; never empty.
+    """The steps of an answer whose first step is step `number`; never empty.
 
-    It ends with a step that has a program, or that is dead (`error`), or at a completion's stop. A
-    program ends its path: of the tokens after it an immediate end-of-sequence token is kept, others
-    are dropped. `room` is the number of tokens the path had left: a path that uses it up without a
-    program is dead.
+    It ends with a step that has a program, or that is dead (`error`), or at the answer's stop. A program
+    ends its path: of the tokens after it an immediate end-of-sequence token is kept, others are dropped.
+    `room` is the number of tokens the path had left: a path that uses it up without a program is dead.
     """
-    steps, start, end = [], 0, _step_end(tokenizer, completion.token_ids, 0)
+    steps, start, end = [], 0, _step_end(tokenizer, answer.token_ids, 0)
     while end is not None:
-        steps.append(_read(tokenizer, completion, start, end, number + len(steps)))
+        steps.append(_read(tokenizer, answer, start, end, number + len(steps)))
         if steps[-1].program or steps[-1].error:
             return steps
-        start, end = end, _step_end(tokenizer, completion.token_ids, end)
-    if start < len(completion.token_ids) or not steps:
-        return [*steps, _unfinished(tokenizer, completion, start)]
+        start, end = end, _step_end(tokenizer, answer.token_ids, end)
+    if start < len(answer.token_ids) or not steps:
+        return [*steps, _unfinished(tokenizer, answer, start)]
+    # An expansion stops here too, and is no dead end: its path has room for the next step.
     if start >= room:
         steps[-1] = dataclasses.replace(steps[-1], error=f"the path's {room} tokens are used up, no program")
     return steps
@@ -74,63 +74,68 @@ def _step_end(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...], st
 
     if not is_closed(len(token_ids)):
         return None
+    # Decoded text, not a token, tells where a step ends: Qwen splits the marker's end as `_End>\n`, so the
+    # token that completes it may hold more. Once closed, always closed, so bisection saves most decoding.
     return bisect.bisect_left(range(len(token_ids) + 1), True, lo=start, key=is_closed)
 
 
 def _read(
-    tokenizer: PreTrainedTokenizerBase, completion: Completion, start: int, end: int, number: int
+    tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout, start: int, end: int, number: int
 ) -> SampledStep:
     """Step `number` in the tokens from `start` to `end`, dead if it does not parse."""
-    text = text_of(tokenizer, completion.token_ids[start:end])
-    action, program, error = 0, "", ""
+    text = text_of(tokenizer, answer.token_ids[start:end])
     try:
         step = pseudocode.parse_step(text, number)
-        action = step.action
-        program = pseudocode.program_of(step) if action == 3 else ""
     except pseudocode.StepError as malformed:
-        error = str(malformed)
-    if program and completion.token_ids[end:] == (tokenizer.eos_token_id,):
+        return _slice(answer, start, end, text, error=str(malformed))
+    if step.action != PROGRAM:
+        return _slice(answer, start, end, text, action=step.action)
+    # The end-of-sequence token belongs to the program's step, so that the policy learns to stop there.
+    if answer.token_ids[end:] == (tokenizer.eos_token_id,):
         end += 1
-    return _slice(completion, start, end, text=text, action=action, program=program, error=error)
+    return _slice(answer, start, end, text, action=PROGRAM, program=step.text)
 
 
-def _unfinished(tokenizer: PreTrainedTokenizerBase, completion: Completion, start: int) -> SampledStep:
+def _unfinished(tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout, start: int) -> SampledStep:
     """The dead step made of the tokens after the last `<Step_End>`."""
-    text = text_of(tokenizer, completion.token_ids[start:])
-    n_tokens = len(completion.token_ids) - start
-    if completion.finish_reason == "length":
-        error = f"no {pseudocode.STOP} within {n_tokens} tokens"
+    end = len(answer.token_ids)
+    text = text_of(tokenizer, answer.token_ids[start:])
+    if answer.finish_reason == "length":
+        error = f"no {pseudocode.STOP} within {end - start} tokens"
     elif text.strip():
         error = f"the text ends without {pseudocode.STOP}"
     else:
         error = "the path ends without a program (action 3)"
-    end = len(completion.token_ids)
-    return _slice(completion, start, end, text=text, action=0, program="", error=error)
+    return _slice(answer, start, end, text, error=error)
 
 
 def _slice(
-    completion: Completion, start: int, end: int, *, text: str, action: int, program: str, error: str
+    answer: Completion | Rollout,
+    start: int,
+    end: int,
+    text: str,
+    *,
+    action: int = 0,
+    program: str = "",
+    error: str = "",
 ) -> SampledStep:
-    token_ids = completion.token_ids[start:end]
-    is_last = end == len(completion.token_ids)
     return SampledStep(
-        token_ids=token_ids,
-        log_probs=completion.log_probs[start:end],
+        token_ids=answer.token_ids[start:end],
+        log_probs=answer.log_probs[start:end],
         text=text,
         action=action,
-        finish_reason=completion.finish_reason if is_last else "stop",
-        policy_version=completion.policy_version,
+        # Only the answer's last step ended as the answer did; those before it stopped at their marker.
+        finish_reason=answer.finish_reason if end == len(answer.token_ids) else "stop",
+        policy_version=answer.policy_version,
         program=program,
         error=error,
     )
 
 
 def path_of(prompt_ids: tuple[int, ...], steps: Sequence[Node | SampledStep], eos_id: int) -> Path:
-    """What a scorer reads: the prompt and the steps' tokens; a final eos is not part of a step."""
+    """What a scorer reads: the prompt and the steps' tokens."""
+    # A scorer was trained on steps that end at their marker (samples.py): a final eos is not part of one.
     tokens = [without_eos(step.token_ids, eos_id) for step in steps]
     ends = itertools.accumulate(map(len, tokens), initial=len(prompt_ids) - 1)
     programs = (len(ids) if step.action == PROGRAM else 0 for ids, step in zip(tokens, steps, strict=True))
     return Path(tuple(itertools.chain(prompt_ids, *tokens)), tuple(ends)[1:], tuple(programs))
-
-
-PROGRAM = ACTIONS[-1]

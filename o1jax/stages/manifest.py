@@ -12,12 +12,13 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
 from o1jax.records import InputError
+from o1jax.report.run_files import DEEPEST
 from o1jax.train.integrity import files_of
 
 PACKAGES = (
@@ -56,6 +57,16 @@ class StageResult:
 
     figures: Mapping[str, Any]
     timings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What a stage read under a name, and where that is now."""
+
+    name: str
+    hash: str  # of what was read
+    place: str  # its directory, or where that was; "" if that is not known
+    fault: str = ""  # why what is there now is not what was read; "": it is
 
 
 def begin(out: epath.Path, spec: StageSpec) -> dict[str, Any] | None:
@@ -147,6 +158,45 @@ def file_hash(path: epath.Path) -> str:
         raise InputError(f"{path}: no such file, wanted .jsonl, .json (both perhaps .gz) or .parquet")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def find_inputs(
+    out: epath.Path, manifest: Mapping[str, Any], hashes_in: Callable[[str], Mapping[str, str]]
+) -> tuple[Input, ...]:
+    """The inputs that the manifest, or spec, of the stage in `out` names: each where it was, or wherever in
+    the same run a stage of its hash is (the run may have been moved, and older manifests hold no places).
+    `hashes_in` is run_hashes, perhaps cached."""
+    # The run is where its summary is; a stage that stands alone is of none.
+    above = (str(parent) for parent in list(out.parents)[:DEEPEST] if (parent / "summary.json").exists())
+    run, places, inputs = next(above, ""), manifest.get("places", {}), []
+    for name, wanted in sorted(manifest["inputs"].items()):
+        place = places.get(name, "")
+        seen, fault = _hash_or_fault(epath.Path(place)) if place else ("", "")
+        if seen != wanted and wanted in hashes_in(run):
+            place, fault = hashes_in(run)[wanted], ""
+        elif not place:
+            fault = f"MISSING: no stage of this run has its hash, {wanted}"
+        elif seen != wanted:
+            fault = fault or f"CHANGED: its hash was {wanted}, and is {seen} now"
+        inputs.append(Input(name, wanted, place, fault))
+    return tuple(inputs)
+
+
+def run_hashes(root: str) -> dict[str, str]:
+    """Hash -> directory of the complete stages of the run in `root`; none of "", no run."""
+    depths = range(1, DEEPEST + 1) if root else ()
+    paths = [
+        path.parent for depth in depths for path in epath.Path(root).glob("*/" * depth + "manifest.json")
+    ]
+    return {hash: str(path) for path in paths if (hash := _hash_or_fault(path)[0])}
+
+
+def _hash_or_fault(place: epath.Path) -> tuple[str, str]:
+    """(hash, "") of an input, or ("", why it has none)."""
+    try:
+        return file_hash(place) if place.is_file() else input_hash(place), ""
+    except InputError as error:
+        return "", f"MISSING: {str(error).removeprefix(f'{place}: ')}"
 
 
 def _contents_hash(files: Mapping[str, epath.Path]) -> str:

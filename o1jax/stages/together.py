@@ -1,13 +1,13 @@
-"""One stage in several processes that share a file system and know of each other by place alone.
+"""One stage in several processes that share a file system, and know nothing else of one another.
 
-How it is split, a stage's `together` in run.STAGES says:
+run.STAGES says how a stage is divided among them:
   "train"  all processes train one model, as one JAX program over all their devices;
-  "share"  each plays its share of the problems on its own devices (D1), keeping what it made in the stage's
-           directory; then all read what all have made;
+  "share"  each works on its share of the problems on its own devices (D1) and writes what it made into the
+           stage's directory; then each reads what all have made;
   "one"    process 0 works, and the others wait.
-Process 0 alone writes spec.json and manifest.json; whoever waits, waits for a file, and ends when another
-process has said that it failed. One that is killed says nothing: those that wait for it name it every minute,
-and end by Ctrl-C or with their job. Alone, all of this is the identity.
+Process 0 alone writes spec.json and manifest.json. A process waits for a file, and ends when another process
+has written that it failed. A killed process writes nothing: those that wait for it name it every minute, and
+end by Ctrl-C or with their job. With one process nothing is written and nothing waits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Training for a number of tokens: what SFT, DPO and PRM stages do once they have examples.
+"""What the stages that train share: the policy they start from, its adapters, and training for a number of
+tokens.
 
-Makes no examples or pairs.
+Makes no examples or pairs, and chooses no engine. With LoRA of rank 0 the functions about adapters return
+their argument unchanged.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import jax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import Example, encode_pair, keep_short
 from o1jax.batches.stream import Batches
@@ -29,12 +32,8 @@ from o1jax.records import InputError, PreferencePair
 from o1jax.train.checkpoint import Policy, load_policy, save_policy
 from o1jax.train.loop import FitSettings, Fitted, fit
 from o1jax.train.objectives import Objective, dpo
-from o1jax.train.optimizer import AdamW, OptimizerSettings
+from o1jax.train.optimizer import AdamW, OptimizerSettings, Schedule
 from o1jax.train.reference import with_reference
-
-# Training by LoRA in a stage: the policy gets adapters, and what was trained becomes a plain policy again.
-#
-# With rank 0 all of this is the identity. Trains nothing; what adapters are is model/lora.py.
 
 
 def with_adapters(policy: Policy, lora: LoraSettings, seed: int) -> Policy:
@@ -73,21 +72,45 @@ def save_trained(out: epath.Path, policy: Policy, params: nnx.State, lora: LoraS
     return plain
 
 
-class TokenBudget(Protocol):
-    """What such a stage's settings have. `train_tokens`: tokens to train on, padding not counted, in as
-    many epochs as that takes. `micro_batches`: the parts of a batch whose gradients are added up. `lora`:
-    the adapters that the policy was given to train (adapters.py)."""
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How a stage trains its policy; how long, its own settings say."""
 
-    train_tokens: int
-    row_length: int
-    rows_per_batch: int
-    micro_batches: int
-    learning_rate: float
-    schedule: str
-    warmup_steps: int
-    weight_decay: float
-    adamw: AdamW
-    lora: LoraSettings
+    row_length: PositiveInt = 256  # tokens of a packed row; a longer example is left out and counted
+    rows_per_batch: PositiveInt = 16  # of all processes; of policy_rl, whose updates differ, of a micro-batch
+    micro_batches: PositiveInt = (
+        1  # the parts of a batch whose gradients are added up: less memory, more time
+    )
+    learning_rate: NonNegativeFloat = 2e-3  # at the peak
+    schedule: Schedule = "cosine"  # from the peak to the last step, down to adamw.final_share of it
+    warmup_steps: NonNegativeInt = 10  # from 0 up to the peak
+    weight_decay: NonNegativeFloat = 0.1  # AdamW's, of matrices alone
+    adamw: AdamW = AdamW()  # what is rarely changed
+    model: str = ""  # the preset that the policy must have the shape of; "": any
+    lora: LoraSettings = LoraSettings()  # with rank 0 all parameters are trained
+
+    def optimizer(self, total_steps: int) -> OptimizerSettings:
+        """AdamW and its schedule over `total_steps`."""
+        return OptimizerSettings(
+            learning_rate=self.learning_rate,
+            total_steps=total_steps,
+            schedule=self.schedule,
+            warmup_steps=self.warmup_steps,
+            weight_decay=self.weight_decay,
+            **dataclasses.asdict(self.adamw),
+        )
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The shape of packed batches, as keyword arguments."""
+        return {"row_length": self.row_length, "rows_per_batch": self.rows_per_batch}
+
+
+class TokenBudget(Protocol):
+    """What the settings of a stage have that trains for a number of tokens."""
+
+    train_tokens: int  # tokens to train on, padding not counted, in as many epochs as that takes
+    train: TrainSettings
 
 
 def train_tokens(
@@ -101,31 +124,21 @@ def train_tokens(
 ) -> Fitted:
     """Trains the policy's parameters in out/fit, or resumes there, and saves them as out/policy. The result's
     are those of the plain policy, adapters merged."""
-    batches = Batches(
-        examples, row_length=settings.row_length, rows_per_batch=settings.rows_per_batch, seed=seed
-    )
+    batches = Batches(examples, seed=seed, **settings.train.shape)
     steps = steps_for(batches, settings.train_tokens)
-    optimizer = OptimizerSettings(
-        learning_rate=settings.learning_rate,
-        total_steps=steps,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        **dataclasses.asdict(settings.adamw),
-    )
     fitted = fit(
         out / "fit",
         policy.graphdef,
         policy.params,
         objective,
         batches,
-        optimizer,
-        FitSettings(steps, micro_batches=settings.micro_batches),
+        settings.train.optimizer(steps),
+        FitSettings(steps, micro_batches=settings.train.micro_batches),
         mesh=make_mesh(),
         title=title,
         frozen=policy.frozen,
     )
-    plain = save_trained(out, policy, fitted.params, settings.lora)
+    plain = save_trained(out, policy, fitted.params, settings.train.lora)
     return dataclasses.replace(fitted, params=plain.params)
 
 
@@ -147,14 +160,14 @@ def train_preferences(
     """DPO of the policy, which is the reference too, as train_tokens; and how many pairs were left out for
     being longer than a row. InputError if that is all of them. New adapters add nothing, so that with them
     the policy is its base, frozen or not."""
-    examples, long = keep_short([encode_pair(pair) for pair in pairs], settings.row_length)
+    examples, long = keep_short([encode_pair(pair) for pair in pairs], settings.train.row_length)
     if not examples:
         raise InputError(
-            f"{out}: nothing to train on: {long} pairs were longer than row_length {settings.row_length}; "
-            "raise it: both sides of a pair share a row"
+            f"{out}: nothing to train on: {long} pairs were longer than train.row_length, "
+            f"{settings.train.row_length}; raise it: both sides of a pair share a row"
         )
-    shape = {"row_length": settings.row_length, "rows_per_batch": settings.rows_per_batch}
-    examples = with_reference(examples, policy.graphdef, policy.all_params, mesh=make_mesh(), **shape)
+    mesh, shape = make_mesh(), settings.train.shape
+    examples = with_reference(examples, policy.graphdef, policy.all_params, mesh=mesh, **shape)
     objective = dpo(settings.beta, settings.nll_weight)
     return train_tokens(out, title, policy, objective, examples, settings, seed), long
 
@@ -171,12 +184,6 @@ def steps_for(batches: Batches, tokens: int) -> int:
 def tokens_per_second(fitted: Fitted) -> dict[str, float]:
     """The stage's timing."""
     return {"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)}
-
-
-# The policy that a stage starts from: of an earlier stage, a policy directory, or published weights; and
-# what the stage leaves when there was nothing to learn from.
-#
-# Does not train and does not choose an engine.
 
 
 def open_policy(place: epath.Path, mesh: Mesh | None = None) -> Policy:
@@ -217,7 +224,7 @@ def check_model(stage: str, model: str, policy: Policy) -> None:
         seen, wanted = policy.config, preset(model)
         if (seen.n_layers, seen.d_model) != (wanted.n_layers, wanted.d_model):
             raise InputError(
-                f"{stage}.model: saw {seen.n_layers} layers of width {seen.d_model}, wanted those of "
+                f"{stage}.train.model: saw {seen.n_layers} layers of width {seen.d_model}, wanted those of "
                 f"{model} ({wanted.n_layers} of {wanted.d_model}); give another policy or model"
             )
 

@@ -1,6 +1,7 @@
-"""What a stage that plays holds open: a policy in an engine, a judge, and their counters.
+"""What a stage that samples holds open: an engine with the policy's weights, a judge, a step scorer.
 
-One process, one engine on its local devices, one judge (D1). Does not search or sample.
+One process, one engine on its local devices, one judge (D1). Does not search, sample or train. vLLM and its
+client are imported where an engine of theirs is opened: they need not be installed.
 """
 
 from __future__ import annotations
@@ -34,9 +35,8 @@ from o1jax.stages.training import open_policy
 from o1jax.train.checkpoint import Policy
 from o1jax.train.reference import log_probs_program, token_values
 
-# The engine that a stage's settings name, with a policy's weights in it.
-#
-# The engines' own modules are imported where one is opened: vLLM and an HTTP client need not be installed.
+PROBE = "print(1)"  # the prompt of the sample by which engine and trainer are compared
+PROBE_TOKENS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,24 +154,16 @@ def check_vllm_here(transfer: str) -> None:
         )
 
 
-# A push of weights into an engine, with the measure of what it is worth: how far the engine's log-probs are
-# from the trainer's on the same weights (promise 2).
-#
-# Trains nothing; the importance weights that make up for a difference are losses/policy_gradient.py's.
-
-PROBE = "print(1)"  # what is sampled after, in tokens of the policy
-TOKENS = 32
-
-
-class Pushes:
-    """Pushes parameters of the policy's model. Holds a compiled forward pass and no parameters. Of several
-    processes each has an engine, and its own copy of the parameters (mesh.own_copy)."""
+class WeightSync:
+    """Pushes parameters of a policy's model into an engine, and measures how far the engine's log-probs are
+    from the trainer's then (promise 2). Holds a compiled forward pass and no parameters."""
 
     def __init__(self, policy: Policy):
+        # With several processes each has an engine of its own, and its own copy of the parameters.
         self._mesh = make_mesh() if jax.process_count() == 1 else own_devices()
         self._program = log_probs_program(policy.graphdef, self._mesh)
         prompt_ids = policy.tokenizer.encode(PROBE, add_special_tokens=False)
-        self._request = Request(tuple(prompt_ids), max_tokens=TOKENS, reuse_prefix=False)
+        self._request = Request(tuple(prompt_ids), max_tokens=PROBE_TOKENS, reuse_prefix=False)
 
     async def push(self, engine: Engine, params: nnx.State, version: int) -> float:
         """Loads the parameters, which the engine then samples with; returns `difference`."""
@@ -179,14 +171,14 @@ class Pushes:
         return await self.difference(engine, params)
 
     async def difference(self, engine: Engine, params: nnx.State) -> float:
-        """The largest |engine's log-prob - trainer's| over a sample of up to TOKENS tokens, in nats."""
+        """The largest |engine's log-prob - trainer's| over a sample of up to PROBE_TOKENS tokens, in nats."""
         ((sample,),) = await engine.generate([self._request])
         return await asyncio.to_thread(self._largest, params, sample)
 
     def _largest(self, params: nnx.State, sample: Completion) -> float:
         ids = self._request.prompt_ids + sample.token_ids
         rows = self._mesh.devices.size
-        row_length = len(self._request.prompt_ids) + TOKENS
+        row_length = len(self._request.prompt_ids) + PROBE_TOKENS
         example = Example("probe", ids, (0.0,) * len(ids))
         batches = Batches([example], row_length=row_length, rows_per_batch=rows, seed=0)
         (values_T,) = token_values(self._program, params, batches, self._mesh)
@@ -228,16 +220,11 @@ async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterato
     try:
         difference = None
         if settings.name != "jax":
-            difference = await Pushes(policy).difference(engine, policy.params)
+            difference = await WeightSync(policy).difference(engine, policy.params)
         yield Workers(engine, judge, policy.tokenizer, time.monotonic(), difference)
     finally:
         await engine.close()
         await judge.close()
-
-
-# The process reward model that a stage scores steps with, from its optional input `prm`.
-#
-# Does not train one (prm.py).
 
 
 @contextlib.asynccontextmanager

@@ -1,9 +1,11 @@
 """The generator's turn of self-play: DPO on its own answers, the better the more of the policy's wrong
 programs their true cases kill.
 
-Inputs: tcg (also the reference model), problems (check_problems, with reference programs), found_<k>:
-search or sample stages of the policy, and, where one samples, policy, for its tokenizer. Run after every
-round of search with the generator of the round before, it is iterative DPO. answers.parquet holds every
+The paper trains its generator once, before self-play; here it follows the policy. Run after every round of
+search with the generator of the round before, it is iterative DPO.
+
+Inputs: tcg (also the reference model), problems (check_problems, with reference programs), found_<k>: search
+or sample stages of the policy, and, where one samples, policy, for its tokenizer. answers.parquet holds every
 answer with its reward; a stage that was killed goes on from it. Writes no tests (write_tests does).
 """
 
@@ -14,20 +16,24 @@ import collections
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from etils import epath
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
-from o1jax.engine.interface import Request
-from o1jax.model.lora import LoraSettings
 from o1jax.parallel.seeds import fold_seed
-from o1jax.policy.found import places_of, wrong_programs
+from o1jax.policy.found import found_directories, wrong_programs
 from o1jax.prompts import chat
 from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
+from o1jax.stages.provenance import Provenance, Role, Source
 from o1jax.stages.training import (
+    TrainSettings,
     check_model,
     keep_unchanged,
     open_policy,
@@ -39,78 +45,52 @@ from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.store import read_records, write_records
 from o1jax.tcg.gate import distinct, is_degenerate, killed, true_cases
 from o1jax.tcg.prompt import CASES
-from o1jax.tcg.writing import WriteSettings, asking, parse_completion
+from o1jax.tcg.writing import WriteSettings, parse_completion, request_for, sample
 from o1jax.train.checkpoint import Policy
-from o1jax.train.optimizer import AdamW
 
 ROUNDING = 1e-9  # of a difference of rewards, so that 0.3 - 0.2 is not less than a margin of 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`write.answers` a problem, rewarded by `reward_of` on at most `max_wrong` wrong programs; pairs are
-    of rewards at least `margin` apart, at most `max_pairs` a problem (0: all). `train_tokens` counts both
-    sides of a pair. `nll_weight` adds the chosen answer's likelihood to the loss (0: DPO as published,
-    under which it may fall). `concurrency`: problems at once. `model`: the preset that the generator must
-    have the shape of, where given. `lora`: trains adapters of this rank, not all parameters."""
+    """The generator's answers, how they are rewarded and paired, and how DPO trains on the pairs."""
 
-    train_tokens: int
+    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
     write: WriteSettings = WriteSettings(answers=8, temperature=1.0, top_p=1.0, top_k=0)
-    max_wrong: int = 8
-    validity_weight: float = 0.0
-    margin: float = 0.25
-    max_pairs: int = 2
-    beta: float = 0.1
-    nll_weight: float = 0.0
-    row_length: int = 512
-    rows_per_batch: int = 8
-    micro_batches: int = 1
-    learning_rate: float = 2e-4
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
-    limits: Limits = Limits()
-    concurrency: int = 64
+    max_wrong: PositiveInt = 8  # wrong programs of a problem that an answer is rewarded on
+    validity_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of valid cases in the reward (reward_of)
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.25  # the least difference of rewards in a pair
+    max_pairs: NonNegativeInt = 2  # of a problem (0: all)
+    beta: PositiveFloat = 0.1  # of DPO: how far the generator may go from its reference
+    nll_weight: NonNegativeFloat = 0.0  # of the chosen answer's likelihood in the loss; 0: as published
+    train: TrainSettings = TrainSettings(
+        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
+    )
+    limits: Limits = Limits()  # of a wrong program on one case
+    concurrency: PositiveInt = 64  # problems at once
     engine: EngineSettings = EngineSettings()
 
     def __post_init__(self):
-        if not 0.0 <= self.validity_weight < 1.0:
+        if self.write.answers < 2:
             raise InputError(
-                f"tcg_adversarial.validity_weight: saw {self.validity_weight}, wanted 0 or more, below 1"
-            )
-        if not 0.0 < self.margin <= 1.0:
-            raise InputError(f"tcg_adversarial.margin: saw {self.margin}, wanted more than 0, at most 1")
-        if self.beta <= 0.0 or self.nll_weight < 0.0:
-            raise InputError(
-                f"tcg_adversarial: saw beta {self.beta} and nll_weight {self.nll_weight}, wanted a beta "
-                "above 0 and an nll_weight of 0 or more"
-            )
-        if self.write.answers < 2 or self.max_wrong < 1 or self.max_pairs < 0:
-            raise InputError(
-                f"tcg_adversarial: saw write.answers {self.write.answers}, max_wrong {self.max_wrong} and "
-                f"max_pairs {self.max_pairs}, wanted at least 2, 1 and 0 (all)"
+                f"tcg_adversarial.write.answers: saw {self.write.answers}, wanted at least 2 to compare"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgedAnswer:
-    """One sampled answer, the `number`-th of its problem. Of its cases `valid` are true, not degenerate
-    and of distinct inputs, and they kill the wrong programs `killed`, indices into the `wrong` ones of
-    found.wrong_programs; `reward` is in [0, 1]."""
+    """One sampled answer and its reward."""
 
     problem_id: str
-    number: int
+    number: int  # among those of its problem, from 0
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
-    finish_reason: str
+    finish_reason: str  # eos, or length where the token limit cut it short
     text: str
-    valid: int
-    killed: tuple[int, ...]
-    wrong: int
-    reward: float
+    valid: int  # cases that are true, not degenerate and of distinct inputs
+    killed: tuple[int, ...]  # the wrong programs that these kill: indices into found.wrong_programs
+    wrong: int  # how many of those there are
+    reward: float  # in [0, 1]
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -120,11 +100,12 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     (of the asked cases), pairs, dropped_long, steps, trained_tokens, generated_tokens. Without a pair the
     generator is saved unchanged, after 0 steps."""
     policy = open_policy(inputs["tcg"])
-    check_model("tcg_adversarial", settings.model, policy)
+    check_model("tcg_adversarial", settings.train.model, policy)
     problems = read_problems(inputs["problems"])
     wrong, no_reference = wrong_of(inputs, problems, settings, seed)
     answers, timings = _answers(out, settings, policy, problems, wrong, seed)
     pairs = pairs_of(answers, settings.margin, settings.max_pairs, seed)
+    provenance.write(out, _provenance(pairs, answers, wrong, settings, policy.tokenizer))
     found = {
         "problems": len(problems),
         "with_wrong": len(wrong),
@@ -139,7 +120,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             "its problem's best; sample more answers or lower the margin"
         )
         return StageResult(found | keep_unchanged(out, policy, why), timings)
-    policy = with_adapters(policy, settings.lora, seed)
+    policy = with_adapters(policy, settings.train.lora, seed)
     fitted, long = train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
     trained = {
         "dropped_long": long,
@@ -164,6 +145,7 @@ def reward_of(
     """
     useful = [case for case in cases if case in kills]
     valid = len(distinct(useful, form))
+    # A union, not a sum: three cases that kill the same program are worth one, so that variety pays.
     dead = frozenset().union(*(kills[case] for case in useful))
     reward = validity_weight * valid / CASES + (1.0 - validity_weight) * len(dead) / wrong
     return valid, tuple(sorted(dead)), reward
@@ -174,18 +156,17 @@ def pairs_of(
 ) -> list[PreferencePair]:
     """For each problem its best answer (of equals that with the most valid cases, then the first) against
     different ones whose rewards are at least `margin` lower; at most `max_pairs` of them (0: all), drawn by
-    seed.
-
-    An answer that the token limit cut short is never chosen: it would teach not to stop.
-    """
+    seed."""
     by_problem: dict[str, list[JudgedAnswer]] = collections.defaultdict(list)
     for answer in answers:
         by_problem[answer.problem_id].append(answer)
     pairs = []
     for problem_id, group in by_problem.items():
+        # An answer that the token limit cut short is never chosen: it would teach not to stop.
         ended = [answer for answer in group if answer.finish_reason == "eos"]
         best = max(ended, key=lambda answer: (answer.reward, answer.valid), default=None)
         if best is not None:
+            # A margin, for with few wrong programs rewards are coarse, and small differences are luck.
             worse = {a.token_ids: a for a in group if best.reward - a.reward >= margin - ROUNDING}
             drawn = list(worse.values())
             random.Random(fold_seed(seed, "tcg_adversarial", problem_id)).shuffle(drawn)
@@ -204,15 +185,43 @@ def _pair(chosen: JudgedAnswer, rejected: JudgedAnswer) -> PreferencePair:
     )
 
 
+def _provenance(
+    pairs: Sequence[PreferencePair],
+    answers: Sequence[JudgedAnswer],
+    wrong: Mapping[str, Sequence[str]],
+    settings: Settings,
+    tokenizer: chat.Tokenizer,
+) -> list[Provenance]:
+    of_number, rows = {(answer.problem_id, answer.number): answer for answer in answers}, []
+    for pair in pairs:
+        numbers = map(int, pair.id.rpartition("#")[2].split(">"))
+        chosen, rejected = (of_number[pair.problem_id, number] for number in numbers)
+        sources = [_source(chosen, "chosen", tokenizer), _source(rejected, "rejected", tokenizer)]
+        facts = {f"wrong_program_{r}": source for r, source in enumerate(wrong[pair.problem_id])}
+        length = settings.train.row_length
+        rows.append(
+            provenance.row(pair, "cases by what they kill", sources, encode_pair(pair), length, facts)
+        )
+    return rows
+
+
+def _source(answer: JudgedAnswer, role: Role, tokenizer: chat.Tokenizer) -> Source:
+    killed = ", ".join(map(str, answer.killed)) or "none"
+    record = f"answer {answer.number}, reward {answer.reward:.3f}, which kills wrong programs {killed},"
+    return provenance.text_source(provenance.OWN, record, answer.token_ids, tokenizer, role, "tcg")
+
+
 async def kills_of(
     judge: Judge, problem: Problem, cases: Sequence[TestCase], wrong: Sequence[str], limits: Limits
 ) -> dict[TestCase, frozenset[int]]:
     """For each different case that is true on the first reference program and not degenerate, the indices
-    of the `wrong` programs that fail it. A case is run alone, so that what one program does on another
-    answer's case is not held against it. Raises SandboxError."""
+    of the `wrong` programs that fail it. Raises SandboxError."""
     different = list(dict.fromkeys(cases))
     true_C = await true_cases(judge, problem, problem.solutions[0], different, limits)
+    # Only true cases kill: else a generator that writes nonsense kills every program, the right ones too.
     useful = [c for c, true in zip(different, true_C, strict=True) if true and not is_degenerate(problem, c)]
+    # A case is run alone: in call form one execution holds all cases of a job, and what a program did on
+    # another answer's case would be held against it.
     killed_C_R = await asyncio.gather(*(killed(judge, problem, wrong, [case], limits) for case in useful))
     return {
         case: frozenset(r for r, (fails,) in enumerate(killed_R) if fails)
@@ -225,11 +234,10 @@ def wrong_of(
 ) -> tuple[dict[str, list[str]], int]:
     """(problem id -> the policy's wrong programs, where there are any and a reference program to know true
     cases by; how many problems have only the former). InputError where those are all, or others' are."""
-    found = places_of(inputs)
+    found = list(found_directories(inputs).values())
     if not found:
         raise InputError("tcg_adversarial: saw no input found_0; give at least one search or sample stage")
-    tokenizer = open_policy(inputs["policy"]).tokenizer if "policy" in inputs else None
-    wrong = wrong_programs(found, settings.max_wrong, seed, tokenizer)
+    wrong = wrong_programs(found, settings.max_wrong, seed)
     failed = [problem for problem in problems if problem.id in wrong]
     of_problems = {problem.id: wrong[problem.id] for problem in failed if problem.solutions}
     if wrong and not failed:
@@ -259,25 +267,19 @@ def _answers(
     if kept.exists():
         return read_records(kept, JudgedAnswer), {}
     asked = [problem for problem in problems if problem.id in wrong]
-    answers, timings = asyncio.run(_sample(settings, policy, asked, wrong, seed)) if asked else ([], {})
+
+    async def ask() -> tuple[list[JudgedAnswer], dict[str, float]]:
+        async with open_workers(policy, settings.engine) as workers:
+            answers_P_A = await run_in_order(
+                lambda problem: judged_answers(workers, problem, wrong[problem.id], settings, seed),
+                asked,
+                settings.concurrency,
+            )
+            return [answer for answers in answers_P_A for answer in answers], workers.timings()
+
+    answers, timings = asyncio.run(ask()) if asked else ([], {})
     write_records(kept, JudgedAnswer, answers)
     return answers, timings
-
-
-async def _sample(
-    settings: Settings,
-    policy: Policy,
-    problems: Sequence[Problem],
-    wrong: Mapping[str, Sequence[str]],
-    seed: int,
-) -> tuple[list[JudgedAnswer], dict[str, float]]:
-    async with open_workers(policy, settings.engine) as workers:
-
-        async def work(problem: Problem) -> list[JudgedAnswer]:
-            return await judged_answers(workers, problem, wrong[problem.id], settings, seed)
-
-        answers_P_A = await run_in_order(work, problems, settings.concurrency)
-        return [answer for answers in answers_P_A for answer in answers], workers.timings()
 
 
 async def judged_answers(
@@ -285,10 +287,9 @@ async def judged_answers(
 ) -> list[JudgedAnswer]:
     """settings.write.answers answers about `problem`, its first reference program shown, with rewards; none
     where the prompt fills the engine's context."""
-    request = _request(workers.tokenizer, problem, settings.write, seed)
-    if len(request.prompt_ids) >= workers.engine.max_context:
-        return []
-    (completions,) = await workers.engine.generate([request])
+    own_seed = fold_seed(seed, problem.id, "tcg_adversarial")
+    request = request_for(workers.tokenizer, problem, problem.solutions[0], settings.write, own_seed)
+    completions = await sample(workers.engine, request)
     parsed_A = [parse_completion(completion, problem.form) for completion in completions]
     cases_A_C = [[case.test for case in parsed.cases] for parsed in parsed_A]
     every = [case for cases in cases_A_C for case in cases]
@@ -311,20 +312,6 @@ async def judged_answers(
         )
         for number, (completion, (valid, dead, reward)) in enumerate(zip(completions, rewarded, strict=True))
     ]
-
-
-def _request(tokenizer: chat.Tokenizer, problem: Problem, write: WriteSettings, seed: int) -> Request:
-    messages = asking(problem, problem.solutions[0], write.traced, write.style)
-    return Request(
-        prompt_ids=chat.render(tokenizer, messages),
-        n=write.answers,
-        max_tokens=write.max_tokens,
-        temperature=write.temperature,
-        top_p=write.top_p,
-        top_k=write.top_k,
-        seed=fold_seed(seed, problem.id, "tcg_adversarial"),
-        reuse_prefix=False,
-    )
 
 
 def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """What a test-case generator learns from: true cases of problems, in sets of three under one prompt.
 
-Cases are a problem's tests, run on its own reference programs in the sandbox (true ones only, with
-the trace of that program). A stage keeps the sets that it drew, for what a program does within a time limit
-may be another thing the next time. Trains nothing.
+Cases are a problem's tests, run on its own reference programs in the sandbox. Departures from O1-CODER, which
+takes a problem's tests and solutions as they come: a case is learned only under a program that gives its
+output, cases with an empty or constant output are left out, and a program's trace can be learned with them. A
+stage keeps the sets that it drew. Trains nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import dataclasses
 import functools
 import random
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 from etils import epath
+from pydantic import Field, PositiveInt
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat
@@ -32,57 +35,47 @@ from o1jax.tcg.gate import is_degenerate
 from o1jax.tcg.mutants import parses
 from o1jax.tcg.prompt import CASES, Case
 from o1jax.tcg.traces import traced_cases
-from o1jax.tcg.writing import asking
+
+Solution = tuple[str, tuple[Case, ...]]  # a program and its cases: true, of different inputs, renderable
 
 
 @dataclasses.dataclass(frozen=True)
 class CaseSettings:
-    """`sets`: sets of three cases a problem, each under one of its programs, or with the share
-    `question_only` under none. `traced`: the form in which the trace is written too.
-    `keep_degenerate` keeps cases whose output is empty, zero or the like."""
+    """Which cases are learned, and under which prompt."""
 
-    sets: int = 8
-    max_solutions: int = 30
-    question_only: float = 0.0
-    traced: bool = False
-    keep_degenerate: bool = False
+    sets: PositiveInt = 8  # of three cases a problem, each under one of its programs
+    max_solutions: PositiveInt = 30  # programs of a problem, its first ones; the paper's number
+    question_only: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of sets whose prompt shows no program
+    traced: bool = False  # whether answers hold the trace too
+    keep_degenerate: bool = False  # whether cases stay whose output is empty, zero or the like
     style: Style = "full"
-    judge_slots: int = 2
-    limits: Limits = Limits()
-
-
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """A reference program and its cases: true, different inputs, and such that can be rendered."""
-
-    source: str
-    cases: tuple[Case, ...]
+    judge_slots: PositiveInt = 2  # programs at once
+    limits: Limits = Limits()  # of a program on one case
 
 
 @dataclasses.dataclass(frozen=True)
 class CaseSet:
-    """Three cases to learn under one prompt; `shown` says whether the prompt shows the program."""
+    """Three cases to learn under one prompt."""
 
-    id: str
+    id: str  # <problem id>#<number>
     problem: Problem
-    source: str
-    shown: bool
+    source: str  # the program that gives the cases
+    shown: bool  # whether the prompt shows it
     cases: tuple[Case, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sets:
-    """All sets, of how many problems, and what was lost: cases and solutions by why, and problems_without
-    three cases."""
+    """All sets of a stage."""
 
     sets: tuple[CaseSet, ...]
-    problems: int
-    dropped: dict[str, int]
+    problems: int  # that have one
+    dropped: dict[str, int]  # cases and programs by why they are not learned, and "problems_without" any
 
 
 @dataclasses.dataclass(frozen=True)
 class KeptSet:
-    """A CaseSet as a stage keeps it."""
+    """A CaseSet as a stage keeps it: its problem by id."""
 
     id: str
     problem_id: str
@@ -101,28 +94,29 @@ class Lost:
 
 def kept_sets(out: epath.Path, problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
     """`make_sets`, made once by process 0 and kept in the stage's directory `out`. Raises OtherFailed."""
+    # Once, for what a program does within a time limit may be another thing the next time: a stage that was
+    # killed, or another process of it, would go on with other sets.
     made = functools.cache(lambda: make_sets(problems, settings, seed))
     lost = made_once(out / "lost.parquet", Lost, lambda: [Lost(why, n) for why, n in made().dropped.items()])
-    kept = made_once(out / "sets.parquet", KeptSet, lambda: [_kept(case_set) for case_set in made().sets])
+    kept = made_once(
+        out / "sets.parquet",
+        KeptSet,
+        lambda: [KeptSet(s.id, s.problem.id, s.source, s.shown, s.cases) for s in made().sets],
+    )
     of_id = {problem.id: problem for problem in problems}
     sets = tuple(CaseSet(s.id, of_id[s.problem_id], s.source, s.shown, s.cases) for s in kept)
     return Sets(sets, len({s.problem_id for s in kept}), {one.why: one.count for one in lost})
 
 
-def _kept(case_set: CaseSet) -> KeptSet:
-    return KeptSet(case_set.id, case_set.problem.id, case_set.source, case_set.shown, case_set.cases)
-
-
 def make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
     """Sets of the problems that have a program with three cases, in their order."""
-    return asyncio.run(_make_sets(problems, settings, seed))
 
+    async def ask() -> list[tuple[list[Solution], collections.Counter]]:
+        async with ForkJudge(slots=settings.judge_slots) as judge:
+            return await asyncio.gather(*(_solutions(judge, problem, settings) for problem in problems))
 
-async def _make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) -> Sets:
-    async with ForkJudge(slots=settings.judge_slots) as judge:
-        found = await asyncio.gather(*(_solutions(judge, problem, settings) for problem in problems))
     sets, dropped = [], collections.Counter()
-    for problem, (solutions, lost) in zip(problems, found, strict=True):
+    for problem, (solutions, lost) in zip(problems, asyncio.run(ask()), strict=True):
         dropped += lost
         dropped["problems_without"] += not solutions
         if solutions:
@@ -135,22 +129,21 @@ async def _solutions(
 ) -> tuple[list[Solution], collections.Counter]:
     """The programs with at least three cases to learn, and why cases were lost."""
     solutions, lost = [], collections.Counter()
+    # Of equal inputs the last test's output is the stated one; two cases of one input would not be a set.
+    stated = {test.input: test.output for test in problem.tests}
     for source in problem.solutions[: settings.max_solutions]:
         if not parses(source):
             lost["unparsable"] += 1
             continue
-        inputs = list(dict.fromkeys(test.input for test in problem.tests))
-        stated = {test.input: test.output for test in problem.tests}
-        cases = await traced_cases(judge, problem, source, inputs, settings.limits)
         kept = []
-        for case in cases:
+        for case in await traced_cases(judge, problem, source, list(stated), settings.limits):
             why = _fault(problem, case, stated, settings)
             if why is None:
                 kept.append(prompt.canonical(case, problem.form))
             else:
                 lost[why] += 1
         if len(kept) >= CASES:
-            solutions.append(Solution(source, tuple(kept)))
+            solutions.append((source, tuple(kept)))
     return solutions, lost
 
 
@@ -160,6 +153,7 @@ def _fault(problem: Problem, case: Case | None, stated: dict[str, str], settings
         return "no_output"
     if not _agrees(problem, case.test.output, stated[case.test.input]):
         return "false"
+    # A generator that learns them writes inputs on which every program agrees, such as an empty list.
     if not settings.keep_degenerate and is_degenerate(problem, case.test):
         return "degenerate"
     return None if prompt.is_renderable(case, problem.form) else "not_renderable"
@@ -182,13 +176,13 @@ def _draw(
 ) -> Iterator[CaseSet]:
     for i in range(settings.sets):
         rng = random.Random(fold_seed(seed, "case_set", problem.id, i))
-        solution = rng.choice(solutions)
+        source, cases = rng.choice(solutions)
         yield CaseSet(
             id=f"{problem.id}#{i}",
             problem=problem,
-            source=solution.source,
+            source=source,
             shown=rng.random() >= settings.question_only,
-            cases=tuple(rng.sample(solution.cases, CASES)),
+            cases=tuple(rng.sample(cases, CASES)),
         )
 
 
@@ -206,7 +200,7 @@ def prompt_ids(case_set: CaseSet, tokenizer: chat.Tokenizer, settings: CaseSetti
 
 def _messages(case_set: CaseSet, settings: CaseSettings) -> tuple[chat.Message, ...]:
     source = case_set.source if case_set.shown else None
-    return asking(case_set.problem, source, settings.traced, settings.style)
+    return prompt.messages(case_set.problem, source, traced=settings.traced, style=settings.style)
 
 
 def answer_ids(cases: Sequence[Case], tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 Inputs: tcg, problems (check_problems, held out), and optionally wrong (an evaluate stage on the same
 problems, whose failing programs are the policy's own wrong ones) with its policy. Before the gate: parse
-rate, validity, degenerate share, distinct inputs, for the prompt that shows the reference program and
-the one that does not. After it: false accepts and false rejects, beside those of the problems' own
-tests and of random inputs of the ladder. tallies.parquet has the counts by problem. Trains nothing.
+rate, validity (the paper's one figure), degenerate share, distinct inputs, for the prompt that shows the
+reference program and the one that does not. After it: false accepts and false rejects, beside those of the
+problems' own tests and of random inputs of the ladder. tallies.parquet has the counts by problem. Trains
+nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from pydantic import NonNegativeInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.intervals import mean_with_interval, ratio_with_interval
 from o1jax.parallel.seeds import fold_seed
 from o1jax.problems.ladder import problems as ladder
-from o1jax.records import Problem, Rollout, TestCase
+from o1jax.records import InputError, Problem, Rollout, TestCase
 from o1jax.rewards.outcome import final_tests
-from o1jax.search.sampling import steps_of_rollout
+from o1jax.sandbox.interface import Judge, Limits
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import open_policy
@@ -30,11 +32,11 @@ from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.store import read_records, write_records
 from o1jax.tcg.gate import (
     GateSettings,
-    Tally,
     WrittenTests,
     fates,
+    is_degenerate,
     killed,
-    tally,
+    true_cases,
     unfit_counts,
     write_and_gate,
 )
@@ -43,15 +45,28 @@ from o1jax.tcg.writing import WriteSettings, Written, write_cases
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`question_only`: the prompt without a program is measured too. `random_tests` (ladder only): as
-    many tests as passed the gate, drawn by the ladder's generator, stand beside them."""
+    """What of a generator is measured on held-out problems."""
 
     write: WriteSettings = WriteSettings()
     gate: GateSettings = GateSettings(mutants=20)
-    question_only: bool = True
-    random_tests: bool = False
-    max_wrong: int = 8  # of the policy's wrong programs a problem
+    question_only: bool = True  # whether the prompt without a program is measured too
+    random_tests: bool = False  # ladder: as many tests of its own generator as passed the gate stand beside
+    max_wrong: NonNegativeInt = 8  # of the policy's wrong programs a problem
     engine: EngineSettings = EngineSettings()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """One problem's cases, counted before any gate."""
+
+    problem_id: str
+    prompt: str  # "program", or "question" for the prompt that shows no program
+    asked: int
+    parsed: int  # well-formed
+    true: int
+    degenerate: int
+    true_not_degenerate: int
+    distinct_inputs: int
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -59,57 +74,75 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     visible tests), random}, with_tests, fates, unfit (why -> problems left out), long_prompts (longer than
     the engine's context), generated_tokens."""
     problems = read_problems(inputs["problems"])
-    figures, timings, tallies = asyncio.run(_evaluate(settings, inputs, problems, seed))
+    wrong = policy_wrong(inputs, settings.max_wrong) if "wrong" in inputs else {}
+    if wrong and not wrong.keys() & {problem.id for problem in problems}:
+        raise InputError(
+            f"{inputs['wrong']}: wrong programs of {len(wrong)} problems, of none of those in "
+            f"{inputs['problems']}; give an evaluation of them"
+        )
+    figures, timings, tallies = asyncio.run(_evaluate(settings, inputs["tcg"], problems, wrong, seed))
     write_records(out / "tallies.parquet", Tally, tallies)
     return StageResult({"problems": len(problems), **figures}, timings)
 
 
 async def _evaluate(
-    settings: Settings, inputs: Mapping[str, epath.Path], problems: Sequence[Problem], seed: int
+    settings: Settings,
+    tcg: epath.Path,
+    problems: Sequence[Problem],
+    wrong: Mapping[str, Sequence[str]],
+    seed: int,
 ) -> tuple[dict[str, Any], dict[str, float], list[Tally]]:
-    async with open_workers(open_policy(inputs["tcg"]), settings.engine) as workers:
+    async with open_workers(open_policy(tcg), settings.engine) as workers:
+        # By the final tests, hidden ones too: here they only say which mutants are wrong, and nothing is
+        # trained on what they say.
         tests = await write_and_gate(workers, problems, final_tests, settings.write, settings.gate, seed)
-        tallies = {"program": [await _tally(workers, settings, test) for test in tests]}
-        written = [test.written for test in tests]
+        written = [(test.problem, "program", test.written) for test in tests]
+
+        async def unshown(test: WrittenTests) -> tuple[Problem, str, Written]:
+            seed_of = fold_seed(seed, "question")
+            cases = await write_cases(workers, test.problem, None, settings.write, seed_of)
+            return test.problem, "question", cases
+
         if settings.question_only:
-            fit = [test.problem for test in tests]
-            tallies["question"], question_only = await _question_only(workers, settings, fit, seed)
-            written += question_only
-        wrong = policy_wrong(inputs, settings.max_wrong) if "wrong" in inputs else {}
-        after = await _after(workers, settings, tests, wrong, seed)
+            written += await run_in_order(unshown, tests, settings.gate.concurrency)
+        tallies = await run_in_order(
+            lambda one: tally(workers.judge, *one, settings.gate.limits), written, settings.gate.concurrency
+        )
         figures = {
-            "before": {prompt: before_figures(of_prompt, seed) for prompt, of_prompt in tallies.items()},
-            "after": after,
+            "before": {
+                prompt: before_figures([one for one in tallies if one.prompt == prompt], seed)
+                for prompt in dict.fromkeys(one.prompt for one in tallies)
+            },
+            "after": await _after(workers, settings, tests, wrong, seed),
             "with_tests": sum(bool(test.gated.kept) for test in tests),
             "fates": fates(tests),
             "unfit": unfit_counts(problems, final_tests),
-            "long_prompts": sum(one.long_prompts for one in written),
-            "generated_tokens": sum(one.generated_tokens for one in written),
+            "long_prompts": sum(one.long_prompts for _, _, one in written),
+            "generated_tokens": sum(one.generated_tokens for _, _, one in written),
         }
-        return figures, workers.timings(), [one for of_prompt in tallies.values() for one in of_prompt]
+        return figures, workers.timings(), tallies
 
 
-async def _tally(workers: Workers, settings: Settings, test: WrittenTests) -> Tally:
-    return await tally(workers.judge, test.problem, "program", test.written, settings.gate.limits)
-
-
-async def _question_only(
-    workers: Workers, settings: Settings, problems: Sequence[Problem], seed: int
-) -> tuple[list[Tally], list[Written]]:
-    async def one(problem: Problem) -> tuple[Tally, Written]:
-        written = await write_cases(
-            workers.engine, workers.tokenizer, problem, None, settings.write, fold_seed(seed, "question")
-        )
-        counts = await tally(workers.judge, problem, "question", written, settings.gate.limits)
-        return counts, written
-
-    pairs = await run_in_order(one, problems, settings.gate.concurrency)
-    return [counts for counts, _ in pairs], [written for _, written in pairs]
+async def tally(judge: Judge, problem: Problem, prompt: str, written: Written, limits: Limits) -> Tally:
+    """Counts of what was written, true by the first reference program."""
+    true_C = await true_cases(judge, problem, problem.solutions[0], written.cases, limits)
+    degenerate_C = [is_degenerate(problem, case) for case in written.cases]
+    return Tally(
+        problem_id=problem.id,
+        prompt=prompt,
+        asked=written.asked,
+        parsed=len(written.cases),
+        true=sum(true_C),
+        degenerate=sum(degenerate_C),
+        true_not_degenerate=sum(t and not d for t, d in zip(true_C, degenerate_C, strict=True)),
+        distinct_inputs=len({case.input.strip() for case in written.cases}),
+    )
 
 
 def before_figures(tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
     """Shares over all cases, with 95 % intervals over problems. validity: true / parsed, the paper's
     figure; useful: true and not degenerate / asked, what is left to judge by before the gate."""
+    # Problems, not cases, are what was drawn at random: cases of one problem are true or false together.
 
     def share(of: Callable[[Tally], int], among: Callable[[Tally], int]) -> dict[str, Any]:
         return ratio_with_interval([of(t) for t in tallies], [among(t) for t in tallies], seed)
@@ -127,14 +160,11 @@ def before_figures(tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
 
 def policy_wrong(inputs: Mapping[str, epath.Path], most: int) -> dict[str, list[str]]:
     """Problem id -> at most `most` different programs of an evaluation that fail its final tests."""
-    tokenizer = open_policy(inputs["policy"]).tokenizer
     rollouts = read_records(inputs["wrong"] / "rollouts" / "pseudocode.parquet", Rollout)
     wrong: dict[str, dict[str, None]] = {}
     for rollout in rollouts:
         if rollout.verdict is not None and not rollout.verdict.passed:
-            program = steps_of_rollout(tokenizer, rollout, len(rollout.token_ids))[-1].program
-            if program:  # else the answer is malformed
-                wrong.setdefault(rollout.problem_id, {})[program] = None
+            wrong.setdefault(rollout.problem_id, {})[rollout.program] = None
     return {problem_id: list(programs)[:most] for problem_id, programs in wrong.items()}
 
 
@@ -147,21 +177,20 @@ async def _after(
 ) -> dict[str, Any]:
     """The same measures for three sets of tests, each on the problems for which some case passed (the own
     ones on those of them that have any)."""
+    # All on the same problems: one without generated tests is as a rule a hard one for any tests.
     kept = [test for test in tests if test.gated.kept]
-    if not kept:
-        return {}
-    sets = {"generated": [(test, test.gated.kept) for test in kept]}
-    if own := [(test, test.problem.tests) for test in kept if test.problem.tests]:
-        sets["own"] = own
-    if settings.random_tests:
-        sets["random"] = [(test, _random_tests(test, seed)) for test in kept]
-    return {name: await _accepts(workers, settings, pairs, wrong, seed) for name, pairs in sets.items()}
-
-
-def _random_tests(test: WrittenTests, seed: int) -> list[TestCase]:
-    """As many as passed the gate, of the ladder's generator."""
-    seed = fold_seed(seed, "random", test.problem.id)
-    return ladder.generate_tests(test.problem.id, len(test.gated.kept), seed)
+    sets: dict[str, list[tuple[WrittenTests, Sequence[TestCase]]]] = {
+        "generated": [(test, test.gated.kept) for test in kept],
+        "own": [(test, test.problem.tests) for test in kept if test.problem.tests],
+        "random": [],
+    }
+    for test in kept if settings.random_tests else ():
+        # As many as passed the gate, for the more tests a set has, the more it rejects.
+        drawn = fold_seed(seed, "random", test.problem.id)
+        sets["random"].append((test, ladder.generate_tests(test.problem.id, len(test.gated.kept), drawn)))
+    return {
+        name: await _accepts(workers, settings, pairs, wrong, seed) for name, pairs in sets.items() if pairs
+    }
 
 
 async def _accepts(

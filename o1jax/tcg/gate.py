@@ -1,7 +1,9 @@
-"""Generated test cases and what they are worth: the gate before they judge anything (README.md, D6).
+"""Generated test cases and what they are worth: the gate that they pass before they judge anything (D6).
 
-Needs a reference program; without one, selection.py picks cases by agreement. Makes no mutants
-(problems/mutants.py) and parses no model's answer.
+A case may judge if it is true on the reference program, the first of its input, and if the problem's cases
+kill a mutant. That is a departure: the paper trusts what its generator writes (89 % valid), and of ten tests
+the false one fails every right program. Needs a reference program; without one, evaluation/choice.py picks
+cases by agreement. Makes no mutants and parses no model's answer; keeps nothing on disk.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import asyncio
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+
+from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.concurrency import run_in_order
 from o1jax.parallel.seeds import fold_seed
@@ -20,52 +24,46 @@ from o1jax.stages.workers import Workers
 from o1jax.tcg.mutants import mutants, parses
 from o1jax.tcg.writing import WriteSettings, Written, write_cases
 
+# What a constant program would print or return: a case that expects it lets wrong programs pass.
 EMPTY_OUTPUTS = frozenset({"", "0", "None", "[]", "()", "{}", "set()", "''", '""'})
+TestsOf = Callable[[Problem], Sequence[TestCase]]  # those of a problem by which a mutant is known as wrong
+
+
+@dataclasses.dataclass(frozen=True)
+class GateSettings:
+    """What the cases of a problem must do."""
+
+    mutants: NonNegativeInt = 12  # made of the reference; those that the problem's tests tell from it count
+    concurrency: PositiveInt = 64  # problems at once
+    limits: Limits = Limits()  # of a program on one case
 
 
 @dataclasses.dataclass(frozen=True)
 class Gated:
-    """`kept` may judge; `fates`, aligned with the cases that came in, are "kept", "false", "duplicate" or
-    "kills nothing"."""
+    """What the gate made of cases."""
 
-    kept: tuple[TestCase, ...]
-    fates: tuple[str, ...]
-
-
-async def true_cases(
-    judge: Judge, problem: Problem, source: str, cases: Sequence[TestCase], limits: Limits
-) -> list[bool]:
-    """true_C: whether the reference program `source` gives each case's output on its input.
-
-    A malformed case (no literal, no list of arguments, no assert statement) is False. Each case is a job
-    of its own, so that one on which the reference runs for ever says nothing of the others. Raises
-    SandboxError where the infrastructure failed.
-    """
-    return list(await asyncio.gather(*(_is_true(judge, problem, source, case, limits) for case in cases)))
+    kept: tuple[TestCase, ...]  # those that may judge
+    fates: tuple[str, ...]  # of each case that came in: "kept", "false", "duplicate" or "kills nothing"
 
 
-async def killed(
-    judge: Judge, problem: Problem, programs: Sequence[str], cases: Sequence[TestCase], limits: Limits
-) -> list[list[bool]]:
-    """killed_R_C of R programs: True where a program fails a case.
+@dataclasses.dataclass(frozen=True)
+class WrittenTests:
+    """One problem's generated tests."""
 
-    Raises InputError on a malformed case (pass true ones) and SandboxError.
-    """
-    rows = (_fails(judge, problem, source, cases, limits) for source in programs)
-    return list(await asyncio.gather(*rows))
+    problem: Problem
+    written: Written  # under its first reference program
+    gated: Gated
+    mutants: tuple[str, ...]  # the wrong ones that the cases were measured by
 
 
-async def wrong_mutants(
-    judge: Judge, problem: Problem, mutants: Sequence[str], tests: Sequence[TestCase], limits: Limits
-) -> list[str]:
-    """The mutants that fail at least one of `tests`, in order: the rest may do what the reference does.
+@dataclasses.dataclass(frozen=True)
+class WrittenCase:
+    """A generated case as a stage keeps it."""
 
-    Raises ValueError without tests, InputError on a malformed test, and SandboxError.
-    """
-    if not tests:
-        raise ValueError(f"{problem.id}: no tests to tell mutants from the reference; pass at least one")
-    wrong = await asyncio.gather(*(_is_killed(judge, problem, m, tests, limits) for m in mutants))
-    return [mutant for mutant, is_wrong in zip(mutants, wrong, strict=True) if is_wrong]
+    problem_id: str
+    input: str
+    output: str
+    fate: str  # "kept", or why it may not judge
 
 
 async def gate(
@@ -84,35 +82,32 @@ async def gate(
     true_C = await true_cases(judge, problem, reference, cases, limits)
     fates = _fates(problem.form, cases, true_C)
     kept = tuple(case for case, fate in zip(cases, fates, strict=True) if fate == "kept")
+    # One mutant is enough: true cases on which every wrong program passes too (f([]) == []) tell nothing, and
+    # rewards by them would teach that anything goes. To ask more of few cases would leave few problems.
     for mutant in mutants if kept else ():
         if await _is_killed(judge, problem, mutant, kept, limits):
             return Gated(kept, fates)
     return Gated((), tuple("kills nothing" if fate == "kept" else fate for fate in fates))
 
 
-def distinct(cases: Iterable[TestCase], form: Form = "stdin") -> list[TestCase]:
-    """The first case of each input. Trailing blanks do not set inputs apart, nor, in call form, does the
-    way a literal is written."""
-    first: dict[str, TestCase] = {}
-    for case in cases:
-        first.setdefault(_input_key(case, form), case)
-    return list(first.values())
-
-
-def is_degenerate(problem: Problem, case: TestCase) -> bool:
-    """Whether the output is empty or what a constant program would give: nothing, 0, None, an empty text
-    or an empty collection, as text or as a literal. Never in assertion form, where it is in the input."""
-    return problem.form != "assertion" and case.output.strip() in EMPTY_OUTPUTS
-
-
 def _fates(form: Form, cases: Sequence[TestCase], true_C: Sequence[bool]) -> tuple[str, ...]:
-    """Truth is asked first: a false case must not make a true one of the same input a duplicate."""
+    # Truth is asked first: a false case must not make a true one of the same input a duplicate.
     firsts = {id(case) for case in distinct((c for c, true in zip(cases, true_C, strict=True) if true), form)}
     fates = []
     for case, true in zip(cases, true_C, strict=True):
         fates.append("false" if not true else "kept" if id(case) in firsts else "duplicate")
         firsts.discard(id(case))  # the same object may come twice
     return tuple(fates)
+
+
+def distinct(cases: Iterable[TestCase], form: Form = "stdin") -> list[TestCase]:
+    """The first case of each input. Trailing blanks do not set inputs apart, nor, in call form, does the
+    way a literal is written."""
+    # An input judges once: with the fraction of passed tests as a reward, its copies would weigh more.
+    first: dict[str, TestCase] = {}
+    for case in cases:
+        first.setdefault(_input_key(case, form), case)
+    return list(first.values())
 
 
 def _input_key(case: TestCase, form: Form) -> str:
@@ -124,11 +119,64 @@ def _input_key(case: TestCase, form: Form) -> str:
     return "\n".join(line.rstrip() for line in case.input.splitlines())
 
 
-async def _is_true(judge: Judge, problem: Problem, source: str, case: TestCase, limits: Limits) -> bool:
-    try:
-        return (await judge.judge(job_of(problem, source, [case], limits))).passed
-    except InputError:  # malformed: the judge says so before anything is run
-        return False
+def is_degenerate(problem: Problem, case: TestCase) -> bool:
+    """Whether the output is empty or what a constant program would give: nothing, 0, None, an empty text
+    or an empty collection, as text or as a literal. Never in assertion form, where it is in the input."""
+    return problem.form != "assertion" and case.output.strip() in EMPTY_OUTPUTS
+
+
+# What a program says of cases, through the judge.
+
+
+async def true_cases(
+    judge: Judge, problem: Problem, source: str, cases: Sequence[TestCase], limits: Limits
+) -> list[bool]:
+    """true_C: whether the reference program `source` gives each case's output on its input.
+
+    A malformed case (no literal, no list of arguments, no assert statement) is False. Raises SandboxError
+    where the infrastructure failed.
+    """
+
+    async def is_true(case: TestCase) -> bool:
+        try:
+            return (await judge.judge(job_of(problem, source, [case], limits))).passed
+        except InputError:  # malformed: the judge says so before anything is run
+            return False
+
+    # A job a case, so that one on which the reference runs for ever says nothing of the others.
+    return list(await asyncio.gather(*map(is_true, cases)))
+
+
+async def killed(
+    judge: Judge, problem: Problem, programs: Sequence[str], cases: Sequence[TestCase], limits: Limits
+) -> list[list[bool]]:
+    """killed_R_C of R programs: True where a program fails a case.
+
+    Raises InputError on a malformed case (pass true ones) and SandboxError.
+    """
+
+    async def fails(source: str) -> list[bool]:
+        results: Sequence[CaseResult] = (await judge.judge(job_of(problem, source, cases, limits))).cases
+        # Outside stdin form one execution answers all cases, so after a time limit each is asked alone.
+        if problem.form != "stdin" and any(case.status is Status.TLE for case in results):
+            alone = (judge.judge(job_of(problem, source, [case], limits)) for case in cases)
+            results = [verdict.cases[0] for verdict in await asyncio.gather(*alone)]
+        return [not case.passed for case in results][: len(cases)]
+
+    return list(await asyncio.gather(*map(fails, programs)))
+
+
+async def wrong_mutants(
+    judge: Judge, problem: Problem, mutants: Sequence[str], tests: Sequence[TestCase], limits: Limits
+) -> list[str]:
+    """The mutants that fail at least one of `tests`, in order: the rest may do what the reference does.
+
+    Raises ValueError without tests, InputError on a malformed test, and SandboxError.
+    """
+    if not tests:
+        raise ValueError(f"{problem.id}: no tests to tell mutants from the reference; pass at least one")
+    wrong = await asyncio.gather(*(_is_killed(judge, problem, m, tests, limits) for m in mutants))
+    return [mutant for mutant, is_wrong in zip(mutants, wrong, strict=True) if is_wrong]
 
 
 async def _is_killed(
@@ -138,53 +186,7 @@ async def _is_killed(
     return not (await judge.judge(job)).passed
 
 
-async def _fails(
-    judge: Judge, problem: Problem, source: str, cases: Sequence[TestCase], limits: Limits
-) -> list[bool]:
-    """Outside stdin form one execution answers all cases, so after a time limit each is asked alone."""
-    results: Sequence[CaseResult] = (await judge.judge(job_of(problem, source, cases, limits))).cases
-    if problem.form != "stdin" and any(case.status is Status.TLE for case in results):
-        alone = (judge.judge(job_of(problem, source, [case], limits)) for case in cases)
-        results = [verdict.cases[0] for verdict in await asyncio.gather(*alone)]
-    return [not case.passed for case in results][: len(cases)]
-
-
-# Test cases written for problems by a generator, and gated: what write_tests and evaluate_tcg share.
-#
-# Needs problems with a reference program. Keeps nothing on disk.
-
-TestsOf = Callable[[Problem], Sequence[TestCase]]  # those of a problem by which a mutant is known
-
-
-@dataclasses.dataclass(frozen=True)
-class GateSettings:
-    """`mutants`: how many of the reference program are made; those that the problem's tests (write_and_gate's
-    `tests_of`) tell from it count. `concurrency`: problems at once."""
-
-    mutants: int = 12
-    concurrency: int = 64
-    limits: Limits = Limits()
-
-
-@dataclasses.dataclass(frozen=True)
-class WrittenTests:
-    """One problem: what was written under its first reference program, what of it may judge, and the
-    wrong mutants that it was measured by."""
-
-    problem: Problem
-    written: Written
-    gated: Gated
-    mutants: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class WrittenCase:
-    """A generated case as it is kept: `fate` is "kept" or why it may not judge."""
-
-    problem_id: str
-    input: str
-    output: str
-    fate: str
+# Cases written for problems, and gated: what write_tests.py and evaluate.py share.
 
 
 async def write_and_gate(
@@ -208,11 +210,12 @@ async def write_and_gate(
         )
 
     async def one(problem: Problem) -> WrittenTests:
-        written = await write_cases(
-            workers.engine, workers.tokenizer, problem, problem.solutions[0], write, seed
-        )
-        wrong = await known_wrong(workers.judge, problem, tests_of(problem), gating, seed)
-        gated = await gate(workers.judge, problem, problem.solutions[0], wrong, written.cases, gating.limits)
+        judge, reference = workers.judge, problem.solutions[0]
+        written = await write_cases(workers, problem, reference, write, seed)
+        made = mutants(reference, gating.mutants, fold_seed(seed, "mutants", problem.id))
+        # A mutant that passes the problem's tests may do what the reference does, and no true case kills it.
+        wrong = await wrong_mutants(judge, problem, made, tests_of(problem), gating.limits)
+        gated = await gate(judge, problem, reference, wrong, written.cases, gating.limits)
         return WrittenTests(problem, written, gated, tuple(wrong))
 
     return await run_in_order(one, fit, gating.concurrency)
@@ -231,44 +234,6 @@ def unfit(problem: Problem, tests_of: TestsOf) -> str:
 def unfit_counts(problems: Sequence[Problem], tests_of: TestsOf) -> dict[str, int]:
     """How many problems are unfit, by why."""
     return dict(collections.Counter(filter(None, (unfit(problem, tests_of) for problem in problems))))
-
-
-async def known_wrong(
-    judge: Judge, problem: Problem, tests: Sequence[TestCase], gating: GateSettings, seed: int
-) -> list[str]:
-    """Mutants of the first reference program that the tests tell from it."""
-    made = mutants(problem.solutions[0], gating.mutants, fold_seed(seed, "mutants", problem.id))
-    return await wrong_mutants(judge, problem, made, tests, gating.limits)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tally:
-    """One problem's cases before any gate; `prompt` is "program" or "question" (only)."""
-
-    problem_id: str
-    prompt: str
-    asked: int
-    parsed: int
-    true: int
-    degenerate: int
-    true_not_degenerate: int
-    distinct_inputs: int
-
-
-async def tally(judge: Judge, problem: Problem, prompt: str, written: Written, limits: Limits) -> Tally:
-    """Counts of what was written, true by the first reference program."""
-    true_C = await true_cases(judge, problem, problem.solutions[0], written.cases, limits)
-    degenerate_C = [is_degenerate(problem, case) for case in written.cases]
-    return Tally(
-        problem_id=problem.id,
-        prompt=prompt,
-        asked=written.asked,
-        parsed=len(written.cases),
-        true=sum(true_C),
-        degenerate=sum(degenerate_C),
-        true_not_degenerate=sum(t and not d for t, d in zip(true_C, degenerate_C, strict=True)),
-        distinct_inputs=len({case.input.strip() for case in written.cases}),
-    )
 
 
 def fates(tests: Sequence[WrittenTests]) -> dict[str, int]:

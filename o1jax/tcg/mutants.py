@@ -1,8 +1,7 @@
 """Mutants: programs that differ from a reference program by one small change on its syntax tree.
 
-Chooses among the changes of mutant_expressions.py and mutant_statements.py; runs nothing, and does not
-know which mutants are wrong. (mutmut and cosmic-ray mutate a project's files and run its test-suite,
-which is another task.)
+Chooses among the changes of mutations.py; runs nothing, and does not know which mutants are wrong. (mutmut
+and cosmic-ray mutate a project's files and run its test-suite, which is another task.)
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from collections.abc import Iterator
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError
-from o1jax.tcg.mutations import Edit, blocks, expression_edits, is_free, reading_names, statement_edits
+from o1jax.tcg.mutations import Edit, edits_of
 
 
 def mutants(source: str, most: int, seed: int) -> tuple[str, ...]:
     """At most `most` different mutants of `source`, drawn evenly over the kinds of change.
 
-    Each compiles, and differs from the others and from the source as `ast.unparse` writes it. How input
-    is read is left alone, for that would only give crashes. Kinds: comparison, arithmetic, constant,
-    bound, condition, call, keyword, drop, swap. Raises InputError where the source does not parse.
+    Each compiles, and differs from the others and from the source as `ast.unparse` writes it. Kinds:
+    comparison, arithmetic, constant, bound, condition, call, keyword, drop, swap. Raises InputError where the
+    source does not parse.
     """
     tree, plain = _tree(source)
     seen, found = {plain}, []
-    for edit in _balanced(_edits(tree), random.Random(fold_seed(seed, "mutants", source))):
+    for edit in _balanced(edits_of(tree), random.Random(fold_seed(seed, "mutants", source))):
         if len(found) >= most:
             break
         text = _unparsed(tree, edit)
@@ -38,7 +37,7 @@ def mutants(source: str, most: int, seed: int) -> tuple[str, ...]:
 
 
 def parses(source: str) -> bool:
-    """Whether `mutants` can read `source`."""
+    """Whether `mutants` can read `source`: published sets hold Python 2 among their references."""
     try:
         _tree(source)
     except InputError:
@@ -56,14 +55,6 @@ def _tree(source: str) -> tuple[ast.Module, str]:
         raise InputError(f"no mutants of a program that does not parse ({error}): {source[:60]!r}") from error
 
 
-def _edits(tree: ast.Module) -> list[Edit]:
-    reading = reading_names(tree)
-    statements = [statement for owner, field in blocks(tree) for statement in getattr(owner, field)]
-    free = [statement for statement in statements if is_free(statement, reading)]
-    edits = [edit for statement in free for edit in expression_edits(statement)]
-    return edits + list(statement_edits(tree, reading))
-
-
 def _balanced(edits: list[Edit], rng: random.Random) -> Iterator[Edit]:
     """All edits, one of each kind in turn; the order of kinds and within a kind is drawn."""
     by_kind: dict[str, list[Edit]] = {}
@@ -73,23 +64,21 @@ def _balanced(edits: list[Edit], rng: random.Random) -> Iterator[Edit]:
     for queue in queues:
         rng.shuffle(queue)
     rng.shuffle(queues)
+    # In turn: a program has many constants and few calls, so an even draw would hardly ever change a call.
     for turn in itertools.zip_longest(*queues):
         yield from (edit for edit in turn if edit is not None)
 
 
 def _unparsed(tree: ast.Module, edit: Edit) -> str:
     """The program with one edit made; the tree is as before afterwards."""
-    before = {field: getattr(edit.node, field) for field in edit.changes}
+    # In place and undone: a deep copy of the tree for every edit takes far longer than the edit.
+    fields = vars(edit.node)
+    before = {name: fields[name] for name in edit.changes}
     try:
-        _set(edit.node, edit.changes)
+        fields.update(edit.changes)
         return ast.unparse(tree)
     finally:
-        _set(edit.node, before)
-
-
-def _set(node: ast.AST, fields: dict) -> None:
-    for field, value in fields.items():
-        setattr(node, field, value)
+        fields.update(before)
 
 
 def _compiles(text: str) -> bool:
@@ -97,5 +86,5 @@ def _compiles(text: str) -> bool:
         with warnings.catch_warnings(action="ignore"):
             compile(text, "<mutant>", "exec", dont_inherit=True)
         return True
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError):  # of a `break` that was moved out of its loop, say
         return False

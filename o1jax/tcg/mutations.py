@@ -1,47 +1,76 @@
-"""Changes inside a statement: another operator, constant, bound, condition, call or keyword.
+"""The changes that make a mutant of a program: another operator, constant, bound, condition, call or keyword,
+a statement left out, two neighbours exchanged.
 
-Says what can be changed, one node at a time; mutants.py chooses.
+Says what can be changed, one node of the syntax tree at a time; mutants.py chooses. Follows names, not
+values: a statement that computes from what was read is a statement like any other.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-# One change to a syntax tree: the record that the makers of edits and mutants.py share.
-
-
-class Edit(NamedTuple):
-    """`kind` names the sort of change; `changes` are new values of fields of `node`."""
-
-    kind: str
-    node: ast.AST
-    changes: dict[str, Any]
-
-
-# Which statements of a program read its input: what a mutant must leave as it is.
-#
-# Follows names one step at a time: `input`, what is bound to it, and the functions that read. Follows no
-# values: a statement that computes from what was read is a statement like any other.
-
+# The names that read input. How it is read is left alone: a mutant that cannot read crashes on every input,
+# so any case kills it, and to kill it says nothing of a case.
 READING = frozenset({"input", "stdin", "open", "fileinput"})
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal)
 INNER = (ast.stmt, ast.ExceptHandler, ast.match_case)
-SKIPPED = ("annotation", "returns", "format_spec", "decorator_list")
+LEAVING = (ast.Return, ast.Raise, ast.Break, ast.Continue)
+SKIPPED = ("annotation", "returns", "format_spec", "decorator_list")  # whose change no test would see
+
+# Each operator's neighbours: what a programmer writes by mistake (off by one, the other way round). The full
+# cross product would mostly give mutants that die of any case.
+COMPARISONS: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,),
+}  # fmt: skip
+ARITHMETIC: dict[type, tuple[type, ...]] = {
+    ast.Add: (ast.Sub, ast.Mult), ast.Sub: (ast.Add,), ast.Mult: (ast.Add,),
+    ast.Div: (ast.FloorDiv, ast.Mult), ast.FloorDiv: (ast.Mod, ast.Mult),
+    ast.Mod: (ast.FloorDiv,), ast.Pow: (ast.Mult,),
+    ast.BitAnd: (ast.BitOr,), ast.BitOr: (ast.BitAnd,), ast.BitXor: (ast.BitOr,),
+    ast.LShift: (ast.RShift,), ast.RShift: (ast.LShift,),
+}  # fmt: skip
+CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list", "set": "list"}
+METHODS = {"upper": "lower", "lower": "upper", "startswith": "endswith", "endswith": "startswith"}
 
 
-def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+class Edit(NamedTuple):
+    """One change to a syntax tree."""
+
+    kind: str  # the sort of change: mutants are drawn evenly over these
+    node: ast.AST
+    changes: dict[str, Any]  # new values of the node's fields
+
+
+def edits_of(tree: ast.Module) -> list[Edit]:
+    """Every change that may be made to a program, in a fixed order."""
+    reading = _reading_names(tree)
+    statements = [statement for owner, field in _blocks(tree) for statement in getattr(owner, field)]
+    free = [statement for statement in statements if _is_free(statement, reading)]
+    edits = [edit for statement in free for edit in _expression_edits(statement)]
+    return edits + list(_statement_edits(tree, reading))
+
+
+# What may be changed.
+
+
+def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """`node` and what is below it, without inner statements, annotations and format specifications."""
     yield node
     for field, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not isinstance(child, INNER) and field not in SKIPPED:
-                yield from own_nodes(child)
+                yield from _own_nodes(child)
 
 
-def mentioned(nodes: Iterator[ast.AST]) -> set[str]:
+def _mentioned(nodes: Iterator[ast.AST]) -> set[str]:
     """The names and attributes among some nodes."""
     return {
         node.id if isinstance(node, ast.Name) else node.attr
@@ -50,10 +79,11 @@ def mentioned(nodes: Iterator[ast.AST]) -> set[str]:
     }
 
 
-def reading_names(tree: ast.Module) -> set[str]:
+def _reading_names(tree: ast.Module) -> set[str]:
     """The names that read input when they are called, those of the program's own functions among them."""
     names: set[str] = set(READING)
     size = 0
+    # To a fixed point: a function may read through one that is defined further down.
     while len(names) > size:
         size = len(names)
         for node in ast.walk(tree):
@@ -63,15 +93,16 @@ def reading_names(tree: ast.Module) -> set[str]:
 
 def _bound_to_reading(node: ast.AST, names: set[str]) -> set[str]:
     """What a definition or an assignment makes another name for reading."""
-    if isinstance(node, FUNCTIONS) and mentioned(ast.walk(node)) & names:
+    if isinstance(node, FUNCTIONS) and _mentioned(ast.walk(node)) & names:
         return {node.name}
+    # `read = sys.stdin.readline` is another name for reading; `x = read()` is a value that was read.
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute | ast.Lambda):
-        if mentioned(ast.walk(node.value)) & names:
+        if _mentioned(ast.walk(node.value)) & names:
             return {target.id for target in node.targets if isinstance(target, ast.Name)}
     return set()
 
 
-def blocks(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+def _blocks(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     """(node, field) of every list of statements in a tree, from the outside in."""
     for field, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else []
@@ -79,52 +110,25 @@ def blocks(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             yield node, field
         for child in children:
             if isinstance(child, INNER):
-                yield from blocks(child)
+                yield from _blocks(child)
 
 
-def is_free(statement: ast.stmt, reading: set[str]) -> bool:
+def _is_free(statement: ast.stmt, reading: set[str]) -> bool:
     """Whether a mutant may change this statement (of a compound one the head): it defines nothing, does
     not read, and is neither a docstring nor `if __name__ == "__main__"`."""
     if isinstance(statement, DEFINITIONS):
         return False
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return False
-    return not mentioned(own_nodes(statement)) & (reading | {"__name__"})
+    return not _mentioned(_own_nodes(statement)) & (reading | {"__name__"})
 
 
-COMPARISONS: dict[type, tuple[type, ...]] = {
-    ast.Lt: (ast.LtE, ast.GtE),
-    ast.LtE: (ast.Lt, ast.Gt),
-    ast.Gt: (ast.GtE, ast.LtE),
-    ast.GtE: (ast.Gt, ast.Lt),
-    ast.Eq: (ast.NotEq,),
-    ast.NotEq: (ast.Eq,),
-    ast.In: (ast.NotIn,),
-    ast.NotIn: (ast.In,),
-    ast.Is: (ast.IsNot,),
-    ast.IsNot: (ast.Is,),
-}
-ARITHMETIC: dict[type, tuple[type, ...]] = {
-    ast.Add: (ast.Sub, ast.Mult),
-    ast.Sub: (ast.Add,),
-    ast.Mult: (ast.Add,),
-    ast.Div: (ast.FloorDiv, ast.Mult),
-    ast.FloorDiv: (ast.Mod, ast.Mult),
-    ast.Mod: (ast.FloorDiv,),
-    ast.Pow: (ast.Mult,),
-    ast.BitAnd: (ast.BitOr,),
-    ast.BitOr: (ast.BitAnd,),
-    ast.BitXor: (ast.BitOr,),
-    ast.LShift: (ast.RShift,),
-    ast.RShift: (ast.LShift,),
-}
-CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list", "set": "list"}
-METHODS = {"upper": "lower", "lower": "upper", "startswith": "endswith", "endswith": "startswith"}
+# Changes inside a statement.
 
 
-def expression_edits(statement: ast.stmt) -> Iterator[Edit]:
+def _expression_edits(statement: ast.stmt) -> Iterator[Edit]:
     """Every change of this statement's own expressions: of a compound one, its head."""
-    for node in own_nodes(statement):
+    for node in _own_nodes(statement):
         yield from _operators(node)
         yield from _conditions(node)
         yield from _constants(node)
@@ -152,7 +156,7 @@ def _is_on_text(node: ast.BinOp | ast.AugAssign) -> bool:
 
 
 def _conditions(node: ast.AST) -> Iterator[Edit]:
-    """And for or, the opposite: of a single comparison not, for there it is another operator."""
+    """`and` for `or`, and the opposite; not of a single comparison, where that is another operator."""
     if isinstance(node, ast.BoolOp):
         yield Edit("condition", node, {"op": ast.Or() if isinstance(node.op, ast.And) else ast.And()})
     elif isinstance(node, ast.If | ast.While | ast.IfExp) and not _is_single(node.test):
@@ -183,9 +187,10 @@ def _constants(node: ast.AST) -> Iterator[Edit]:
 
 
 def _other_values(value: object) -> tuple[object, ...]:
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, whose subclass it is
         return (not value,)
     if isinstance(value, int | float):
+        # Never below 0: ast.unparse writes Constant(-1) bare, so that `-1 ** 2` would read back otherwise.
         return (value + 1, value - 1, 0) if value >= 1 else (value + 1,)
     if isinstance(value, str):
         return (value + "x", "") if value else ("x",)
@@ -219,12 +224,12 @@ def _moved(bound: ast.expr) -> Iterator[ast.expr]:
 
 
 def _calls(node: ast.AST) -> Iterator[Edit]:
-    """Another function, or a keyword left out; `sorted` becomes `list`, which takes no keywords."""
+    """Another function, or a keyword left out."""
     if not isinstance(node, ast.Call):
         return
     if isinstance(node.func, ast.Name) and node.func.id in CALLS:
         other = CALLS[node.func.id]
-        keywords = [] if other == "list" else node.keywords
+        keywords = [] if other == "list" else node.keywords  # which `list` does not take
         yield Edit("call", node, {"func": ast.Name(other, ast.Load()), "keywords": keywords})
     elif isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
         yield Edit("call", node.func, {"attr": METHODS[node.func.attr]})
@@ -234,43 +239,28 @@ def _calls(node: ast.AST) -> Iterator[Edit]:
             yield Edit("keyword", keyword.value, {"value": not keyword.value.value})
 
 
-# Changes of the order of things: a statement left out, two neighbours exchanged.
-#
-# Leaves out what would only leave a name unbound, and what a program must end with.
+# Changes of the order of statements.
 
 
-COMPOUND = (
-    ast.For,
-    ast.AsyncFor,
-    ast.While,
-    ast.If,
-    ast.With,
-    ast.AsyncWith,
-    ast.Try,
-    ast.TryStar,
-    ast.Match,
-)
-LEAVING = (ast.Return, ast.Raise, ast.Break, ast.Continue)
-
-
-def statement_edits(tree: ast.Module, reading: set[str]) -> Iterator[Edit]:
+def _statement_edits(tree: ast.Module, reading: set[str]) -> Iterator[Edit]:
     """Every statement that can be left out, and every two neighbours that can change places."""
-    for owner, field in blocks(tree):
+    for owner, field in _blocks(tree):
         body = getattr(owner, field)
         for i, statement in enumerate(body):
             if _can_go(tree, owner, statement, reading):
                 yield Edit("drop", owner, {field: body[:i] + body[i + 1 :] or [ast.Pass()]})
-        for i, (first, second) in enumerate(zip(body, body[1:], strict=False)):
+        for i, (first, second) in enumerate(itertools.pairwise(body)):
             if _can_change_places(tree, first, second, reading):
                 yield Edit("swap", owner, {field: [*body[:i], second, first, *body[i + 2 :]]})
 
 
 def _can_go(tree: ast.Module, owner: ast.AST, statement: ast.stmt, reading: set[str]) -> bool:
     """Whether the program without it still says something and knows every name."""
-    if isinstance(statement, ast.Pass) or not is_free(statement, reading):
+    if isinstance(statement, ast.Pass) or not _is_free(statement, reading):
         return False
-    if mentioned(ast.walk(statement)) & reading:
+    if _mentioned(ast.walk(statement)) & reading:
         return False
+    # The last statement of a program or a function prints or returns: without it there is no answer at all.
     if isinstance(owner, (ast.Module, *FUNCTIONS)) and statement is owner.body[-1]:
         return False
     read_outside = {name.id for name in _loads(tree) - _loads(statement)}
@@ -279,11 +269,11 @@ def _can_go(tree: ast.Module, owner: ast.AST, statement: ast.stmt, reading: set[
 
 def _can_change_places(tree: ast.Module, first: ast.stmt, second: ast.stmt, reading: set[str]) -> bool:
     """Whether the order of two simple statements matters, and the second can do without the first."""
-    if isinstance(first, COMPOUND + LEAVING) or isinstance(second, COMPOUND + LEAVING):
+    if any(isinstance(one, LEAVING) or any(_blocks(one)) for one in (first, second)):
         return False
-    if not (is_free(first, reading) and is_free(second, reading)):
+    if not (_is_free(first, reading) and _is_free(second, reading)):
         return False
-    names, others = mentioned(own_nodes(first)), mentioned(own_nodes(second))
+    names, others = _mentioned(_own_nodes(first)), _mentioned(_own_nodes(second))
     if _first_stores(tree, first) & others:
         return False
     return bool(_touched(first) & others or _touched(second) & names)
@@ -308,11 +298,11 @@ def _first_stores(tree: ast.Module, statement: ast.stmt) -> set[str]:
 def _touched(statement: ast.stmt) -> set[str]:
     """The names that a statement binds or may change: also what it prints to."""
     touched = {name.id for name in _stores(statement)}
-    for node in own_nodes(statement):
+    for node in _own_nodes(statement):
         if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
-            touched |= mentioned(ast.walk(node.value))
+            touched |= _mentioned(ast.walk(node.value))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            touched |= mentioned(ast.walk(node.func.value))
+            touched |= _mentioned(ast.walk(node.func.value))  # a method may change its object
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             touched.add("print")
     return touched

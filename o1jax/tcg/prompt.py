@@ -1,8 +1,9 @@
 """The test-case generator's prompt and answer: O1-CODER's template, rendered and strictly parsed.
 
-An answer is CASES cases, each a section `Input:` and a section `Output:`, the traced form with a
-section `Trace:` between them: lines of the program with the value after each (`x = x * 2 -> 14`), which
-lead to the output and are dropped before anything is judged. Does not know whether a case is true.
+An answer is CASES cases, each a section `Input:` and a section `Output:`. The traced form, which is not the
+paper's, has a section `Trace:` between the two: lines of the program with the value after each
+(`x = x * 2 -> 14`), which lead to the output and are dropped before anything is judged. Does not know whether
+a case is true.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import re
 import warnings
 from collections.abc import Sequence
 
+from o1jax.problems.formats.mbpp import without_tests
 from o1jax.prompts.chat import Message
 from o1jax.prompts.fence import Style, task_text
 from o1jax.records import Form, Problem, TestCase
 
-CASES = 3
+CASES = 3  # an answer, as published: the fewest that can be shuffled with none in its place in two ways
 INPUT, TRACE, OUTPUT = "Input:", "Trace:", "Output:"
 NANO_MARKER = {False: "Write tests.", True: "Trace tests."}
-LONGEST_LITERAL = 10_000  # characters
+LONGEST_LITERAL = 10_000  # characters; a model may write brackets without end, and reading them takes time
 _HEADERS = re.compile(rf"^({INPUT}|{TRACE}|{OUTPUT})$", re.MULTILINE)
 _INSTRUCTION = (
     "Please complete the task in the code part and generate some test case in the test part that can be "
@@ -37,18 +39,18 @@ Input:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A test and its trace: the lines of the program, each with the value that it leads to."""
+    """A test, and how its output comes about."""
 
     test: TestCase
-    trace: tuple[str, ...] = ()
+    trace: tuple[str, ...] = ()  # lines of the program, each with the value that it leads to
 
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """The well-formed cases of an answer, and why each other one was dropped."""
+    """What an answer says."""
 
-    cases: tuple[Case, ...]
-    dropped: tuple[str, ...]
+    cases: tuple[Case, ...]  # the well-formed ones
+    dropped: tuple[str, ...]  # why each other one was
 
 
 def messages(
@@ -56,6 +58,7 @@ def messages(
 ) -> tuple[Message, ...]:
     """The conversation that asks for cases; `source` is a program for the problem, None the form that
     knows the question only. Style nano: question, program and a marker."""
+    problem = without_tests(problem)  # that end an MBPP question, and may be the hidden ones
     if style == "nano":
         parts = [problem.question, *([source.strip()] if source else []), NANO_MARKER[traced]]
         return ({"role": "user", "content": "\n".join(parts)},)
@@ -80,20 +83,23 @@ def _format(form: Form, traced: bool) -> str:
 
 def render_answer(cases: Sequence[Case], *, traced: bool = False) -> str:
     """The answer that gives these cases, without the end-of-message token."""
-    return "\n".join(_render(case, traced) for case in cases)
-
-
-def _render(case: Case, traced: bool) -> str:
-    trace = [TRACE, *case.trace] if traced else []
-    return "\n".join([INPUT, case.test.input.rstrip("\n"), *trace, OUTPUT, case.test.output.rstrip("\n")])
+    lines = []
+    for case in cases:
+        trace = [TRACE, *case.trace] if traced else []
+        lines += [INPUT, case.test.input.rstrip("\n"), *trace, OUTPUT, case.test.output.rstrip("\n")]
+    return "\n".join(lines)
 
 
 def canonical(case: Case, form: Form) -> Case:
     """The case with the line ends that `parse_answer` gives it: texts of standard input and output end in
     one, literals in none."""
-    end = "\n" if form == "stdin" else ""
-    test = TestCase(case.test.input.rstrip("\n") + end, case.test.output.rstrip("\n") + end)
+    test = _test(case.test.input.rstrip("\n"), case.test.output.rstrip("\n"), form)
     return dataclasses.replace(case, test=test)
+
+
+def _test(given: str, expected: str, form: Form) -> TestCase:
+    end = "\n" if form == "stdin" else ""
+    return TestCase(given + end, expected + end)
 
 
 def is_renderable(case: Case, form: Form) -> bool:
@@ -112,6 +118,7 @@ def parse_answer(text: str, form: Form) -> Parsed:
     """The cases of an answer (end-of-message token taken off). A case is dropped where a section is
     missing, doubled or in the wrong place, the input is empty, a call-form value is no Python literal,
     or it comes after the first CASES; other cases of the answer stand."""
+    # One bad case does not cost the others: a generator that errs in one of three still says two things.
     before, *sections = _HEADERS.split(text)
     pairs = list(zip(sections[::2], sections[1::2], strict=True))
     starts = [i for i, (header, _) in enumerate(pairs) if header == INPUT]
@@ -139,17 +146,16 @@ def _fault(sections: Sequence[tuple[str, str]], form: Form) -> str | None:
     if not given.strip():
         return "saw an empty input"
     if form == "call":
-        if type(_literal(given)) is not list:
+        if not _is_literal(given, list):
             return f"saw the input {given[:40]!r}, wanted the literal of the list of arguments"
-        if isinstance(_literal(expected), NotALiteral):
+        if not _is_literal(expected, object):
             return f"saw the output {expected[:40]!r}, wanted a Python literal"
     return None
 
 
 def _case(sections: Sequence[tuple[str, str]], form: Form) -> Case:
-    end = "\n" if form == "stdin" else ""
     trace = _body(sections[1][1]) if len(sections) == 3 else ""
-    test = TestCase(_body(sections[0][1]) + end, _body(sections[-1][1]) + end)
+    test = _test(_body(sections[0][1]), _body(sections[-1][1]), form)
     return Case(test, tuple(trace.split("\n")) if trace else ())
 
 
@@ -158,15 +164,12 @@ def _body(section: str) -> str:
     return section.strip("\n")
 
 
-class NotALiteral:
-    """What a text is that has no Python literal's value (None is one)."""
-
-
-def _literal(text: str):
+def _is_literal(text: str, kind: type) -> bool:
+    """Whether a text is the Python literal of a value of this kind."""
     if len(text) > LONGEST_LITERAL:
-        return NotALiteral()
+        return False
     try:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of what a model wrote
-            return ast.literal_eval(text)
+            return isinstance(ast.literal_eval(text), kind)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return NotALiteral()
+        return False

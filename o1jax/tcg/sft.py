@@ -1,8 +1,8 @@
 """Step 1, first half: SFT of a test-case generator on true cases (O1-CODER, section 3.1).
 
 Inputs: problems (check_problems, whose tests are learned from), policy (what it starts from; a TCG is a
-policy directory like any). Without a policy a nano model starts from nothing, with a tokenizer of its
-own that spells values. DPO follows in tcg_dpo.py.
+policy directory like any). Without a policy a nano model starts from nothing, which the paper does not do.
+What is learned is drawn in cases.py; DPO follows in dpo.py.
 """
 
 from __future__ import annotations
@@ -11,46 +11,42 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from etils import epath
+from pydantic import PositiveInt
 
 from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.model.init import init_params
-from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, SftSample
+from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import check_model, open_policy, tokens_per_second, train_tokens, with_adapters
+from o1jax.stages.training import (
+    TrainSettings,
+    check_model,
+    open_policy,
+    tokens_per_second,
+    train_tokens,
+    with_adapters,
+)
 from o1jax.tcg import cases as tcg_cases
 from o1jax.tcg.cases import CaseSet, CaseSettings
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy
-from o1jax.train.optimizer import AdamW
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`train_tokens`: tokens to train on, padding not counted. `model`: the preset that the policy must
-    have the shape of, where it is given. `preset` and `vocab_size` are those of a model from nothing.
-    `lora`: trains adapters of this rank, not all parameters."""
+    """The generator's sets of true cases, and how it is trained on them."""
 
-    train_tokens: int
-    preset: str = "nano"
-    vocab_size: int = 512
+    train_tokens: PositiveInt  # tokens to train on, padding not counted
+    preset: str = "nano"  # the shape of a model from nothing, where no policy is given
+    vocab_size: PositiveInt = 512  # of its tokenizer
     cases: CaseSettings = CaseSettings()
-    row_length: int = 256
-    rows_per_batch: int = 16
-    micro_batches: int = 1
-    learning_rate: float = 2e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 10
-    weight_decay: float = 0.1
-    adamw: AdamW = AdamW()
-    model: str = ""
-    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -62,10 +58,22 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"lost: {made.dropped}"
         )
     policy = open_policy(inputs["policy"]) if "policy" in inputs else _from_nothing(made.sets, settings, seed)
-    check_model("tcg_sft", settings.model, policy)
-    policy = with_adapters(policy, settings.lora, seed)
+    check_model("tcg_sft", settings.train.model, policy)
+    policy = with_adapters(policy, settings.train.lora, seed)
     samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
-    examples, long = keep_short([encode_sft(sample) for sample in samples], settings.row_length)
+    encoded = [encode_sft(sample) for sample in samples]
+    rows = []
+    for case_set, sample, example in zip(made.sets, samples, encoded, strict=True):
+        source = provenance.text_source("problems", "cases of its tests", sample.answer_ids, policy.tokenizer)
+        facts = {"program": case_set.source, "program_shown": case_set.shown}
+        rows.append(provenance.row(sample, "true cases", [source], example, settings.train.row_length, facts))
+    provenance.write(out, rows)
+    examples, long = keep_short(encoded, settings.train.row_length)
+    if not examples:
+        raise InputError(
+            f"tcg_sft.train.row_length: saw {settings.train.row_length} tokens, and all {long} samples are "
+            "longer; raise it"
+        )
     fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
     return StageResult(
         figures={
@@ -82,6 +90,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 
 def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Policy:
     texts = tcg_cases.texts(sets, settings.cases)
+    # A tokenizer of its own, that spells values: a model of this size computes with digits and letters only
+    # where each is a token, and the policy's tokenizer merges them into words.
     tokenizer = nano_tokenizer.train(texts, settings.vocab_size, spelled=True)
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     graphdef, params = init_params(config, fold_seed(seed, "init"), make_mesh())
@@ -96,5 +106,5 @@ def sample_of(case_set: CaseSet, tokenizer: Tokenizer, settings: CaseSettings) -
         problem_id=case_set.problem.id,
         prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, settings),
         answer_ids=answer,
-        is_trained=(True,) * len(answer),
+        is_trained=(True,) * len(answer),  # the end token too: else it never learns to stop after three
     )

@@ -1,9 +1,9 @@
-"""What a program goes through: its lines with the value after each, and what it says at the end.
+"""What programs say on given inputs, and what they go through: the raw material of tests and of majorities.
 
-The program is rewritten to note, after every statement of its own level (the module's, or the body of
-the function that is called), the value that the statement changed: `x = x * 2 -> 14`, so that what is
-done stands beside what it is done to. A value is shown as print shows it, a list's items side by side.
-The program runs in the sandbox, as any, and what comes back is its own word. Does not judge.
+An output is what a program prints or returns. A trace is its lines with the value after each: the program is
+rewritten to note, after every statement of its own level (the module's, or the body of the function that is
+called), the value that the statement changed (`x = x * 2 -> 14`), as print shows it, a list's items side by
+side. Programs run in the sandbox, as any, and what comes back is their own word. Does not judge.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from o1jax.sandbox.literals import any_digits, parsed
 from o1jax.tcg.mutants import parses
 from o1jax.tcg.prompt import Case
 
-# What programs print or return on given inputs, as text: the raw material of tests and of majorities.
-#
-# Judges nothing: an output is the program's own word, and is only as good as the program.
-
 MOST_CHARACTERS = 1 << 16  # of a returned value's literal: reading longer ones would hold up everybody
+LONGEST_VALUE = 200  # characters of a value that a trace shows
+MOST_VALUES = 24  # of a trace: a longer one is too much for a model to write by heart
+INPUTS_A_PROCESS = 8  # that are traced one after another: a process costs more than most programs
+# The setup runs before the program too, for programs that need it; it may need the program itself.
 ENTRY_POINT = """
 def entry_point(name, setup, program, names):
     try:
@@ -35,8 +35,10 @@ def entry_point(name, setup, program, names):
     exec(program, names)
     exec(setup, names)
     return names[name] if name in names else getattr(names["Solution"](), name)
-"""  # setup runs before the program too, for programs that need it; it may need the program itself
-DRIVER = (
+"""
+# A call's value comes back over standard output, on the last line, whatever the program printed before: the
+# judge keeps outputs in stdin form, and in call form it only compares.
+OUTPUT_DRIVER = (
     ENTRY_POINT
     + """
 import ast, sys, types
@@ -53,70 +55,7 @@ sys.set_int_max_str_digits(0)
 print("\\n" + repr(value))
 """
 )
-
-
-async def outputs_of(
-    judge: Judge, problem: Problem, source: str, inputs: Sequence[str], limits: Limits
-) -> list[str | None]:
-    """The output of `source` on each input, in order, as TestCase.output would hold it.
-
-    Form stdin: the text it prints. Form call: the literal of what the entry point returns on the literal
-    of the arguments; it is read from the last line printed, so it is the program's own word. None where
-    the program does not compile, ends badly, prints nothing at all, prints no UTF-8, or returns no value
-    with a literal (of at most 65,536 characters). Raises InputError for assertion-form problems and
-    SandboxError where the infrastructure failed.
-    """
-    if problem.form == "assertion":
-        raise InputError(f"{problem.id}: assertion form has no inputs; use a problem in stdin or call form")
-    verdict = await judge.judge(_job(problem, source, inputs, limits))
-    read = _printed if problem.form == "stdin" else _returned
-    return [read(problem, case) for case in verdict.cases][: len(inputs)]
-
-
-async def outputs_matrix(
-    judge: Judge, problem: Problem, programs: Sequence[str], inputs: Sequence[str], limits: Limits
-) -> list[list[str | None]]:
-    """outputs_N_C of N programs on C inputs, each row as `outputs_of` gives it."""
-    rows = (outputs_of(judge, problem, source, inputs, limits) for source in programs)
-    return list(await asyncio.gather(*rows))
-
-
-def _job(problem: Problem, source: str, inputs: Sequence[str], limits: Limits) -> Job:
-    """A job in stdin form, whatever the problem's form."""
-    if problem.form == "call":
-        source = DRIVER.format(setup=problem.setup, source=source, name=problem.entry_point)
-    job = job_of(problem, source, [TestCase(text) for text in inputs], limits)
-    return dataclasses.replace(job, form="stdin", entry_point="", setup="", keep_output=True)
-
-
-def _printed(problem: Problem, case: CaseResult) -> str | None:
-    """U+FFFD stands where bytes were no UTF-8: no test could expect them."""
-    return None if not case.output or "\ufffd" in case.output else case.output
-
-
-def _returned(problem: Problem, case: CaseResult) -> str | None:
-    if not case.output:
-        return None
-    line = case.output.rstrip("\n").rpartition("\n")[2]
-    if len(line) > MOST_CHARACTERS:
-        return None
-    try:
-        value = parsed(line)
-    except InputError:  # what has no literal: an object, a generator, nan
-        return None
-    with any_digits():
-        return repr(_as_lists(value) if problem.json_values else value)
-
-
-def _as_lists(value: Any) -> Any:
-    """Tuples as lists, for values that came through JSON: so equal values have one literal."""
-    if type(value) in (list, tuple):
-        return [_as_lists(item) for item in value]
-    return {key: _as_lists(item) for key, item in value.items()} if type(value) is dict else value
-
-
-LONGEST_VALUE, MOST_VALUES = 200, 24
-_DRIVER = (
+TRACE_DRIVER = (
     ENTRY_POINT
     + """\
 import ast, gc, io, json, os, re, sys, threading
@@ -149,12 +88,13 @@ def run(text):
     def note(line, value):
         try:
             shown = show(value())
-        except NameError:
+        except NameError:  # set in a branch that was not taken
             return
+        # What was just noted says nothing twice, and an address is another one in the next run.
         if len(shown) <= {longest} and shown != last[0] and not ADDRESS.search(shown):
             last[0] = shown
             notes.append(line + " -> " + shown)
-    names = {{"__name__": "__main__", "_note": note}}
+    names = {{"__name__": "__main__", "_note": note}}  # fresh ones: no input sees what another left
     own = sys.stdin, sys.stdout
     sys.stdout = said = io.TextIOWrapper(io.BytesIO(), newline="")
     try:
@@ -176,28 +116,89 @@ def run(text):
 print(json.dumps([run(text) for text in json.load(sys.stdin)]))
 """
 )
-TOGETHER = 8  # inputs a process
+
+
+async def outputs_matrix(
+    judge: Judge, problem: Problem, programs: Sequence[str], inputs: Sequence[str], limits: Limits
+) -> list[list[str | None]]:
+    """outputs_N_C of N programs on C inputs, each row as `outputs_of` gives it."""
+    rows = (outputs_of(judge, problem, source, inputs, limits) for source in programs)
+    return list(await asyncio.gather(*rows))
+
+
+async def outputs_of(
+    judge: Judge, problem: Problem, source: str, inputs: Sequence[str], limits: Limits
+) -> list[str | None]:
+    """The output of `source` on each input, in order, as TestCase.output would hold it.
+
+    Form stdin: the text it prints. Form call: the literal of what the entry point returns on the literal
+    of the arguments; it is read from the last line printed, so it is the program's own word. None where
+    the program does not compile, ends badly, prints nothing at all, prints no UTF-8, or returns no value
+    with a literal (of at most 65,536 characters). Raises InputError for assertion-form problems and
+    SandboxError where the infrastructure failed.
+    """
+    if problem.form == "assertion":
+        raise InputError(f"{problem.id}: assertion form has no inputs; use a problem in stdin or call form")
+    driver = source
+    if problem.form == "call":
+        driver = OUTPUT_DRIVER.format(setup=problem.setup, source=source, name=problem.entry_point)
+    job = job_of(problem, driver, [TestCase(text) for text in inputs], limits)
+    verdict = await judge.judge(_as_stdin(job))
+    read = _printed if problem.form == "stdin" else _returned
+    return [read(problem, case) for case in verdict.cases][: len(inputs)]
+
+
+def _as_stdin(job: Job) -> Job:
+    """The job of a program that reads and prints, whatever the problem's form; there is nothing to grade."""
+    return dataclasses.replace(job, form="stdin", entry_point="", setup="", grader="", keep_output=True)
+
+
+def _printed(problem: Problem, case: CaseResult) -> str | None:
+    """U+FFFD stands where bytes were no UTF-8: no test could expect them."""
+    return None if not case.output or "\ufffd" in case.output else case.output
+
+
+def _returned(problem: Problem, case: CaseResult) -> str | None:
+    if not case.output:
+        return None
+    line = case.output.rstrip("\n").rpartition("\n")[2]
+    if len(line) > MOST_CHARACTERS:
+        return None
+    try:
+        value = parsed(line)
+    except InputError:  # what has no literal: an object, a generator, nan
+        return None
+    with any_digits():
+        return repr(_as_lists(value) if problem.json_values else value)
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples as lists, for values that came through JSON: so equal values have one literal."""
+    if type(value) in (list, tuple):
+        return [_as_lists(item) for item in value]
+    return {key: _as_lists(item) for key, item in value.items()} if type(value) is dict else value
 
 
 async def traced_cases(
     judge: Judge, problem: Problem, source: str, inputs: Sequence[str], limits: Limits
 ) -> list[Case | None]:
-    """A true case of each input, by running `source` on TOGETHER of them a process, which has the limits of
-    one as many times over; None where it raises, or goes through more than MOST_VALUES values, or (all of
-    a process) does not end within the limits. Raises InputError for a source that does not parse or a
+    """A true case of each input, by running `source` on INPUTS_A_PROCESS of them a process, which has the
+    limits of one as many times over; None where it raises, or goes through more than MOST_VALUES values, or
+    (all of a process) does not end within the limits. Raises InputError for a source that does not parse or a
     problem in assertion form."""
-    driver = _DRIVER.format(
+    driver = TRACE_DRIVER.format(
         setup=problem.setup,
         source=with_notes(problem, source),
         entry=problem.entry_point if problem.form == "call" else "",
         longest=LONGEST_VALUE,
     )
-    parts = [inputs[start : start + TOGETHER] for start in range(0, len(inputs), TOGETHER)]
-    found = await asyncio.gather(*(_together(judge, problem, driver, part, limits) for part in parts))
+    starts = range(0, len(inputs), INPUTS_A_PROCESS)
+    parts = [inputs[start : start + INPUTS_A_PROCESS] for start in starts]
+    found = await asyncio.gather(*(_in_a_process(judge, problem, driver, part, limits) for part in parts))
     return [case for cases in found for case in cases]
 
 
-async def _together(
+async def _in_a_process(
     judge: Judge, problem: Problem, driver: str, inputs: Sequence[str], limits: Limits
 ) -> list[Case | None]:
     job = job_of(problem, driver, (TestCase(json.dumps(list(inputs))),), limits)
@@ -207,20 +208,16 @@ async def _together(
         wall_s=len(inputs) * job.limits.wall_s,
         output_bytes=len(inputs) * job.limits.output_bytes,
     )
-    stdin = {"form": "stdin", "entry_point": "", "setup": "", "grader": ""}
-    verdict = await judge.judge(dataclasses.replace(job, **stdin, limits=limits, keep_output=True))
+    verdict = await judge.judge(dataclasses.replace(_as_stdin(job), limits=limits))
     try:
         runs = json.loads(verdict.cases[0].output or "null") or [None] * len(inputs)
-        return [_case(text, run) for text, run in zip(inputs, runs, strict=True)]
+        short = [run if run is not None and len(run[0]) <= MOST_VALUES else None for run in runs]
+        return [
+            None if run is None else Case(TestCase(text, run[1]), tuple(run[0]))
+            for text, run in zip(inputs, short, strict=True)
+        ]
     except (ValueError, TypeError, IndexError):  # the program wrote over the driver's answer
         return [None] * len(inputs)
-
-
-def _case(text: str, run: tuple[list[str], str] | None) -> Case | None:
-    if run is None or len(run[0]) > MOST_VALUES:
-        return None
-    notes, said = run
-    return Case(TestCase(text, said), tuple(notes))
 
 
 def with_notes(problem: Problem, source: str) -> str:
@@ -230,6 +227,7 @@ def with_notes(problem: Problem, source: str) -> str:
     if not parses(source):
         raise InputError(f"problem {problem.id}: its program does not parse; leave it out: {source[:60]!r}")
     tree = ast.parse(source)
+    # Of its own level alone: a note in a loop or a helper would make a trace as long as the run.
     if problem.form == "stdin":
         tree.body = list(_noted(tree.body))
     methods = [body for node in tree.body if isinstance(node, ast.ClassDef) for body in node.body]
@@ -254,6 +252,7 @@ def _changed(statement: ast.stmt) -> str | None:
     if isinstance(statement, ast.Assign) and _is_constant(statement.value):
         return None
     loop = statement.target if isinstance(statement, ast.For) else None
+    # A loop's own variable says where the loop ended, not what it did.
     own = {node.id for node in ast.walk(loop) if isinstance(node, ast.Name)} if loop else set()
     names = [name for node in ast.walk(statement) for name in _names(node) if name not in own]
     return names[0] if names else None

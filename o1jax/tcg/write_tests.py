@@ -1,7 +1,8 @@
 """A generator's tests for problems, gated on their reference programs (D6), to judge search and RL by.
 
 Inputs: tcg (a test-case generator), problems (check_problems). Writes problems.parquet, which search and
-later stages read in place of the problems, and cases.parquet with every case and its fate. Trains nothing.
+later stages read in place of the problems, and cases.parquet with every case and its fate. A problem whose
+cases do not pass the gate is no failure, unless that leaves no problem. Trains nothing.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ RewardTests = Literal["own", "generated", "both"]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`reward_tests`: which tests the written problems have. A problem for which no case passed the gate, or
-    none was written, keeps its own ones under "both" and is left out under "generated"."""
+    """How tests are written and gated, and which of them a problem has from then on."""
 
     write: WriteSettings = WriteSettings()
     gate: GateSettings = GateSettings()
+    # A problem for which no case was written, or none passed the gate, keeps its own tests under "both" and
+    # is left out under "generated".
     reward_tests: RewardTests = "both"
     engine: EngineSettings = EngineSettings()
 
@@ -48,16 +50,28 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: problems, with_tests, skipped (no case passed the gate), unfit (why -> problems without a
     reference program or tests to gate by), long_prompts (longer than the engine's context), tests, fates,
     generated_tokens."""
-    if settings.reward_tests not in ("own", "generated", "both"):
-        raise InputError(
-            f"write_tests.reward_tests: saw {settings.reward_tests!r}, wanted 'own', 'generated' or 'both'"
-        )
     problems = read_problems(inputs["problems"])
-    tests, timings = asyncio.run(_write(settings, inputs["tcg"], problems, seed))
-    write_records(out / "cases.parquet", WrittenCase, [case for test in tests for case in _cases(test)])
+
+    async def write() -> tuple[list[WrittenTests], dict[str, float]]:
+        async with open_workers(open_policy(inputs["tcg"]), settings.engine) as workers:
+            tests = await write_and_gate(workers, problems, own_tests, settings.write, settings.gate, seed)
+            return tests, workers.timings()
+
+    tests, timings = asyncio.run(write())
+    cases = [
+        WrittenCase(test.problem.id, case.input, case.output, fate)
+        for test in tests
+        for case, fate in zip(test.written.cases, test.gated.fates, strict=True)
+    ]
+    write_records(out / "cases.parquet", WrittenCase, cases)
     generated = {test.problem.id: test.gated.kept for test in tests}
     every = [_with_tests(p, generated.get(p.id, ()), settings.reward_tests) for p in problems]
     kept = [problem for problem in every if problem.tests]
+    if not kept:
+        raise InputError(
+            f"write_tests.reward_tests: saw {settings.reward_tests!r}, which leaves none of {len(problems)} "
+            f"problems a test (cases: {fates(tests)}); take 'both', or a generator that writes true cases"
+        )
     write_problems(out, kept)
     gated = [len(test.gated.kept) for test in tests]
     return StageResult(
@@ -75,25 +89,14 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     )
 
 
-async def _write(
-    settings: Settings, tcg: epath.Path, problems: Sequence[Problem], seed: int
-) -> tuple[list[WrittenTests], dict[str, float]]:
-    async with open_workers(open_policy(tcg), settings.engine) as workers:
-        tests = await write_and_gate(workers, problems, own_tests, settings.write, settings.gate, seed)
-        return tests, workers.timings()
-
-
 def own_tests(problem: Problem) -> tuple[TestCase, ...]:
     """Those that may judge search and RL: never the hidden ones."""
+    # By hidden tests more mutants would be known as wrong, and what they tell would leak into the gate.
     return problem.tests
-
-
-def _cases(test: WrittenTests) -> list[WrittenCase]:
-    pairs = zip(test.written.cases, test.gated.fates, strict=True)
-    return [WrittenCase(test.problem.id, case.input, case.output, fate) for case, fate in pairs]
 
 
 def _with_tests(problem: Problem, generated: Sequence[TestCase], which: RewardTests) -> Problem:
     """The problem with the tests that are to judge, the first of each input."""
+    # Own ones first: a person wrote them, so of two with the same input theirs stays.
     tests = (*(problem.tests if which != "generated" else ()), *(generated if which != "own" else ()))
     return dataclasses.replace(problem, tests=tuple(distinct(tests, problem.form)))

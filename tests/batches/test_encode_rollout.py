@@ -19,6 +19,8 @@ ROLLOUT = Rollout(
     finish_reason="stop",
     temperature=1.0,
     policy_version=0,
+    prompt="pseudocode",
+    program="",
 )
 ADVANTAGES = (0.25, 0.25, 0.0, -1.0)
 

@@ -16,7 +16,7 @@ import time
 from etils import epath
 
 from o1jax.records import Problem
-from o1jax.search.mcts import SearchSettings, search_many
+from o1jax.search.mcts import Searcher, SearchSettings, search_many
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import EngineSettings, open_workers
@@ -34,8 +34,8 @@ async def measure(
     async with open_workers(policy, engine) as workers:
 
         async def search(problems: list[Problem]) -> list:
-            play = (workers.engine, workers.judge, workers.tokenizer)
-            return await search_many(problems, *play, SETTINGS, 0, concurrency=concurrency)
+            searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, SETTINGS)
+            return await search_many(searcher, problems, 0, concurrency=concurrency)
 
         await search(warm)
         before, began = workers.engine.stats(), time.monotonic()

@@ -20,7 +20,7 @@ from etils import epath
 from ladder import COVERS
 
 from o1jax.store import read_records
-from o1jax.tcg.gate import Tally
+from o1jax.tcg.evaluate import Tally
 
 DRAWS = 2000
 FIGURES = {  # name -> (part, whole) of a tally

@@ -10,9 +10,9 @@ from etils import epath
 from scripted import ScriptedEngine, byte_tokenizer, path, problem, step
 from test_prm_search import ScriptedScorer
 
-from o1jax.evaluation.choice import CasesOf, Choices
+from o1jax.evaluation.choice import CasesOf, ChoiceArms
 from o1jax.evaluation.comparison import Comparison
-from o1jax.evaluation.kept import Kept
+from o1jax.evaluation.sample_store import SampleStore
 from o1jax.records import CaseResult, Status, TestCase, Verdict
 from o1jax.search.mcts import SearchSettings
 from o1jax.search.sampling import SampleSettings
@@ -70,16 +70,15 @@ def comparison(n_problems=6, seed=0):
         sample=SampleSettings(top_p=1.0, top_k=0, max_tokens=600),
         aspr_samples=2,
         problems=problems,
-        final_tests=lambda p: p.tests,
         seed=seed,
-        kept=Kept(epath.Path(tempfile.mkdtemp()), None, concurrency=4),
+        store=SampleStore(epath.Path(tempfile.mkdtemp()), None, concurrency=4),
     ), StepwiseScorer(tokenizer, likes)
 
 
 async def played_figures(n_problems=6, seed=0):
     plain, scorer = comparison(n_problems, seed)
-    played = await plain.play()
-    return played, await plain.figures(played), await Choices(plain, played, scorer).figures()
+    played = await plain.generate()
+    return played, await plain.figures(played), await ChoiceArms(plain, played, scorer).figures()
 
 
 def test_every_arm_states_its_pass_rate_and_tokens():
@@ -114,8 +113,8 @@ def written(problems, n_cases, tokens):
 
 def test_a_generators_cases_find_what_the_majority_misses_at_no_more_tokens():
     plain, _ = comparison(12)
-    played = asyncio.run(plain.play())
-    got = asyncio.run(Choices(plain, played, cases=written(plain.problems, 6, 40)).figures())
+    played = asyncio.run(plain.generate())
+    got = asyncio.run(ChoiceArms(plain, played, cases=written(plain.problems, 6, 40)).figures())
     arms = got["search"]
     assert set(arms) == {"best_of_n_tcg", "best_of_n_majority", "random"}
     assert arms["best_of_n_tcg"]["pass_rate"]["mean"] > arms["best_of_n_majority"]["pass_rate"]["mean"]
@@ -126,8 +125,8 @@ def test_a_generators_cases_find_what_the_majority_misses_at_no_more_tokens():
 
 def test_cases_that_cost_all_tokens_leave_the_first_sample():
     plain, _ = comparison()
-    played = asyncio.run(plain.play())
-    arms = Choices(plain, played, cases=written(plain.problems, 6, 10**6))
+    played = asyncio.run(plain.generate())
+    arms = ChoiceArms(plain, played, cases=written(plain.problems, 6, 10**6))
     wrong, good = one_of_each(played)
     for group, rate in (
         ([good, wrong], 1.0),
@@ -139,8 +138,8 @@ def test_cases_that_cost_all_tokens_leave_the_first_sample():
 
 def test_without_cases_the_first_well_formed_sample_is_chosen():
     plain, _ = comparison()
-    played = asyncio.run(plain.play())
-    arms = Choices(plain, played, cases=written(plain.problems, 0, 0))
+    played = asyncio.run(plain.generate())
+    arms = ChoiceArms(plain, played, cases=written(plain.problems, 0, 0))
     wrong, good = one_of_each(played)
     assert asyncio.run(arms._choose(plain.problems[0], [wrong, good]))["best_of_n_tcg"] == 0.0
 
@@ -162,18 +161,27 @@ class FixedScorer:
 
 def test_the_last_and_the_lowest_step_may_choose_differently():
     plain, _ = comparison()
-    played = asyncio.run(plain.play())
-    arms = Choices(plain, played, FixedScorer((0.1, 0.9), (0.6, 0.7)))
+    played = asyncio.run(plain.generate())
+    arms = ChoiceArms(plain, played, FixedScorer((0.1, 0.9), (0.6, 0.7)))
     chosen = asyncio.run(arms._choose(plain.problems[0], one_of_each(played)))
     assert chosen == {
         "best_of_n_prm": 0.0, "best_of_n_prm_min": 1.0, "best_of_n_majority": 0.0, "random": 0.5,
     }  # fmt: skip
 
 
+def test_of_equal_scores_the_first_is_chosen():
+    plain, _ = comparison()
+    generated = asyncio.run(plain.generate())
+    arms = ChoiceArms(plain, generated, FixedScorer((0.9, 0.9), (0.9, 0.9)))
+    for group, passed in ((one_of_each(generated), 0.0), (one_of_each(generated)[::-1], 1.0)):
+        chosen = asyncio.run(arms._choose(plain.problems[0], group))
+        assert chosen["best_of_n_prm"] == chosen["best_of_n_prm_min"] == passed
+
+
 def test_a_problem_without_a_well_formed_sample_counts_as_failed():
     plain, scorer = comparison()
-    played = asyncio.run(plain.play())
-    arms, (_, good) = Choices(plain, played, scorer), one_of_each(played)
+    played = asyncio.run(plain.generate())
+    arms, (_, good) = ChoiceArms(plain, played, scorer), one_of_each(played)
     for group in ([], [dataclasses.replace(good, verdict=None)]):
         assert set(asyncio.run(arms._choose(plain.problems[0], group)).values()) == {0.0}
 

@@ -18,7 +18,6 @@ from scripted import ASSISTANT, ScriptedEngine, byte_tokenizer, path, step
 from o1jax.evaluation import evaluate
 from o1jax.problems.load import load_problems
 from o1jax.prompts import direct
-from o1jax.prompts import direct as completion
 from o1jax.prompts.chat import save_tokenizer
 from o1jax.records import InputError, Rollout, TestCase
 from o1jax.sandbox.fork_judge import ForkJudge
@@ -69,7 +68,7 @@ class AnsweringEngine(ScriptedEngine):
 
     def answer(self, problem, program, prompt, prefix):
         if prompt is None:
-            end = "\ndef another():" if problem.starter_code else f"\n{completion.DONE}"
+            end = "\ndef another():" if problem.starter_code else f"\n{direct.DONE}"
             return program.removeprefix(problem.starter_code) + end
         if "<Step_Begin>" not in prompt:
             return direct.render_answer(program)
@@ -228,7 +227,7 @@ def test_an_evaluation_that_was_interrupted_samples_only_what_is_missing(house, 
 def test_published_references_pass_and_wrong_programs_fail(house, monkeypatch, tmp_path, source):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "policy").symlink_to(house / "policy")
-    ids = tuple(problem.id for problem in load_problems(source)[::40])
+    ids = tuple(problem.id for problem in load_problems(source).problems[::40])
     figures = prepare(tmp_path / "real", source, filter={"ids": ids})
     assert figures["kept"] == len(ids) > 4
     for program_of, rate in ((reference, 1.0), (lambda problem: WRONG, 0.0)):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from o1jax.evaluation.choice import by_agreement, by_majority, by_score
+from o1jax.evaluation.choice import by_agreement, by_majority
 
 T, F = True, False
 
@@ -35,11 +35,7 @@ def test_inputs_that_no_program_survives_do_not_count():
     assert by_majority([[None, "1"], [None, "2"], [None, "2"]]) == 1
 
 
-def test_the_highest_score_wins_and_the_first_of_equals():
-    assert by_score([0.1, 0.9, 0.9]) == 1
-
-
-@pytest.mark.parametrize("select", [by_agreement, by_majority, by_score])
+@pytest.mark.parametrize("select", [by_agreement, by_majority])
 def test_no_programs_is_an_error(select):
     with pytest.raises(ValueError, match="program"):
         select([])

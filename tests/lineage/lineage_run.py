@@ -11,8 +11,8 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.policy import sft
+from o1jax.policy.found import reference_provenance, reference_samples
 from o1jax.prm import prm
-from o1jax.problems.formats import jsonl
 from o1jax.prompts import nano_tokenizer, pseudocode
 from o1jax.prompts.chat import save_tokenizer
 from o1jax.records import (
@@ -26,8 +26,9 @@ from o1jax.records import (
     Tree,
     Verdict,
 )
-from o1jax.stages import manifest, run, training
+from o1jax.stages import manifest, provenance, run, training
 from o1jax.stages.manifest import StageResult, StageSpec
+from o1jax.stages.problems import write_problems
 from o1jax.store import write_records
 from o1jax.tcg import sft as tcg_sft
 from o1jax.tcg.adversarial import JudgedAnswer
@@ -86,7 +87,7 @@ def stage(root, place, name, data=None, config=None, **inputs):
 
 
 def problems(*tests, ids=IDS):
-    return lambda place: jsonl.save(place / "problems.jsonl", [problem_of(id, tests) for id in ids])
+    return lambda place: write_problems(place, [problem_of(id, tests) for id in ids])
 
 
 def trees(number, ids=IDS):
@@ -107,6 +108,8 @@ def rollout(problem_id, id, verdict, version=0):
         finish_reason="eos",
         temperature=1.0,
         policy_version=version,
+        prompt="pseudocode",
+        program=CHAIN[-1].text,
         verdict=verdict,
         reward=float(verdict is PASS),
     )
@@ -132,6 +135,12 @@ def policy(place):
     save_policy(place / "policy", config, init_params(config, 0, make_mesh())[1], TOKENIZER)
 
 
+def warmed_up(place):
+    policy(place)
+    found = reference_samples([problem_of(id, (OWN,)) for id in IDS], TOKENIZER, 1, "nano")
+    provenance.write(place, reference_provenance(found, "references", TOKENIZER, 256))
+
+
 def build(root):
     """A run up to its second search, tests that a generator wrote among those that judge it."""
     (root / "summary.json").write_text("{}")
@@ -139,7 +148,7 @@ def build(root):
     stage(root, "problems/references", "check_problems", problems(OWN), {"source": "given.jsonl"})
     stage(root, "problems/pool", "check_problems", problems(OWN))
     stage(root, "problems/tcg", "check_problems", problems(*more, ids=("a", "a#1")))
-    stage(root, "warm_up", "warm_up", policy, references="problems/references")
+    stage(root, "warm_up", "warm_up", warmed_up, references="problems/references")
     stage(root, "tcg", "tcg_sft", config={"train_tokens": 9}, problems="problems/tcg")
     written = {"tcg": "tcg", "problems": "problems/pool"}
     stage(root, "tests", "write_tests", problems(OWN, WRITTEN), **written)
@@ -150,7 +159,7 @@ def build(root):
 
 
 FOUND = {"found_0": "round_00/search", "found_1": "round_01/search"}
-DPO = {"train_tokens": 9, "max_per_parent": 0, "max_per_problem": 3, "row_length": 256}
+DPO = {"train_tokens": 9, "max_per_parent": 0, "max_per_problem": 3, "train": {"row_length": 256}}
 CASES = {"sets": 2, "style": "nano"}
 STAGES = {  # place -> (stage, its config, its inputs)
     "sft": (
@@ -180,8 +189,10 @@ def trainer(house, tmp_path_factory):
     """A place of STAGES -> (the stage, run but for its training, the ids of what it would train on)."""
 
     @functools.cache
-    def train(place, **config):
+    def train(place, row_length=None, **config):
         noted = []
+        if row_length is not None:
+            config["train"] = {"row_length": row_length}
 
         def note(out, title, policy, objective, examples, settings, seed):
             noted.extend(example.id for example in examples)

@@ -15,6 +15,7 @@ from lineage_run import (
     PASS,
     PROGRAM,
     STAGES,
+    TOKENIZER,
     WRITTEN,
     build,
     problems,
@@ -31,9 +32,13 @@ from o1jax.records import (
     InputError,
     Rollout,
 )
-from o1jax.rl.rollouts import rollouts_path
-from o1jax.stages import manifest
+from o1jax.rl import draw
+from o1jax.rl.rollouts import ReplayedSample, RewardedRollout, replayed_path, rewards_path, rollouts_path
+from o1jax.rl.settings import Settings
+from o1jax.stages import manifest, provenance
 from o1jax.stages.manifest import StageSpec
+from o1jax.stages.provenance import Provenance, Source
+from o1jax.stages.settings import parse
 from o1jax.store import write_records
 
 
@@ -55,7 +60,7 @@ def samples_of(place, ids=IDS):
 
 @pytest.mark.parametrize("place, longest", [(place, None) for place in STAGES] + [("sft", 60), ("dpo", 110)])
 def test_what_is_listed_is_what_the_stage_trained_on(place, longest, trained):
-    out, noted = trained(place, **({"row_length": longest} if longest else {}))
+    out, noted = trained(place, row_length=longest)
     samples = samples_of(out, ("a", "a#1") if "tcg" in place else IDS)
     kept = [sample.id for sample in samples if not sample.left_out]
     assert kept and sorted(kept) == sorted(noted) and len(set(kept)) == len(kept)
@@ -105,6 +110,8 @@ def test_a_generators_copy_of_an_own_test_is_its_own_only_where_own_tests_are_ke
         out, config = at / "sft", {"train_tokens": 9}
         places = {"policy": str(house / "warm_up"), "found_0": str(at / "search")}
         manifest.begin(out, StageSpec("policy_sft", config, 0, places))
+        source = Source("answer", "found_0", node=2)
+        provenance.write(out, [Provenance("0/a#2", "a", "found path", "", "{}", (source,))])
         (sample,) = trace(out, problem="a").samples
         assert [judged.origin.kind for judged in sample.paths[0].tests] == kinds
 
@@ -146,29 +153,43 @@ def test_cases_lead_to_their_program(trained):
     assert "shuffled" in sample.paths[1].record
 
 
+def rewarded_of(rollout, t, scores):
+    process, kept = sum(scores), rollout.problem_id == "a"
+    reward, alpha = (rollout.reward + process) / 2, 0.5
+    return RewardedRollout(
+        rollout.id, rollout.problem_id, t, reward, rollout.reward, process, alpha, scores, kept, kept
+    )
+
+
 @pytest.fixture(scope="module")
 def played(house, tmp_path_factory):
-    """(alpha, inputs) -> a policy_rl stage under way: updates 3 and 4 learned from, 5 only sampled."""
+    """(scores, inputs) -> a policy_rl stage under way: updates 3 and 4 learned from, 5 only rewarded."""
 
-    def play(alpha, replay=0, **inputs):
+    def play(scores=(), replay=0, **inputs):
         out = epath.Path(tmp_path_factory.mktemp("rl"))
         config = {
             "updates": 9,
             "first_update": 3,
             "sample": {"n": 2, "style": "nano", "top_p": 1.0, "top_k": 0, "temperature": 1.0},
             "engine": {"context": 256},
-            "reward": {"gamma": 1.0, "alpha": {"kind": "constant", "start": alpha}},
             "replay": {"examples": replay},
         }
         inputs = {"policy": "warm_up", "problems": "tests", **inputs}
         places = {name: str(house / place) for name, place in inputs.items()}
         manifest.begin(out, StageSpec("policy_rl", config, 0, places))
+        settings, inputs = parse(Settings, config, "policy_rl"), {k: epath.Path(v) for k, v in places.items()}
+        buffer = draw.replay_buffer(out, settings, inputs, TOKENIZER, 0)
         for t in (3, 4, 5):
             verdicts = {"a": (PASS, FAIL), "a#1": (FAIL, FAIL)}
             rollouts = [
                 rollout(p, f"{t}/{p}#{i}", v, t) for p, pair in verdicts.items() for i, v in enumerate(pair)
             ]
             write_records(rollouts_path(out / "rollouts", t), Rollout, rollouts)
+            rewarded = [rewarded_of(rollout, t, scores) for rollout in rollouts]
+            write_records(rewards_path(out, t), RewardedRollout, rewarded)
+            if replay:
+                drawn = [ReplayedSample(e.id, t) for e in draw.replay(buffer, replay, 0, t)]
+                write_records(replayed_path(out, t), ReplayedSample, drawn)
         (out / "fit").mkdir()
         rows = [json.dumps({"step": t - 2, "update": t}) + "\n" for t in (3, 4)]
         (out / "fit" / "metrics.jsonl").write_text("".join(rows))
@@ -188,7 +209,7 @@ def test_an_answer_of_the_generator_leads_to_the_programs_that_it_kills(house, t
 
 
 def test_what_was_replayed_leads_to_the_updates_that_drew_it(house, played):
-    out = played(1.0, replay=4, references="problems/references", found_0="round_00/search")
+    out = played(replay=4, references="problems/references", found_0="round_00/search")
     samples = [sample for sample in trace(out, problem="a").samples if sample.kind != "rollout"]
     assert {sample.kind for sample in samples} == {"found path", "reference"}
     drawn = [sample for sample in samples if not sample.left_out]
@@ -199,10 +220,12 @@ def test_what_was_replayed_leads_to_the_updates_that_drew_it(house, played):
 
 
 def test_a_rollout_leads_to_its_update_reward_and_policy(house, played):
-    out = played(1.0)
+    out = played()
     samples = trace(out, problem="a").samples
     assert [sample.id for sample in samples] == ["3/a#0", "3/a#1", "4/a#0", "4/a#1"]
-    assert [sample.facts["reward"] for sample in samples] == [1.0, 0.0, 1.0, 0.0]
+    assert [sample.facts["reward"] for sample in samples] == [0.5, 0.0, 0.5, 0.0]
+    assert [sample.facts["outcome"] for sample in samples] == [1.0, 0.0, 1.0, 0.0]
+    assert "process" not in samples[0].facts
     assert [sample.facts["update"] for sample in samples] == [3, 3, 4, 4]
     assert not any(sample.left_out for sample in samples)
     first, last = samples[0].paths[0], samples[-1].paths[0]
@@ -213,18 +236,14 @@ def test_a_rollout_leads_to_its_update_reward_and_policy(house, played):
         ("own", "WA"),
         ("generated", "WA"),
     ]
-    assert all("rewarded alike" in sample.left_out for sample in trace(out, problem="a#1").samples)
+    alike = "the 2 answers of its group were rewarded alike"
+    assert all(sample.left_out == alike for sample in trace(out, problem="a#1").samples)
 
 
-def test_a_rollouts_steps_are_scored_again_where_scores_count(played):
-    out = played(0.5, prm="warm_up")
-    right, wrong = trace(out, problem="a").samples[:2]
-    scores = [step.score for step in right.paths[0].steps]
-    assert len(scores) == 3 and all(0 < score < 1 for score in scores)
-    assert right.facts["process"] == pytest.approx(sum(scores) / 3)
-    assert right.facts["reward"] == pytest.approx(0.5 + wrong.facts["reward"])
-    samples = trace(out, problem="a#1").samples
-    assert all("rewarded alike" in sample.left_out for sample in samples)
+def test_a_rollouts_steps_have_the_scores_that_counted(played):
+    right, wrong = trace(played((0.25, 0.5, 0.0), prm="warm_up"), problem="a").samples[:2]
+    assert [step.score for step in right.paths[0].steps] == [0.25, 0.5, 0.0]
+    assert (right.facts["process"], right.facts["alpha"]) == (0.75, 0.5)
 
 
 def test_the_text_names_every_stage_once_and_the_samples_parts(house, trained):
@@ -307,15 +326,17 @@ def test_a_sample_whose_tests_are_gone_is_traced_without_them(copied):
     assert sample.paths[0].verdict == PASS
 
 
-def test_samples_are_not_derived_from_what_was_not_trained_on(copied):
+def test_a_sample_whose_tree_is_gone_or_changed_is_refused_and_the_others_are_not(copied):
     root = repointed(copied)
     out = root / "round_01/sft"
     trees(0, IDS[:2])(root / "round_00/search")
-    with pytest.raises(InputError, match="had 12 samples, and its inputs give 11 now"):
-        trace(out, problem="a")
+    with pytest.raises(InputError, match="round_00/search: no node b/2>1#2 there any more"):
+        trace(out, problem="b/2>1")
+    assert trace(out, problem="a").samples
     changed(root / "round_00/search")
     with pytest.raises(InputError, match="input found_0 .*CHANGED"):
         trace(out, problem="a")
+    assert trace(out, sample="a/reasoning_0").samples
 
 
 @pytest.mark.parametrize(
@@ -325,7 +346,11 @@ def test_samples_are_not_derived_from_what_was_not_trained_on(copied):
         ("nowhere", {}, "nowhere: no manifest.json and no spec.json"),
         ("warm_up", {"sample": "a#2"}, "no sample 'a#2' among those that warm_up trained on"),
         ("warm_up", {"problem": "c"}, "no sample of a problem 'c'"),
-        ("tcg", {"problem": "c"}, "no policy there"),
+        (
+            "tcg",
+            {"problem": "c"},
+            "no provenance.parquet there: .* an earlier o1jax ran it; if so, run it again",
+        ),
         ("tests", {"problem": "a"}, "write_tests trains on no samples"),
         ("warm_up", {"problem": "a", "sample": "a"}, "both a sample and a problem"),
     ],
@@ -336,11 +361,17 @@ def test_bad_input_is_one_line(place, asked, words, house):
     assert "\n" not in str(error.value)
 
 
-def test_a_stage_that_starts_from_nothing_is_listed_when_it_has_ended(tmp_path):
+def test_a_stage_that_has_made_no_samples_yet_is_refused(tmp_path):
     out = epath.Path(tmp_path)
     manifest.begin(out, StageSpec("warm_up", {}, 0, {}))
-    with pytest.raises(InputError, match="not complete, so it has no tokenizer"):
+    with pytest.raises(InputError, match="has not made them yet"):
         trace(out, problem="a")
+
+
+def test_a_stage_that_makes_its_samples_again_writes_the_same_provenance(trained):
+    (first, _), (again, _) = trained("dpo"), trained.__wrapped__("dpo")
+    assert first != again and (first / "provenance.parquet").exists()
+    assert (first / "provenance.parquet").read_bytes() == (again / "provenance.parquet").read_bytes()
 
 
 def test_the_script_prints_one_json_object(house, trained):

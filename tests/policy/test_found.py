@@ -3,7 +3,7 @@
 import pytest
 from etils import epath
 
-from o1jax.policy.found import passing_paths, places_of
+from o1jax.policy.found import found_directories, passing_paths
 from o1jax.prompts import nano_tokenizer, pseudocode
 from o1jax.records import CaseResult, InputError, Rollout, Status, Step, Verdict
 from o1jax.stages import manifest
@@ -27,6 +27,8 @@ def rollout(problem_id, token_ids, reward):
         finish_reason="eos",
         temperature=1.0,
         policy_version=0,
+        prompt="pseudocode",
+        program="print(1)\n",
         verdict=Verdict(True, (CaseResult(status),)),
         reward=reward,
     )
@@ -67,6 +69,7 @@ def test_nothing_is_learned_from_what_an_evaluation_found(tmp_path):
     places = {name: stage(tmp_path, name, []) for name in ("sample", "evaluate")}
     for name, place in places.items():
         manifest.finish(place, manifest.StageSpec(name, {}, 0, {}), manifest.StageResult({}, {}))
-    assert places_of({"found_0": places["sample"], "policy": places["evaluate"]}) == [places["sample"]]
+    found = {"found_0": places["sample"]}
+    assert found_directories(found | {"policy": places["evaluate"]}) == found
     with pytest.raises(InputError, match="evaluate is a stage evaluate, wanted one of search and sample"):
-        places_of({"found_0": places["evaluate"]})
+        found_directories({"found_0": places["evaluate"]})

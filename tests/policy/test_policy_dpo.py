@@ -32,7 +32,7 @@ EOS = 1  # of the nano tokenizer
 GOOD, BAD = 40, 41  # the token that tells a good step from a bad one
 AC, WA = CaseResult(Status.AC), CaseResult(Status.WA)
 PASS, HALF, FAIL = Verdict(True, (AC, AC)), Verdict(True, (AC, WA)), Verdict(True, (WA, WA))
-CONFIG = {"train_tokens": 12_000, "row_length": 64, "rows_per_batch": 8, "learning_rate": 2e-3}
+CONFIG = {"train_tokens": 12_000, "train": {"row_length": 64, "rows_per_batch": 8, "learning_rate": 2e-3}}
 ANY = dpo.Settings(train_tokens=1, max_per_parent=0, max_per_problem=0)
 
 
@@ -203,13 +203,13 @@ def test_a_preempted_stage_goes_on_to_the_same_policy(house, tmp_path):
     [
         ({"pairs": "cousins"}, ["first"], r"policy_dpo\.pairs: saw 'cousins', wanted one of siblings, paths"),
         ({}, [], "saw no input found_0; give at least one search stage"),
-        ({"row_length": 10}, ["first"], r"\d+ pairs were longer than row_length 10"),
+        ({"train": {"row_length": 10}}, ["first"], r"\d+ pairs were longer than train.row_length, 10"),
         ({}, ["start"], "start is a stage warm_up, wanted one of search and sample"),
         ({"margin": 1.0}, ["first"], r"policy_dpo\.margin: saw 1\.0"),
-        ({"beta": 0.0}, ["first"], "saw beta 0.0"),
-        ({"nll_weight": -1.0}, ["first"], "nll_weight -1.0"),
-        ({"max_per_problem": -1}, ["first"], "max_per_problem -1, wanted 0"),
-        ({"model": "qwen2.5-0.5b"}, ["first"], r"policy_dpo\.model"),
+        ({"beta": 0.0}, ["first"], r"policy_dpo\.beta: saw 0.0, wanted more than 0"),
+        ({"nll_weight": -1.0}, ["first"], "nll_weight: saw -1.0, wanted at least 0"),
+        ({"max_per_problem": -1}, ["first"], "max_per_problem: saw -1, wanted at least 0"),
+        ({"train": {"model": "qwen2.5-0.5b"}}, ["first"], r"policy_dpo\.train\.model"),
     ],
 )
 def test_bad_input_is_one_line(house, tmp_path, config, found, words):
@@ -223,7 +223,7 @@ def test_bad_input_is_one_line(house, tmp_path, config, found, words):
     "config, found, words",
     [
         ({"pairs": "paths"}, "unsolved", "no pair of paths in 5 trees, 0 of them with a passing path"),
-        ({"lora": {"rank": 2, "base": "nf4"}}, "equal", "no pair of siblings or paths in 5 trees"),
+        ({"train": {"lora": {"rank": 2, "base": "nf4"}}}, "equal", "no pair of siblings or paths in 5 trees"),
         ({"margin": 0.9}, "unsolved", "no pair of siblings or paths"),
     ],
 )

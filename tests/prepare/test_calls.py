@@ -54,5 +54,5 @@ def test_problems_of_other_forms_stay():
 
 @pytest.mark.skipif(not MBPP.exists(), reason=f"no MBPP at {MBPP}")
 def test_nearly_all_of_mbpp_is_calls():
-    made = [as_calls(p) for p in load_problems(f"mbpp:{MBPP}")]
+    made = [as_calls(p) for p in load_problems(f"mbpp:{MBPP}").problems]
     assert [p.form for p in made].count("call") >= 967

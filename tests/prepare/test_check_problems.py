@@ -12,7 +12,6 @@ import time
 import pytest
 from etils import epath
 
-from o1jax.problems.formats import jsonl
 from o1jax.records import InputError, Problem, TestCase
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import SandboxError
@@ -42,8 +41,7 @@ def twice(i, **changes):
 
 
 def saved(path, *problems, extra=""):
-    jsonl.save(str(path), problems)
-    path.write_text(path.read_text() + extra)
+    path.write_text("".join(json.dumps(dataclasses.asdict(problem)) + "\n" for problem in problems) + extra)
     return str(path)
 
 
@@ -231,3 +229,48 @@ def test_a_killed_preparation_goes_on(tmp_path):
     figures = json.loads((tmp_path / "out" / "manifest.json").read_text())["figures"]
     assert figures["kept"] == figures["problems"] == 30
     assert "check 1/30" not in second.stderr
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"filter": {"ids": ("p9",)}}, r"ids: saw 'p9', which none of 4 problems has.*there are 'p0', 'p1'"),
+        ({"filter": {"ids": ("p0", "p9")}}, r"filter\.ids: saw 'p9'"),
+        ({"filter": {"difficulties": ("HARD",)}}, r"filter: saw difficulties \('HARD',\).*difficulty 'EASY'"),
+        ({"filter": {"forms": ("call",)}}, r"filter: saw forms \('call',\), which none of 4.*form 'stdin'"),
+        ({"filter": {"max_characters": 9}}, r"filter: saw max_characters 9.*too long 4.*and 63 characters"),
+        ({"filter": {"tags": ("dp",), "ids": ("p1",)}}, r"left out by id 3, tags 1"),
+        ({"keep_apart": ("SOURCE",)}, r"keep_apart: all 4 problems are near to one of the 4 .*'p0' is 1\.00"),
+        ({"max_problems": -1}, r"max_problems: saw -1, wanted at least 0"),
+        ({"filter": {"forms": ("script",)}}, r"filter\.forms: saw 'script', wanted one of stdin, call"),
+        ({"source": "ladder:pool"}, r"counts: saw \{\}, wanted how many"),
+        ({"source": "ladder:pool", "counts": {"rung_2": 0}}, r"counts: saw \{'rung_2': 0\}"),
+        ({"source": "ladder:pool", "counts": {"first": 3}}, r"counts: saw \{'first': 3\}"),
+    ],
+)
+def test_a_selection_that_selects_nothing_names_its_setting(tmp_path, settings, words):
+    source = saved(tmp_path / "a.jsonl", *(twice(i) for i in range(4)))
+    if "keep_apart" in settings:
+        settings = {"keep_apart": (source,)}
+    with pytest.raises(InputError, match=words) as error:
+        prepared(tmp_path, **{"source": source, **settings})
+    assert "\n" not in str(error.value) and not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_problems_none_of_whose_references_passes_are_refused_and_listed(tmp_path):
+    source = saved(tmp_path / "a.jsonl", *(twice(i, solutions=("print(7)",)) for i in range(2)))
+    with pytest.raises(InputError, match=r"keep: saw 'consistent', but no reference of 2 .*p0: 0 of 1 pass"):
+        prepared(tmp_path, source)
+    assert "- p1: 0 of 1 pass" in (tmp_path / "out" / "card.md").read_text()
+    assert prepared(tmp_path / "all", source, keep="all")["kept"] == 2
+
+
+def test_problems_of_a_stage_are_shaped_and_those_that_cannot_be_are_counted(tmp_path):
+    prepared(tmp_path, saved(tmp_path / "a.jsonl", twice(0), twice(1)))
+    inputs = {"problems": str(tmp_path / "out")}
+    spec = StageSpec("check_problems", {"filter": {"ids": ("p1",)}, "max_tests": 1}, 0, inputs)
+    assert run.run(epath.Path(tmp_path / "again"), spec)["figures"]["unwanted"] == {"id": 1}
+    assert [len(p.tests) for p in read_problems(epath.Path(tmp_path / "again"))] == [1]
+    spec = StageSpec("check_problems", {"drawn_tests": 3}, 0, inputs)
+    with pytest.raises(InputError, match="'p0' is not a ladder id"):
+        run.run(epath.Path(tmp_path / "drawn"), spec)

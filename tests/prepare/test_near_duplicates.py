@@ -63,7 +63,7 @@ def similarity(a, b):
 
 @pytest.mark.skipif(not MBPP.exists(), reason=f"no MBPP at {MBPP}")
 def test_nearly_all_near_duplicates_of_mbpps_own_splits_are_found():
-    train, test = (load_problems(f"mbpp:{MBPP}:{split}") for split in ("train", "test"))
+    train, test = (load_problems(f"mbpp:{MBPP}:{split}").problems for split in ("train", "test"))
     runs = {p.id: runs_of_three(p) for p in [*train, *test]}
     exact = {p.id for p in train if any(similarity(runs[p.id], runs[q.id]) >= 0.6 for q in test)}
     found = {duplicate.id for duplicate in near.near_duplicates(train, test, SETTINGS)}

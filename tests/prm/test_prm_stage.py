@@ -10,26 +10,35 @@ import pytest
 import scipy.stats
 from etils import epath
 
-from o1jax.intervals import auc, auc_intervals
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.prm import figures as prm_baseline
 from o1jax.prm import prm
-from o1jax.prm.figures import calibration, calibration_curve, calibration_error, held_out_figures, ranking
+from o1jax.prm.figures import (
+    auc,
+    auc_intervals,
+    calibration,
+    calibration_curve,
+    calibration_error,
+    drawn_aucs,
+    fit_and_score,
+    held_out_figures,
+    ranking,
+)
 from o1jax.prm.nodes import Nodes, nodes_of, score_nodes
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import CaseResult, InputError, Node, Status, Tree, Verdict
 from o1jax.search.samples import step_pairs
 from o1jax.stages import manifest
-from o1jax.stages.training import open_policy
+from o1jax.stages.training import TrainSettings, open_policy
 from o1jax.store import write_records
 from o1jax.train.checkpoint import save_policy
 
 EOS = 1  # of the nano tokenizer
 GOOD = 40  # a step that holds this token is a good one
 PASS, FAIL = (Verdict(True, (CaseResult(status),)) for status in (Status.AC, Status.WA))
-SETTINGS = prm.Settings(train_tokens=25_000, row_length=64, rows_per_batch=16, learning_rate=3e-3)
+TRAIN = TrainSettings(row_length=64, rows_per_batch=16, learning_rate=3e-3, weight_decay=0.01)
+SETTINGS = prm.Settings(train_tokens=25_000, train=TRAIN)
 
 
 def tree_of(number, rng):
@@ -105,7 +114,12 @@ def test_training_goes_on_from_an_earlier_prm(inputs, tmp_path):
     few = dataclasses.replace(SETTINGS, train_tokens=2_000, objective="hard")
     first, second = epath.Path(tmp_path) / "first", epath.Path(tmp_path) / "second"
     prm.run(first, few, inputs, 0)
-    prm.run(second, dataclasses.replace(few, learning_rate=1e-9), {**inputs, "prm": first}, 0)
+    prm.run(
+        second,
+        dataclasses.replace(few, train=dataclasses.replace(TRAIN, learning_rate=1e-9)),
+        {**inputs, "prm": first},
+        0,
+    )
     before, after = (jax.tree.leaves(open_policy(place).params) for place in (first, second))
     for old, new in zip(before, after, strict=True):
         np.testing.assert_allclose(old, new, atol=1e-6)
@@ -178,6 +192,26 @@ def test_auc_is_the_rank_statistic():
     assert auc(score_N, label_N) == pytest.approx(u / (label_N.sum() * (1 - label_N).sum()))
 
 
+def test_draws_that_take_every_problem_once_have_the_auc_itself():
+    rng = np.random.default_rng(0)
+    score_N, label_N, problem_N = rng.integers(0, 9, 200) / 9, rng.integers(0, 2, 200), np.arange(200) // 5
+    times_DP = np.stack([np.ones(40, int), np.arange(40) % 2])
+    rows_N = problem_N % 2 == 1
+    expected = [auc(score_N, label_N), auc(score_N[rows_N], label_N[rows_N])]
+    np.testing.assert_allclose(drawn_aucs(score_N, label_N, problem_N, times_DP), expected, rtol=1e-14)
+
+
+def test_the_baseline_is_the_least_of_its_loss():
+    nodes = random_nodes(2000, lambda rng, number_N, step_N, path_N: (path_N + rng.normal(0, 40, 2000)) > 100)
+    half = dataclasses.replace(nodes, soft_N=(nodes.soft_N + 0.5) / 2)
+    by_hard = fit_and_score(nodes, nodes.hard_N, nodes)
+    by_soft = fit_and_score(half, half.soft_N, nodes)
+    for score_N, label_N, number in ((by_hard, nodes.hard_N, 1), (by_soft, half.soft_N, 3)):
+        # A constant a number is one of its terms: at the minimum the mean score is the mean label.
+        rows_N = nodes.number_N == number
+        assert score_N[rows_N].mean() == pytest.approx(label_N[rows_N].mean(), abs=2e-3)
+
+
 def test_intervals_are_over_problems_and_the_difference_is_paired():
     rng = np.random.default_rng(0)
     label_N, problem_N = rng.integers(0, 2, 400), np.repeat(np.arange(40), 10)
@@ -211,7 +245,7 @@ def random_nodes(n, label_of, seed=0):
 
 def baseline_auc(label_of):
     train, held_out = random_nodes(2000, label_of), random_nodes(2000, label_of, seed=1)
-    return auc(prm_baseline.fit_and_score(train, train.hard_N, held_out), held_out.hard_N)
+    return auc(fit_and_score(train, train.hard_N, held_out), held_out.hard_N)
 
 
 def test_the_baseline_learns_lengths_and_places_but_nothing_of_random_labels():

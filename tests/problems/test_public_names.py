@@ -33,7 +33,7 @@ def asked(monkeypatch):
 
 
 def test_a_name_alone_is_all_splits(asked):
-    assert [p.id for p in load.load_problems("humaneval")] == ["humaneval/0"]
+    assert [p.id for p in load.load_problems("humaneval").problems] == ["humaneval/0"]
     assert asked == [("openai/openai_humaneval", None, "test")]
     with pytest.raises(InputError, match="codecontests:train record 0 field 'public_tests'"):
         load.load_problems("codecontests")

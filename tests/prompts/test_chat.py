@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from o1jax.problems.ladder import problems as ladder
-from o1jax.prompts import chat, direct, nano_tokenizer, pseudocode
+from o1jax.prompts import chat, direct, fence, nano_tokenizer, pseudocode
 from o1jax.records import InputError
 
 # Shared beside the repository, not in it: the tokenizer of Qwen2.5.
@@ -80,9 +80,10 @@ def test_qwen_renders_its_own_template(qwen, problem):
 def test_paths_parse_from_qwen_tokens(qwen, problem):
     for chain in problem.reasoning:
         path = chat.decode(qwen, chat.encode(qwen, pseudocode.render_path(chain)))
-        assert pseudocode.parse_path(path) == chain
+        texts = [text + pseudocode.STOP for text in path.split(pseudocode.STOP)[:-1]]
+        assert tuple(pseudocode.parse_step(text, k) for k, text in enumerate(texts, 1)) == chain
     answer = chat.decode(qwen, chat.encode(qwen, direct.render_answer(problem.solutions[0])))
-    assert direct.program_of(answer) == problem.solutions[0]
+    assert fence.only_program(answer) == problem.solutions[0]
 
 
 @needs_qwen

@@ -2,8 +2,7 @@
 
 import pytest
 
-from o1jax.prompts import direct, pseudocode
-from o1jax.prompts.fence import FenceError
+from o1jax.prompts import direct, fence, pseudocode
 from o1jax.records import Problem
 
 PROBLEM = Problem("p", "Add one.", "stdin")
@@ -11,8 +10,8 @@ PROBLEM = Problem("p", "Add one.", "stdin")
 
 @pytest.mark.parametrize("source", ["print(1)\n", "def f():\n    return 1\n\n\nf()\n", 'x = "`"\n'])
 def test_an_answer_round_trips(source):
-    assert direct.program_of(direct.render_answer(source)) == source
-    assert direct.program_of(f"Here it is:\n\n{direct.render_answer(source)}\n\nIt prints 1.") == source
+    assert fence.only_program(direct.render_answer(source)) == source
+    assert fence.only_program(f"Here it is:\n\n{direct.render_answer(source)}\n\nIt prints 1.") == source
 
 
 @pytest.mark.parametrize(
@@ -26,8 +25,8 @@ def test_an_answer_round_trips(source):
     ],
 )
 def test_an_answer_without_exactly_one_program_is_refused(text, seen):
-    with pytest.raises(FenceError, match=seen):
-        direct.program_of(text)
+    with pytest.raises(fence.FenceError, match=seen):
+        fence.only_program(text)
 
 
 def test_nano_prompts_differ_in_the_marker_only():

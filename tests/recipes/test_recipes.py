@@ -17,7 +17,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 @pytest.fixture
 def played(monkeypatch, tmp_path):
-    """(recipe, page) -> the stages that it ran: place -> (name, settings, inputs)."""
+    """(recipe, page) -> the stages that it ran: path -> (name, settings, inputs)."""
 
     def play(function, page, variant, **changes):
         spec = importlib.util.spec_from_file_location(page, CONFIGS / f"{page}.py")
@@ -27,10 +27,10 @@ def played(monkeypatch, tmp_path):
         stages = {}
 
         def note(out, spec):
-            place = str(out.relative_to(epath.Path(tmp_path)))
+            path = str(out.relative_to(epath.Path(tmp_path)))
             parsed = settings.parse(run.module_of(spec.stage).Settings, spec.config, spec.stage)
             made = spec.stage, parsed, dict(spec.inputs)
-            assert stages.setdefault(place, made) == made  # or it is done already
+            assert stages.setdefault(path, made) == made  # or it is done already
             out.mkdir(parents=True, exist_ok=True)
             figures = {
                 "generated_tokens": 1000 + len(stages),
@@ -45,21 +45,21 @@ def played(monkeypatch, tmp_path):
         function(recipe.Recipe(epath.Path(tmp_path), config, 0))
         return stages, str(tmp_path)
 
-    return self_play
+    return play
 
 
 def test_a_generator_in_each_form_is_trained_and_measured_in_that_form(played):
     stages, root = played(single_steps.test_generator, "tcg", "ladder", policy="given")
     assert "warm_up" not in stages
-    for place, (name, parsed, inputs) in stages.items():
+    for path, (name, parsed, inputs) in stages.items():
         if name in ("tcg_sft", "tcg_dpo"):
-            assert parsed.cases.traced == ("traced" in place) and inputs["problems"] == f"{root}/problems/tcg"
+            assert parsed.cases.traced == ("traced" in path) and inputs["problems"] == f"{root}/problems/tcg"
         if name == "tcg_dpo":
-            assert parsed.rejected == place.split("/")[-1]
-            assert inputs["tcg"] == f"{root}/{place.rsplit('/', 1)[0]}/sft"
+            assert parsed.rejected == path.split("/")[-1]
+            assert inputs["tcg"] == f"{root}/{path.rsplit('/', 1)[0]}/sft"
         if name == "evaluate_tcg":
-            assert parsed.write.traced == ("traced" in place) and inputs["policy"] == "given"
-            assert inputs["tcg"] == f"{root}/{place.removesuffix('_evaluate')}"
+            assert parsed.write.traced == ("traced" in path) and inputs["policy"] == "given"
+            assert inputs["tcg"] == f"{root}/{path.removesuffix('_evaluate')}"
             assert inputs["problems"] == f"{root}/problems/held_out"
     assert stages["tcg/plain/sft"][2].keys() == {"problems"}  # from nothing
     assert stages["tcg/selection"][2]["tcg"] == f"{root}/tcg/traced/near_miss"
@@ -99,7 +99,7 @@ def test_a_round_of_self_play_takes_all_steps_from_what_the_one_before_left(play
     assert stages["problems/audit"][2] == {"problems": f"{root}/tcg/tests"}
     at, before = f"{root}/round_01", f"{root}/round_00"
     both = {"found_0": f"{before}/search", "found_1": f"{at}/search"}
-    inputs = {place.removeprefix("round_01/"): stages[place][2] for place in stages if "round_01" in place}
+    inputs = {path.removeprefix("round_01/"): stages[path][2] for path in stages if "round_01" in path}
     tests = f"{before}/tests"  # of the generator's turn
     assert stages["round_00/search"][2] == {"policy": f"{root}/warm_up", "problems": f"{root}/tcg/tests"}
     assert inputs["search"] == {"policy": f"{before}/policy_dpo", "problems": tests}
@@ -124,7 +124,7 @@ def test_longer_self_play_replays_references_and_every_search_so_far(played):
     assert replayed == {"references": f"{root}/problems/references", **searches}
 
 
-def test_self_play_restarts_the_reward_model_when_told_and_refuses_what_it_cannot_do(played):
+def test_self_play_restarts_the_reward_model_if_configured_and_refuses_what_it_cannot_do(played):
     stages, root = played(self_play.play, "self_play", "demo", prm_start="restart")
     assert "prm" not in stages["round_01/prm"][2]
     with pytest.raises(InputError, match="prm_start: saw 'anew', wanted 'continue' or 'restart'"):
@@ -169,7 +169,7 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
     given = {"policy": "p", "references_from": "r", "pool_trees": "a", "more_trees": "b"}
     stages, root = played(rl_ablation.reinforcement, "rl", "ladder", **given)
     assert stages["prm/start"][2] == {"policy": "p", "found_0": "a", "found_1": "b"}
-    arms = {place.split("/")[1] for place in stages if place.startswith("compare/")}
+    arms = {path.split("/")[1] for path in stages if path.startswith("compare/")}
     assert {"search", "sampling", "dpo", "rl_outcome", "rl_process", "rl_linear", "loop"} <= arms
     for k, previous in ((0, None), (1, "compare/{arm}/round_00/{last}")):
         searched = figures_of(root, f"compare/search/round_0{k}/search")["generated_tokens"]
@@ -203,19 +203,17 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
     assert stages["compare/loop/round_00/policy_sft"][1].train_tokens == 375
 
 
-def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_when_told(played):
+def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_if_configured(played):
     stages, root = played(rl_ablation.reinforcement, "rl", "ladder_long", policy="p", prm_from="prm")
     generated = [figures_of(root, f"compare/search/round_0{k}/search")["generated_tokens"] for k in range(5)]
     for arm in ("rl_outcome", "rl_linear", "rl_replay"):
-        (run,) = (
-            place for place in stages if place.startswith(f"compare/{arm}/") and "rl" in stages[place][0]
-        )
+        (run,) = (path for path in stages if path.startswith(f"compare/{arm}/") and "rl" in stages[path][0])
         assert run == f"compare/{arm}/round_04/policy_rl"
         name, parsed, inputs = stages[run]
         assert (parsed.generated_tokens, parsed.trained_tokens) == (sum(generated), 5 * 500)
         assert inputs["policy"] == "p" and parsed.replay.examples == 64
     at = "compare/loop/round_04"
-    assert [place for place in stages if place.startswith("compare/loop/")] == [
+    assert [path for path in stages if path.startswith("compare/loop/")] == [
         f"{at}/{stage}" for stage in ("prm", "policy_rl", "evaluate")
     ]
     loop, inputs = stages[f"{at}/policy_rl"][1:]
@@ -224,7 +222,7 @@ def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_when_told(playe
     searched = f"{root}/compare/search/round_02/policy_sft"
     assert stages[f"{at}/prm"][2] == {"policy": searched, "prm": "prm", **searches}
     assert inputs["policy"] == searched and inputs["prm"] == f"{root}/{at}/prm"
-    assert {name: place for name, place in inputs.items() if name.startswith("found_")} == searches
+    assert {name: path for name, path in inputs.items() if name.startswith("found_")} == searches
 
 
 def test_the_loop_at_once_needs_rounds_that_search_and_rounds_that_do_not(played):
@@ -233,7 +231,7 @@ def test_the_loop_at_once_needs_rounds_that_search_and_rounds_that_do_not(played
 
 
 @pytest.mark.parametrize("setting", ["policy", "references_from", "prm_from", "pool_trees", "more_trees"])
-def test_a_place_that_is_not_there_is_refused_before_anything_runs(setting, monkeypatch, tmp_path):
+def test_a_directory_that_is_not_there_is_refused_before_anything_runs(setting, monkeypatch, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "manifest.json").write_text(json.dumps(dict.fromkeys(SPEC, "")))
     there, missing = str(tmp_path / "there"), str(tmp_path / "missing")
@@ -256,8 +254,8 @@ SPEC = ("stage", "config", "seed", "inputs", "figures")
 LAST = {"search": "policy_sft", "sampling": "policy_sft", "dpo": "policy_dpo"}
 
 
-def figures_of(root, place):
-    return json.loads((pathlib.Path(root) / place / "manifest.json").read_text())["figures"]
+def figures_of(root, path):
+    return json.loads((pathlib.Path(root) / path / "manifest.json").read_text())["figures"]
 
 
 def test_the_summary_and_the_page_are_written_after_every_stage_that_ran(monkeypatch, tmp_path):

@@ -27,8 +27,8 @@ TINY = [
     *(f"--config.held_out.counts.rung_{rung}={n}" for rung, n in ((2, 4), (3, 4), (4, 0))),
     "--config.tcg_problems.counts.rung_1=10",
     "--config.tcg_problems.counts.rung_2=0",
-    "--config.warm_up.rows_per_batch=4",
-    "--config.warm_up.warmup_steps=5",
+    "--config.warm_up.train.rows_per_batch=4",
+    "--config.warm_up.train.warmup_steps=5",
     "--config.warm_up.max_steps=120",
     "--config.warm_up.evaluate_every=60",
     "--config.policy_sft.train_tokens=8000",
@@ -63,7 +63,7 @@ def figures(workdir):
 
 
 def in_order(workdir):
-    """place -> the seconds that its stage took, in the order in which they finished."""
+    """path -> the seconds that its stage took, in the order in which they finished."""
     paths = sorted(workdir.glob("**/manifest.json"), key=lambda path: path.stat().st_mtime)
     timings = [json.loads(path.read_text())["timings"]["seconds"] for path in paths]
     return {str(path.parent.relative_to(workdir)): s for path, s in zip(paths, timings, strict=True)}
@@ -125,12 +125,12 @@ def test_a_run_killed_at_twenty_moments_ends_as_the_undisturbed_one(finished, tm
     """Every stage is killed at least once, at a random moment of the time that it took undisturbed."""
     undisturbed, rng, kills = finished[0], random.Random(0), 0
     seconds = in_order(undisturbed)
-    places = list(seconds)
-    for place in places + rng.choices(places, k=max(0, KILLS - len(places))):
+    paths = list(seconds)
+    for path in paths + rng.choices(paths, k=max(0, KILLS - len(paths))):
         process = start(tmp_path)
-        while process.poll() is None and not (tmp_path / place / "spec.json").exists():
+        while process.poll() is None and not (tmp_path / path / "spec.json").exists():
             time.sleep(0.02)
-        time.sleep(rng.random() * (STAGE_START_S + seconds[place]))
+        time.sleep(rng.random() * (STAGE_START_S + seconds[path]))
         if process.poll() is None:  # not reaped yet, so its group is still there
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1

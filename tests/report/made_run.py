@@ -22,9 +22,9 @@ def share(mean, low=None, high=None, n=4):
     }
 
 
-def stage(run, place, name, figures, inputs=None, **timings):
+def stage(run, path, name, figures, inputs=None, **timings):
     """A finished stage's record, and its directory."""
-    directory = run / place
+    directory = run / path
     directory.mkdir(parents=True, exist_ok=True)
     spec = {
         "stage": name,
@@ -56,7 +56,7 @@ def problems(run, split, count):
     return made
 
 
-def evaluation(run, place, passes, of=4, split="held_out"):
+def evaluation(run, path, passes, of=4, split="held_out"):
     """An evaluate stage: `passes[k]` of `of` answers to problem k pass."""
     rollouts = [
         Rollout(
@@ -70,6 +70,8 @@ def evaluation(run, place, passes, of=4, split="held_out"):
             "eos",
             1.0,
             0,
+            "pseudocode",
+            "pass\n",
             PASS,
             float(i < passed),
         )
@@ -85,7 +87,7 @@ def evaluation(run, place, passes, of=4, split="held_out"):
     figures["by_rung"]["rung 2"] = figures["by_rung"]["rung 1"]
     directory = stage(
         run,
-        place,
+        path,
         "evaluate",
         {"pseudocode": figures, "generated_tokens": 10},
         {"problems": f"problems/{split}"},
@@ -113,12 +115,12 @@ def tree(problem_id, nodes=None):
     return Tree(problem_id, (1, 2), made, 5, 1.0, 3, 40, 2)
 
 
-def search(run, place, trees, split="pool"):
+def search(run, path, trees, split="pool"):
     """A search stage with its trees."""
     solved = sum(one.solved for one in trees)
     figures = {"problems": len(trees), "solved": solved, "solved_share": solved / len(trees), "rollouts": 3}
     directory = stage(
-        run, place, "search", {**figures, "generated_tokens": 40}, {"problems": f"problems/{split}"}
+        run, path, "search", {**figures, "generated_tokens": 40}, {"problems": f"problems/{split}"}
     )
     write_records(directory / "trees" / "one.parquet", Tree, trees)
 

@@ -5,8 +5,7 @@ import pytest
 from etils import epath
 
 from o1jax.report import page, summary
-from o1jax.report.headline import headline
-from o1jax.report.learning import change, counts_of
+from o1jax.report.learning import change, counts_of, headline
 from o1jax.report.run_files import RunFiles
 
 

@@ -7,7 +7,8 @@ import re
 import made_run
 import pytest
 
-from o1jax.report import charts, markup, page, summary
+from o1jax.report import page, summary
+from o1jax.report.page_data import json_text
 from o1jax.report.run_files import RunFiles
 
 
@@ -44,7 +45,7 @@ def test_a_whole_run_has_every_section(tmp_path):
     text, said, faults = written(made_run.whole(tmp_path))
     assert not faults and said.state == "better"
     sections = re.findall(r'<section id="([a-z-]+)"', text)
-    assert sections == [name for name in page.ORDER]
+    assert sections == list(page.SECTIONS)
     assert "reward hacking" in text and "Calibration" in text and "False accepts" in text
 
 
@@ -54,7 +55,7 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert found.tags.count("script") == 4 and "img" not in found.tags
 
 
-def test_program_texts_cannot_leave_their_place(tmp_path):
+def test_program_texts_cannot_leave_their_element(tmp_path):
     text, *_ = written(made_run.whole(tmp_path))
     assert elements(text).tags.count("script") == 4 and "</script><script>document" not in text
     data = data_of(text)
@@ -64,15 +65,12 @@ def test_program_texts_cannot_leave_their_place(tmp_path):
 
 @pytest.mark.parametrize("value", ["</script>", "<!--", "\u2028\u2029", "\ud800", "]]>", "&amp;"])
 def test_json_in_a_page_is_safe_and_exact(value):
-    text = markup.json_script("x", {"a": value})
-    inside = text.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
+    inside = json_text({"a": value})
     assert inside.isascii() and not set("<>&") & set(inside) and json.loads(inside) == {"a": value}
 
 
 def test_numbers_that_json_has_not_are_null():
-    assert markup.json_script("x", [float("nan"), {"a": float("inf")}, 1.5]).endswith(
-        '[null,{"a":null},1.5]</script>'
-    )
+    assert json_text([float("nan"), {"a": float("inf")}, 1.5]) == '[null,{"a":null},1.5]'
 
 
 def test_a_hostile_directory_name_is_text(tmp_path):
@@ -93,23 +91,18 @@ def test_faults_are_on_the_page_and_the_rest_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["warm_up_evaluate", "tcg/dpo_evaluate", "prm/hard", "round_00/policy_rl", "round_00/search"]
+    "path", ["warm_up_evaluate", "tcg/dpo_evaluate", "prm/hard", "round_00/policy_rl", "round_00/search"]
 )
-def test_figures_of_another_shape_cost_their_part_only(tmp_path, place):
+def test_figures_of_another_shape_cost_their_part_only(tmp_path, path):
     run = made_run.whole(tmp_path)
-    path = run / place / "manifest.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"figures": {"held_out": [], "before": 3, "pseudocode": 1}})
+    manifest = run / path / "manifest.json"
+    manifest.write_text(
+        json.dumps(
+            json.loads(manifest.read_text()) | {"figures": {"held_out": [], "before": 3, "pseudocode": 1}}
+        )
     )
     text, *_ = written(run)
     assert '<section id="cost">' in text and '<section id="problems">' in text
-
-
-def test_a_long_name_in_a_chart_leaves_room_for_its_value():
-    drawn = charts.shares("title", [charts.row("n" * 80, made_run.share(0.5))])
-    shown = re.search(r">(n+…)<", drawn)[1]
-    assert len(shown) + len("50.0 % [40.0, 60.0]") == charts.LINE
-    assert f"<title>{'n' * 80}</title>" in drawn and "50.0 % [40.0, 60.0]" in drawn
 
 
 def test_an_empty_directory_has_a_page(tmp_path):

@@ -24,9 +24,9 @@ def test_a_whole_run_has_no_faults(run):
 
 
 def test_stages_come_in_the_order_of_a_recipe(run):
-    places = list(RunFiles(run).stages)
+    paths = list(RunFiles(run).stages)
     order = ["problems/pool", "warm_up", "warm_up_evaluate", "tcg/dpo_evaluate", "round_00/search"]
-    assert [place for place in places if place in order] == order and places[-1].startswith("compare/")
+    assert [path for path in paths if path in order] == order and paths[-1].startswith("compare/")
 
 
 def test_a_damaged_manifest_is_named_and_its_stage_is_not_finished(run):
@@ -74,7 +74,7 @@ def test_a_parquet_file_of_something_else_is_named(run):
 
 def test_an_input_is_found_where_it_was_and_where_it_was_moved_to(run, tmp_path):
     pool = RunFiles(run).stages["round_00/search"].input("problems")
-    assert RunFiles(run).of_input(pool).place == "problems/pool"
+    assert RunFiles(run).of_input(pool).path == "problems/pool"
     moved = run.rename(epath.Path(tmp_path) / "moved")
     assert RunFiles(moved).of_input(pool).directory == moved / "problems" / "pool"
     assert RunFiles(moved).of_input("/no/such/place") is None

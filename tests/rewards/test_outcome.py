@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from o1jax.records import CaseResult, Problem, Status, TestCase, Verdict
-from o1jax.rewards.outcome import outcome, rl_outcome, terminal_value
+from o1jax.rewards.outcome import judge_program, outcome_of, terminal_value
 from o1jax.sandbox.interface import Limits, SandboxError
 
 HALF = Verdict(True, (CaseResult(Status.AC), CaseResult(Status.WA)))
@@ -30,21 +30,25 @@ class ScriptedJudge:
         pass
 
 
-def ask(answer, source="print(1)", tests=PROBLEM.tests):
+def ask(answer, tests=PROBLEM.tests):
     judge = ScriptedJudge(answer)
-    return asyncio.run(outcome(judge, PROBLEM, source, tests, 0.1, Limits())), judge
+    return asyncio.run(judge_program(judge, PROBLEM, "print(1)", tests, Limits())), judge
 
 
 @pytest.mark.parametrize(("verdict", "value"), [(FULL, 1.0), (HALF, 0.1 + 0.9 * 0.5), (BROKEN, 0.0)])
 def test_value_is_the_weighted_sum_of_compile_and_pass(verdict, value):
-    (got, said), _ = ask(verdict)
-    assert got == pytest.approx(value) and said is verdict
+    said, _ = ask(verdict)
+    assert terminal_value(said, 0.1) == pytest.approx(value) and said == verdict
 
 
-def test_no_program_is_worth_nothing_and_runs_nothing():
-    (value, verdict), judge = ask(FULL, source=None)
-    assert value == 0.0 and not verdict.compiled and judge.jobs == []
-    assert [case.status for case in verdict.cases] == [Status.CE] * 2
+def test_no_program_is_worth_nothing():
+    assert terminal_value(None, 0.1) == outcome_of(None) == outcome_of(None, "fraction") == 0.0
+
+
+def test_what_differs_from_run_to_run_is_not_kept():
+    case = CaseResult(Status.RE, "<f object at 0x7f00beef>", cpu_s=0.3, output="1")
+    said, _ = ask(Verdict(True, (case,)))
+    assert said == Verdict(True, (CaseResult(Status.RE, "<f object at 0x>", output="1"),))
 
 
 def test_the_problems_own_time_limit_wins():
@@ -65,5 +69,5 @@ def test_no_tests_is_an_error_and_so_is_a_weight_outside_zero_to_one():
 
 
 def test_rl_reward_is_all_or_nothing_unless_by_fraction():
-    assert [rl_outcome(v) for v in (FULL, HALF, BROKEN)] == [1.0, 0.0, 0.0]
-    assert rl_outcome(HALF, fraction=True) == 0.5
+    assert [outcome_of(v) for v in (FULL, HALF, BROKEN)] == [1.0, 0.0, 0.0]
+    assert outcome_of(HALF, "fraction") == 0.5

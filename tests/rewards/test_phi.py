@@ -16,9 +16,13 @@ CHAIN, SCORES = (1, 2, 2, 3), (0.9, 0.2, 0.6, 0.8)
 
 
 def test_phi_is_the_papers_equation():
-    assert phi.phi(1.0, (1.0, 1.0, 1.0), alpha=0.5, gamma=0.9) == pytest.approx(0.9065)
-    assert phi.phi(0.0, (0.5, 1.0), alpha=0.25, gamma=0.5) == pytest.approx(0.75 * 0.5 * (0.25 + 0.25))
-    assert phi.phi(1.0, (0.0, 0.0), alpha=1.0, gamma=0.9) == 1.0
+    def of(outcome, scores, alpha, gamma):
+        reward = Reward(gamma=gamma, alpha=Schedule("constant", start=alpha), guard=False)
+        return reward.of(outcome, scores, (2,) * len(scores), 0).total
+
+    assert of(1.0, (1.0, 1.0, 1.0), alpha=0.5, gamma=0.9) == pytest.approx(0.9065)
+    assert of(0.0, (0.5, 1.0), alpha=0.25, gamma=0.5) == pytest.approx(0.75 * 0.5 * (0.25 + 0.25))
+    assert of(1.0, (0.0, 0.0), alpha=1.0, gamma=0.9) == 1.0
 
 
 def test_the_papers_form_prefers_short_chains_and_gamma_1_does_not():
@@ -58,21 +62,21 @@ def test_alpha_keeps_the_outcome_dominant_unless_asked_otherwise():
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "page, words",
     [
-        (lambda: Schedule("cosine"), "alpha.kind: saw 'cosine', wanted one of constant, linear"),
-        (lambda: Schedule(start=1.5), "alpha.start: saw 1.5, wanted 0 to 1"),
-        (lambda: Schedule(floor=-0.1), "alpha.floor: saw -0.1"),
-        (lambda: Schedule(rate=math.nan), "alpha.rate: saw nan"),
-        (lambda: Schedule(start=0.2, floor=0.3), "alpha.floor: saw 0.3, wanted at most alpha.start, 0.2"),
-        (lambda: Reward(form="sum"), "reward.form: saw 'sum', wanted one of paper, min, last"),
-        (lambda: Reward(outcome="some"), "reward.outcome: saw 'some'"),
-        (lambda: Reward(gamma=1.01), "reward.gamma: saw 1.01"),
+        ({"alpha": {"kind": "cosine"}}, "alpha.kind: saw 'cosine', wanted one of constant, linear"),
+        ({"alpha": {"start": 1.5}}, "alpha.start: saw 1.5, wanted at most 1"),
+        ({"alpha": {"floor": -0.1}}, "alpha.floor: saw -0.1, wanted at least 0"),
+        ({"alpha": {"rate": math.nan}}, "alpha.rate: saw nan"),
+        ({"alpha": {"start": 0.2, "floor": 0.3}}, "alpha.floor: saw 0.3, wanted at most alpha.start, 0.2"),
+        ({"form": "sum"}, "reward.form: saw 'sum', wanted one of paper, min, last"),
+        ({"outcome": "some"}, "reward.outcome: saw 'some'"),
+        ({"gamma": 1.01}, "reward.gamma: saw 1.01"),
     ],
 )
-def test_a_wrong_setting_is_one_line(make, words):
+def test_a_wrong_setting_is_one_line(page, words):
     with pytest.raises(InputError, match=words) as error:
-        make()
+        parse(Reward, page, "reward")
     assert "\n" not in str(error.value)
 
 

@@ -29,6 +29,8 @@ def answer(verdict, scores=(0.5, 0.5, 0.5), actions=(1, 2, 3), ends=(2, 3, 6), t
         finish_reason=reason,
         temperature=1.0,
         policy_version=0,
+        prompt="pseudocode",
+        program="",
         verdict=verdict,
         reward=float(verdict is PASS),
     )

@@ -77,6 +77,8 @@ def examples(without_old: bool = False, n: int = 5):
             finish_reason="stop",
             temperature=TEMPERATURE,
             policy_version=0,
+            prompt="pseudocode",
+            program="",
         )
         advantages = np.where(sampled, random.standard_normal(len(answer)), np.inf)
         made.append(encode_rollout(rollout, advantages.tolist(), columns=columns))
@@ -299,7 +301,20 @@ def test_good_answers_become_likelier_and_bad_ones_less_likely(tmp_path):
     signs = np.array([1.0, -1.0] * 4)
     made = [
         encode_rollout(
-            Rollout(f"r{i}", "g", "p", (1, 2), tuple(answer), (-4.0,) * 6, (True,) * 6, "stop", 1.0, 0),
+            Rollout(
+                f"r{i}",
+                "g",
+                "p",
+                (1, 2),
+                tuple(answer),
+                (-4.0,) * 6,
+                (True,) * 6,
+                "stop",
+                1.0,
+                0,
+                "direct",
+                "",
+            ),
             [signs[i]] * 6,
         )
         for i, answer in enumerate(random.randint(0, 64, size=(8, 6)).tolist())

@@ -26,6 +26,7 @@ from o1jax.rl.policy_rl import Settings
 from o1jax.rl.rollouts import Answer, ReplayedSample, RewardedRollout, replayed_path, rewards_path
 from o1jax.search.steps import path_of
 from o1jax.stages import settings
+from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import scorer_of
 from o1jax.store import read_records, read_shards
@@ -110,7 +111,7 @@ def test_what_was_rewarded_is_kept_an_update_at_a_time(undisturbed):
 
 
 def test_the_policy_learns_the_right_answers(root, tmp_path):
-    more = {"sample": {**SAMPLE, "n": 8}, "advantage": "leave_one_out", "learning_rate": 4e-4}
+    more = {"sample": {**SAMPLE, "n": 8}, "advantage": "leave_one_out", "train": {"learning_rate": 4e-4}}
     tiny_rl.run(root, tmp_path, updates=24, checkpoint_every=0, **more)
     outcomes = [row["outcome"] for row in tiny_rl.rows(tmp_path)]
     gain = np.mean(outcomes[-8:]) - np.mean(outcomes[:4])
@@ -174,8 +175,8 @@ def test_sigterm_saves_and_exits_in_order(root, undisturbed, tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(root, undisturbed):
-    with pytest.raises(InputError, match=r"other settings or data \(learning_rate\)"):
-        tiny_rl.run(root, undisturbed[0], updates=6, learning_rate=1e-4)
+    with pytest.raises(InputError, match=r"other settings or data \(train\)"):
+        tiny_rl.run(root, undisturbed[0], updates=6, train={"learning_rate": 1e-4})
 
 
 def test_updates_in_which_all_answers_are_alike_are_counted_and_change_nothing(root, tmp_path):
@@ -214,7 +215,8 @@ def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path)
     first, _, last = tiny_rl.rows(tmp_path)
     assert first["replay"] > last["replay"] > 0  # the sum of their nats, by action token
     assert first["trained_tokens"] > tiny_rl.rows(undisturbed[0])[0]["trained_tokens"]  # of the same answers
-    ids = {s.id for s in found.samples(tiny_rl.problems(), open_policy(root / "policy").tokenizer, 1, "nano")}
+    tokenizer = open_policy(root / "policy").tokenizer
+    ids = {s.id for s in found.reference_samples(tiny_rl.problems(), tokenizer, 1, "nano")}
     replayed = read_records(replayed_path(epath.Path(tmp_path), 0), ReplayedSample)
     assert len(replayed) == 3 and {sample.sample_id for sample in replayed} <= ids
     assert {sample.update for sample in replayed} == {0}
@@ -229,7 +231,7 @@ def test_a_run_ends_after_the_update_that_reaches_its_tokens(root, tmp_path):
 
 
 def test_the_learning_rate_falls_by_the_limit_that_is_nearest(root, tmp_path):
-    page = {"updates": 4, "schedule": "linear", "learning_rate": 1e-3}
+    page = {"updates": 4, "train": {"schedule": "linear", "learning_rate": 1e-3}}
     tiny_rl.run(root, tmp_path / "by_updates", **page)
     by_updates = tiny_rl.rows(tmp_path / "by_updates")
     rates = [row["learning_rate"] for row in by_updates]
@@ -265,7 +267,7 @@ def test_the_reference_is_the_policy_of_the_beginning_and_the_old_one_that_of_no
 
 def test_by_lora_the_frozen_base_is_the_reference_and_the_engine_gets_merged_weights(root, tmp_path):
     lora, out = {"rank": 4, "alpha": 8.0}, tmp_path / "out"
-    tiny_rl.run(root, out, updates=2, lora=lora, loss={"kl_weight": 0.1}, learning_rate=1e-2)
+    tiny_rl.run(root, out, updates=2, loss={"kl_weight": 0.1}, train={"lora": lora, "learning_rate": 1e-2})
     first, second = tiny_rl.rows(out)
     assert abs(first["kl"]) < 1e-6 < second["kl"]
     assert max(row["sampler_difference"] for row in (first, second)) < 1e-4
@@ -310,10 +312,10 @@ def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
         ({"problems_per_update": 5}, "problems_per_update: saw 5, wanted at most all 4"),
         ({"max_staleness": 2}, "max_staleness: saw 2"),
         ({"max_samples": 3}, "max_samples: saw 3"),
-        ({"row_length": 64}, "row_length: saw 64, wanted at least engine.context"),
+        ({"train": {"row_length": 64}}, "train.row_length: saw 64, wanted at least engine.context"),
         ({"loss": {"normalize": "constant"}}, "constant 0"),
         ({"engine": {"slots": 4, "context": 32}}, "its prompt of .* tokens leaves no room"),
-        ({"model": "nano"}, "policy_rl.model: saw 1 layers"),
+        ({"train": {"model": "nano"}}, "policy_rl.train.model: saw 1 layers"),
         ({"replay": {"examples": 3}}, "replay.examples: saw 3, wanted 0 without references"),
     ],
 )
@@ -325,8 +327,7 @@ def test_what_cannot_be_is_refused_in_one_line(more, words, root, tmp_path):
 
 def test_an_audit_of_other_problems_is_refused(root, tmp_path):
     shutil.copytree(root / "problems", tmp_path / "audit")
-    lines = (tmp_path / "audit" / "problems.jsonl").read_text().splitlines()
-    (tmp_path / "audit" / "problems.jsonl").write_text("\n".join(lines[1:]) + "\n")
+    write_problems(epath.Path(tmp_path) / "audit", read_problems(epath.Path(tmp_path) / "audit")[1:])
     for name in ("policy", "problems"):
         (tmp_path / name).symlink_to(root / name)
     with pytest.raises(InputError, match="no problem ladder/1"):

@@ -11,21 +11,19 @@ from etils import epath
 
 from o1jax.batches.encode import encode_sft
 from o1jax.model.init import init_params
-from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.processes import start_processes
-from o1jax.policy import found as references
-from o1jax.problems.formats import jsonl
+from o1jax.policy.found import reference_texts
 from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import chat, nano_tokenizer, pseudocode
 from o1jax.records import SftSample
 from o1jax.stages import settings
+from o1jax.stages.problems import write_problems
 from o1jax.stages.run import module_of
-from o1jax.stages.training import train_tokens
+from o1jax.stages.training import TrainSettings, train_tokens
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy
-from o1jax.train.optimizer import AdamW
 
 CONTEXT = 128
 
@@ -42,26 +40,20 @@ class Training:
     """The fixture's TokenBudget."""
 
     train_tokens: int = 60_000
-    row_length: int = CONTEXT
-    rows_per_batch: int = 4
-    micro_batches: int = 1
-    learning_rate: float = 6e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 5
-    weight_decay: float = 0.0
-    adamw: AdamW = AdamW()
-    lora: LoraSettings = LoraSettings()
+    train: TrainSettings = TrainSettings(
+        row_length=CONTEXT, rows_per_batch=4, learning_rate=6e-3, warmup_steps=5, weight_decay=0.0
+    )
 
 
 def make(root):
     """root/policy, root/problems and root/audit (tests that nothing passes), as stages leave them."""
     root = epath.Path(root)
-    jsonl.save(root / "problems" / "problems.jsonl", problems())
+    write_problems(root / "problems", problems())
     impossible = [
         dataclasses.replace(p, tests=(dataclasses.replace(p.tests[0], output="?"),)) for p in problems()
     ]
-    jsonl.save(root / "audit" / "problems.jsonl", impossible)
-    tokenizer = nano_tokenizer.train(references.texts(problems(), 1), 480)
+    write_problems(root / "audit", impossible)
+    tokenizer = nano_tokenizer.train(reference_texts(problems(), 1), 480)
     config = dataclasses.replace(
         preset("nano"), vocab_size=len(tokenizer), d_model=64, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=128
     )
@@ -86,9 +78,7 @@ SETTINGS = {
     "problems_per_update": 2,
     "sample": {"n": 6, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 80, "style": "nano"},
     "engine": {"slots": 12, "context": CONTEXT},
-    "row_length": CONTEXT,
-    "rows_per_micro_batch": 4,
-    "learning_rate": 3e-4,
+    "train": {"row_length": CONTEXT, "rows_per_batch": 4, "learning_rate": 3e-4},
     "reward": {"alpha": {"kind": "constant", "start": 1.0}},
     "checkpoint_every": 2,
     "checkpoint_every_s": 0.0,
@@ -99,7 +89,8 @@ def run(root, out, names=("policy", "problems"), seed=0, **more):
     """The stage with SETTINGS, and `more` in their place, on what `make` left."""
     inputs = {name: epath.Path(root) / ("policy" if name == "prm" else name) for name in names}
     stage = module_of("policy_rl")
-    parsed = settings.parse(stage.Settings, {**SETTINGS, **more}, "policy_rl")
+    train = {**SETTINGS["train"], **more.pop("train", {})}
+    parsed = settings.parse(stage.Settings, {**SETTINGS, **more, "train": train}, "policy_rl")
     return stage.run(epath.Path(out), parsed, inputs, seed)
 
 

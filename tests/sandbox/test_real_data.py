@@ -39,7 +39,7 @@ def references(source: str, limits: Limits = LIMITS, grader: str = "") -> dict[s
             grader=grader,
             stop_at_failure=True,
         )
-        for problem in load_problems(source)
+        for problem in load_problems(source, strict=True).problems
         for j, text in enumerate(problem.solutions[:10])
     }
 

@@ -131,9 +131,8 @@ async def search_some(
     """The trees of PROBLEMS with the random script."""
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, random_script, jitter_s=jitter_s)
-    return await mcts.search_many(
-        PROBLEMS, engine, ReadingJudge(), tokenizer, SETTINGS, seed, concurrency=concurrency, store=store
-    )
+    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
+    return await mcts.search_many(searcher, PROBLEMS, seed, concurrency=concurrency, store=store)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,8 @@ SETTINGS = mcts.SearchSettings(rollouts=7, samples=2, c=1.0, compile_weight=0.0,
 def search(settings, script, judge=None, tokenizer=None):
     tokenizer = tokenizer or byte_tokenizer()
     engine = ScriptedEngine(tokenizer, script)
-    tree = asyncio.run(
-        mcts.search_problem(problem(), engine, judge or ReadingJudge(), tokenizer, settings, seed=0)
-    )
-    return tree, engine
+    searcher = mcts.Searcher(engine, judge or ReadingJudge(), tokenizer, settings)
+    return asyncio.run(mcts.Search(searcher, problem(), seed=0).run()), engine
 
 
 def golden(rollouts, judge=None):
@@ -90,18 +88,18 @@ def test_seven_rollouts_grow_the_tree_checked_by_hand():
 
 
 def test_uct_values_equal_the_formula():
-    grown = golden_tree_after(4)
+    tree, _ = golden(4)
+    grown = unbegun(SETTINGS)
+    grown.tree.nodes, grown.tree.in_flight = list(tree.nodes), [0] * len(tree.nodes)
     assert grown.uct(1) == pytest.approx(2.5 / 3 + math.sqrt(math.log(4) / 3))
     assert grown.uct(2) == pytest.approx(math.sqrt(math.log(4)))
 
 
-def golden_tree_after(rollouts):
-    """The GrowingTree that holds the statistics of a golden tree."""
-    tree, _ = golden(rollouts)
-    grown = mcts.GrowingTree(samples=2, max_depth=8, c=1.0, eos_id=byte_tokenizer().eos_token_id)
-    grown.nodes = list(tree.nodes)
-    grown._in_flight = [0] * len(tree.nodes)
-    return grown
+def unbegun(settings):
+    """A search that has not begun."""
+    tokenizer = byte_tokenizer()
+    engine = ScriptedEngine(tokenizer, scripted.random_script)
+    return mcts.Search(mcts.Searcher(engine, ReadingJudge(), tokenizer, settings), problem(), seed=0)
 
 
 def test_every_sampled_token_and_every_different_program_is_counted():
@@ -235,9 +233,8 @@ def test_a_wave_is_deterministic_and_spends_its_rollouts():
         tokenizer = byte_tokenizer()
         engine = ScriptedEngine(tokenizer, scripted.random_script, jitter_s=0.002)
         settings = dataclasses.replace(scripted.SETTINGS, wave=4, samples=4)
-        return asyncio.run(
-            mcts.search_problem(problem(), engine, ReadingJudge(), tokenizer, settings, seed=3)
-        ), engine
+        searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings)
+        return asyncio.run(mcts.Search(searcher, problem(), seed=3).run()), engine
 
     (tree, engine), (again, _) = run(), run()
     assert tree == again and tree.rollouts == 12
@@ -245,24 +242,25 @@ def test_a_wave_is_deterministic_and_spends_its_rollouts():
 
 
 def test_virtual_losses_spread_a_wave_and_are_taken_back():
-    grown = mcts.GrowingTree(samples=3, max_depth=8, c=1.0, eos_id=0)
+    grown = unbegun(dataclasses.replace(SETTINGS, samples=3))
     assert grown.select_wave(4) == [0]  # the root is one leaf
-    grown.release([0])
-    grown.expansions[0] = 1
+    grown.tree.add_losses([0], -1)
+    grown.tree.expansions[0] = 1
     for token in (5, 6, 7):
-        grown.add(0, mcts.SampledStep((token,), (0.0,), "", 1, "stop", 0))
+        grown.tree.add(0, mcts.SampledStep((token,), (0.0,), "", 1, "stop", 0))
     grown.back_up(1, 1.0)
     leaves = grown.select_wave(4)
     assert leaves == [2, 3, 1]  # unvisited first, then the best; the fourth would be one of them
-    grown.release(leaves)
-    assert grown.select() == 2 and grown._in_flight == [0, 0, 0, 0]
+    grown.tree.add_losses(leaves, -1)
+    assert grown.select() == 2 and grown.tree.in_flight == [0, 0, 0, 0]
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_anything_runs():
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, scripted.random_script, max_context=8)
+    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
     with pytest.raises(InputError, match="problem p: its prompt has .* tokens and the context holds 8"):
-        asyncio.run(mcts.search_many([problem()], engine, ReadingJudge(), tokenizer, SETTINGS, 0))
+        asyncio.run(mcts.search_many(searcher, [problem()], 0))
     assert not engine.requests
 
 
@@ -270,5 +268,6 @@ def test_a_problem_without_tests_is_refused():
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, scripted.random_script)
     untested = dataclasses.replace(problem(), tests=())
+    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
     with pytest.raises(InputError, match="problem p has no tests"):
-        asyncio.run(mcts.search_many([untested], engine, ReadingJudge(), tokenizer, SETTINGS, 0))
+        asyncio.run(mcts.search_many(searcher, [untested], 0))

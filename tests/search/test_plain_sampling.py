@@ -74,9 +74,8 @@ def test_aspr_samples_programs_from_the_last_step_of_the_passing_path():
 
     again = sampler(script)
     settings = mcts.SearchSettings(rollouts=8, max_path_tokens=900)
-    tree = asyncio.run(
-        mcts.search_problem(problem(), again.engine, again.judge, again.tokenizer, settings, seed=0)
-    )
+    searcher = mcts.Searcher(again.engine, again.judge, again.tokenizer, settings)
+    tree = asyncio.run(mcts.Search(searcher, problem(), seed=0).run())
     rollouts = asyncio.run(sampling.sample_last_step(again, tree, problem(), problem().tests, seed=0))
     assert len(rollouts) == 6 and {rollout.reward for rollout in rollouts} == {0.0, 1.0}
     assert again.tokenizer.decode(rollouts[0].prompt_ids).endswith(said)
@@ -85,9 +84,8 @@ def test_aspr_samples_programs_from_the_last_step_of_the_passing_path():
 def test_aspr_of_an_unsolved_tree_is_refused():
     none = sampler(lambda prefix, seed: step(1, 3, "bad"))
     settings = mcts.SearchSettings(rollouts=1, max_path_tokens=900)
-    tree = asyncio.run(
-        mcts.search_problem(problem(), none.engine, none.judge, none.tokenizer, settings, seed=0)
-    )
+    searcher = mcts.Searcher(none.engine, none.judge, none.tokenizer, settings)
+    tree = asyncio.run(mcts.Search(searcher, problem(), seed=0).run())
     with pytest.raises(InputError, match="problem p: search did not solve it"):
         asyncio.run(sampling.sample_last_step(none, tree, problem(), problem().tests, seed=0))
 

@@ -52,10 +52,8 @@ class ScriptedScorer:
 def search(settings, script, score):
     tokenizer = byte_tokenizer()
     engine, scorer = ScriptedEngine(tokenizer, script), ScriptedScorer(tokenizer, score)
-    tree = asyncio.run(
-        mcts.search_problem(problem(), engine, ReadingJudge(), tokenizer, settings, 0, scorer=scorer)
-    )
-    return tree, engine, scorer
+    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+    return asyncio.run(mcts.Search(searcher, problem(), 0).run()), engine, scorer
 
 
 def golden(rollouts):
@@ -137,9 +135,8 @@ def test_a_scorer_is_there_exactly_if_the_settings_ask_for_one(leaf_value):
     scorer = ScriptedScorer(tokenizer, len) if leaf_value == "simulation" else None
     settings = dataclasses.replace(SETTINGS, leaf_value=leaf_value)
     with pytest.raises(InputError, match=f"leaf_value is '{leaf_value}' and there is (no|a) process"):
-        asyncio.run(
-            mcts.search_many([problem()], engine, ReadingJudge(), tokenizer, settings, 0, scorer=scorer)
-        )
+        searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+        asyncio.run(mcts.search_many(searcher, [problem()], 0))
     assert not engine.requests
 
 
@@ -148,16 +145,8 @@ async def trees_at(concurrency, wave, seed=0):
     engine = ScriptedEngine(tokenizer, scripted.random_script, jitter_s=0.002)
     scorer = ScriptedScorer(tokenizer, lambda text: stable_hash(text) % 997 / 997, jitter_s=0.002)
     settings = dataclasses.replace(scripted.SETTINGS, leaf_value="prm", rollouts=20, wave=wave)
-    return await mcts.search_many(
-        scripted.PROBLEMS,
-        engine,
-        ReadingJudge(),
-        tokenizer,
-        settings,
-        seed,
-        scorer=scorer,
-        concurrency=concurrency,
-    )
+    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+    return await mcts.search_many(searcher, scripted.PROBLEMS, seed, concurrency=concurrency)
 
 
 @pytest.mark.parametrize("wave", [1, 4])

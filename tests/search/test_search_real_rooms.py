@@ -17,7 +17,7 @@ from o1jax.prompts import nano_tokenizer
 from o1jax.records import Problem, TestCase
 from o1jax.rewards.outcome import search_tests
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.search.mcts import SearchSettings, search_many
+from o1jax.search.mcts import Searcher, SearchSettings, search_many
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 
 PROGRAMS = ["print(int(input()) + 1)", "print(2)", "print(int(input())"]
@@ -76,7 +76,7 @@ def play(tokenizer, context, *plays):
 
 def search(tokenizer, problems, settings, concurrency):
     return lambda engine, judge: search_many(
-        problems, engine, judge, tokenizer, settings, 0, concurrency=concurrency
+        Searcher(engine, judge, tokenizer, settings), problems, 0, concurrency=concurrency
     )
 
 

@@ -71,33 +71,23 @@ def test_labels_are_means_over_distinct_leaves():
 
 
 def test_passing_samples_are_distinct_by_program_and_end_with_eos():
-    (sample,) = samples.passing_samples(TREE, eos_id=EOS, max_per_problem=9)
+    (sample,) = samples.passing_samples(TREE, eos_id=EOS)
     assert sample.answer_ids == (10, 11, 13, EOS) and sample.is_trained == (True,) * 4
     assert (sample.id, sample.prompt_ids) == ("p#7", (1, 2))
 
 
 def test_an_end_of_sequence_that_search_did_not_sample_is_added_once():
-    by_id = {s.id: s for s in samples.passing_samples(OTHER, eos_id=EOS, max_per_problem=9)}
+    by_id = {s.id: s for s in samples.passing_samples(OTHER, eos_id=EOS)}
     assert by_id["p#1"].answer_ids == (10, 11, 12, 13, 14, 15, EOS)
 
 
-def test_selection_is_shortest_random_by_seed_or_diverse():
-    def ids(selection, n, seed=0):
-        found = samples.passing_samples(
-            OTHER, eos_id=EOS, max_per_problem=n, selection=selection, seed=seed, equal_problems=True
-        )
-        assert sum(sample.weight for sample in found) == pytest.approx(1.0)
-        return [sample.id for sample in found]
-
-    assert ids("shortest", 2) == ["p#2", "p#1"]
-    assert ids("diverse", 2) == ["p#2", "p#3"]
-    assert ids("random", 3, 1) == ids("random", 3, 1)
-    assert len({tuple(ids("random", 3, seed)) for seed in range(20)}) == 6
+def test_passing_samples_are_the_shortest_first():
+    assert [sample.id for sample in samples.passing_samples(OTHER, eos_id=EOS)] == ["p#2", "p#1", "p#3"]
 
 
 def test_an_unsolved_tree_gives_no_sample():
     unsolved = draw((0, (9,), FAIL, "d()"))
-    assert samples.passing_samples(unsolved, eos_id=EOS, max_per_problem=1, equal_problems=True) == []
+    assert samples.passing_samples(unsolved, eos_id=EOS) == []
     assert samples.path_preferences(unsolved, eos_id=EOS, max_per_problem=1) == []
 
 
@@ -131,10 +121,9 @@ def test_step_pairs_are_siblings_with_a_margin():
     assert (seventh.chosen_value, seventh.rejected_value) == (1.0, 0.5)
 
 
-def test_dead_siblings_are_paired_only_when_asked():
+def test_dead_siblings_are_not_paired():
     tree = draw((0, (1,), PASS, "a()"), (0, (2,), None, "malformed"))
     assert samples.step_pairs(tree, eos_id=EOS) == []
-    assert len(samples.step_pairs(tree, eos_id=EOS, include_dead=True)) == 1
 
 
 def test_sibling_preferences_are_the_step_pairs():
@@ -146,8 +135,6 @@ def test_sibling_preferences_are_the_step_pairs():
 def test_path_preferences_pair_passing_with_failing_answers():
     pairs = samples.path_preferences(TREE, eos_id=EOS, max_per_problem=9)
     assert {pair.id for pair in pairs} == {"p#7>5", "p#7>8"}
-    with_dead = samples.path_preferences(TREE, eos_id=EOS, max_per_problem=9, include_dead=True)
-    assert {pair.id for pair in with_dead} == {"p#7>5", "p#7>6", "p#7>8"}
     by_id = {pair.id: pair for pair in pairs}
     assert by_id["p#7>8"].chosen_ids == (10, 11, 13, EOS) and by_id["p#7>8"].rejected_ids == (10, 11, 14, EOS)
     assert by_id["p#7>8"].margin == 0.5

@@ -36,8 +36,8 @@ EXAMPLES = [
     SftSample("p#1", "p", (1, 2), (3, 4), (True, False), 0.5),
     StepLabel("p#1", "p", (1,), (2, 3), (0, 1), (0.25, 1.0), (0.0, 1.0), (4, 1)),
     PreferencePair("p#1>2", "p", (1,), (2,), (), 0.5),
-    Rollout("p#0", "p", "p", (1,), (2,), (-0.1,), (True,), "eos", 0.8, 3, VERDICT, 1.0),
-    Rollout("p#1", "p", "p", (1,), (2,), (-0.1,), (True,), "length", 0.8, 3),
+    Rollout("p#0", "p", "p", (1,), (2,), (-0.1,), (True,), "eos", 0.8, 3, "direct", "1\n", VERDICT, 1.0),
+    Rollout("p#1", "p", "p", (1,), (2,), (-0.1,), (True,), "length", 0.8, 3, "pseudocode", ""),
 ]
 
 

@@ -13,7 +13,7 @@ from o1jax.stages.run import run_in_child
 from o1jax.store import write_records
 
 SAMPLE = {"n": 2, "max_tokens": 24, "style": "nano"}
-BUDGET = {"train_tokens": 2_000, "row_length": 256, "rows_per_batch": 4}
+BUDGET = {"train_tokens": 2_000, "train": {"row_length": 256, "rows_per_batch": 4}}
 
 
 def build(root):
@@ -37,7 +37,7 @@ def specs(root):
     play = {"sample": SAMPLE, "engine": {"slots": 8, "context": 256}, "concurrency": 8}
     evaluate = {**play, "search": search, "with_search": True, "ks": (1, 2)}
     problems = {"source": "ladder:pool", "counts": {"rung_1": 9}}
-    cases = {**BUDGET, "row_length": 1024, "cases": {"style": "nano"}}
+    cases = {**BUDGET, "train": {**BUDGET["train"], "row_length": 1024}, "cases": {"style": "nano"}}
     played = {"policy": "policy", "problems": "problems"}
     return [
         ("problems", "check_problems", problems, {}),

@@ -24,26 +24,30 @@ from o1jax.stages.training import with_adapters, without_adapters
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints, Policy, load_policy
 from o1jax.train.loop import FitSettings, fit
-from o1jax.train.optimizer import AdamW, OptimizerSettings
+from o1jax.train.optimizer import OptimizerSettings
 
 LORA = LoraSettings(rank=4, alpha=8.0)
 TOKENIZER = nano_tokenizer.train(["print(sum(xs))", "def add(a, b):\n    return a + b"], 300)
 
 
+TRAIN = training.TrainSettings(
+    row_length=32,
+    rows_per_batch=2,
+    micro_batches=2,
+    learning_rate=2e-2,
+    schedule="constant",
+    warmup_steps=0,
+    weight_decay=0.0,
+    lora=LORA,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     train_tokens: int = 800
-    row_length: int = 32
-    rows_per_batch: int = 2
-    micro_batches: int = 2
-    learning_rate: float = 2e-2
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
+    train: training.TrainSettings = TRAIN
     beta: float = 0.1
     nll_weight: float = 0.0
-    adamw: AdamW = AdamW()
-    lora: LoraSettings = LORA
 
 
 def base():
@@ -103,7 +107,7 @@ def test_dpo_begins_at_ln_2_with_one_copy_of_the_parameters(base_kind, tmp_path,
 
     monkeypatch.setattr(training, "fit", watched)
     pairs = [PreferencePair(str(i), str(i), ids(i, 4), ids(i + 9, 8), ids(i + 20, 8)) for i in range(2)]
-    budget = Budget(train_tokens=1, row_length=64, lora=lora)
+    budget = Budget(train_tokens=1, train=dataclasses.replace(TRAIN, row_length=64, lora=lora))
     out = epath.Path(tmp_path)
     training.train_preferences(out, "dpo", with_adapters(base(), lora, 0), pairs, budget, 0)
     assert losses(out)[0] == pytest.approx(math.log(2), abs=1e-6)

@@ -1,6 +1,7 @@
 """Processes that wait for one another: a failure ends them all, and so does Ctrl-C."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,7 +13,6 @@ import time
 import pytest
 from etils import epath
 
-from o1jax.problems.formats import jsonl
 from o1jax.problems.ladder import problems as ladder
 from o1jax.records import InputError
 from o1jax.stages import together
@@ -23,7 +23,7 @@ WAITING = """
 import asyncio, signal, sys
 from etils import epath
 from o1jax.records import Rollout
-from o1jax.stages.evaluate_kept import Kept
+from o1jax.evaluation.sample_store import SampleStore
 from o1jax.stages.rl_rollouts import Player
 from o1jax.stages.together import all_have_played, joined, told_to_others
 
@@ -34,8 +34,8 @@ player.parts = out / "parts"
 waits = {
     "marks": lambda: all_have_played(out, "trees"),
     "parts": lambda: joined(out, out / "parts", Rollout, [], [], lambda rollout: rollout.problem_id),
-    "evaluation": lambda: Kept(out, None, 1).groups("rollouts/direct", [], None, None),
-    "trees": lambda: Kept(out, None, 1).all_trees("trees", []),
+    "evaluation": lambda: SampleStore(out, None, 1).groups("rollouts/direct", [], None),
+    "trees": lambda: SampleStore(out, None, 1).all_trees("trees", []),
     "update": lambda: player._joined([], [], 3),
 }
 with told_to_others(out):
@@ -76,7 +76,8 @@ def test_a_process_that_refuses_its_input_ends_those_that_wait_for_it(tmp_path):
     assert code == 2 and "none.jsonl" in line
     assert ended(waiting) == (2, f"error: process 0 failed: InputError: {line.removeprefix('error: ')}")
     assert [path.name for path in out.glob("failed.*")] == ["failed.0"]
-    jsonl.save(epath.Path(tmp_path) / "none.jsonl", ladder.make_problems("pool", {1: 1}, 0))
+    (problem,) = ladder.make_problems("pool", {1: 1}, 0)
+    (tmp_path / "none.jsonl").write_text(json.dumps(dataclasses.asdict(problem)))
     again = [stage(index, out, config) for index in (0, 1)]
     for process in again:
         error = process.communicate(timeout=300)[1]

@@ -16,12 +16,11 @@ from etils import epath
 
 from o1jax.engine.vllm_engine.fleet import ServersDown
 from o1jax.engine.vllm_engine.servers import PUSHED, VllmServers
-from o1jax.problems.formats import jsonl
 from o1jax.problems.ladder import problems as ladder
 from o1jax.records import Tree
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.search.mcts import SearchSettings, search_many
-from o1jax.stages.problems import read_problems
+from o1jax.search.mcts import Searcher, SearchSettings, search_many
+from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.training import open_policy
 from o1jax.store import ShardWriter, read_trees
 
@@ -46,7 +45,7 @@ def home(tmp_path_factory):
     root = tmp_path_factory.mktemp("vllm_stages")
     tiny_rl.make(root)
     problems = ladder.make_problems("pool", {1: 16}, seed=1)
-    jsonl.save(epath.Path(root) / "sixteen" / "problems.jsonl", problems)
+    write_problems(epath.Path(root) / "sixteen", problems)
     return root
 
 
@@ -79,8 +78,8 @@ def search(home, servers, store=None, on_tree=None, patience_s=200.0):
             await engine.open()
             await engine.load_params(policy.params, 0)
             async with ForkJudge(slots=1) as judge:
-                play = (engine, judge, policy.tokenizer, SearchSettings(**SEARCH), 0)
-                trees = await search_many(problems, *play, concurrency=6, store=store, on_tree=on_tree)
+                searcher = Searcher(engine, judge, policy.tokenizer, SearchSettings(**SEARCH))
+                trees = await search_many(searcher, problems, 0, concurrency=6, store=store, on_tree=on_tree)
                 return trees, engine.stats()
         finally:
             await engine.close()

@@ -12,7 +12,6 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.policy.found import wrong_programs
-from o1jax.problems.formats import jsonl
 from o1jax.prompts import chat, direct, nano_tokenizer, pseudocode
 from o1jax.records import (
     CaseResult,
@@ -30,6 +29,7 @@ from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
 from o1jax.stages import manifest, run
 from o1jax.stages.manifest import StageSpec
+from o1jax.stages.problems import write_problems
 from o1jax.stages.training import open_policy
 from o1jax.store import read_records, write_records
 from o1jax.tcg import adversarial
@@ -135,10 +135,13 @@ def tree_of(problem_id, programs):
     return Tree(problem_id, (3, 4), tuple(nodes), 0, 1.0, len(programs), 50, len(programs))
 
 
-def rollout_of(tokenizer, problem_id, text, verdict):
+def rollout_of(tokenizer, problem_id, text, verdict, program=""):
     ids = (*chat.encode(tokenizer, text), tokenizer.eos_token_id)
-    zeros = (0.0,) * len(ids)
-    return Rollout(text, problem_id, problem_id, (3,), ids, zeros, (True,) * len(ids), "eos", 1.0, 0, verdict)
+    zeros, ours = (0.0,) * len(ids), (True,) * len(ids)
+    prompt = "pseudocode" if "<Step_Begin>" in text else "direct"
+    return Rollout(
+        text, problem_id, problem_id, (3,), ids, zeros, ours, "eos", 1.0, 0, prompt, program, verdict
+    )
 
 
 FAILS, PASSES, BROKEN = Verdict(True, (AC, WA)), Verdict(True, (AC, AC)), Verdict(False, (WA, WA))
@@ -179,34 +182,26 @@ def test_wrong_programs_are_capped_a_problem_and_drawn_by_seed(tmp_path):
     assert draws[0] == draws[1] != draws[2] and draws[0]["p"] != draws[0]["q"]
 
 
-def test_a_rollouts_program_is_in_its_tokens_whatever_the_prompt(tmp_path):
+def test_a_rollout_holds_its_program_whatever_the_prompt(tmp_path):
     tokenizer = nano_tokenizer.train([ADD.question], 300)
     path = pseudocode.render_path([Step(1, "add"), Step(3, MINUS)])
     place = sample_stage(
         epath.Path(tmp_path) / "sampled",
-        rollout_of(tokenizer, "add", path, FAILS),
-        rollout_of(tokenizer, "add", path + "\nmore", FAILS),
-        rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS),
-        rollout_of(tokenizer, "add", direct.render_answer(NO_SIGN), PASSES),
+        rollout_of(tokenizer, "add", path, FAILS, MINUS),
+        rollout_of(tokenizer, "add", path + "\nmore", FAILS, MINUS),
+        rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS, TIMES),
+        rollout_of(tokenizer, "add", direct.render_answer(NO_SIGN), PASSES, NO_SIGN),
         rollout_of(tokenizer, "add", "no program", None),
     )
-    found = wrong_programs([place], 9, 0, tokenizer)
+    found = wrong_programs([place], 9, 0)
     assert {"add"} == set(found) and sorted(found["add"]) == sorted([MINUS, TIMES])
-    with pytest.raises(InputError, match="sampled: rollouts hold token ids; give the policy"):
-        wrong_programs([place], 9, 0)
-    other = nano_tokenizer.train(["quite another text"], 290)
-    garbled = sample_stage(epath.Path(tmp_path) / "garbled", rollout_of(other, "add", "x = [1, 2]", FAILS))
-    with pytest.raises(InputError, match="garbled: rollout .* has no program"):
-        wrong_programs([garbled], 9, 0, tokenizer)
     with pytest.raises(InputError, match="no trees/ and no rollouts/ there"):
-        wrong_programs([epath.Path(tmp_path)], 9, 0, tokenizer)
+        wrong_programs([epath.Path(tmp_path)], 9, 0)
 
 
 CONFIG = {
     "train_tokens": 8_000,
-    "row_length": 256,
-    "rows_per_batch": 2,
-    "learning_rate": 1e-3,
+    "train": {"row_length": 256, "rows_per_batch": 2, "learning_rate": 1e-3},
     "margin": 0.3,
     "max_pairs": 2,
     "beta": 0.05,
@@ -224,8 +219,7 @@ def house(tmp_path_factory):
     root = epath.Path(tmp_path_factory.mktemp("tcg_adversarial"))
     bare = dataclasses.replace(ADD, solutions=())
     for name, problems in (("problems", [ADD, dataclasses.replace(ADD, id="other")]), ("bare", [bare])):
-        (root / name).mkdir()
-        jsonl.save(root / name / "problems.jsonl", problems)
+        write_problems(root / name, problems)
         finished(root / name, "check_problems")
     texts = [ADD.question, *ADD.solutions, "Write tests.", "Input:\n1 2\nOutput:\n3"]
     tokenizer = nano_tokenizer.train(texts * 9, 340)
@@ -234,14 +228,14 @@ def house(tmp_path_factory):
     )
     save_policy(root / "start" / "policy", config, init_params(config, 0, make_mesh())[1], tokenizer)
     finished(root / "start", "warm_up")
-    sft = {"train_tokens": 120_000, "row_length": 256, "rows_per_batch": 4, "learning_rate": 8e-3}
+    sft = {"train_tokens": 120_000, "train": {"row_length": 256, "rows_per_batch": 4, "learning_rate": 8e-3}}
     sft["cases"] = {"sets": 40, "style": "nano"}
     inputs = {"policy": str(root / "start"), "problems": str(root / "problems")}
     run.run(root / "tcg", StageSpec("tcg_sft", sft, 0, inputs))
     search_stage(root / "search", tree_of("add", [(MINUS, FAILS), (NO_SIGN, FAILS), (LARGE, FAILS)]))
     search_stage(root / "solved", tree_of("add", [(ADD.solutions[0], PASSES)]))
     search_stage(root / "others", tree_of("elsewhere", [(MINUS, FAILS)]))
-    sample_stage(root / "sampled", rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS))
+    sample_stage(root / "sampled", rollout_of(tokenizer, "add", direct.render_answer(TIMES), FAILS, TIMES))
     return root
 
 
@@ -288,7 +282,7 @@ def test_every_answer_is_kept_with_its_reward_and_counted(house, learned):
 
 
 def test_the_next_turns_answers_kill_more(house, learned):
-    spec = spec_of(house, {"train_tokens": 1}, ("search", "sampled"), tcg="learned", policy="start")
+    spec = spec_of(house, {"train_tokens": 1}, ("search", "sampled"), tcg="learned")
     figures = run.run(house / "again", spec)["figures"]
     assert {a.wrong for a in answers_of(house / "again")} == {4}  # one was sampled
     assert figures["mean_reward"] > learned["mean_reward"] + 0.1
@@ -326,14 +320,13 @@ def test_a_problem_without_a_reference_is_left_out_and_counted(house, tmp_path):
         ({}, {"found": ()}, "saw no input found_0; give at least one search or sample stage"),
         ({}, {"found": ("others",)}, "others: wrong programs of 1 problems, of none"),
         ({}, {"found": ("tcg",)}, "tcg is a stage tcg_sft, wanted one of search and sample"),
-        ({}, {"found": ("sampled",)}, "sampled: rollouts hold token ids; give the policy"),
         ({}, {"problems": "bare"}, "problem add: needs a reference program"),
-        ({"validity_weight": 1.0}, {}, r"validity_weight: saw 1\.0, wanted 0 or more, below 1"),
+        ({"validity_weight": 1.0}, {}, r"validity_weight: saw 1\.0, wanted less than 1"),
         ({"margin": 0.0}, {}, r"margin: saw 0\.0"),
-        ({"beta": 0.0}, {}, r"saw beta 0\.0"),
-        ({"max_wrong": 0}, {}, "max_wrong 0"),
-        ({"write": {"answers": 1}}, {}, r"write\.answers 1"),
-        ({"model": "qwen2.5-0.5b"}, {}, r"tcg_adversarial\.model"),
+        ({"beta": 0.0}, {}, r"beta: saw 0\.0, wanted more than 0"),
+        ({"max_wrong": 0}, {}, "max_wrong: saw 0"),
+        ({"write": {"answers": 1}}, {}, r"write\.answers: saw 1"),
+        ({"train": {"model": "qwen2.5-0.5b"}}, {}, r"tcg_adversarial\.train\.model"),
     ],
 )
 def test_bad_input_is_one_line(house, tmp_path, changes, inputs, words):
@@ -356,7 +349,7 @@ def test_a_turn_that_teaches_nothing_leaves_the_generator_as_it_is(
     out = epath.Path(tmp_path) / "out"
     if answers:
         write_records(out / "answers.parquet", JudgedAnswer, answers)
-    lora = {"lora": {"rank": 2, "base": "nf4"}}
+    lora = {"train": {"lora": {"rank": 2, "base": "nf4"}}}
     figures = run.run(out, spec_of(house, lora, (found,)))["figures"]
     assert figures["answers"] == len(answers_of(out)) == len(answers or [])
     assert figures["pairs"] == figures["steps"] == figures["trained_tokens"] == 0

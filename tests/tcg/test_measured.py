@@ -15,18 +15,18 @@ from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prepare.choose import as_calls
-from o1jax.problems.formats import jsonl, mbpp
+from o1jax.problems.formats import mbpp
 from o1jax.prompts import chat, nano_tokenizer, pseudocode
 from o1jax.records import CaseResult, InputError, Problem, Rollout, Status, Step, TestCase, Verdict
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
 from o1jax.search.sampling import SampleSettings
-from o1jax.stages.problems import read_problems
+from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
 from o1jax.store import read_records, write_records
-from o1jax.tcg import adversarial, evaluate, write_tests
+from o1jax.tcg import adversarial, evaluate, prompt, write_tests
 from o1jax.tcg.gate import Gated, GateSettings, WrittenCase, WrittenTests
-from o1jax.tcg.writing import WriteSettings, Written, asking, write_cases
+from o1jax.tcg.writing import WriteSettings, Written, write_cases
 from o1jax.train.checkpoint import save_policy
 
 SHORT = Limits(cpu_s=1.0, wall_s=4.0)
@@ -98,13 +98,13 @@ def problems(tmp_path):
         dataclasses.replace(ADD, id="hidden", tests=(), hidden_tests=ADD.tests),
         dataclasses.replace(ADD, id="long", question="Add. " * 99),
     ]
-    (tmp_path / "problems").mkdir()
-    jsonl.save(epath.Path(tmp_path) / "problems" / "problems.jsonl", found)
-    return epath.Path(tmp_path) / "problems"
+    place = epath.Path(tmp_path) / "problems"
+    write_problems(place, found)
+    return place
 
 
-def write_stage(problems, monkeypatch, **settings):
-    engine = Scripted(CASES, max_context=240)
+def write_stage(problems, monkeypatch, said=CASES, **settings):
+    engine = Scripted(said, max_context=240)
     monkeypatch.setattr(write_tests, "open_policy", lambda _: None)
     monkeypatch.setattr(write_tests, "open_workers", lambda *_: workers(engine))
     out = problems.parent / "out"
@@ -128,20 +128,27 @@ def test_problems_that_are_not_fit_are_counted_and_keep_their_own_tests(problems
     assert [(p.id, len(p.tests)) for p in kept] == [("add", 2)]
 
 
+def test_tests_that_leave_no_problem_are_refused(problems, monkeypatch):
+    false = "Input:\n1 2\nOutput:\n4"
+    with pytest.raises(InputError, match="reward_tests: saw 'generated', which leaves none of 5 problems"):
+        write_stage(problems, monkeypatch, false, reward_tests="generated")
+    assert write_stage(problems, monkeypatch, false)[0]["problems"] == 4  # with their own ones
+
+
 def test_tests_of_assertion_problems_are_refused_before_any_is_written(problems, monkeypatch):
     asserted = Problem(
         "a", "?", "assertion", (TestCase("assert f(1) == 1"),), solutions=("def f(x): return x",)
     )
-    jsonl.save(problems / "problems.jsonl", [ADD, asserted])
+    write_problems(problems, [ADD, asserted])
     with pytest.raises(InputError, match="problem a: form 'assertion'"):
         write_stage(problems, monkeypatch)
 
 
 def test_a_prompt_that_fills_the_context_has_no_answers():
-    write = asked(lambda w: write_cases(w.engine, w.tokenizer, ADD, SUM, WRITE, 0), Scripted(CASES))
+    write = asked(lambda w: write_cases(w, ADD, SUM, WRITE, 0), Scripted(CASES))
     assert (len(write.cases), write.asked, write.long_prompts) == (3, 3, 0)
     small = Scripted(CASES, max_context=16)
-    write = asked(lambda w: write_cases(w.engine, w.tokenizer, ADD, SUM, WRITE, 0), small)
+    write = asked(lambda w: write_cases(w, ADD, SUM, WRITE, 0), small)
     assert write == Written((), (), asked=0, generated_tokens=0, long_prompts=1)
     settings = adversarial.Settings(train_tokens=1)
     assert asked(lambda w: adversarial.judged_answers(w, ADD, [LESS], settings, 0), small) == []
@@ -171,7 +178,7 @@ def rollout(problem_id, source, passed, text=None):
     case = CaseResult(Status.AC if passed else Status.WA)
     return Rollout(
         f"{problem_id}#0", problem_id, problem_id, (1,), ids, (0.0,) * len(ids), (True,) * len(ids),
-        "eos", 1.0, 0, None if text else Verdict(True, (case,)), float(passed),
+        "eos", 1.0, 0, "pseudocode", source, None if text else Verdict(True, (case,)), float(passed),
     )  # fmt: skip
 
 
@@ -191,6 +198,9 @@ def test_the_policys_wrong_programs_are_different_few_and_fail(tmp_path):
     write_records(root / "wrong" / "rollouts" / "pseudocode.parquet", Rollout, said)
     inputs = {"policy": root / "policy", "wrong": root / "wrong"}
     assert evaluate.policy_wrong(inputs, 2) == {"add": [LESS, "print(1)\n"]}
+    write_problems(root / "others", [dataclasses.replace(ADD, id="other")])
+    with pytest.raises(InputError, match="wrong: wrong programs of 1 problems, of none of those in .*others"):
+        evaluate.run(root / "out", evaluate.Settings(), {**inputs, "problems": root / "others"}, 0)
 
 
 CHOICE = selection.Settings(sample=SampleSettings(n=4, style="nano", limits=SHORT))
@@ -243,6 +253,6 @@ def test_no_generator_is_shown_the_tests_of_an_mbpp_question():
     )
     for style in ("nano", "full"):
         for source in (None, record["code"]):
-            (message,) = asking(problem, source, False, style)
+            (message,) = prompt.messages(problem, source, style=style)
             assert "61234" not in message["content"] and record["text"] in message["content"]
-    assert "named `twice`" in asking(problem, None, False, "full")[0]["content"]
+    assert "named `twice`" in prompt.messages(problem, None)[0]["content"]

@@ -12,7 +12,6 @@ from o1jax.engine.interface import Completion
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.problems.formats import jsonl
 from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError, Problem, TestCase
@@ -21,13 +20,13 @@ from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
 from o1jax.stages import manifest, run
 from o1jax.stages.manifest import StageSpec
-from o1jax.stages.problems import read_problems
+from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
-from o1jax.tcg import dpo as tcg_rejected
+from o1jax.tcg import dpo as tcg_dpo
 from o1jax.tcg import write_tests
 from o1jax.tcg.cases import CaseSettings, make_sets
-from o1jax.tcg.evaluate import before_figures
-from o1jax.tcg.gate import GateSettings, Tally, tally, write_and_gate
+from o1jax.tcg.evaluate import Tally, before_figures, tally
+from o1jax.tcg.gate import GateSettings, write_and_gate
 from o1jax.tcg.prompt import Case, render_answer
 from o1jax.tcg.writing import WriteSettings
 from o1jax.train.checkpoint import save_policy
@@ -75,7 +74,7 @@ def test_false_degenerate_and_too_few_cases_are_counted_and_not_learned():
 
 def test_a_derangement_leaves_no_output_in_its_place():
     cases = tuple(Case(TestCase(f"{i}\n", f"{i}\n"), (str(i),)) for i in range(3))
-    seen = {tcg_rejected.deranged(cases, random.Random(seed)) for seed in range(20)}
+    seen = {tcg_dpo.deranged(cases, random.Random(seed)) for seed in range(20)}
     assert len(seen) == 2
     for rejected in seen:
         assert [case.test.input for case in rejected] == [case.test.input for case in cases]
@@ -88,8 +87,8 @@ def test_what_is_rejected_is_really_false_on_the_reference(kind):
 
     async def ask():
         async with ForkJudge(slots=2) as judge:
-            pairs = await tcg_rejected.chosen_and_rejected(judge, sets, kind, SHORT, 5)
-            again = await tcg_rejected.chosen_and_rejected(judge, sets, kind, SHORT, 5)
+            pairs = await tcg_dpo.chosen_and_rejected(judge, sets, kind, SHORT, 5)
+            again = await tcg_dpo.chosen_and_rejected(judge, sets, kind, SHORT, 5)
             return pairs, again
 
     pairs, again = asyncio.run(ask())
@@ -114,10 +113,8 @@ def test_an_own_answer_is_rejected_for_the_true_cases_of_its_inputs():
 
     async def ask(text):
         async with ForkJudge(slots=2) as judge:
-            (pair,) = await tcg_rejected.chosen_and_sampled(
-                ScriptedGenerator(text), judge, tokenizer, sets, write, SHORT, 0
-            )
-            return pair
+            workers = Workers(ScriptedGenerator(text), judge, tokenizer, time.monotonic())
+            return await tcg_dpo.chosen_and_sampled(workers, sets[0], write, SHORT, 0)
 
     chosen, rejected = asyncio.run(ask(mixed))
     assert [case.test.output for case in chosen] == ["3\n", "4\n", "6\n"] and chosen[0].trace
@@ -215,8 +212,7 @@ def house(tmp_path_factory):
         ("train", small_problems(4)),
         ("held", ladder.make_problems("held_out", {2: 3}, 0)),
     ):
-        (root / name).mkdir()
-        jsonl.save(root / name / "problems.jsonl", problems)
+        write_problems(root / name, problems)
         manifest.finish(root / name, StageSpec("check_problems", {}, 0, {}), manifest.StageResult({}, {}))
     manifest.finish(root / "start", StageSpec("warm_up", {}, 0, {}), manifest.StageResult({}, {}))
     return root
@@ -233,10 +229,10 @@ def stage(root, name, config, **inputs):
 
 
 def test_the_stages_follow_one_another_and_say_what_they_did(house):
-    sft = {"train_tokens": 2_000, "row_length": 1024, "rows_per_batch": 2, "cases": CASES}
+    sft = {"train_tokens": 2_000, "train": {"row_length": 1024, "rows_per_batch": 2}, "cases": CASES}
     figures = stage(house, "tcg_sft", sft, policy="start", problems="train")
     assert figures["sets"] == 8 and figures["trained_tokens"] >= 2_000
-    dpo = {**sft, "row_length": 2048, "rejected": "near_miss"}
+    dpo = {**sft, "train": {**sft["train"], "row_length": 2048}, "rejected": "near_miss"}
     figures = stage(house, "tcg_dpo", dpo, tcg="tcg_sft", problems="train")
     assert 0 < figures["pairs"] <= figures["sets"] == 8
     measured = {"write": WRITE, "engine": ENGINE, "random_tests": True}
@@ -262,12 +258,19 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
 
 def test_tests_are_not_written_by_hidden_ones(house):
     hidden = [dataclasses.replace(p, tests=(), hidden_tests=p.tests) for p in small_problems(1)]
-    jsonl.save(house / "hidden" / "problems.jsonl", hidden)
+    write_problems(house / "hidden", hidden)
     manifest.finish(house / "hidden", StageSpec("check_problems", {}, 0, {}), manifest.StageResult({}, {}))
     inputs = {"tcg": str(house / "start"), "problems": str(house / "hidden")}
     spec = StageSpec("write_tests", {"write": WRITE, "engine": ENGINE}, 0, inputs)
     with pytest.raises(InputError, match="needs a reference program and tests"):
         run.run(house / "write_hidden", spec)
+
+
+def test_rows_that_hold_no_sample_are_refused(house):
+    short = {"train_tokens": 9, "train": {"row_length": 8, "rows_per_batch": 2}, "cases": CASES}
+    inputs = {"policy": str(house / "start"), "problems": str(house / "train")}
+    with pytest.raises(InputError, match="row_length: saw 8 tokens, and all 8 samples are longer"):
+        run.run(house / "short_rows", StageSpec("tcg_sft", short, 0, inputs))
 
 
 def test_a_wrong_setting_is_named(house):

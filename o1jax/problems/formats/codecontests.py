@@ -2,7 +2,7 @@
 
 Public tests come first; on valid and test they are what search may see, and the private and generated
 ones are hidden. Python 3 solutions are the references. Interactive problems and those with several right
-answers are not told apart here: their references disagree with the tests (stages/check_problems).
+answers are not told apart here: their references disagree with the tests (prepare/check_problems.py).
 """
 
 from __future__ import annotations

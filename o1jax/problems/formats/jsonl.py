@@ -1,41 +1,20 @@
-"""Problems as JSON lines, one Problem a line, field names as in records.Problem.
+"""Our own format: a JSON object a problem, with the field names of records.Problem.
 
 Reads strictly: an unknown or missing field, or a value of another type, is an InputError that
-names the record and the field. Other data sets' formats are read by their own files.
+names the record and the field. Published sets' formats are read by their own files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable
 from typing import Any
 
-from etils import epath
-
-from o1jax.problems.files import read_records
 from o1jax.records import ACTIONS, GRADERS, InputError, Problem, Step, TestCase
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Problem)}
 _TEXTS = ("id", "question", "form", "entry_point", "starter_code", "setup", "difficulty", "source", "grader")
-_MOST = {"time_limit_s": 86_400.0, "memory_limit_mb": 1e9}
+_MOST = {"time_limit_s": 86_400.0, "memory_limit_mb": 1e9}  # inf and nan are JSON to Python, and no limit
 _FORMS = ("stdin", "call", "assertion")
-
-
-def save(path: str, problems: Iterable[Problem]) -> None:
-    """Writes the problems in order, under another name first so that no half file is ever seen. What UTF-8
-    cannot say (half of a surrogate pair) is written as JSON's escape."""
-    target = epath.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    text = "".join(json.dumps(dataclasses.asdict(p), ensure_ascii=False) + "\n" for p in problems)
-    partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-    partial.replace(target)
-
-
-def load(path: str) -> list[Problem]:
-    """The problems of a file in order; InputError for a missing, empty or malformed one."""
-    return [problem_of(record, f"{path} record {i}") for i, record in enumerate(read_records(path))]
 
 
 def problem_of(record: dict[str, Any], where: str) -> Problem:

@@ -2,7 +2,7 @@
 
 The question ends in the tests, as the paper's prompt has it: they alone name the function. A problem's
 task id decides its split. Test problems are judged on `test_list`, as published; the others on the
-challenge tests too. Knows no prompt (prompts/completion.py has the paper's).
+challenge tests too. Knows no prompt (prompts/direct.py has the paper's).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Call form is there where `input_output` has `fn_name`: the judge calls Problem.entry_point, either a
 function of the module or, failing that, a method of its class Solution (both occur). Runs no
-program: inconsistent problems are found by stages/check_problems.
+program: inconsistent problems are found by prepare/check_problems.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a chain of ladder operations does: its outputs on fixed probes, and whether they say anything.
+"""What a chain of ladder operations does: its outputs on fixed inputs, the probes, and whether those differ.
 
 Two chains with the same `behaviour` agree on all probes. Chooses no problems and no splits.
 """
@@ -12,15 +12,15 @@ import random
 from collections.abc import Sequence
 
 from o1jax.parallel.seeds import fold_seed, stable_hash
-from o1jax.problems.ladder.composition import OPERATIONS, sample_value
-from o1jax.problems.ladder.operations import Kind, Operation, Value
+from o1jax.problems.ladder.composition import sample_value
+from o1jax.problems.ladder.operations import OPERATIONS, Kind, Operation, Value
 
 Steps = tuple[tuple[Operation, int], ...]
-PROBES = 200
-LARGEST_INT, LONGEST_LIST, LONGEST_TEXT = 9_999, 16, 32
+PROBES = 200  # inputs: two problems that agree on all of them count as one
+LARGEST_INT, LONGEST_LIST, LONGEST_TEXT = 9_999, 16, 32  # values that a nano model can still write
 LEAST_CHANGED = 0.15  # share of probes on which an operation must matter
 MOST_COMMON = 0.4  # largest share of probes that may give one output
-LEAST_DISTINCT = 6
+LEAST_DISTINCT = 6  # outputs: with fewer a guess passes the one or two tests of a training problem
 
 
 def run_all(steps: Steps, values: Sequence[Value]) -> list[Value] | None:
@@ -92,7 +92,7 @@ def pair_names() -> dict[str, frozenset[str]]:
 
 def has_shorter_pair(steps: Steps) -> bool:
     """Whether two neighbours in the chain do what one operation does."""
-    return any(behaviour(pair) in single_behaviours() for pair in zip(steps, steps[1:], strict=False))
+    return any(behaviour(pair) in single_behaviours() for pair in itertools.pairwise(steps))
 
 
 def without_one(steps: Steps) -> list[Steps]:
@@ -105,12 +105,12 @@ def without_one(steps: Steps) -> list[Steps]:
 def is_redundant(steps: Steps) -> bool:
     """Whether leaving out one operation changes (nearly) nothing."""
     outputs = printed_outputs(steps)
-    for shorter in without_one(steps):
-        other = printed_outputs(shorter)
-        if outputs is not None and other is not None:
-            if sum(a != b for a, b in zip(outputs, other, strict=True)) < LEAST_CHANGED * PROBES:
-                return True
-    return False
+    others = map(printed_outputs, without_one(steps)) if outputs is not None else ()
+    return any(
+        sum(a != b for a, b in zip(outputs, other, strict=True)) < LEAST_CHANGED * PROBES
+        for other in others
+        if other is not None
+    )
 
 
 def is_degenerate(outputs: Sequence[str]) -> bool:

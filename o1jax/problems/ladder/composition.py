@@ -1,30 +1,19 @@
 """A composition of ladder operations: its id, its question, its programs, its plan, its values.
 
 Everything is a pure function of the id `ladder/<rung>/<form>/<op.k-op-...>/<phrasing digits>`, so
-nothing is stored anywhere. Which compositions are worth posing is decided in ladder.py.
+nothing is stored anywhere. Which compositions are worth posing is decided in problems.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 
-from o1jax.problems.ladder.operations import (
-    INT_OPERATIONS,
-    LIST_TO_LIST_OPERATIONS,
-    LIST_TO_OTHER_OPERATIONS,
-    TEXT_OPERATIONS,
-    Kind,
-    Operation,
-    Value,
-)
+from o1jax.problems.ladder.operations import OPERATIONS, Kind, Operation, Value
 from o1jax.records import Form, InputError, Step
 
 ENTRY_POINT = "solve"
-OPERATIONS: dict[str, Operation] = {
-    op.name: op
-    for op in (*INT_OPERATIONS, *LIST_TO_LIST_OPERATIONS, *LIST_TO_OTHER_OPERATIONS, *TEXT_OPERATIONS)
-}
 _NOUN: dict[Kind, str] = {"int": "an integer", "list": "a list of integers", "text": "a text"}
 _READ: dict[Kind, str] = {"int": "int(input())", "list": "list(map(int, input().split()))", "text": "input()"}
 _STDIN_PHRASES = ("Read {noun}.", "The input is {noun}.", "You get {noun} on one line.")
@@ -33,14 +22,11 @@ _CALL_PHRASES = ("Write solve(x) for {noun}.", "solve(x) gets {noun}.", "Define 
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """Operations with constants (0 where there is none), a form, and a choice of phrases.
+    """What an id spells out."""
 
-    `phrasing` has one index for the sentence on input and output, then one for each operation.
-    """
-
-    form: Form
-    steps: tuple[tuple[Operation, int], ...]
-    phrasing: tuple[int, ...]
+    form: Form  # stdin or call
+    steps: tuple[tuple[Operation, int], ...]  # each with its constant, 0 where it has none
+    phrasing: tuple[int, ...]  # indices of phrases: of the sentence on input, then one an operation
 
     @property
     def id(self) -> str:
@@ -72,12 +58,9 @@ def composition_of(problem_id: str) -> Composition:
         raise InputError(
             f"{problem_id!r} is not a ladder id (ladder/2/call/above.3-total/012): {error}"
         ) from error
-    if (
-        ladder != "ladder"
-        or form not in ("stdin", "call")
-        or composition.id != problem_id
-        or not _fits(composition)
-    ):
+    # The id is spelled again: "add.03" or a constant of an operation that takes none would parse too.
+    is_spelled_so = ladder == "ladder" and composition.id == problem_id
+    if not is_spelled_so or form not in ("stdin", "call") or not _fits(composition):
         raise InputError(f"{problem_id!r} is not a ladder id: its parts do not fit together")
     return composition
 
@@ -85,12 +68,10 @@ def composition_of(problem_id: str) -> Composition:
 def _fits(composition: Composition) -> bool:
     """Whether kinds, constants and phrases are such as the operations have."""
     steps, phrasing = composition.steps, composition.phrasing
-    kinds = all(a.gives == b.takes for (a, _), (b, _) in zip(steps, steps[1:], strict=False))
-    constants = all(k in (op.constants or (0,)) for op, k in steps)
-    phrases = [3, *(len(op.phrases) for op, _ in steps)]
+    phrases = [len(_STDIN_PHRASES), *(len(op.phrases) for op, _ in steps)]
     return (
-        kinds
-        and constants
+        all(a.gives == b.takes for (a, _), (b, _) in itertools.pairwise(steps))
+        and all(k in (op.constants or (0,)) for op, k in steps)
         and len(phrasing) == len(phrases)
         and all(i < n for i, n in zip(phrasing, phrases, strict=True))
     )

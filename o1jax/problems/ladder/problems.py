@@ -17,16 +17,16 @@ from typing import Literal
 from o1jax.parallel.seeds import fold_seed, stable_hash
 from o1jax.problems.ladder import behaviour as behaviours
 from o1jax.problems.ladder import composition as compositions
-from o1jax.problems.ladder.composition import OPERATIONS, Composition
-from o1jax.problems.ladder.operations import Kind, Operation, Value
+from o1jax.problems.ladder.composition import Composition
+from o1jax.problems.ladder.operations import OPERATIONS, Kind, Operation, Value
 from o1jax.records import InputError, Problem, TestCase
 
 Split = Literal["warm_up", "pool", "held_out"]
 SPLITS: dict[Split, float] = {"warm_up": 0.3, "pool": 0.4, "held_out": 0.3}
 RUNGS = (1, 2, 3, 4, 5, 6)
-HIDDEN_TESTS = 10
-CANDIDATE_TESTS = 20
-MISSES_IN_A_ROW = 20_000
+HIDDEN_TESTS = 10  # of a held-out problem
+CANDIDATE_TESTS = 20  # drawn for a problem, of which the most telling come first
+MISSES_IN_A_ROW = 20_000  # drawn in vain: then a rung counts as used up
 
 
 def make_problems(split: Split, counts: Mapping[int, int], seed: int) -> list[Problem]:
@@ -62,6 +62,7 @@ def make_problems(split: Split, counts: Mapping[int, int], seed: int) -> list[Pr
 def problem_of(problem_id: str, split: Split) -> Problem:
     """The problem that an id names: with hidden tests if it is held out."""
     composition = compositions.composition_of(problem_id)
+    # So few own tests let wrong programs pass, as in real sets: what generated tests are there to mend.
     shown = 1 if stable_hash(problem_id) % 4 == 0 else 2
     cases = _ordered_tests(composition)
     return Problem(
@@ -79,11 +80,6 @@ def problem_of(problem_id: str, split: Split) -> Problem:
     )
 
 
-def generate_inputs(problem_id: str, n: int, seed: int) -> list[str]:
-    """`n` distinct inputs of a ladder problem, in the form of TestCase.input."""
-    return [test.input for test in generate_tests(problem_id, n, seed)]
-
-
 def generate_tests(problem_id: str, n: int, seed: int) -> list[TestCase]:
     """`n` tests with distinct inputs and the reference outputs; InputError if there are not so many."""
     composition = compositions.composition_of(problem_id)
@@ -99,11 +95,6 @@ def small_tests(problem_id: str, most: int, seed: int) -> list[TestCase]:
     composition = compositions.composition_of(problem_id)
     pairs = _pairs(composition, most, seed, compositions.sample_small_value)
     return [_test(composition, *pair) for pair in pairs]
-
-
-def operation_names(problem_id: str) -> tuple[str, ...]:
-    """The names of the operations that a problem composes, in order."""
-    return compositions.composition_of(problem_id).names
 
 
 def split_of(text: str) -> Split:
@@ -135,7 +126,7 @@ def _taking(kind: Kind) -> tuple[Operation, ...]:
 def _distinct_key(composition: Composition, split: Split) -> str | None:
     """What sets a problem apart (on rung 1 its id, else its behaviour); None if it must not be posed."""
     steps = composition.steps
-    if len(steps) == 1:
+    if len(steps) == 1:  # every split has every operation: a policy must know them to compose them
         return composition.id
     if split_of("-".join(composition.names)) != split or behaviours.has_shorter_pair(steps):
         return None
@@ -166,7 +157,7 @@ def _pairs(
     """Up to `most` different inputs with their outputs."""
     rng = random.Random(fold_seed(seed, "inputs", composition.id))
     pairs: dict[str, tuple[Value, Value]] = {}
-    for _ in range(50 * most):
+    for _ in range(50 * most):  # tries: an integer has few values, and values may grow past the bounds
         value = sample(composition.takes, rng)
         outputs = behaviours.run_all(composition.steps, [value])
         if outputs is not None:

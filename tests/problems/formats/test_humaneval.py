@@ -43,7 +43,7 @@ def test_a_malformed_record_is_named_with_its_field(field):
 
 @needs_data
 def test_the_published_files_are_read_whole():
-    plain = load_problems(f"humaneval:{DATA}/humaneval/HumanEval.jsonl.gz")
-    plus = load_problems(f"humaneval_plus:{DATA}/evalplus/HumanEvalPlus-OriginFmt.jsonl.gz")
+    plain = load_problems(f"humaneval:{DATA}/humaneval/HumanEval.jsonl.gz").problems
+    plus = load_problems(f"humaneval_plus:{DATA}/evalplus/HumanEvalPlus-OriginFmt.jsonl.gz").problems
     assert len(plain) == 164 and [p.id for p in plain] == [p.id for p in plus]
     assert {p.source for p in plain} == {"humaneval"} and {p.source for p in plus} == {"humaneval_plus"}

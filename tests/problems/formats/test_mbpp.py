@@ -92,16 +92,16 @@ def test_a_split_of_a_file_is_its_task_ids(tmp_path):
         "".join(json.dumps(FULL | {"task_id": i}) + "\n" for i in (1, 10, 11, 510, 511, 601, 974))
     )
     splits = ("prompt", "test", "validation", "train")
-    found = {split: [p.id for p in load_problems(f"mbpp:{path}:{split}")] for split in splits}
+    found = {split: [p.id for p in load_problems(f"mbpp:{path}:{split}").problems] for split in splits}
     assert found["prompt"] == ["mbpp/1", "mbpp/10"] and found["test"] == ["mbpp/11", "mbpp/510"]
     assert found["validation"] == ["mbpp/511"] and found["train"] == ["mbpp/601", "mbpp/974"]
-    assert len(load_problems(f"mbpp:{path}")) == 7
+    assert len(load_problems(f"mbpp:{path}").problems) == 7
 
 
 @needs_data
 def test_the_published_files_are_read_whole():
-    full = load_problems(f"mbpp:{MBPP}/mbpp.jsonl")
-    sanitized = load_problems(f"mbpp_sanitized:{MBPP}/sanitized-mbpp.json")
+    full = load_problems(f"mbpp:{MBPP}/mbpp.jsonl", strict=True).problems
+    sanitized = load_problems(f"mbpp_sanitized:{MBPP}/sanitized-mbpp.json", strict=True).problems
     assert len(full) == 974 and len(sanitized) == 427
     assert (
         sum(bool(p.hidden_tests) for p in full) == 500 and sum(bool(p.hidden_tests) for p in sanitized) == 257

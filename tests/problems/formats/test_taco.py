@@ -121,7 +121,7 @@ def test_a_malformed_record_is_named_with_its_field(tmp_path, bad, message):
     path = tmp_path / "taco.json"
     path.write_text(json.dumps([record(["1"], ["1"]), bad]))
     with pytest.raises(InputError) as caught:
-        load_problems(str(path))
+        load_problems(str(path), strict=True)
     assert "record 1 field" in str(caught.value) and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -129,7 +129,8 @@ def test_a_malformed_record_is_named_with_its_field(tmp_path, bad, message):
 def test_json_lines_are_read_too(tmp_path):
     path = tmp_path / "taco.jsonl"
     path.write_text("\n".join(json.dumps(record([str(i)], ["1"])) for i in range(3)))
-    assert [p.id for p in load_problems(str(path))] == ["taco/train/0", "taco/train/1", "taco/train/2"]
+    problems = load_problems(str(path)).problems
+    assert [p.id for p in problems] == ["taco/train/0", "taco/train/1", "taco/train/2"]
 
 
 def stand_in(monkeypatch, load_dataset):
@@ -143,7 +144,7 @@ def stand_in(monkeypatch, load_dataset):
 def test_the_published_set_is_loaded_by_name(monkeypatch):
     asked = []
     stand_in(monkeypatch, lambda *names, **options: asked.append((names, options)) or [record(["1"], ["1"])])
-    problem = load_problems("taco:test")[0]
+    problem = load_problems("taco:test").problems[0]
     assert problem.id == "taco/test/0" and problem.hidden_tests
     files = {"test": "hf://datasets/BAAI/TACO/ALL/test-*.parquet"}
     assert asked == [(("parquet",), {"data_files": files, "split": "test"})]
@@ -160,7 +161,7 @@ def test_an_unreachable_set_is_one_clear_line(monkeypatch):
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the TACO sample is not beside the repository")
 def test_the_real_sample_is_read():
-    problems = load_problems(str(SAMPLE))
+    problems = load_problems(str(SAMPLE), strict=True).problems
     assert [p.form for p in problems].count("stdin") == 3 and len(problems) == 10
     assert [len(p.tests) for p in problems] == [3, 102, 8, 11, 88, 5, 2, 6, 9, 4]
     assert [i for i, p in enumerate(problems) if p.form == "stdin"] == [1, 4, 8]
@@ -171,7 +172,7 @@ def test_the_real_sample_is_read():
 def test_apps_records_are_read_through_the_same_format(tmp_path):
     path = tmp_path / "apps.jsonl"
     path.write_text(json.dumps(record(["1"], ["2"], problem_id=4, difficulty="interview")))
-    (problem,) = load_problems(f"apps:{path}:test")
+    (problem,) = load_problems(f"apps:{path}:test").problems
     assert (problem.id, problem.source, problem.difficulty) == ("apps/test/0", "apps", "interview")
     assert not problem.tests and len(problem.hidden_tests) == 1
 

@@ -15,7 +15,8 @@ from o1jax.problems.ladder import (
 from o1jax.problems.ladder import (
     problems as ladder,
 )
-from o1jax.problems.ladder.composition import OPERATIONS, Composition, composition_of
+from o1jax.problems.ladder.composition import Composition, composition_of
+from o1jax.problems.ladder.operations import OPERATIONS
 from o1jax.records import InputError
 
 COUNTS = {1: 20, 2: 40, 3: 40, 4: 15, 5: 5, 6: 3}
@@ -119,14 +120,14 @@ def test_counts_and_forms_are_as_asked(problems):
         assert {r: sum(p.difficulty == f"rung {r}" for p in made) for r in COUNTS} == COUNTS
         assert {p.form for p in made} == {"stdin", "call"}
         assert len({p.id for p in made}) == len(made)
-        assert all(len(ladder.operation_names(p.id)) == int(p.difficulty[-1]) for p in made)
+        assert all(len(p.tags) == int(p.difficulty[-1]) for p in made)
 
 
 def test_splits_share_no_composition_and_no_behaviour_above_rung_1(problems):
     compositions, behaviours = {}, {}
     for split, made in problems.items():
         for problem in made[COUNTS[1] :]:
-            assert compositions.setdefault(ladder.operation_names(problem.id), split) == split
+            assert compositions.setdefault(problem.tags, split) == split
             behaviour = ladder_behaviour.behaviour(composition_of(problem.id).steps)
             assert behaviours.setdefault(behaviour, problem.id) == problem.id
 
@@ -213,11 +214,10 @@ def test_chains_hold_the_three_actions_and_end_in_the_first_program(problems):
 
 def test_generated_inputs_are_distinct_and_depend_on_the_seed_only():
     problem = ladder.make_problems("pool", {3: 1}, seed=0)[0]
-    inputs = ladder.generate_inputs(problem.id, 20, seed=4)
-    assert len(set(inputs)) == 20 and inputs == ladder.generate_inputs(problem.id, 20, seed=4)
-    assert inputs != ladder.generate_inputs(problem.id, 20, seed=5)
+    tests, again, other = (ladder.generate_tests(problem.id, 20, seed) for seed in (4, 4, 5))
+    assert len({test.input for test in tests}) == 20 and tests == again != other
     with pytest.raises(InputError, match="distinct inputs"):
-        ladder.generate_inputs("ladder/1/call/add.3/00", 500, seed=0)
+        ladder.generate_tests("ladder/1/call/add.3/00", 500, seed=0)
 
 
 @pytest.mark.parametrize(

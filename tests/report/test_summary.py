@@ -10,9 +10,9 @@ from o1jax.report.run_files import RunFiles
 MEAN = {"mean": 0.25, "low": 0.2, "high": 0.3, "n": 10}
 
 
-def write(workdir, place, figures, seconds=2.0):
-    """A stage's manifest; the stage is named by the last part of its place."""
-    directory = workdir / place
+def write(workdir, path, figures, seconds=2.0):
+    """A stage's manifest; the stage is named by the last part of its path."""
+    directory = workdir / path
     directory.mkdir(parents=True)
     manifest = {"stage": directory.name, "figures": figures, "timings": {"seconds": seconds}}
     (directory / "manifest.json").write_text(json.dumps(manifest))

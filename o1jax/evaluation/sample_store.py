@@ -1,7 +1,7 @@
 """Samples of an evaluation that outlive it: a kill loses a minute of them, and a later one only judges.
 
 A file of rollouts is written whole when every problem has its own; until then they lie in shards beside it.
-Samples nothing and judges nothing itself.
+Samples nothing itself.
 """
 
 from __future__ import annotations
@@ -18,66 +18,73 @@ from o1jax.engine.interface import Completion, Request
 from o1jax.parallel.processes import place
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout, Tree
+from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.search.sampling import Sampler, judged
 from o1jax.stages.together import all_have_played, my_share, wait_for
 from o1jax.stages.workers import EngineSettings, Workers
 from o1jax.store import ShardWriter, read_records, read_shards, read_trees, write_records
+from o1jax.train.metrics import ProgressLine
 
 Sample = Callable[[Problem], Awaitable[list[Rollout]]]
-JudgeAgain = Callable[[Problem, Sequence[Rollout]], Awaitable[list[Rollout]]]
-Shown = Callable[[list[Rollout]], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """The directory of this evaluation, and of an earlier one (or None) whose samples it judges again."""
+class SampleStore:
+    """Where an evaluation keeps what it samples."""
 
-    out: epath.Path
-    earlier: epath.Path | None
-    concurrency: int
+    out: epath.Path  # the directory of this evaluation
+    earlier: epath.Path | None  # that of an earlier one whose samples it judges again
+    concurrency: int  # problems at once
 
     async def groups(
         self,
         name: str,
         problems: Sequence[Problem],
         sample: Sample,
-        judge_again: JudgeAgain,
-        shown: Shown = lambda group: None,
+        judge_again: Sampler | None = None,
     ) -> list[list[Rollout]]:
         """rollouts_P_G of the file <name>.parquet, in the order of `problems`: those of this evaluation so
-        far, and for other problems the earlier evaluation's, judged again, or without one new samples.
-        `shown` is called for each new group. Raises InputError for a problem that the earlier one lacks."""
+        far, and for other problems new samples, or the earlier evaluation's.
+
+        The earlier one's are judged again on the final tests, or without `judge_again` stand as they are.
+        Raises InputError for a problem that the earlier one lacks.
+        """
         whole = self.out / f"{name}.parquet"
         if not whole.exists():
-            await self._play(name, my_share(problems), sample, judge_again, shown)
+            await self._sample(name, my_share(problems), sample, judge_again)
             await self._join(name, problems)
         by_problem = _by_problem(read_records(whole, Rollout))
         return [by_problem[problem.id] for problem in problems]
 
-    async def _play(
-        self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: JudgeAgain, shown: Shown
+    async def _sample(
+        self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: Sampler | None
     ) -> None:
-        shards = self.out / f"{name}.shards"
-        done = _by_problem(read_shards(shards, Rollout))
-        earlier = None
+        shards, line = self.out / f"{name}.shards", ProgressLine(f"evaluate {name}", len(problems))
+        done = {rollout.problem_id for rollout in read_shards(shards, Rollout)}
+        left, ended = [problem for problem in problems if problem.id not in done], []
+        earlier = {}
         if self.earlier is not None:
             earlier = _by_problem(read_records(self.earlier / f"{name}.parquet", Rollout))
         with ShardWriter(shards, Rollout, rows=512) as store:
 
             async def work(problem: Problem) -> None:
-                if problem.id not in done:
-                    if earlier is None:
-                        group = await sample(problem)
-                    else:
-                        group = await judge_again(problem, self._earlier_group(earlier, problem, name))
-                    done[problem.id] = group
-                    store.extend(group)
-                    shown(group)
+                if self.earlier is None:
+                    group = await sample(problem)
+                else:
+                    group = self._earlier_group(earlier, problem, name)
+                    if judge_again is not None:
+                        group = await judged(judge_again, problem, final_tests(problem), group)
+                store.extend(group)
+                ended.append(problem.id)
+                # How many, and no mean of them: the problems that end first are the easy ones.
+                done_now = len(problems) - len(left) + len(ended)
+                line.show(done_now, "judged", now=done_now == len(problems))
 
-            await run_in_order(work, problems, self.concurrency)
+            await run_in_order(work, left, self.concurrency)
 
     async def _join(self, name: str, problems: Sequence[Problem]) -> None:
-        """Makes one file of all processes' shards, when all have played."""
+        """Makes one file of all processes' shards, when all have sampled."""
         await all_have_played(self.out, name.replace("/", "_"))
         shards, whole = self.out / f"{name}.shards", self.out / f"{name}.parquet"
         if place().index == 0:
@@ -88,8 +95,8 @@ class Kept:
         await wait_for(self.out, [whole], "process 0")
 
     def _earlier_group(
-        self, earlier: Mapping[str, Sequence[Rollout]], problem: Problem, name: str
-    ) -> Sequence[Rollout]:
+        self, earlier: Mapping[str, list[Rollout]], problem: Problem, name: str
+    ) -> list[Rollout]:
         if problem.id not in earlier:
             raise InputError(
                 f"{self.earlier}/{name}.parquet: no samples of problem {problem.id}; "
@@ -123,9 +130,6 @@ class NoEngine:
 
     def stats(self) -> dict[str, float]:
         return {"generated_tokens": 0.0, "busy_s": 0.0}
-
-    async def close(self) -> None:
-        pass
 
 
 @contextlib.asynccontextmanager

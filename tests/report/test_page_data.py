@@ -3,20 +3,14 @@
 import made_run
 from etils import epath
 
-from o1jax.report import tree_rows
-from o1jax.report import tree_rows as problem_rows
-from o1jax.report.markup import json_text
+from o1jax.report import page_data
+from o1jax.report.page_data import json_text
 from o1jax.report.run_files import RunFiles
 
 
 def rows(run):
-    files = RunFiles(run)
-    found, problems = tree_rows.read_searches(files), problem_rows.read_problems(files)
-    played_on = {place: problems.of(files.of_input(files.stages[place].input("problems"))) for place in found}
-    return (
-        problem_rows.problem_rows(files, problems, problem_rows.results(files, found), "self-play"),
-        tree_rows.search_rows(found, played_on),
-    )
+    data = page_data.page_data(RunFiles(run), "self-play")
+    return data["problems"], data["trees"]
 
 
 def test_a_tree_has_every_figure_of_its_nodes(tmp_path):
@@ -38,7 +32,7 @@ def test_a_tree_of_ten_thousand_nodes_is_whole(tmp_path):
 
 
 def test_trees_beyond_the_cap_are_left_out_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(tree_rows, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(page_data, "MOST_TREE_BYTES", 20_000)
     run = epath.Path(tmp_path)
     made_run.problems(run, "pool", 40)
     made_run.search(run, "search", [made_run.tree(f"pool/{k}") for k in range(40)])
@@ -48,7 +42,7 @@ def test_trees_beyond_the_cap_are_left_out_and_counted(tmp_path, monkeypatch):
 
 
 def test_a_tree_that_is_too_large_alone_is_cut_after_its_first_nodes(tmp_path, monkeypatch):
-    monkeypatch.setattr(tree_rows, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(page_data, "MOST_TREE_BYTES", 20_000)
     run = epath.Path(tmp_path)
     made_run.search(run, "search", [made_run.tree("pool/0", large(2_000))])
     tree = rows(run)[1]["trees"][0]
@@ -56,7 +50,7 @@ def test_a_tree_that_is_too_large_alone_is_cut_after_its_first_nodes(tmp_path, m
 
 
 def test_trees_are_spread_over_difficulties_and_outcomes(tmp_path, monkeypatch):
-    monkeypatch.setattr(tree_rows, "MOST_BYTES", 6_000)
+    monkeypatch.setattr(page_data, "MOST_TREE_BYTES", 6_000)
     run = epath.Path(tmp_path)
     made_run.problems(run, "pool", 12)
     unsolved = (made_run.node(0, -1, "", 0), made_run.node(1, 0, "x", value=0.0, error="malformed"))
@@ -83,7 +77,7 @@ def test_problems_have_what_passed_by_stage(tmp_path):
 
 
 def test_problems_that_nothing_was_tried_on_are_left_out_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(problem_rows, "MOST_PROBLEM_BYTES", 1_500)
+    monkeypatch.setattr(page_data, "MOST_PROBLEM_BYTES", 1_500)
     run = epath.Path(tmp_path)
     made_run.problems(run, "pool", 30)
     made_run.search(run, "search", [made_run.tree("pool/29")])
