@@ -33,12 +33,10 @@ class Replay:
     """What an update trains on beside its own answers: some of the paths that passed in the inputs found_<k>,
     and of the references."""
 
-    examples: int = 0  # drawn for every update; 0: none, and no such input
-    weight: float = 0.1  # of their negative log-likelihood (PolicyGradient.replay_weight)
-    max_per_problem: int = (
-        2  # of the passing paths of one problem, so that easy problems do not drown the rest
-    )
-    variants: int = 1  # of each reference: its first reasoning chains, and as many direct programs
+    examples: NonNegativeInt = 0  # drawn for every update; 0: none, and no such input
+    weight: NonNegativeFloat = 0.1  # of their negative log-likelihood (PolicyGradient.replay_weight)
+    max_per_problem: NonNegativeInt = 2  # passing paths, so that easy problems do not drown the rest
+    variants: NonNegativeInt = 1  # of each reference: its first reasoning chains, and as many direct programs
 
 
 @dataclasses.dataclass(frozen=True)

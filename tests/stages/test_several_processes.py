@@ -88,7 +88,7 @@ def test_policy_gradient_in_two_processes_is_that_of_one(tmp_path):
     tiny_rl.make(tmp_path)
     more = {"updates": 3, "problems_per_update": 4, "checkpoint_every": 1}
     for count in (1, 2):
-        run(count, str(HERE / "tiny_rl.py"), str(tmp_path), str(tmp_path / f"by_{count}"), json.dumps(more))
+        run(count, tiny_rl.__file__, str(tmp_path), str(tmp_path / f"by_{count}"), json.dumps(more))
     one, two = (tiny_rl.rows(tmp_path / f"by_{count}") for count in (1, 2))
     assert len(one) == len(two) == 3 and one[0]["groups_kept"] > 0
     for name in ("outcome", "generated_tokens", "groups_kept", "trained_tokens"):
