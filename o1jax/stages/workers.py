@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
+from pydantic import NonNegativeFloat, PositiveInt
 from transformers import PreTrainedTokenizerFast
 
 from o1jax.batches.encode import Example
@@ -44,21 +45,19 @@ class EngineSettings:
     """The engine that samples, its shape, and the judge of what it writes."""
 
     name: Literal["jax", "vllm", "vllm_server"] = "jax"
-    slots: int = 64  # samples at once, of each server where there are several
-    context: int = 384  # tokens of a prompt and its answer together, at most
-    judge_slots: int = 2  # programs judged at once
+    slots: PositiveInt = 64  # samples at once, of each server where there are several
+    context: PositiveInt = 384  # tokens of a prompt and its answer together, at most
+    judge_slots: PositiveInt = 2  # programs judged at once
     judge_packages: tuple[str, ...] = ()  # what programs may import beside the standard library
-    dtype: str = ""  # float32 or bfloat16; empty: the policy's compute dtype; servers have their own
-    tensor: int = 1  # devices of this process that the JAX engine is split over
+    dtype: Literal["", "float32", "bfloat16"] = ""  # "": the policy's compute dtype; servers have theirs
+    tensor: PositiveInt = 1  # devices of this process that the JAX engine is split over
     # Of prompts' keys and values that the JAX engine keeps, MiB, at least what it prefills at once. A search
     # is faster where its trees' prefixes fit (stats: prefix_evictions).
-    prefix_cache_mb: float = 64.0
+    prefix_cache_mb: NonNegativeFloat = 64.0
     endpoints: tuple[str, ...] = ()  # URLs of vllm_server's servers, as launch/serve.py prints them
-    patience_s: float = 120.0  # how long a request waits for any server to be there
+    patience_s: NonNegativeFloat = 120.0  # how long a request waits for any server to be there
 
     def __post_init__(self):
-        if self.dtype not in ("", "float32", "bfloat16"):
-            raise InputError(f"engine.dtype: saw {self.dtype!r}, wanted 'float32', 'bfloat16' or ''")
         if self.tensor != 1 and self.name != "jax":
             raise InputError(
                 f"engine.tensor: saw {self.tensor} with engine.name {self.name!r}; leave it at 1, or take "

@@ -24,19 +24,19 @@ import asyncio, signal, sys
 from etils import epath
 from o1jax.records import Rollout
 from o1jax.evaluation.sample_store import SampleStore
-from o1jax.stages.rl_rollouts import Player
+from o1jax.rl.rollouts import RolloutCollector
 from o1jax.stages.together import all_have_played, joined, told_to_others
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 out = epath.Path(sys.argv[2])
-player = Player.__new__(Player)
-player.parts = out / "parts"
+collector = RolloutCollector.__new__(RolloutCollector)
+collector.out, collector.parts = out, out / "parts"
 waits = {
     "marks": lambda: all_have_played(out, "trees"),
     "parts": lambda: joined(out, out / "parts", Rollout, [], [], lambda rollout: rollout.problem_id),
     "evaluation": lambda: SampleStore(out, None, 1).groups("rollouts/direct", [], None),
     "trees": lambda: SampleStore(out, None, 1).all_trees("trees", []),
-    "update": lambda: player._joined([], [], 3),
+    "update": lambda: collector._gathered([], [], 3),
 }
 with told_to_others(out):
     asyncio.run(waits[sys.argv[1]]())
