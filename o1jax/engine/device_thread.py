@@ -48,8 +48,7 @@ class DeviceThread(Generic[T]):
     def start(self) -> None:
         """Begins; the interpreter's end closes it."""
         self._thread.start()
-        # A daemon thread inside XLA while the interpreter is taken down aborts the process: wait for its
-        # turn.
+        # A thread inside XLA while the interpreter is taken down aborts the process: wait for its turn.
         atexit.register(self._stop)
 
     async def results(self, items: Sequence[T]) -> list[Any]:
@@ -61,8 +60,7 @@ class DeviceThread(Generic[T]):
                 raise RuntimeError(f"the {self._owner} is closed")
             self.inbox.extend(items)
             self.changed.notify()
-        # concurrent futures, wrapped here: the thread may set them, and callers may be of several event
-        # loops.
+        # concurrent futures, wrapped here: the thread may set them, for callers of any event loop.
         return list(await asyncio.gather(*(asyncio.wrap_future(item.result) for item in items)))
 
     async def close(self) -> None:

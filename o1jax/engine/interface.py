@@ -26,9 +26,8 @@ class Request:
     temperature: float = 1.0  # 0: greedy
     top_p: float = 1.0  # 1: no filter
     top_k: int = 0  # 0: all
-    # A sample ends at the token that completes one of these. That token is kept whole, though its text may
-    # run past the string: the next request continues from ids, and a cut token would have to be encoded
-    # anew (D3).
+    # A sample ends at the token that completes one of these. It is kept whole, though its text may run past
+    # the string: the next request continues from ids, and nothing sampled is ever encoded anew (D3).
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()  # likewise; the tokenizer's own end ("eos") always stops
     seed: int = 0

@@ -1,8 +1,7 @@
 """What is in flight: a request with its future, its samples as they grow, and where a sample ends.
 
 Stop strings are matched on the bytes of the tokens, so that one that is split over tokens, or begins inside
-one, is met without decoding text. Holds no device array and decides no order; that is jax_engine/ and
-vllm_engine/.
+one, is met without decoding text. Holds no device array and decides no order (jax_engine/, vllm_engine/).
 """
 
 from __future__ import annotations
@@ -53,14 +52,12 @@ class Stop:
 
     eos: int  # the tokenizer's own end, -1: it has none
     ids: frozenset[int]  # other tokens
-    strings: tuple[
-        bytes, ...
-    ]  # in its text, wherever they begin: Qwen splits <Step_End>\n as <|Step|_End|>\n
+    # In its text, wherever they begin and end: Qwen splits <Step_End>\n as <|Step|_End|>\n.
+    strings: tuple[bytes, ...]
 
     def find(self, tail: bytes, ids: Sequence[int], table: Sequence[bytes]) -> int | None:
         """The index of the first of `ids` that ends the sample; `tail` is the text before them."""
-        # Most blocks of tokens hold no stop: one look at all of their text, and token by token only where it
-        # is there.
+        # Most blocks of tokens hold no stop: one look at all of their text comes first.
         if self.strings and any(s in tail + b"".join(table[i] for i in ids) for s in self.strings):
             return self._find_one_by_one(tail, ids, table)
         return next((index for index, i in enumerate(ids) if i == self.eos or i in self.ids), None)

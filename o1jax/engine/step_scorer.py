@@ -27,7 +27,7 @@ from o1jax.parallel.mesh import own_devices
 from o1jax.prompts.chat import Tokenizer, encode
 from o1jax.records import InputError
 
-SHORTEST_BUCKET = 32
+SHORTEST_BUCKET = 32  # tokens; with the powers of two above it, a pass is padded to at most twice its paths
 GOOD, BAD = " +", " -"
 
 
@@ -81,8 +81,7 @@ def make_program(
         segment_ids_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
         hidden_BTD = model(tokens_BT, positions_BT, segment_ids_BT)
         targets_BT, head_DV = jnp.roll(tokens_BT, -1, axis=1), model.head_DV()
-        # At all tokens, though only steps' ends are asked for: a gather of them would have a shape of its
-        # own.
+        # At all tokens, though only steps' ends are asked for: how many those are is not part of the shape.
         return jax.nn.sigmoid(
             scored_logits(hidden_BTD, head_DV, targets_BT, program_tokens_BT, good_id, bad_id, likelihood)
         )
@@ -128,7 +127,6 @@ class StepScorer:
         Raises InputError, before anything runs, for a path that is empty, longer than the context or
         with a step end outside it; RuntimeError after close, or after the device has failed.
         """
-        paths = [Path(*path) for path in paths]
         for index, path in enumerate(paths):
             self._check(index, path)
         buckets = [next(size for size in self._buckets if len(path.token_ids) <= size) for path in paths]

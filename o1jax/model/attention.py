@@ -2,8 +2,7 @@
 
 chunked, plain einsums, runs everywhere; splash, Pallas' kernel, on TPUs; cudnn on NVIDIA GPUs. `choose`
 resolves a config's setting for a device when a model is made, says so once in the log, and never puts one
-kernel in another's place. Scores and softmax are float32. Projections and positions are transformer.py's
-and rope.py's.
+kernel in another's place. Scores and softmax are float32. Does not project or rotate (transformer.py).
 """
 
 from __future__ import annotations

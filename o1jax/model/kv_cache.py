@@ -63,8 +63,7 @@ def write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT) -> tuple[jax.Array
 
 def write_pages(k_BKHS, v_BKSH, k_BTKH, v_BTKH, pages: Pages) -> tuple[jax.Array, jax.Array]:
     """One layer's arrays with new chunks, which fill their rows, at pages.target_B."""
-    # Whole rows and no positions: what padding writes behind a short chunk is seen by no query (its
-    # positions).
+    # Whole rows and no positions: what padding writes behind a short chunk is past every query's position.
     k_BKHT, v_BKTH = jnp.einsum("BTKH->BKHT", k_BTKH), jnp.einsum("BTKH->BKTH", v_BTKH)
     k_BKHS = k_BKHS.at[pages.target_B].set(k_BKHT.astype(k_BKHS.dtype))
     return k_BKHS, v_BKSH.at[pages.target_B].set(v_BKTH.astype(v_BKSH.dtype))

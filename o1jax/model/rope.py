@@ -26,8 +26,7 @@ class RopeScaling:
     as it is here. Turns are counted in `original_context` tokens."""
 
     # linear: all frequencies are divided by `factor`. llama3 (Llama 3.1): those of few turns are, those of
-    # many are not, with a linear passage. yarn (arXiv 2309.00071): likewise, linear in the frequency's
-    # index.
+    # many are not, with a linear passage. yarn (arXiv 2309.00071): likewise, linear in their index.
     type: RopeType = "default"
     factor: float = 1.0  # the stretch of the context
     original_context: int = 0  # tokens that the model was trained on before

@@ -2,8 +2,7 @@
 
 RMSNorm before attention and feed-forward, rotary positions (rope.py), grouped queries, SwiGLU.
 Parameters of all layers are stacked on a leading axis L and carry logical axis names (`axes`) that
-parallel/mesh.py maps to the mesh. Does not choose an attention kernel (attention.py), read weights (hf/) or
-compute losses.
+parallel/mesh.py maps to the mesh. Does not choose an attention kernel, read weights or compute losses.
 """
 
 from __future__ import annotations

@@ -64,8 +64,7 @@ def make_mesh(
     if slices == 1:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     else:
-        # Only `data` goes across: gradients cross the slow network once a step, activations would at every
-        # layer.
+        # Only `data` goes across: the slow network then carries gradients, once a step, and no activations.
         inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
         grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
     # Auto: under Explicit axes, which jax.make_mesh takes by default, plain einsums raise DuplicateSpecError.

@@ -1,8 +1,7 @@
 """Starting this process among the others, waiting for them, and what process 0 says for all.
 
 Plain multi-controller JAX. A process knows its rank by the environment alone, so that what is not collective
-(D1) need not join the others. What each process owns is decided elsewhere: problems by seeds.in_share, rows
-of a batch by the mesh.
+(D1) need not join the others. Decides no shares: problems go by seeds.in_share, rows of a batch by the mesh.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ def place(env: Mapping[str, str] | None = None) -> Place:
         return Place(0, 1, "")
     for count, index in SCHEDULERS if coordinator == AUTO else SCHEDULERS[:1]:
         if env.get(count, "").isdigit() and env.get(index, "").isdigit():
-            found = Place(int(env[index]), int(env[count]), coordinator)
-            if found.index < found.count:
-                return found
+            rank = Place(int(env[index]), int(env[count]), coordinator)
+            if rank.index < rank.count:
+                return rank
     seen = {name: env[name] for names in SCHEDULERS for name in names if name in env}
     raise InputError(
         f"O1JAX_COORDINATOR {coordinator!r} with {seen or 'no number of processes'}: set O1JAX_PROCESSES to "

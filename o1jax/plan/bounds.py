@@ -1,9 +1,8 @@
 """What a step cannot be faster than: operations, bytes of memory and bytes between devices, by formula.
 
-Operations are floating-point operations of matrix products, of which a multiply-add is two; causal
-attention is half a square. Knows one network, the links between neighbouring chips, and not the slower one
-between TPU slices or GPU hosts (topology.slower_network says where there is one): across those a step may
-take much longer.
+Operations are those of matrix products, a multiply-add being two; causal attention is half a square. Knows
+one network, the links between neighbouring chips, and not the slower one between TPU slices or GPU hosts
+(topology.slower_network says where there is one): across those a step may take much longer.
 """
 
 from __future__ import annotations

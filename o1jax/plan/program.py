@@ -132,7 +132,7 @@ OUT_OF_MEMORY = (  # the compiler's two ways to say so
 
 
 def refused(message: str, seconds: float) -> Compiled:
-    """What the compiler found where the program does not fit; its error again, if it is another."""
+    """What the compiler says where the program does not fit; its error again, if it is another."""
     sizes = next(filter(None, (re.search(form, message) for form in OUT_OF_MEMORY)), None)
     if "RESOURCE_EXHAUSTED" not in message or not sizes:
         raise jax.errors.JaxRuntimeError(message)

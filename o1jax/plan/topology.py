@@ -1,8 +1,7 @@
 """Accelerators that are not there: their devices as the compilers see them.
 
 TPUs need libtpu, which jax loads by itself, NVIDIA's GPUs jax's plugin for CUDA without any of NVIDIA's
-libraries (make install-plan has both). cuDNN is not asked, so that its own workspace is in no plan.
-Compiles nothing.
+libraries (make install-plan has both). cuDNN is not asked: its own workspace is in no plan. Compiles nothing.
 """
 
 from __future__ import annotations
@@ -115,7 +114,6 @@ def nvidia_devices(chip: str, shape: str) -> Sequence[jax.Device]:
             f"topology '{chip}:{shape}' needs jax's plugin for CUDA (jax-cuda13-pjrt and jax-cuda13-plugin), "
             "which comes with make install-plan"
         ) from error
-    # Tracing attention asks cuDNN for its version, and it is not here: the one that the plugin was built
-    # with.
+    # Tracing attention asks cuDNN for its version; it is not here: the one that the plugin was built with.
     cuda_versions.cudnn_get_version = cuda_versions.cudnn_build_version
     return described.devices

@@ -199,7 +199,7 @@ def test_a_malformed_path_is_refused_before_anything_runs(path, message):
 
 def test_a_path_without_steps_has_no_scores_and_no_paths_give_none():
     async def use(scorer):
-        return await scorer.score([((1, 2, 3), (), ())]), await scorer.score([])
+        return await scorer.score([Path((1, 2, 3), (), ())]), await scorer.score([])
 
     assert run(use) == ([()], [])
 

@@ -1,7 +1,6 @@
 """The JAX engine in process: coroutines hand in requests, one thread owns the device.
 
-Puts the parts together: jobs.py checks, device_thread.py turns the scheduler. Does not batch (scheduler.py)
-or compute (programs.py).
+jobs.py checks, device_thread.py turns the scheduler. Does not batch (scheduler.py) or compute (programs.py).
 """
 
 from __future__ import annotations

@@ -35,8 +35,7 @@ def uniform(seed_B: jax.Array, counter_B: jax.Array) -> jax.Array:
     Two rounds of murmur3's finaliser; the seed enters before and between them, so that two seeds'
     streams are not shifts of one another.
     """
-    # Not jax.random: a threefry draw over the vocabulary costs milliseconds a token on a CPU, this one
-    # number.
+    # One number a token: jax.random's threefry over the vocabulary costs milliseconds a token on a CPU.
     mixed_B = _finalise(counter_B * jnp.uint32(0x9E3779B9) ^ _finalise(seed_B + jnp.uint32(0x7F4A7C15)))
     mixed_B = _finalise(mixed_B + seed_B * jnp.uint32(0x85EBCA77))
     return (mixed_B >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)

@@ -26,9 +26,7 @@ from o1jax.model.kv_cache import KVCache, init_cache
 from o1jax.parallel.processes import report_slow
 from o1jax.parallel.seeds import fold_seed
 
-LARGE = (
-    50_000_000  # parameters; smaller models compile without a word, or the demo would say it at every stage
-)
+LARGE = 50_000_000  # parameters; smaller models compile silently, or the demo would say it at every stage
 
 
 class Scheduler:
@@ -109,9 +107,8 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Fills free slots with ready samples, and copies their prompts' chunks into them."""
-        # Copied, where paged attention would point: decoding then reads one contiguous row a slot, whose
-        # shape (and so whose bits) no neighbour changes, and its own keys never reach a chunk that others
-        # read (D2).
+        # Copied, where paged attention would point: decoding reads one contiguous row a slot, whose shape
+        # (and so its bits) no neighbour changes, and the keys that it writes never reach a shared chunk (D2).
         copies: list[tuple[int, int, int]] = []
         for slot in (slot for slot, sample in enumerate(self.samples) if sample is None):
             if not self.prompts.ready:

@@ -62,8 +62,7 @@ class Fleet:
         if not usable:
             await self._until(lambda: any(replica.usable for replica in self.replicas))
             return await self.choose(key)
-        # A server that rests after a fault is waited for only when all rest: its keys go to another
-        # meanwhile.
+        # While a server rests after a fault its keys go to another; only when all rest is there a wait.
         now = time.monotonic()
         rested = [replica for replica in usable if replica.rests_until <= now]
         if not rested:

@@ -1,8 +1,7 @@
 """vLLM in process: jobs become its requests, and the trainer's arrays its weights, in place.
 
 Needs the environment of `make install-vllm`. Stops are found here, on tokens (jobs.py): vLLM would cut
-the text and not the ids. jobs.py checks, device_thread.py turns the scheduler. Speaks to no server; that is
-servers.py.
+the text and not the ids. jobs.py checks, device_thread.py turns the scheduler. Speaks to no server.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ from o1jax.records import InputError
 class VllmScheduler:
     """Turns vLLM's engine. Holds the samples in flight, by vLLM's request ids, and the counters.
 
-    vLLM is told of the tokens at which a sample ends whatever came before, and of the others' end by aborting
-    them. `table`: jobs.token_bytes.
+    vLLM itself stops at tokens that end a sample whatever came before; samples that end otherwise are
+    aborted. `table`: jobs.token_bytes.
     """
 
     def __init__(self, engine: LLMEngine, tokenizer: PreTrainedTokenizerBase, table: list[bytes], slots: int):
@@ -72,8 +71,7 @@ class VllmScheduler:
 
     def add(self, job: Job) -> None:
         """Hands the samples of a request to vLLM, which keeps a prefix that they share once."""
-        # One request a sample and not vLLM's n: the seed is of a sample, and one that ends can be aborted
-        # alone.
+        # One request a sample and not vLLM's n: each has a seed of its own, and can be aborted alone.
         prompt = {"prompt_token_ids": list(job.request.prompt_ids)}
         for index in range(job.request.n):
             self._added += 1
@@ -159,8 +157,7 @@ class VllmEngine:
         )
         chosen["enable_prefix_caching"] = prefix_cache
         with tempfile.TemporaryDirectory(prefix="o1jax_vllm_") as directory:
-            # Untied: vLLM packs a copy of the head on a CPU, which new weights of a tied model would not
-            # reach.
+            # Untied: on a CPU vLLM packs a copy of the head, which new weights of a tied model do not reach.
             hf.export(directory, *untied(config, params), tokenizer)
             # Tokens go in and come out: vLLM needs no tokenizer.
             args = EngineArgs(model=directory, skip_tokenizer_init=True, disable_log_stats=True, **chosen)

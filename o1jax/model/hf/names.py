@@ -57,7 +57,7 @@ def entries(config: ModelConfig) -> list[Entry]:
     D, F, V = config.d_model, config.d_ff, config.vocab_size
     N, K, H = config.n_heads, config.n_kv_heads, config.head_dim
     attention, ff = ("blocks", "attention"), ("blocks", "ff")
-    found = [
+    listed = [
         Entry(("embed_VD",), "model.embed_tokens.weight", (V, D)),
         Entry(("blocks", "attention_norm", "scale"), LAYER + "input_layernorm.weight", (D,)),
         Entry((*attention, "q_DNH"), LAYER + "self_attn.q_proj.weight", (D, N, H), 1),
@@ -71,19 +71,19 @@ def entries(config: ModelConfig) -> list[Entry]:
         Entry(("norm", "scale"), "model.norm.weight", (D,)),
     ]
     if config.qkv_bias:
-        found += [
+        listed += [
             Entry((*attention, "q_NH"), LAYER + "self_attn.q_proj.bias", (N, H)),
             Entry((*attention, "k_KH"), LAYER + "self_attn.k_proj.bias", (K, H)),
             Entry((*attention, "v_KH"), LAYER + "self_attn.v_proj.bias", (K, H)),
         ]
     if config.qk_norm:
-        found += [
+        listed += [
             Entry((*attention, "q_norm", "scale"), LAYER + "self_attn.q_norm.weight", (H,)),
             Entry((*attention, "k_norm", "scale"), LAYER + "self_attn.k_norm.weight", (H,)),
         ]
     if not config.tie_embeddings:
-        found.append(Entry(("untied_head_DV",), "lm_head.weight", (D, V), 1))
-    return found
+        listed.append(Entry(("untied_head_DV",), "lm_head.weight", (D, V), 1))
+    return listed
 
 
 def hf_entries(config: ModelConfig) -> Iterator[tuple[Entry, int]]:
