@@ -7,10 +7,11 @@ Makes no advantages, and decides no update.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from o1jax.losses import policy_gradient as losses
 from o1jax.losses.likelihood import part_sums, spread
@@ -28,28 +29,38 @@ class PolicyGradient:
 
     # To the proximal policy: "none" REINFORCE, "clip" PPO, "cispo" CISPO, "sequence" GSPO.
     ratio: Literal["none", "clip", "cispo", "sequence"] = "clip"
-    clip_low: float = 0.2  # the ratio is bounded by 1 - clip_low (PPO's epsilon) ...
-    clip_high: float = 0.28  # ... and by 1 + clip_high (DAPO's; higher, so that rare tokens may rise)
+    clip_low: Annotated[float, Field(ge=0, le=1)] = (
+        0.2  # the ratio is bounded by 1 - clip_low (PPO's epsilon) ...
+    )
+    clip_high: NonNegativeFloat = (
+        0.28  # ... and by 1 + clip_high (DAPO's; higher, so that rare tokens may rise)
+    )
     # Bounds the importance weights of the proximal policy to the sampler, without which one token that the
     # engine found unlikely could outweigh all others (published recipes take about 2); 0: no such weights.
-    importance_cap: float = 2.0
-    kl_weight: float = 0.0  # of KL to the policy that the run began with
-    value_weight: float = 0.0  # of the squared error of the score head's values, for advantages by gae
+    importance_cap: NonNegativeFloat = 2.0
+    kl_weight: NonNegativeFloat = 0.0  # of KL to the policy that the run began with
+    value_weight: NonNegativeFloat = (
+        0.0  # of the squared error of the score head's values, for advantages by gae
+    )
     # Of the negative log-likelihood of replayed examples: its sum over their tokens is divided by what the
     # policy's loss is divided by (the pretraining term of InstructGPT's PPO-ptx, arXiv 2203.02155, eq. 2).
     # Filled in from Settings.replay.
-    replay_weight: float = 0.0
+    replay_weight: NonNegativeFloat = 0.0
     # The mean over tokens, over sequences of their means over tokens, or over sequences of their sums divided
     # by `constant` (Dr. GRPO).
     normalize: Literal["token", "sequence", "constant"] = "token"
-    constant: int = 0  # tokens
-    temperature: float = 1.0  # that of sampling, inside the log-prob; filled in
+    constant: NonNegativeInt = 0  # tokens
+    temperature: PositiveFloat = 1.0  # that of sampling, inside the log-prob; filled in
     good_id: int = 0  # the score tokens, read as a value in [0, 1]; filled in from the tokenizer
     bad_id: int = 0
 
+    def __post_init__(self):
+        if self.normalize == "constant" and not self.constant:
+            raise InputError(f"policy gradient: constant {self.constant}; normalize='constant' needs tokens")
+
 
 def policy_gradient(settings: PolicyGradient) -> Objective:
-    """The objective by these settings. InputError for settings outside their ranges.
+    """The objective by these settings. InputError for a value_weight without two different score tokens.
 
     Columns: advantage and behaviour (the sampler's log-probs); old, the proximal policy's log-probs, else
     that policy is the current one, which fits one update a batch of rollouts; reference, for kl_weight;
@@ -62,7 +73,8 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
     entropy (-log_prob, its estimate), kl (k3), replay (the sum over replayed tokens, divided as the loss is)
     and value_error (its square, over the positions with a value).
     """
-    check(settings)
+    if settings.value_weight and settings.good_id == settings.bad_id:
+        raise InputError(f"policy gradient: good_id and bad_id are both {settings.good_id}")
 
     # All sums are plain sums over tokens or sequences, so that micro-batches and packing change nothing.
     def objective(model: Transformer, batch: Batch) -> Sums:
@@ -160,26 +172,3 @@ def shares_of(settings: PolicyGradient, mask_BT: jax.Array, segments_BT: jax.Arr
     of_sequence_BT = spread(jnp.where(tokens_BS == 0, 0.0, 1 / jnp.maximum(tokens_BS, 1.0)), segments_BT)
     loss_BT = of_sequence_BT if settings.normalize == "sequence" else one_BT / settings.constant
     return Shares(loss_BT, of_sequence_BT, jnp.sum(tokens_BS > 0, dtype=jnp.float32))
-
-
-def check(settings: PolicyGradient) -> None:
-    """InputError unless every setting is in its range."""
-    s = settings
-    wanted = {
-        f"clip_low {s.clip_low}; wanted 0 to 1": 0 <= s.clip_low <= 1,
-        f"clip_high {s.clip_high}; wanted 0 or more": s.clip_high >= 0,
-        f"importance_cap {s.importance_cap}; wanted 0 (no weights) or more": s.importance_cap >= 0,
-        f"kl_weight {s.kl_weight}; wanted 0 or more": s.kl_weight >= 0,
-        f"value_weight {s.value_weight}; wanted 0 or more": s.value_weight >= 0,
-        f"replay_weight {s.replay_weight}; wanted 0 or more": s.replay_weight >= 0,
-        f"temperature {s.temperature}; wanted more than 0": s.temperature > 0,
-        f"constant {s.constant}; normalize='constant' needs a number of tokens": (
-            s.normalize != "constant" or s.constant > 0
-        ),
-        f"good_id and bad_id are both {s.good_id}; value_weight needs the two score tokens": (
-            s.value_weight == 0 or s.good_id != s.bad_id
-        ),
-    }
-    for message, holds in wanted.items():
-        if not holds:
-            raise InputError(f"policy gradient: {message}")

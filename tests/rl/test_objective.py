@@ -16,6 +16,7 @@ from o1jax.model.init import init_params, merge
 from o1jax.parallel.mesh import make_mesh
 from o1jax.records import InputError, Rollout, SftSample
 from o1jax.rl.objective import PolicyGradient, policy_gradient
+from o1jax.stages.settings import parse
 from o1jax.train import loop
 from o1jax.train.optimizer import OptimizerSettings
 from o1jax.train.reference import token_log_probs_of
@@ -281,17 +282,17 @@ def test_the_engines_own_log_probs_make_every_ratio_and_weight_1():
     "change, message",
     [
         ({"normalize": "constant"}, "constant 0"),
-        ({"clip_low": 1.5}, "clip_low 1.5"),
+        ({"clip_low": 1.5}, "clip_low: saw 1.5"),
         ({"clip_high": -0.1}, "clip_high"),
         ({"importance_cap": -1.0}, "importance_cap"),
-        ({"kl_weight": float("nan")}, "kl_weight nan"),
-        ({"temperature": 0.0}, "temperature 0.0"),
+        ({"kl_weight": float("nan")}, "kl_weight: saw nan"),
+        ({"temperature": 0.0}, "temperature: saw 0.0"),
         ({"value_weight": 1.0}, "good_id and bad_id are both 0"),
     ],
 )
 def test_settings_out_of_range_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        policy_gradient(PolicyGradient(**change))
+        policy_gradient(parse(PolicyGradient, change))
 
 
 def test_good_answers_become_likelier_and_bad_ones_less_likely(tmp_path):
