@@ -64,13 +64,12 @@ class Batches:
 
     def at(self, step: int, rows: Sequence[int] | None = None) -> Batch:
         """The global batch at `step`, or some of its rows (a process's share)."""
-        planned = self.rows(step)
-        return self.assemble(planned if rows is None else [planned[row] for row in rows])
+        return self.assemble(self.rows(step), rows)
 
     def epoch(self, epoch: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """Every example once: what evaluation reads."""
         for planned in self.plan(epoch):
-            yield self.assemble(planned if rows is None else [planned[row] for row in rows])
+            yield self.assemble(planned, rows)
 
     def ids_at(self, step: int) -> list[str]:
         """The ids of all examples in the global batch at `step`, to name a bad one."""
@@ -91,14 +90,15 @@ class Batches:
             hashed.update(name.encode() + b"".join(value.tobytes() for value in values))
         return hashed.hexdigest()
 
-    def assemble(self, rows: Sequence[Sequence[int]]) -> Batch:
-        """Rows of example indices -> arrays [B, T].
+    def assemble(self, planned: Rows, rows: Sequence[int] | None = None) -> Batch:
+        """Rows of example indices, or some of them -> arrays [B, T].
 
         tokens, targets (the next token of the same part), positions (from 0 in every part), segment_ids
         (from 1, one a part; 0 is padding), weights (float32, of the targets), example_id (-1 is padding)
         and the examples' columns.
         """
-        shape_BT = len(rows), self.row_length
+        chosen = planned if rows is None else [planned[row] for row in rows]
+        shape_BT = len(chosen), self.row_length
         batch = {
             "tokens_BT": np.zeros(shape_BT, np.int32),
             "targets_BT": np.zeros(shape_BT, np.int32),
@@ -108,7 +108,7 @@ class Batches:
             "example_id_BT": np.full(shape_BT, -1, np.int32),
             **{f"{name}_BT": np.zeros(shape_BT, np.float32) for name in self._columns},
         }
-        for row, examples in enumerate(rows):
+        for row, examples in enumerate(chosen):
             start = 0
             for number, example in enumerate(examples):
                 start = self._write(batch, row, start, number, example)

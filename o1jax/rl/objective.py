@@ -29,19 +29,15 @@ class PolicyGradient:
 
     # To the proximal policy: "none" REINFORCE, "clip" PPO, "cispo" CISPO, "sequence" GSPO.
     ratio: Literal["none", "clip", "cispo", "sequence"] = "clip"
-    clip_low: Annotated[float, Field(ge=0, le=1)] = (
-        0.2  # the ratio is bounded by 1 - clip_low (PPO's epsilon) ...
-    )
-    clip_high: NonNegativeFloat = (
-        0.28  # ... and by 1 + clip_high (DAPO's; higher, so that rare tokens may rise)
-    )
+    # The ratio is bounded by 1 - clip_low (PPO's epsilon) and by 1 + clip_high (DAPO's; higher, so that rare
+    # tokens may rise).
+    clip_low: Annotated[float, Field(ge=0, le=1)] = 0.2
+    clip_high: NonNegativeFloat = 0.28
     # Bounds the importance weights of the proximal policy to the sampler, without which one token that the
     # engine found unlikely could outweigh all others (published recipes take about 2); 0: no such weights.
     importance_cap: NonNegativeFloat = 2.0
     kl_weight: NonNegativeFloat = 0.0  # of KL to the policy that the run began with
-    value_weight: NonNegativeFloat = (
-        0.0  # of the squared error of the score head's values, for advantages by gae
-    )
+    value_weight: NonNegativeFloat = 0.0  # of the squared error of the score head's values, for gae
     # Of the negative log-likelihood of replayed examples: its sum over their tokens is divided by what the
     # policy's loss is divided by (the pretraining term of InstructGPT's PPO-ptx, arXiv 2203.02155, eq. 2).
     # Filled in from Settings.replay.

@@ -121,8 +121,7 @@ def read_rows(path: epath.Path) -> Rows:
 def figures_of(rows: Rows, settings: Settings) -> dict[str, Any]:
     """The stage's figures: sums over the updates, means of their first and last tenth, watchers and flags.
     A pure function of the run: nothing that a clock measured."""
-    first_outcome, last_outcome = ends(column(rows, "outcome"))
-    first_process, last_process = ends(column(rows, "process"))
+    rewards = {name: ends(column(rows, name)) for name in ("outcome", "process")}
     totals = ("generated_tokens", "trained_tokens", "groups_kept", "groups_dropped")
     return {
         "updates": len(rows),
@@ -130,10 +129,7 @@ def figures_of(rows: Rows, settings: Settings) -> dict[str, Any]:
         "next_update": settings.first_update + len(rows),
         **{name: int(column(rows, name).sum()) for name in totals},
         "updates_without_signal": sum("loss" not in row for row in rows),
-        "first_outcome": first_outcome,
-        "last_outcome": last_outcome,
-        "first_process": first_process,
-        "last_process": last_process,
+        **{f"{end}_{name}": rewards[name][k] for name in rewards for k, end in enumerate(("first", "last"))},
         "watch": watch(rows),
         "flags": flags(rows),
     }

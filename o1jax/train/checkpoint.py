@@ -147,15 +147,11 @@ class Checkpoints:
         return self.directory / str(step)
 
     def _not_written(self, error: Exception) -> InputError:
+        first_line = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         return InputError(
-            f"cannot write a checkpoint into {self.directory} ({first_line(error)}); "
+            f"cannot write a checkpoint into {self.directory} ({first_line}); "
             "earlier ones are whole: make room there and run again"
         )
-
-
-def first_line(error: Exception) -> str:
-    """The error's type and the beginning of its message, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def shapes_of(tree: Any) -> dict[str, list[int]]:
