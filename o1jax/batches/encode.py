@@ -80,10 +80,8 @@ def encode_rollout(
     rollout: Rollout, advantages: Sequence[float], *, columns: Mapping[str, Sequence[float]] = {}
 ) -> Example:
     """A rollout with weight 1 on the tokens that the policy sampled, else 0, and with the columns
-    `advantage`, `behaviour` (the rollout's log-probs) and those of `columns`.
-
-    All of them come with one value an answer token. What the policy did not sample may have any value.
-    """
+    `advantage`, `behaviour` (the rollout's log-probs) and those of `columns`. All of them come with one value
+    an answer token. What the policy did not sample may have any value."""
     record = f"rollout {rollout.id!r}"
     check_answers(record, rollout.prompt_ids, rollout.token_ids)
     if not any(rollout.is_policy_token):

@@ -91,12 +91,9 @@ class Batches:
         return hashed.hexdigest()
 
     def assemble(self, planned: Rows, rows: Sequence[int] | None = None) -> Batch:
-        """Rows of example indices, or some of them -> arrays [B, T].
-
-        tokens, targets (the next token of the same part), positions (from 0 in every part), segment_ids
-        (from 1, one a part; 0 is padding), weights (float32, of the targets), example_id (-1 is padding)
-        and the examples' columns.
-        """
+        """Rows of example indices, or some of them -> arrays [B, T]. tokens, targets (the next token of the
+        same part), positions (from 0 in every part), segment_ids (from 1, one a part; 0 is padding), weights
+        (float32, of the targets), example_id (-1 is padding) and the examples' columns."""
         chosen = planned if rows is None else [planned[row] for row in rows]
         shape_BT = len(chosen), self.row_length
         batch = {

@@ -53,11 +53,9 @@ class Block(NamedTuple):
 def token_log_probs(
     hidden_BTD: Array, head_DV: Array, targets_BT: Array, *, temperature: float = 1.0, chunk: int = 1024
 ) -> Array:
-    """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32.
-
-    `chunk` is how many tokens' logits exist at once on a device; it changes memory, not values.
-    Gradients flow to hidden_BTD and head_DV. Logits are float32, whatever the inputs' dtype.
-    """
+    """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32. `chunk` is how many
+    tokens' logits exist at once on a device; it changes memory, not values. Gradients flow to hidden_BTD and
+    head_DV. Logits are float32, whatever the inputs' dtype."""
     B, T, D = hidden_BTD.shape
     assert targets_BT.shape == (B, T) and head_DV.shape[0] == D
     return log_probs(Form(temperature, chunk, traced_mesh()), hidden_BTD, head_DV, targets_BT)

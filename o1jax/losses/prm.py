@@ -21,9 +21,8 @@ def step_logits(hidden_BTD: Array, head_DV: Array, good_id: int, bad_id: int) ->
     """logits_BT, float32: the good token's logit less the bad one's, at every position."""
     assert hidden_BTD.ndim == 3 and hidden_BTD.shape[2] == head_DV.shape[0]
     direction_D = head_DV[:, good_id].astype(jnp.float32) - head_DV[:, bad_id].astype(jnp.float32)
-    return jnp.einsum(
-        "BTD,D->BT", hidden_BTD.astype(jnp.float32), direction_D, precision=jax.lax.Precision.HIGHEST
-    )
+    hidden_BTD = hidden_BTD.astype(jnp.float32)
+    return jnp.einsum("BTD,D->BT", hidden_BTD, direction_D, precision=jax.lax.Precision.HIGHEST)
 
 
 def scored_logits(
@@ -56,11 +55,9 @@ def log_likelihoods(log_probs_BT: Array, program_tokens_BT: Array) -> Array:
 
 
 def pointwise_loss(logits: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
-    """(sum of cross-entropy * weight, sum of weights), float32 scalars; all three of one shape.
-
-    A label in [0, 1] is the wanted probability: 0 and 1 are hard labels, a mean value is a soft one.
-    Where the weight is 0 anything may stand: it adds nothing.
-    """
+    """(sum of cross-entropy * weight, sum of weights), float32 scalars; all three of one shape. A label in
+    [0, 1] is the wanted probability: 0 and 1 are hard labels, a mean value is a soft one. Where the weight is
+    0 anything may stand: it adds nothing."""
     assert logits.shape == labels.shape == weights.shape
     counts, weights = weights != 0, weights.astype(jnp.float32)
     logits = jnp.where(counts, logits.astype(jnp.float32), 0.0)
@@ -71,10 +68,8 @@ def pointwise_loss(logits: Array, labels: Array, weights: Array) -> tuple[Array,
 
 
 def pairwise_loss(chosen_logits: Array, rejected_logits: Array, mask: Array) -> tuple[Array, Array]:
-    """(sum of -log sigmoid(chosen - rejected), number of pairs), float32 scalars: Bradley-Terry.
-
-    Where the mask is 0 anything may stand: it adds nothing.
-    """
+    """(sum of -log sigmoid(chosen - rejected), number of pairs), float32 scalars: Bradley-Terry. Where the
+    mask is 0 anything may stand: it adds nothing."""
     assert chosen_logits.shape == rejected_logits.shape == mask.shape
     mask = mask.astype(bool)
     chosen = jnp.where(mask, chosen_logits.astype(jnp.float32), 0.0)

@@ -130,11 +130,8 @@ def optimizer_of(settings: Settings) -> OptimizerSettings:
 
 class Updater:
     """One optimizer step on all of some batches, however many they are: that of make_train_step on all their
-    rows at once.
-
-    Compiled once for batches of one shape. `like` is a state, or an abstract one, with the shardings to keep;
-    `frozen` are parameters of the model that are not trained.
-    """
+    rows at once. Compiled once for batches of one shape. `like` is a state, or an abstract one, with the
+    shardings to keep; `frozen` are parameters of the model that are not trained."""
 
     # An update has another number of rows each time, and a program has one shape. So there are three of fixed
     # shapes instead of one: `zero` makes empty sums, `add` adds a micro-batch's sums and gradient to those so

@@ -192,7 +192,9 @@ class Run:
     async def _draw_and_sample(self) -> Sampled:
         """The answers of update self.t, by the weights that the engine has."""
         began = time.monotonic()
-        drawn = draw.problems_of(self.problems, self.settings, self.seed, self.t, self.progress.history)
+        of_update = self.problems, self.settings.problems_per_update, self.seed, self.t
+        even = self.settings.draw == "uniform"
+        drawn = draw.uniform(*of_update) if even else draw.by_difficulty(*of_update, self.progress.history)
         return Sampled(await self.collector.collect(drawn, self.t), time.monotonic() - began)
 
     def _train(self, began: float, *of_update: Any) -> dict[str, float]:

@@ -73,12 +73,10 @@ def identity_of(settings: Settings, problems: Sequence[Problem], seed: int) -> d
 def reward_figures(
     groups: Sequence[Group], rewards_P_G: Sequence[Sequence[RewardParts]], kept: int, *, scored: bool
 ) -> dict[str, float]:
-    """Of all answers: alpha, the mean reward and outcome, process (the mean score of the well-formed steps,
-    if a process reward model `scored` them), pass_any (the share of problems with a pass), all_pass and
-    all_fail (such problems), steps (a well-formed answer), complete (the share with all three actions),
-    malformed, overrun (the share that go on after their path's end), answer_tokens, finish_length (the share
-    cut by length), samples, generated_tokens, false_accept (of programs audited), groups_kept and
-    groups_dropped: `kept` is how many groups are trained on."""
+    """Figures of all answers. process: the mean score of the well-formed steps, if a process reward model
+    `scored` them; pass_any: the share of problems with a pass; steps: of a well-formed answer; complete: the
+    share with all three actions; overrun: the share that go on after their path's end; finish_length: the
+    share cut by length; false_accept: of programs audited. `kept`: how many groups are trained on."""
     answers = [answer for group in groups for answer in group]
     rewards = [parts for group in rewards_P_G for parts in group]
     passes_P = [[answer.rollout.reward > 0 for answer in group] for group in groups]

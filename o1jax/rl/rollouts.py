@@ -199,10 +199,9 @@ def write_rewards(
     for group, rewards_G in zip(groups, rewards_P_G, strict=True):
         kept = any(answer.rollout.id in trained for answer in group)
         for answer, parts in zip(group, rewards_G, strict=True):
-            id, scores = answer.rollout.id, answer.scores if scored else ()
-            rows.append(
-                RewardedRollout(id, answer.rollout.problem_id, t, *parts, scores, kept, id in trained)
-            )
+            id, problem_id = answer.rollout.id, answer.rollout.problem_id
+            scores = answer.scores if scored else ()
+            rows.append(RewardedRollout(id, problem_id, t, *parts, scores, kept, id in trained))
     write_records(rewards_path(out, t), RewardedRollout, rows)
     if replay:
         write_records(replayed_path(out, t), ReplayedSample, [ReplayedSample(e.id, t) for e in replay])

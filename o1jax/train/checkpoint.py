@@ -46,11 +46,9 @@ class Policy:
 
 
 class Checkpoints:
-    """The numbered checkpoints of one directory, written and sealed behind the caller's back.
-
-    Items are pytrees of arrays by name, each of which can be restored alone; meta is JSON. A context
-    manager: leaving it waits until the last one is complete.
-    """
+    """The numbered checkpoints of one directory, written and sealed behind the caller's back. Items are
+    pytrees of arrays by name, each of which can be restored alone; meta is JSON. A context manager: leaving
+    it waits until the last one is complete."""
 
     def __init__(self, directory: epath.PathLike):
         self.directory = epath.Path(directory).absolute()
@@ -77,11 +75,9 @@ class Checkpoints:
     def save(
         self, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], keep: tuple[int, ...] = ()
     ) -> None:
-        """Begins to save `step`, once the one before is complete. That one stays, with those that it
-        was to `keep`; older ones go.
-
-        The items' buffers may be donated as soon as this returns. InputError if there is no room.
-        """
+        """Begins to save `step`, once the one before is complete. That one stays, with those that it was to
+        `keep`; older ones go. The items' buffers may be donated as soon as this returns. InputError if there
+        is no room."""
         self.wait()
         for old in set(self._manager.all_steps()) - {self.latest}:
             goes = self._keep is not None and old not in self._keep
@@ -122,9 +118,7 @@ class Checkpoints:
 
     def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """The items named in `like`, onto its ShapeDtypeStructs' shardings and cast to their dtypes.
-
-        InputError if the checkpoint is damaged or of other shapes.
-        """
+        InputError if the checkpoint is damaged or of other shapes."""
         shapes = self._described(step)["shapes"]
         for name, item in like.items():
             if difference := first_difference(shapes.get(name, {}), shapes_of(item)):
@@ -139,9 +133,8 @@ class Checkpoints:
         if step not in self._checked:
             integrity.check_sealed(self._path(step))
             self._checked.add(step)
-        return self._manager.restore(step, args=ocp.args.Composite(described=ocp.args.JsonRestore()))[
-            "described"
-        ]
+        wanted = ocp.args.Composite(described=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=wanted)["described"]
 
     def _path(self, step: int) -> epath.Path:
         return self.directory / str(step)

@@ -53,9 +53,8 @@ def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
     else:
         after = optax.cosine_decay_schedule(peak, decay_steps, alpha=settings.final_share)
     # step 0 already moves: the first of n warm-up steps has 1/n of the peak
-    warmup = optax.linear_schedule(
-        peak / max(1, settings.warmup_steps), peak, max(1, settings.warmup_steps - 1)
-    )
+    n = max(1, settings.warmup_steps)
+    warmup = optax.linear_schedule(peak / n, peak, max(1, settings.warmup_steps - 1))
     return optax.join_schedules([warmup, after], [settings.warmup_steps])
 
 

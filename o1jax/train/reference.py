@@ -46,10 +46,8 @@ def token_log_probs_of(
 
 
 def token_values(program: Program, params: nnx.State, batches: Batches, mesh: Mesh) -> list[np.ndarray]:
-    """What the program says of every example, in order, float32, one value a token.
-
-    One epoch. Each process computes its devices' part, and all get all values.
-    """
+    """What the program says of every example, in order, float32, one value a token. One epoch. Each process
+    computes its devices' part, and all get all values."""
     by_example: dict[int, np.ndarray] = {}
     for batch in batches.epoch():
         values_BT = np.asarray(program(params, place_batch(batch, mesh)))
