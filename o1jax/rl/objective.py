@@ -52,7 +52,7 @@ class PolicyGradient:
 
     def __post_init__(self):
         if self.normalize == "constant" and not self.constant:
-            raise InputError(f"policy gradient: constant {self.constant}; normalize='constant' needs tokens")
+            raise InputError("policy gradient: constant 0; normalize='constant' needs a number of tokens")
 
 
 def policy_gradient(settings: PolicyGradient) -> Objective:

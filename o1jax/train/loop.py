@@ -40,7 +40,7 @@ class FitSettings:
 
     max_steps: int  # the run ends after as many, if not before
     evaluate_every: int = 0  # steps; 0: after the last one only
-    patience: int = 0  # evaluations without a better loss that end the run with the best one; 0: none do
+    patience: int = 0  # evaluations without a better loss that end the run, with the best parameters; 0: none
     checkpoint_every: int = 0  # steps; 0: by the clock alone
     checkpoint_every_s: float = 120.0  # seconds; 0: never
     micro_batches: int = 1  # parts of a batch whose gradients are added up: less memory, the same step
