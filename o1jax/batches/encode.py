@@ -11,6 +11,8 @@ from typing import Literal
 
 from o1jax.records import InputError, PreferencePair, Rollout, SftSample, StepLabel, StepPair
 
+Ids = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -27,11 +29,7 @@ class Example:
 
 def encode_sft(sample: SftSample) -> Example:
     """The prompt with weight 0, then the answer: the sample's weight on its trained tokens, else 0."""
-    if len(sample.is_trained) != len(sample.answer_ids):
-        raise InputError(
-            f"sample {sample.id!r}: {len(sample.is_trained)} is_trained flags for "
-            f"{len(sample.answer_ids)} answer tokens; there must be one a token"
-        )
+    check_one_each(f"sample {sample.id!r}", {"is_trained": sample.is_trained}, sample.answer_ids)
     if not sample.prompt_ids or not any(sample.is_trained):
         raise InputError(f"sample {sample.id!r}: needs a prompt and at least one trained answer token")
     answer_weights = tuple(sample.weight * trained for trained in sample.is_trained)
@@ -70,10 +68,8 @@ def encode_step_pair(pair: StepPair) -> Example:
     else 0."""
     check_answers(f"step pair {pair.id!r}", pair.prefix_ids, pair.chosen_ids, pair.rejected_ids)
     example = two_parts(pair.id, pair.prefix_ids, pair.chosen_ids, pair.rejected_ids, answer_weight=0.0)
-    programs = (
-        len(pair.chosen_ids) * pair.chosen_is_program,
-        len(pair.rejected_ids) * pair.rejected_is_program,
-    )
+    chosen, rejected = pair.chosen_is_program, pair.rejected_is_program
+    programs = (len(pair.chosen_ids) * chosen, len(pair.rejected_ids) * rejected)
     for name, values in (("label_weight", (1, 1)), ("program_tokens", programs)):
         ends = [(0.0,) * (n - 1) + (float(v),) for n, v in zip(example.parts, values, strict=True)]
         example = with_column(example, name, ends[0] + ends[1])
@@ -84,10 +80,8 @@ def encode_rollout(
     rollout: Rollout, advantages: Sequence[float], *, columns: Mapping[str, Sequence[float]] = {}
 ) -> Example:
     """A rollout with weight 1 on the tokens that the policy sampled, else 0, and with the columns
-    `advantage`, `behaviour` (the rollout's log-probs) and those of `columns`.
-
-    All of them come with one value an answer token. What the policy did not sample may have any value.
-    """
+    `advantage`, `behaviour` (the rollout's log-probs) and those of `columns`. All of them come with one value
+    an answer token. What the policy did not sample may have any value."""
     record = f"rollout {rollout.id!r}"
     check_answers(record, rollout.prompt_ids, rollout.token_ids)
     if not any(rollout.is_policy_token):
@@ -96,12 +90,7 @@ def encode_rollout(
     if taken := sorted(named.keys() & columns):
         raise InputError(f"{record}: the column {taken[0]!r} is the rollout's own; give yours another name")
     named |= columns
-    for name, values in ({"is_policy_token": rollout.is_policy_token} | named).items():
-        if len(values) != len(rollout.token_ids):
-            raise InputError(
-                f"{record}: {len(values)} values of {name!r} for {len(rollout.token_ids)} answer tokens; "
-                "there must be one a token"
-            )
+    check_one_each(record, {"is_policy_token": rollout.is_policy_token} | named, rollout.token_ids)
     # A value belongs where its token is predicted: one position before the token.
     before = (0.0,) * (len(rollout.prompt_ids) - 1)
     return Example(
@@ -120,13 +109,7 @@ def as_replay(example: Example, like: Example) -> Example:
     return dataclasses.replace(example, weights=zeros, columns=columns)
 
 
-def two_parts(
-    id: str,
-    prompt_ids: tuple[int, ...],
-    chosen_ids: tuple[int, ...],
-    rejected_ids: tuple[int, ...],
-    answer_weight: float,
-) -> Example:
+def two_parts(id: str, prompt_ids: Ids, chosen_ids: Ids, rejected_ids: Ids, answer_weight: float) -> Example:
     """The prompt with each of two answers."""
     answers = (chosen_ids, rejected_ids)
     weights = [(0.0,) * len(prompt_ids) + (answer_weight,) * len(answer) for answer in answers]
@@ -140,12 +123,20 @@ def two_parts(
 
 def with_column(example: Example, name: str, values: Sequence[float]) -> Example:
     """The example with one more column of one value a token, or another in its place."""
-    if len(values) != len(example.token_ids):
-        raise InputError(
-            f"example {example.id!r}: {len(values)} values of {name!r} for {len(example.token_ids)} "
-            "tokens; there must be one a token"
-        )
+    check_one_each(f"example {example.id!r}", {name: values}, example.token_ids, "")
     return dataclasses.replace(example, columns={**example.columns, name: tuple(values)})
+
+
+def check_one_each(
+    record: str, named: Mapping[str, Sequence[float]], token_ids: Sequence[int], of: str = "answer "
+) -> None:
+    """InputError unless every name has one value a token."""
+    for name, values in named.items():
+        if len(values) != len(token_ids):
+            raise InputError(
+                f"{record}: {len(values)} values of {name!r} for {len(token_ids)} {of}tokens; "
+                "there must be one a token"
+            )
 
 
 def check_answers(record: str, prompt_ids: Sequence[int], *answers: Sequence[int]) -> None:

@@ -7,16 +7,20 @@ which steps are dispatched ahead, is busy with the step before.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from o1jax.batches.encode import Example
-from o1jax.batches.pack import Plan, plan
+from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError
 
+WINDOW = 4096  # examples packed together: large enough to pack well, small enough to stay shuffled
+
 Batch = dict[str, np.ndarray]
+Rows = tuple[tuple[int, ...], ...]  # the indices of the examples in each row of a global batch, in order
 
 
 class Batches:
@@ -42,33 +46,30 @@ class Batches:
             for name in (sorted(examples[0].columns) if examples else ())
         }
         self._starts = [0]  # the first step of every epoch seen so far, and of the one after
-        self._plans: dict[int, Plan] = {}  # of the latest epoch only
+        self._plans: dict[int, list[Rows]] = {}  # of the latest epoch only
 
-    def plan(self, epoch: int) -> Plan:
-        """The packed rows of one epoch."""
+    def plan(self, epoch: int) -> list[Rows]:
+        """The batches of one epoch."""
         if epoch not in self._plans:
             lengths = [len(tokens) for tokens in self._tokens]
             self._plans = {epoch: plan(lengths, self.seed, epoch, self.row_length, self.rows_per_batch)}
         return self._plans[epoch]
 
-    def rows(self, step: int) -> tuple[tuple[int, ...], ...]:
+    def rows(self, step: int) -> Rows:
         """The example indices in every row of the global batch at `step`."""
         while self._starts[-1] <= step:
-            self._starts.append(self._starts[-1] + self.plan(len(self._starts) - 1).n_batches)
+            self._starts.append(self._starts[-1] + len(self.plan(len(self._starts) - 1)))
         epoch = next(e for e in reversed(range(len(self._starts))) if self._starts[e] <= step)
-        return self.plan(epoch).batch(step - self._starts[epoch])
+        return self.plan(epoch)[step - self._starts[epoch]]
 
     def at(self, step: int, rows: Sequence[int] | None = None) -> Batch:
         """The global batch at `step`, or some of its rows (a process's share)."""
-        planned = self.rows(step)
-        return self.assemble(planned if rows is None else [planned[row] for row in rows])
+        return self.assemble(self.rows(step), rows)
 
     def epoch(self, epoch: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """Every example once: what evaluation reads."""
-        whole = self.plan(epoch)
-        for index in range(whole.n_batches):
-            planned = whole.batch(index)
-            yield self.assemble(planned if rows is None else [planned[row] for row in rows])
+        for planned in self.plan(epoch):
+            yield self.assemble(planned, rows)
 
     def ids_at(self, step: int) -> list[str]:
         """The ids of all examples in the global batch at `step`, to name a bad one."""
@@ -89,14 +90,12 @@ class Batches:
             hashed.update(name.encode() + b"".join(value.tobytes() for value in values))
         return hashed.hexdigest()
 
-    def assemble(self, rows: Sequence[Sequence[int]]) -> Batch:
-        """Rows of example indices -> arrays [B, T].
-
-        tokens, targets (the next token of the same part), positions (from 0 in every part), segment_ids
-        (from 1, one a part; 0 is padding), weights (float32, of the targets), example_id (-1 is padding)
-        and the examples' columns.
-        """
-        shape_BT = len(rows), self.row_length
+    def assemble(self, planned: Rows, rows: Sequence[int] | None = None) -> Batch:
+        """Rows of example indices, or some of them -> arrays [B, T]. tokens, targets (the next token of the
+        same part), positions (from 0 in every part), segment_ids (from 1, one a part; 0 is padding), weights
+        (float32, of the targets), example_id (-1 is padding) and the examples' columns."""
+        chosen = planned if rows is None else [planned[row] for row in rows]
+        shape_BT = len(chosen), self.row_length
         batch = {
             "tokens_BT": np.zeros(shape_BT, np.int32),
             "targets_BT": np.zeros(shape_BT, np.int32),
@@ -106,7 +105,7 @@ class Batches:
             "example_id_BT": np.full(shape_BT, -1, np.int32),
             **{f"{name}_BT": np.zeros(shape_BT, np.float32) for name in self._columns},
         }
-        for row, examples in enumerate(rows):
+        for row, examples in enumerate(chosen):
             start = 0
             for number, example in enumerate(examples):
                 start = self._write(batch, row, start, number, example)
@@ -130,3 +129,40 @@ class Batches:
             batch["targets_BT"][row, last] = batch["weights_BT"][row, last] = 0
             start = last + 1
         return end
+
+
+def plan(lengths: Sequence[int], seed: int, epoch: int, row_length: int, rows_per_batch: int) -> list[Rows]:
+    """The batches of an epoch, every example in one of them: packed best fit, longest first, inside shuffled
+    windows; rows shuffled after, and empty ones fill the last batch. The same on every machine and for any
+    number of processes (D4). InputError if an example is empty or longer than a row, or there is none."""
+    if not lengths:
+        raise InputError("no examples to pack into batches; give at least one")
+    if rows_per_batch < 1:
+        raise InputError(f"rows_per_batch is {rows_per_batch}; it must be at least 1")
+    for i, length in enumerate(lengths):
+        if not 0 < length <= row_length:
+            raise InputError(f"example {i} has {length} tokens; a row takes 1 to {row_length}")
+    # RandomState, not default_rng: numpy promises that this stream never changes.
+    random = np.random.RandomState(fold_seed(seed, "plan", epoch))
+    order = random.permutation(len(lengths)).tolist()
+    rows = []
+    for start in range(0, len(order), WINDOW):
+        rows += _pack(order[start : start + WINDOW], lengths, row_length)
+    # Packing sorts by length, so the rows of a window begin with long examples: shuffled again.
+    rows = [rows[r] for r in random.permutation(len(rows))]
+    rows += [()] * (-len(rows) % rows_per_batch)
+    return [tuple(rows[first : first + rows_per_batch]) for first in range(0, len(rows), rows_per_batch)]
+
+
+def _pack(window: list[int], lengths: Sequence[int], row_length: int) -> list[tuple[int, ...]]:
+    """Best-fit decreasing: each example goes to the fullest row that still takes it."""
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    for example in sorted(window, key=lambda i: -lengths[i]):
+        at = bisect.bisect_left(free, (lengths[example], -1))
+        left, row = free.pop(at) if at < len(free) else (row_length, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(example)
+        bisect.insort(free, (left - lengths[example], row))
+    return [tuple(row) for row in rows]

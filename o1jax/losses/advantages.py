@@ -73,10 +73,8 @@ def step_group_normalized(step_rewards: Sequence[ArrayLike], eps: float = EPS) -
 
 def gae(rewards_M: ArrayLike, values_M: ArrayLike, gamma: float, lam: float) -> Gae:
     """Generalized advantage estimation of one sample (Schulman et al. 2015, arXiv 1506.02438, eq. 16).
-
-    values_M[j] is the value before step j; after the last step it is 0. lam = 1 gives discounted returns
-    less values, lam = 0 the one-step errors rewards_M[j] + gamma * values_M[j + 1] - values_M[j].
-    """
+    values_M[j] is the value before step j; after the last step it is 0. lam = 1 gives discounted returns less
+    values, lam = 0 the one-step errors rewards_M[j] + gamma * values_M[j + 1] - values_M[j]."""
     rewards_M, values_M = vector(rewards_M), vector(values_M)
     if len(rewards_M) != len(values_M):
         raise ValueError(f"{len(rewards_M)} rewards and {len(values_M)} values; wanted one value a step")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 
-def sft_loss(log_probs_BT: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def sft_loss(log_probs_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
     """(sum of -log p * weight, sum of weights), float32 scalars: their ratio is the mean loss."""
     assert log_probs_BT.shape == weights_BT.shape
     weights_BT = weights_BT.astype(jnp.float32)
@@ -20,13 +21,13 @@ def sft_loss(log_probs_BT: jax.Array, weights_BT: jax.Array) -> tuple[jax.Array,
 
 
 def dpo_loss(
-    chosen_P: jax.Array,
-    rejected_P: jax.Array,
-    reference_chosen_P: jax.Array,
-    reference_rejected_P: jax.Array,
-    mask_P: jax.Array,
+    chosen_P: Array,
+    rejected_P: Array,
+    reference_chosen_P: Array,
+    reference_rejected_P: Array,
+    mask_P: Array,
     beta: float,
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+) -> tuple[Array, Array, dict[str, Array]]:
     """(sum of -log sigmoid(beta * margin), number of pairs, sums for metrics), float32 scalars.
 
     margin = (chosen - reference_chosen) - (rejected - reference_rejected), of log-probs of whole
@@ -47,19 +48,19 @@ def dpo_loss(
     return losses_P.sum(), mask_P.sum(dtype=jnp.float32), sums
 
 
-def only(mask_P: jax.Array, values_P: jax.Array) -> jax.Array:
+def only(mask_P: Array, values_P: Array) -> Array:
     """The masked values in float32, 0 elsewhere, whatever stands there."""
     assert mask_P.shape == values_P.shape
     return jnp.where(mask_P, values_P.astype(jnp.float32), 0.0)
 
 
-def part_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+def part_sums(values_BT: Array, segment_ids_BT: Array) -> Array:
     """sums_BS over the positions of every segment, S = T + 1; segment 0 is padding."""
     assert values_BT.shape == segment_ids_BT.shape
     segments = values_BT.shape[1] + 1
     return jax.vmap(lambda x_T, s_T: jax.ops.segment_sum(x_T, s_T, segments))(values_BT, segment_ids_BT)
 
 
-def spread(values_BS: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+def spread(values_BS: Array, segment_ids_BT: Array) -> Array:
     """values_BT: at every position its segment's value."""
     return jnp.take_along_axis(values_BS, segment_ids_BT, axis=1)

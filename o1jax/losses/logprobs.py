@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import AbstractMesh
 
 from o1jax.parallel.traced import axis_size, exact, gathered, per_device, summed, traced_mesh
@@ -36,39 +37,32 @@ class Form(NamedTuple):
 class Running(NamedTuple):
     """What is known of every token after some blocks of words."""
 
-    highest_BX: jax.Array  # the largest logit
-    sum_BX: jax.Array  # of exp(logit - highest)
-    target_BX: jax.Array  # the target's logit, 0 until it was seen
+    highest_BX: Array  # the largest logit
+    sum_BX: Array  # of exp(logit - highest)
+    target_BX: Array  # the target's logit, 0 until it was seen
 
 
 class Block(NamedTuple):
     """W words of a device's vocabulary."""
 
-    head_DW: jax.Array  # their columns of the head
-    words_W: jax.Array  # their ids
-    new_W: jax.Array  # which are new: the last block may reach back into the one before
+    head_DW: Array  # their columns of the head
+    words_W: Array  # their ids
+    new_W: Array  # which are new: the last block may reach back into the one before
 
 
 def token_log_probs(
-    hidden_BTD: jax.Array,
-    head_DV: jax.Array,
-    targets_BT: jax.Array,
-    *,
-    temperature: float = 1.0,
-    chunk: int = 1024,
-) -> jax.Array:
-    """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32.
-
-    `chunk` is how many tokens' logits exist at once on a device; it changes memory, not values.
-    Gradients flow to hidden_BTD and head_DV. Logits are float32, whatever the inputs' dtype.
-    """
+    hidden_BTD: Array, head_DV: Array, targets_BT: Array, *, temperature: float = 1.0, chunk: int = 1024
+) -> Array:
+    """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32. `chunk` is how many
+    tokens' logits exist at once on a device; it changes memory, not values. Gradients flow to hidden_BTD and
+    head_DV. Logits are float32, whatever the inputs' dtype."""
     B, T, D = hidden_BTD.shape
     assert targets_BT.shape == (B, T) and head_DV.shape[0] == D
     return log_probs(Form(temperature, chunk, traced_mesh()), hidden_BTD, head_DV, targets_BT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def log_probs(form: Form, hidden_BTD, head_DV, targets_BT) -> jax.Array:
+def log_probs(form: Form, hidden_BTD, head_DV, targets_BT) -> Array:
     """log_probs_BT, with a backward pass that keeps no logits."""
     return forward(form, hidden_BTD, head_DV, targets_BT)[0]
 
@@ -96,7 +90,7 @@ def local_forward(form: Form, hidden_BTD, head_DV, targets_BT):
     size, T = chunk_size(form, targets_BT), targets_BT.shape[1]
     hidden_CBXD, targets_CBX = split_chunks(hidden_BTD, size), split_chunks(targets_BT, size)
 
-    def one_block(running: Running, number: jax.Array):
+    def one_block(running: Running, number: Array):
         block = block_of(form, head_DV, number, hidden_BTD.dtype)
         return jax.lax.map(lambda chunk: seen(form, block, *chunk), (running, hidden_CBXD, targets_CBX)), None
 
@@ -130,7 +124,7 @@ def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, normaliser_BT, d
     of_tokens = hidden_BTD, targets_BT, normaliser_BT, d_log_probs_BT
     hidden_CBXD, *tokens = (split_chunks(x, size) for x in of_tokens)
 
-    def one_block(carry, number: jax.Array):
+    def one_block(carry, number: Array):
         d_hidden_CBXD, d_head_DV = carry
         block = block_of(form, head_DV, number, dtype)
 
@@ -150,7 +144,7 @@ def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, normaliser_BT, d
     return summed(d_hidden_BTD, form.mesh, "tensor"), d_head_DV.astype(head_DV.dtype)
 
 
-def d_logits(form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, d_log_probs_BX) -> jax.Array:
+def d_logits(form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, d_log_probs_BX) -> Array:
     """d_logits_BXW in hidden's dtype, of logits before the temperature: d log p / d logits is
     onehot(target) - p."""
     probs_BXW = jnp.exp(chunk_logits(form, hidden_BXD, block) - normaliser_BX[..., None])
@@ -158,7 +152,7 @@ def d_logits(form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, d_
     return (d_logits_BXW / form.temperature).astype(hidden_BXD.dtype)
 
 
-def blocks(form: Form, head_DV: jax.Array) -> tuple[int, int]:
+def blocks(form: Form, head_DV: Array) -> tuple[int, int]:
     """(number of blocks, words W of each) that a device's share of the head is walked in."""
     D, V = head_DV.shape[0] * axis_size(form.mesh, "fsdp"), head_DV.shape[1]
     if 4 * D * V <= BLOCK_AT_MOST:
@@ -167,13 +161,13 @@ def blocks(form: Form, head_DV: jax.Array) -> tuple[int, int]:
     return -(-V // W), W
 
 
-def first_word(form: Form, head_DV: jax.Array, number: jax.Array) -> jax.Array:
+def first_word(form: Form, head_DV: Array, number: Array) -> Array:
     """Where block `number` starts in a device's vocabulary."""
     W = blocks(form, head_DV)[1]
     return jnp.minimum(number * W, head_DV.shape[1] - W)
 
 
-def block_of(form: Form, head_DV: jax.Array, number: jax.Array, dtype: jnp.dtype) -> Block:
+def block_of(form: Form, head_DV: Array, number: Array, dtype: jnp.dtype) -> Block:
     """Block `number` with all rows of the head, cast before they travel."""
     (D, V), W, first = head_DV.shape, blocks(form, head_DV)[1], first_word(form, head_DV, number)
     head_DW = jax.lax.dynamic_slice(head_DV, (0, first), (D, W)).astype(dtype)
@@ -182,7 +176,7 @@ def block_of(form: Form, head_DV: jax.Array, number: jax.Array, dtype: jnp.dtype
     return Block(gathered(head_DW, form.mesh, "fsdp", 0), before + local_W, local_W >= number * W)
 
 
-def own_share(form: Form, d_block_DW: jax.Array) -> jax.Array:
+def own_share(form: Form, d_block_DW: Array) -> Array:
     """The sum of all devices' gradients of a block, of which each keeps the rows that it holds."""
     d_block_DW = summed(d_block_DW, form.mesh, "data", "context")
     if axis_size(form.mesh, "fsdp") == 1:
@@ -190,43 +184,43 @@ def own_share(form: Form, d_block_DW: jax.Array) -> jax.Array:
     return jax.lax.psum_scatter(d_block_DW, "fsdp", scatter_dimension=0, tiled=True)
 
 
-def add_block(form: Form, d_head_DV: jax.Array, d_block_DW: jax.Array, number: jax.Array) -> jax.Array:
+def add_block(form: Form, d_head_DV: Array, d_block_DW: Array, number: Array) -> Array:
     """d_head_DV with the gradient of block `number`."""
     at = (0, first_word(form, d_head_DV, number))
     before_DW = jax.lax.dynamic_slice(d_head_DV, at, d_block_DW.shape)
     return jax.lax.dynamic_update_slice(d_head_DV, before_DW + d_block_DW, at)
 
 
-def chunk_logits(form: Form, hidden_BXD: jax.Array, block: Block) -> jax.Array:
+def chunk_logits(form: Form, hidden_BXD: Array, block: Block) -> Array:
     """One chunk's logits_BXW of a block's words, float32; MASKED where a word is not new."""
     logits_BXW = product("BXD,DW->BXW", hidden_BXD, block.head_DW) / form.temperature
     return jnp.where(block.new_W, logits_BXW, MASKED)
 
 
-def is_target(targets_BX: jax.Array, block: Block) -> jax.Array:
+def is_target(targets_BX: Array, block: Block) -> Array:
     """here_BXW: whether a word is the target, and new."""
     return (targets_BX[..., None] == block.words_W) & block.new_W
 
 
-def product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
+def product(axes: str, x: Array, y: Array) -> Array:
     """An einsum with float32 sums."""
     return jnp.einsum(axes, x, y, precision=exact(x), preferred_element_type=jnp.float32)
 
 
-def chunk_size(form: Form, targets_BT: jax.Array) -> int:
+def chunk_size(form: Form, targets_BT: Array) -> int:
     """Positions a chunk: as many as make `chunk` tokens of all rows."""
     B, T = targets_BT.shape
     return min(max(1, form.chunk // B), T)
 
 
-def split_chunks(x_BT: jax.Array, size: int) -> jax.Array:
+def split_chunks(x_BT: Array, size: int) -> Array:
     """x_CBX (further axes follow) of C chunks of X = `size` positions, zero-padded at the end."""
     B, T, *rest = x_BT.shape
     padding = [(0, 0), (0, -T % size)] + [(0, 0)] * len(rest)
     return jnp.moveaxis(jnp.pad(x_BT, padding).reshape(B, -1, size, *rest), 1, 0)
 
 
-def join_chunks(x_CBX: jax.Array, T: int) -> jax.Array:
+def join_chunks(x_CBX: Array, T: int) -> Array:
     """The inverse of split_chunks, x_BT."""
     _, B, _, *rest = x_CBX.shape
     return jnp.moveaxis(x_CBX, 0, 1).reshape(B, -1, *rest)[:, :T]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.lax import stop_gradient
 
 from o1jax.losses.likelihood import only, part_sums, spread
@@ -22,23 +22,18 @@ LARGEST_LOG_RATIO = 20.0
 class Terms(NamedTuple):
     """The loss of every action token, to be summed, and whether its ratio was clipped."""
 
-    terms_BT: jax.Array
-    clipped_BT: jax.Array
+    terms_BT: Array
+    clipped_BT: Array
 
 
-def reinforce(log_probs_BT: jax.Array, advantages_BT: jax.Array, mask_BT: jax.Array) -> Terms:
+def reinforce(log_probs_BT: Array, advantages_BT: Array, mask_BT: Array) -> Terms:
     """-advantage * log-prob (Williams 1992); nothing is clipped."""
     terms_BT = -only(mask_BT, stop_gradient(advantages_BT)) * only(mask_BT, log_probs_BT)
     return Terms(terms_BT, jnp.zeros(mask_BT.shape, bool))
 
 
 def clipped(
-    log_probs_BT: jax.Array,
-    old_BT: jax.Array,
-    advantages_BT: jax.Array,
-    mask_BT: jax.Array,
-    low: float,
-    high: float,
+    log_probs_BT: Array, old_BT: Array, advantages_BT: Array, mask_BT: Array, low: float, high: float
 ) -> Terms:
     """-min(r * advantage, clip(r, 1 - low, 1 + high) * advantage), r = exp(log_prob - old) (PPO, Schulman
     et al. 2017, eq. 7; an upper bound of its own: DAPO, arXiv 2503.14476, eq. 10). Clipped are the tokens
@@ -48,12 +43,7 @@ def clipped(
 
 
 def cispo(
-    log_probs_BT: jax.Array,
-    old_BT: jax.Array,
-    advantages_BT: jax.Array,
-    mask_BT: jax.Array,
-    low: float,
-    high: float,
+    log_probs_BT: Array, old_BT: Array, advantages_BT: Array, mask_BT: Array, low: float, high: float
 ) -> Terms:
     """-clip(r, 1 - low, 1 + high) * advantage * log-prob, with no gradient through the ratio (CISPO,
     MiniMax-M1, arXiv 2506.13585, eqs. 4 and 5): a clipped token keeps a bounded gradient."""
@@ -64,11 +54,11 @@ def cispo(
 
 
 def sequence_clipped(
-    log_probs_BT: jax.Array,
-    old_BT: jax.Array,
-    advantages_BT: jax.Array,
-    mask_BT: jax.Array,
-    segment_ids_BT: jax.Array,
+    log_probs_BT: Array,
+    old_BT: Array,
+    advantages_BT: Array,
+    mask_BT: Array,
+    segment_ids_BT: Array,
     low: float,
     high: float,
 ) -> Terms:
@@ -83,7 +73,7 @@ def sequence_clipped(
     return pessimistic(ratio_BT, only(mask_BT, stop_gradient(advantages_BT)), low, high)
 
 
-def pessimistic(ratio_BT: jax.Array, advantages_BT: jax.Array, low: float, high: float) -> Terms:
+def pessimistic(ratio_BT: Array, advantages_BT: Array, low: float, high: float) -> Terms:
     """-min(ratio * advantage, clip(ratio) * advantage), chosen by the bound that the advantage's sign
     can meet, so that the gradient is whole at a bound and none beyond it."""
     bound_BT = jnp.where(advantages_BT > 0, 1 + high, 1 - low)
@@ -92,9 +82,7 @@ def pessimistic(ratio_BT: jax.Array, advantages_BT: jax.Array, low: float, high:
     return Terms(-jnp.where(clipped_BT, bound_BT, ratio_BT) * advantages_BT, clipped_BT)
 
 
-def truncated_weights(
-    proximal_BT: jax.Array, behaviour_BT: jax.Array, mask_BT: jax.Array, cap: float
-) -> jax.Array:
+def truncated_weights(proximal_BT: Array, behaviour_BT: Array, mask_BT: Array, cap: float) -> Array:
     """min(exp(proximal - behaviour), cap), without gradient: what a token counts that another policy
     sampled, an older one or the engine's rounding of this one (truncated importance weights, Ionides
     2008; for the engine, Yao et al. 2025)."""
@@ -102,18 +90,18 @@ def truncated_weights(
     return only(mask_BT, stop_gradient(weights_BT))
 
 
-def kl_k3(log_probs_BT: jax.Array, reference_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def kl_k3(log_probs_BT: Array, reference_BT: Array, mask_BT: Array) -> Array:
     """exp(x) - x - 1 with x = reference - log_prob, >= 0: the mean over sampled tokens estimates
     KL(policy || reference) (Schulman's k3; DeepSeekMath, arXiv 2402.03300, eq. 4)."""
     x_BT = log_ratio(stop_gradient(reference_BT), log_probs_BT, mask_BT)
     return jnp.expm1(x_BT) - x_BT
 
 
-def value_loss(values_BT: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def value_loss(values_BT: Array, targets_BT: Array, mask_BT: Array) -> Array:
     """(value - target)^2 / 2."""
     return jnp.square(only(mask_BT, values_BT) - only(mask_BT, stop_gradient(targets_BT))) / 2
 
 
-def log_ratio(above_BT: jax.Array, below_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def log_ratio(above_BT: Array, below_BT: Array, mask_BT: Array) -> Array:
     """above - below, float32, at most LARGEST_LOG_RATIO; 0 outside the mask."""
     return jnp.minimum(only(mask_BT, above_BT) - only(mask_BT, below_BT), LARGEST_LOG_RATIO)

@@ -11,29 +11,29 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.records import InputError
 
 
-def step_logits(hidden_BTD: jax.Array, head_DV: jax.Array, good_id: int, bad_id: int) -> jax.Array:
+def step_logits(hidden_BTD: Array, head_DV: Array, good_id: int, bad_id: int) -> Array:
     """logits_BT, float32: the good token's logit less the bad one's, at every position."""
     assert hidden_BTD.ndim == 3 and hidden_BTD.shape[2] == head_DV.shape[0]
     direction_D = head_DV[:, good_id].astype(jnp.float32) - head_DV[:, bad_id].astype(jnp.float32)
-    return jnp.einsum(
-        "BTD,D->BT", hidden_BTD.astype(jnp.float32), direction_D, precision=jax.lax.Precision.HIGHEST
-    )
+    hidden_BTD = hidden_BTD.astype(jnp.float32)
+    return jnp.einsum("BTD,D->BT", hidden_BTD, direction_D, precision=jax.lax.Precision.HIGHEST)
 
 
 def scored_logits(
-    hidden_BTD: jax.Array,
-    head_DV: jax.Array,
-    targets_BT: jax.Array,
-    program_tokens_BT: jax.Array,
+    hidden_BTD: Array,
+    head_DV: Array,
+    targets_BT: Array,
+    program_tokens_BT: Array,
     good_id: int,
     bad_id: int,
     likelihood: float,
-) -> jax.Array:
+) -> Array:
     """logits_BT: step_logits, and `likelihood` times the log-likelihood of the program that ends there, by
     the same model in the same pass (0: step_logits alone). targets_BT are the next tokens, program_tokens_BT
     the number of a program's tokens at its last one, else 0."""
@@ -44,7 +44,7 @@ def scored_logits(
     return logits_BT + likelihood * log_likelihoods(log_probs_BT, program_tokens_BT)
 
 
-def log_likelihoods(log_probs_BT: jax.Array, program_tokens_BT: jax.Array) -> jax.Array:
+def log_likelihoods(log_probs_BT: Array, program_tokens_BT: Array) -> Array:
     """sums_BT, float32: at every position, the log-probs of the last program_tokens_BT tokens up to it, its
     own included; 0 where that is 0. log_probs_BT[t] is token t + 1's, read at t (logprobs.py)."""
     assert log_probs_BT.shape == program_tokens_BT.shape
@@ -54,12 +54,10 @@ def log_likelihoods(log_probs_BT: jax.Array, program_tokens_BT: jax.Array) -> ja
     return sums_BT - jnp.take_along_axis(sums_BT, jnp.maximum(before_BT, 0), axis=1)
 
 
-def pointwise_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(sum of cross-entropy * weight, sum of weights), float32 scalars; all three of one shape.
-
-    A label in [0, 1] is the wanted probability: 0 and 1 are hard labels, a mean value is a soft one.
-    Where the weight is 0 anything may stand: it adds nothing.
-    """
+def pointwise_loss(logits: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
+    """(sum of cross-entropy * weight, sum of weights), float32 scalars; all three of one shape. A label in
+    [0, 1] is the wanted probability: 0 and 1 are hard labels, a mean value is a soft one. Where the weight is
+    0 anything may stand: it adds nothing."""
     assert logits.shape == labels.shape == weights.shape
     counts, weights = weights != 0, weights.astype(jnp.float32)
     logits = jnp.where(counts, logits.astype(jnp.float32), 0.0)
@@ -69,13 +67,9 @@ def pointwise_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> 
     return jnp.sum(losses * weights), weights.sum()
 
 
-def pairwise_loss(
-    chosen_logits: jax.Array, rejected_logits: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(sum of -log sigmoid(chosen - rejected), number of pairs), float32 scalars: Bradley-Terry.
-
-    Where the mask is 0 anything may stand: it adds nothing.
-    """
+def pairwise_loss(chosen_logits: Array, rejected_logits: Array, mask: Array) -> tuple[Array, Array]:
+    """(sum of -log sigmoid(chosen - rejected), number of pairs), float32 scalars: Bradley-Terry. Where the
+    mask is 0 anything may stand: it adds nothing."""
     assert chosen_logits.shape == rejected_logits.shape == mask.shape
     mask = mask.astype(bool)
     chosen = jnp.where(mask, chosen_logits.astype(jnp.float32), 0.0)

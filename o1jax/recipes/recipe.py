@@ -22,15 +22,9 @@ from o1jax.stages.manifest import StageSpec, input_hash, read_manifest
 from o1jax.stages.run import run_in_child
 from o1jax.stages.settings import merged
 
-GIVEN = {  # setting, of a directory or more with commas between them -> what raises for one of another kind
-    "policy": input_hash,
-    "tcg_from": input_hash,
-    "references_from": read_manifest,
-    "prm_from": read_manifest,
-    "pool_trees": read_manifest,
-    "held_out_trees": read_manifest,
-    "more_trees": read_manifest,
-}
+# Setting, of a directory or more with commas between them -> what raises for one of another kind.
+STAGES = ("references_from", "prm_from", "pool_trees", "held_out_trees", "more_trees")
+GIVEN = {"policy": input_hash, "tcg_from": input_hash, **dict.fromkeys(STAGES, read_manifest)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,17 +17,6 @@ from o1jax.recipes.single_steps import more_trees
 from o1jax.records import InputError
 
 
-@dataclasses.dataclass(frozen=True)
-class Round:
-    arm: str  # of config["arms"]
-    number: int  # from 0
-
-    @property
-    def path(self) -> str:
-        """Relative to the run."""
-        return f"compare/{self.arm}/round_{self.number:02d}"
-
-
 def reinforcement(recipe: Recipe) -> dict[str, Any]:
     """The arms of config["arms"], measured on held-out problems. Returns the summary.
 
@@ -51,44 +40,45 @@ def reinforcement(recipe: Recipe) -> dict[str, Any]:
         state = State(policy, pool, references=references, prm=prm)
         improve = ARMS[arm.split("_")[0]]
         for number in _numbers(recipe, arm):
-            current = Round(arm, number)
-            state = improve(recipe, current, state)
-            recipe.stage("evaluate", f"{current.path}/evaluate", policy=state.policy, problems=held_out)
+            state = improve(recipe, arm, number, state)
+            recipe.stage("evaluate", f"{_path(arm, number)}/evaluate", policy=state.policy, problems=held_out)
     return recipe.report()
 
 
-def search(recipe: Recipe, current: Round, state: State) -> State:
+def search(recipe: Recipe, arm: str, number: int, state: State) -> State:
     """Steps 2 and 3 again: search, and SFT on every path that passed."""
-    return self_play.policy_sft(recipe, current.path, self_play.search(recipe, current.path, state))
+    path = _path(arm, number)
+    return self_play.policy_sft(recipe, path, self_play.search(recipe, path, state))
 
 
-def sampling(recipe: Recipe, current: Round, state: State) -> State:
+def sampling(recipe: Recipe, arm: str, number: int, state: State) -> State:
     """Expert iteration: plain sampling, and SFT on every answer that passed."""
-    match = f"{_searched(recipe, current.number)}/search"
-    return self_play.expert_iteration(recipe, current.path, state, match)
+    match = f"{_searched(recipe, number)}/search"
+    return self_play.expert_iteration(recipe, _path(arm, number), state, match)
 
 
-def dpo(recipe: Recipe, current: Round, state: State) -> State:
+def dpo(recipe: Recipe, arm: str, number: int, state: State) -> State:
     """Iterative DPO: search, and preferences in the new trees."""
-    return self_play.policy_dpo(recipe, current.path, self_play.search(recipe, current.path, state))
+    path = _path(arm, number)
+    return self_play.policy_dpo(recipe, path, self_play.search(recipe, path, state))
 
 
-def rl(recipe: Recipe, current: Round, state: State) -> State:
+def rl(recipe: Recipe, arm: str, number: int, state: State) -> State:
     """Policy gradient alone, rewarded as config["arms"][arm] says; the reward model stays as it is. With
     config["rl_at_once"] one run has the tokens of all rounds."""
-    numbers = range(recipe.config["rounds"]) if recipe.config["rl_at_once"] else [current.number]
-    changes = recipe.config["arms"][current.arm] | _budget(recipe, numbers)
-    return self_play.policy_rl(recipe.with_page("policy_rl", **changes), current.path, state)
+    numbers = range(recipe.config["rounds"]) if recipe.config["rl_at_once"] else [number]
+    changes = recipe.config["arms"][arm] | _budget(recipe, numbers)
+    return self_play.policy_rl(recipe.with_page("policy_rl", **changes), _path(arm, number), state)
 
 
-def loop(recipe: Recipe, current: Round, state: State) -> State:
+def loop(recipe: Recipe, arm: str, number: int, state: State) -> State:
     """Steps 2 to 6: search of some problems, SFT, the reward model trained on, and policy gradient with what
     is left of the tokens. config["arms"][arm] holds the problems to search, the share of the trained tokens
     that is SFT's, and changes on the pages of prm and policy_rl; with searched_rounds see loop_at_once."""
-    page, path = recipe.config["arms"][current.arm], current.path
+    page, path = recipe.config["arms"][arm], _path(arm, number)
     if "searched_rounds" in page:
-        return loop_at_once(recipe, current, state)
-    budget = _budget(recipe, [current.number])
+        return loop_at_once(recipe, arm, number, state)
+    budget = _budget(recipe, [number])
     drawn = recipe.with_page("search_pool", **page["search_pool"])
     few = drawn.problems("problems", "search_pool", parent="compare/loop")
     searched = self_play.search(recipe, path, dataclasses.replace(state, pool=few))
@@ -102,17 +92,17 @@ def loop(recipe: Recipe, current: Round, state: State) -> State:
     return self_play.policy_rl(recipe, path, self_play.prm(recipe, path, state))
 
 
-def loop_at_once(recipe: Recipe, current: Round, state: State) -> State:
+def loop_at_once(recipe: Recipe, arm: str, number: int, state: State) -> State:
     """The loop from the arm "search" on, after the `searched_rounds` of its rounds that the arm's page says:
     the reward model trained on their trees, and one run of policy gradient with the other rounds' tokens."""
-    page, rounds = recipe.config["arms"][current.arm], range(recipe.config["rounds"])
+    path, page, rounds = _path(arm, number), recipe.config["arms"][arm], range(recipe.config["rounds"])
     searched, others = rounds[: page["searched_rounds"]], rounds[page["searched_rounds"] :]
     recipe = recipe.with_page("prm", **page["prm"])
     recipe = recipe.with_page("policy_rl", **page["policy_rl"], **_budget(recipe, others))
-    searches = tuple(f"{_searched(recipe, number)}/search" for number in searched)
+    searches = tuple(f"{_searched(recipe, k)}/search" for k in searched)
     policy = f"{_searched(recipe, searched[-1])}/policy_sft"
     state = dataclasses.replace(state, policy=policy, searches=searches)
-    return self_play.policy_rl(recipe, current.path, self_play.prm(recipe, current.path, state))
+    return self_play.policy_rl(recipe, path, self_play.prm(recipe, path, state))
 
 
 ARMS = {"search": search, "sampling": sampling, "dpo": dpo, "rl": rl, "loop": loop}  # by an arm's first word
@@ -139,7 +129,12 @@ def _numbers(recipe: Recipe, arm: str) -> Sequence[int]:
 
 def _searched(recipe: Recipe, number: int) -> str:
     """The directory of a round of the arm "search"."""
-    return f"{recipe.workdir}/{Round('search', number).path}"
+    return f"{recipe.workdir}/{_path('search', number)}"
+
+
+def _path(arm: str, number: int) -> str:
+    """A round, from 0, of an arm of config["arms"], relative to the run."""
+    return f"compare/{arm}/round_{number:02d}"
 
 
 def _budget(recipe: Recipe, numbers: Sequence[int]) -> dict[str, int]:

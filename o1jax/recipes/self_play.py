@@ -22,6 +22,7 @@ of its name. Where this departs from the paper:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from o1jax.recipes.recipe import Recipe, figures, found_inputs
@@ -44,11 +45,9 @@ class State:
 
 
 def play(recipe: Recipe) -> dict[str, Any]:
-    """The whole run: the warm-up, then every arm of config["arms"]; returns the summary.
-
-    config["policy"] is what to begin with, weights or a stage; without it, a nano policy that is warmed up.
-    config["arms"] names the loop ("self_play") and what stands beside it at equal tokens.
-    """
+    """The whole run: the warm-up, then every arm of config["arms"]; returns the summary. config["policy"] is
+    what to begin with, weights or a stage; without it, a nano policy that is warmed up. config["arms"] names
+    the loop ("self_play") and what stands beside it at equal tokens."""
     recipe.check_given()
     held_out, policy, references = recipe.problems("held_out"), recipe.config["policy"], ""
     name = "start" if policy else "warm_up"
@@ -149,22 +148,15 @@ def tcg_adversarial(recipe: Recipe, directory: str, state: State) -> State:
     if not state.tcg:
         raise InputError("steps: tcg_adversarial needs a generator; set generated_tests to True")
     # The pool as it was before step 1, or the tests of an older generator would stay among those that judge.
-    newest, own = found_inputs(state.searches[-1:]), f"{recipe.workdir}/problems/pool"
-    tcg = recipe.stage(
-        "tcg_adversarial", f"{directory}/tcg_adversarial", tcg=state.tcg, problems=own, **newest
-    )
+    own = f"{recipe.workdir}/problems/pool"
+    inputs = {"tcg": state.tcg, "problems": own, **found_inputs(state.searches[-1:])}
+    tcg = recipe.stage("tcg_adversarial", f"{directory}/tcg_adversarial", **inputs)
     pool = recipe.stage("write_tests", f"{directory}/tests", tcg=tcg, problems=own)
     return dataclasses.replace(state, tcg=tcg, pool=pool)
 
 
-STEPS = {  # of a round, named as the stages; config["steps"] are those after the search, in order
-    "search": search,
-    "policy_sft": policy_sft,
-    "prm": prm,
-    "policy_rl": policy_rl,
-    "policy_dpo": policy_dpo,
-    "tcg_adversarial": tcg_adversarial,
-}
+# Of a round, named as the stages; config["steps"] are those after the search, in order.
+STEPS = {step.__name__: step for step in (search, policy_sft, prm, policy_rl, policy_dpo, tcg_adversarial)}
 
 
 def sampling(recipe: Recipe, state: State, held_out: str) -> None:
@@ -184,24 +176,18 @@ def expert_iteration(recipe: Recipe, directory: str, state: State, match: str) -
     return policy_sft(recipe, directory, dataclasses.replace(state, searches=(*state.searches, samples)))
 
 
-def more_warm_up(recipe: Recipe, state: State, held_out: str) -> None:
-    """The same number of trained tokens a round, on the references of the warm-up again."""
-    _learn_references(recipe, "more_warm_up", state, held_out)
-
-
-def pool_references(recipe: Recipe, state: State, held_out: str) -> None:
-    """The upper bound: SFT on the pool's reference programs, which self-play never trains on."""
-    _learn_references(recipe, "pool_references", state, held_out, pool_references=state.pool)
-
-
-def _learn_references(recipe: Recipe, arm: str, state: State, held_out: str, **more: str) -> None:
+def more_sft(recipe: Recipe, state: State, held_out: str, *, arm: str) -> None:
+    """The same number of trained tokens a round, in SFT on the references of the warm-up again. The upper
+    bound, pool_references, trains on the pool's reference programs too, which self-play never does."""
     if not state.references:
         raise InputError(
             f"arms: {arm} trains on the warm-up's references, and there is none with a policy given"
         )
-    policy = state.policy
+    policy, inputs = state.policy, {"references": state.references}
+    if arm == "pool_references":
+        inputs["pool_references"] = state.pool
     for k in range(recipe.config["rounds"]):
-        directory, inputs = f"compare/{arm}/round_{k:02d}", {"references": state.references, **more}
+        directory = f"compare/{arm}/round_{k:02d}"
         policy = recipe.stage("policy_sft", f"{directory}/policy_sft", policy=policy, **inputs)
         recipe.stage("evaluate", f"{directory}/evaluate", policy=policy, problems=held_out)
 
@@ -209,6 +195,5 @@ def _learn_references(recipe: Recipe, arm: str, state: State, held_out: str, **m
 ARMS = {  # self_play comes first, for the others get its tokens; they stand in compare/
     "self_play": self_play,
     "sampling": sampling,
-    "more_warm_up": more_warm_up,
-    "pool_references": pool_references,
+    **{arm: functools.partial(more_sft, arm=arm) for arm in ("more_warm_up", "pool_references")},
 }

@@ -13,9 +13,7 @@ from o1jax.stages.manifest import read_manifest
 
 def search(recipe: Recipe) -> dict[str, Any]:
     """Searches problems of a file, a data set or a finished stage once; returns the search's manifest.
-
-    Without a policy in the config, a nano policy is warmed up on the ladder first.
-    """
+    Without a policy in the config, a nano policy is warmed up on the ladder first."""
     recipe.check_given()
     problems = recipe.config["problems"]
     if not (epath.Path(problems) / "manifest.json").exists():
@@ -75,8 +73,7 @@ def process_rewards(recipe: Recipe) -> dict[str, Any]:
     held_out = recipe.problems("held_out")
     trees, held_out_trees = recipe.config["pool_trees"], recipe.config["held_out_trees"]
     if not trees:
-        inputs = {"policy": policy, "problems": recipe.problems("pool")}
-        trees = recipe.stage("search", "pool_trees", **inputs)
+        trees = recipe.stage("search", "pool_trees", policy=policy, problems=recipe.problems("pool"))
     if not held_out_trees:
         held_out_trees = recipe.stage("search", "held_out_trees", policy=policy, problems=held_out)
     inputs = {"held_out": held_out_trees, **found_inputs([trees, *more_trees(recipe)])}

@@ -36,8 +36,7 @@ class Axis:
 
 
 def number_axis(label: str, values: Iterable[float], *, is_share: bool = False, zero: bool = False) -> Axis:
-    """Round numbers around the values; `zero`: from 0. With `is_share`, in percent
-    and within [0, 1]."""
+    """Round numbers around the values; `zero`: from 0. With `is_share`, in percent and within [0, 1]."""
     values = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = (0.0 if zero else min(values)), max(values)
     # Equal but for rounding, as a constant and its moving mean are: the ticks, of 9 digits, would be one.

@@ -155,7 +155,8 @@ def counts_of(files: RunFiles, path: str) -> Counts:
 
 def change(before: Counts, after: Counts) -> Change | None:
     """Of the share of answers that pass, over the problems that both have; None of fewer than two."""
-    shares = [(_share(before[problem]), _share(after[problem])) for problem in before if problem in after]
+    both = [(*before[problem], *after[problem]) for problem in before if problem in after]
+    shares = [(passed / n, passes / m) for passed, n, passes, m in both]
     n = len(shares)
     if n < 2:
         return None
@@ -163,11 +164,6 @@ def change(before: Counts, after: Counts) -> Change | None:
     variance = sum((b - a - last + first) ** 2 for a, b in shares) / (n - 1)
     width = NORMAL_95 * math.sqrt(variance / n)
     return Change(first, last, last - first, last - first - width, last - first + width, n)
-
-
-def _share(count: tuple[int, int]) -> float:
-    passed, n = count
-    return passed / n
 
 
 def _points(of: Change) -> str:

@@ -82,15 +82,6 @@ def _rendered(template: str, values: Mapping[str, Any]) -> markupsafe.Markup:
     return markupsafe.Markup(ENVIRONMENT.get_template(f"{template}.jinja").render(values).strip())
 
 
-def _source(name: str) -> markupsafe.Markup:
-    """A style sheet or a script of this directory."""
-    return markupsafe.Markup((HERE / name).read_text())
-
-
-def _thousands(value: float) -> str:
-    return f"{+value:,}"  # by its +, a value that is not there says its name
-
-
 def _pretty(record: Mapping[str, Any]) -> str:
     """JSON to read, its first LONGEST_RECORD characters."""
     text = json.dumps(record, indent=1)
@@ -106,11 +97,12 @@ ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.globals["source"] = _source
+# A style sheet or a script of this directory.
+ENVIRONMENT.globals["source"] = lambda name: markupsafe.Markup((HERE / name).read_text())
 ENVIRONMENT.filters |= {
     "percent": percent,
     "pretty": _pretty,
     "short": charts.short,
-    "thousands": _thousands,
+    "thousands": lambda value: f"{+value:,}",  # by its +, a value that is not there says its name
     "with_interval": with_interval,
 }

@@ -19,9 +19,8 @@ import pyarrow as pa
 from o1jax.report.learning import SELF_PLAY, Counts, arm_of, counts_of
 from o1jax.report.run_files import RunFiles, Stage
 
-UNSAFE = str.maketrans(
-    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
-)  # the rest that could harm is not ASCII
+# The rest that could harm is not ASCII.
+UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 MOST_TREE_BYTES = 5_000_000  # of all trees on a page
 MOST_PROBLEM_BYTES = 2_500_000
 MOST_READ = 2000  # trees of a search

@@ -118,15 +118,14 @@ def _by_round(title: str, curves: Figures, lines: Mapping[str, Figures]) -> Line
     known = dict.fromkeys(name for curve in curves.values() for name in curve["held_out_pass_at_1"])
     rounds = sorted((name for name in known if name.startswith("round_")), key=lambda name: int(name[6:]))
     names = [*(name for name in known if name in ("warm_up", "start")), *rounds]
-    series = [Series(line, _round_points(figures, names)) for line, figures in lines.items()]
+    series = []
+    for line, figures in lines.items():
+        found = [(x, figures[name]) for x, name in enumerate(names) if name in figures]
+        points = [Point(x, f["mean"], f["low"], f["high"], f"{f['n']} problems") for x, f in found]
+        series.append(Series(line, points))
     ends = [end for one in series for point in one.points for end in (point.low, point.high, point.y)]
     y = charts.number_axis("", ends, is_share=True, zero=True)
     return charts.line_chart(title, series, charts.name_axis([name.replace("_", " ") for name in names]), y)
-
-
-def _round_points(figures: Figures, names: Sequence[str]) -> list[Point]:
-    found = [(x, figures[name]) for x, name in enumerate(names) if name in figures]
-    return [Point(x, f["mean"], f["low"], f["high"], f"{f['n']} problems") for x, f in found]
 
 
 def search(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Any]:

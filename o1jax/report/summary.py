@@ -29,19 +29,10 @@ from o1jax.report.run_files import RunFiles
 
 COUNTED = ("generated_tokens", "trained_tokens")
 PRM_FIGURES = ("auc", "within_problem_auc", "pair_accuracy")
+ENDS = ("first_outcome", "last_outcome", "first_process", "last_process")
+GROUPS = ("groups_kept", "groups_dropped")
 RL_FIGURES = {
-    "policy_rl": (
-        "updates",
-        "updates_without_signal",
-        "first_outcome",
-        "last_outcome",
-        "first_process",
-        "last_process",
-        "groups_kept",
-        "groups_dropped",
-        "watch",
-        "flags",
-    ),
+    "policy_rl": ("updates", "updates_without_signal", *ENDS, *GROUPS, "watch", "flags"),
     "policy_dpo": ("pairs", "problems", "steps"),
 }
 

@@ -25,15 +25,6 @@ History = Mapping[str, Sequence[int]]  # problem id -> (samples, passes); a prob
 LEAST = 0.05
 
 
-def problems_of(
-    problems: Sequence[Problem], settings: Settings, seed: int, t: int, history: History
-) -> list[Problem]:
-    """The settings.problems_per_update different problems that update t plays."""
-    if settings.draw == "uniform":
-        return uniform(problems, settings.problems_per_update, seed, t)
-    return by_difficulty(problems, settings.problems_per_update, seed, t, history)
-
-
 def uniform(problems: Sequence[Problem], count: int, seed: int, t: int) -> list[Problem]:
     """The `count` problems of update t: epoch after epoch, each in an order of its own."""
     # The few problems at an epoch's end that do not fill an update are left out of that epoch: an update of
@@ -46,18 +37,15 @@ def uniform(problems: Sequence[Problem], count: int, seed: int, t: int) -> list[
 def by_difficulty(
     problems: Sequence[Problem], count: int, seed: int, t: int, history: History
 ) -> list[Problem]:
-    """`count` different problems, drawn with weights p (1 - p) + LEAST, p = (passes + 1) / (samples + 2):
-    most often those about which least is known to be sure."""
-    weights_P = np.array([_weight(*history.get(problem.id, (0, 0))) for problem in problems])
+    """`count` different problems for update t, drawn with weights p (1 - p) + LEAST, p = (passes + 1) /
+    (samples + 2): most often those about which least is known to be sure."""
+    samples_P, passes_P = np.array([history.get(problem.id, (0, 0)) for problem in problems]).T
+    p_P = (passes_P + 1) / (samples_P + 2)  # the posterior mean from a uniform prior: 1/2 at first
+    weights_P = p_P * (1 - p_P) + LEAST
     # The largest of log(weight) + Gumbel noise are a weighted draw without replacement (Gumbel top-k).
     gumbel_P = np.random.RandomState(fold_seed(seed, "problems", t)).gumbel(size=len(problems))
     order = np.argsort(-(np.log(weights_P) + gumbel_P), kind="stable")
     return [problems[i] for i in order[:count]]
-
-
-def _weight(samples: int, passes: int) -> float:
-    p = (passes + 1) / (samples + 2)  # the posterior mean from a uniform prior: 1/2 before the first sample
-    return p * (1 - p) + LEAST
 
 
 def replay_buffer(

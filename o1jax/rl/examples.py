@@ -20,15 +20,9 @@ from o1jax.rl.settings import Settings
 
 Group = Sequence[Answer]  # the answers to one problem
 
-OF_ANSWERS = {
-    "group_mean": advantages.group_mean,
-    "group_normalized": advantages.group_normalized,
-    "leave_one_out": advantages.leave_one_out,
-}
-OF_STEPS = {
-    "step_group_mean": advantages.step_group_mean,
-    "step_group_normalized": advantages.step_group_normalized,
-}
+OF_ANSWERS = (advantages.group_mean, advantages.group_normalized, advantages.leave_one_out)
+OF_STEPS = (advantages.step_group_mean, advantages.step_group_normalized)
+BY_NAME = {function.__name__: function for function in OF_ANSWERS + OF_STEPS}
 
 
 def reward_of(answer: Answer, settings: Settings, t: int) -> RewardParts:
@@ -90,11 +84,12 @@ def examples_of(groups: Sequence[Group], settings: Settings, t: int) -> list[Exa
 def advantages_of(group: Group, settings: Settings, t: int) -> list[np.ndarray]:
     """One advantages_T, a token's each, for every answer of a group: its reward less the group's baseline, or
     each step's."""
-    if settings.advantage in OF_ANSWERS:
+    advantages_in = BY_NAME[settings.advantage]
+    if advantages_in in OF_ANSWERS:
         totals_G = [reward_of(answer, settings, t).total for answer in group]
-        values_G = advantages.tempered(OF_ANSWERS[settings.advantage](totals_G), settings.negative_weight)
+        values_G = advantages.tempered(advantages_in(totals_G), settings.negative_weight)
         return [np.full(len(a.rollout.token_ids), v) for a, v in zip(group, values_G, strict=True)]
-    steps_G = OF_STEPS[settings.advantage]([step_rewards_of(answer, settings, t) for answer in group])
+    steps_G = advantages_in([step_rewards_of(answer, settings, t) for answer in group])
     tempered_G = [advantages.tempered(values_M, settings.negative_weight) for values_M in steps_G]
     return [on_tokens(answer, values_M) for answer, values_M in zip(group, tempered_G, strict=True)]
 

@@ -32,15 +32,7 @@ from o1jax.train.metrics import said_seconds
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.reference import log_probs_program, scores_program, token_values
-from o1jax.train.step import (
-    DeviceBatch,
-    Metrics,
-    Total,
-    TrainState,
-    check_finite,
-    stepped,
-    sums_and_gradient,
-)
+from o1jax.train.step import DeviceBatch, Metrics, Total, TrainState, check_finite, stepped, sums_and_gradient
 
 
 class Learner:
@@ -123,11 +115,7 @@ class Learner:
         return examples + [as_replay(example, examples[0]) for example in replay]
 
     def _batches(self, examples: list[Example], t: int) -> Batches:
-        return Batches(
-            examples,
-            **self.settings.train.shape,
-            seed=fold_seed(self.seed, "batches", t),
-        )
+        return Batches(examples, **self.settings.train.shape, seed=fold_seed(self.seed, "batches", t))
 
 
 def tokens_of(examples: Sequence[Example], settings: Settings) -> int:
@@ -142,11 +130,8 @@ def optimizer_of(settings: Settings) -> OptimizerSettings:
 
 class Updater:
     """One optimizer step on all of some batches, however many they are: that of make_train_step on all their
-    rows at once.
-
-    Compiled once for batches of one shape. `like` is a state, or an abstract one, with the shardings to keep;
-    `frozen` are parameters of the model that are not trained.
-    """
+    rows at once. Compiled once for batches of one shape. `like` is a state, or an abstract one, with the
+    shardings to keep; `frozen` are parameters of the model that are not trained."""
 
     # An update has another number of rows each time, and a program has one shape. So there are three of fixed
     # shapes instead of one: `zero` makes empty sums, `add` adds a micro-batch's sums and gradient to those so

@@ -49,12 +49,12 @@ class PolicyGradient:
     bad_id: int = 0
 
     def __post_init__(self):
-        if self.normalize == "constant" and self.constant == 0:
+        if self.normalize == "constant" and not self.constant:
             raise InputError("policy gradient: constant 0; normalize='constant' needs a number of tokens")
 
 
 def policy_gradient(settings: PolicyGradient) -> Objective:
-    """The objective by these settings.
+    """The objective by these settings. InputError for a value_weight without two different score tokens.
 
     Columns: advantage and behaviour (the sampler's log-probs); old, the proximal policy's log-probs, else
     that policy is the current one, which fits one update a batch of rollouts; reference, for kl_weight;
@@ -67,6 +67,8 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
     entropy (-log_prob, its estimate), kl (k3), replay (the sum over replayed tokens, divided as the loss is)
     and value_error (its square, over the positions with a value).
     """
+    if settings.value_weight and settings.good_id == settings.bad_id:
+        raise InputError(f"policy gradient: good_id and bad_id are both {settings.good_id}")
 
     # All sums are plain sums over tokens or sequences, so that micro-batches and packing change nothing.
     def objective(model: Transformer, batch: Batch) -> Sums:

@@ -46,6 +46,7 @@ from o1jax.rl.learner import Learner, optimizer_of, tokens_of
 from o1jax.rl.progress import Progress, figures_of, identity_of, read_rows, reward_figures, timings_of
 from o1jax.rl.rollouts import RolloutCollector, write_rewards
 from o1jax.rl.settings import Settings, check
+from o1jax.search.sampling import Sampler
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import check_model, open_policy, save_trained, with_adapters, without_adapters
@@ -122,7 +123,8 @@ class Run:
             open_scorer(self.inputs, self.trained.tokenizer, slots=slots, context=engine.context) as scorer,
         ):
             audit = audit_of(self.inputs, self.problems)
-            self.collector = RolloutCollector(workers, scorer, self.settings, audit, self.out, self.seed)
+            sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, self.settings.sample)
+            self.collector = RolloutCollector(sampler, scorer, self.settings, audit, self.out, self.seed)
             self.collector.check(self.problems)
             self.collector.remove_parts()
             await self.weight_sync.push(workers.engine, self.policy().params, self.t)
@@ -190,7 +192,9 @@ class Run:
     async def _draw_and_sample(self) -> Sampled:
         """The answers of update self.t, by the weights that the engine has."""
         began = time.monotonic()
-        drawn = draw.problems_of(self.problems, self.settings, self.seed, self.t, self.progress.history)
+        of_update = self.problems, self.settings.problems_per_update, self.seed, self.t
+        even = self.settings.draw == "uniform"
+        drawn = draw.uniform(*of_update) if even else draw.by_difficulty(*of_update, self.progress.history)
         return Sampled(await self.collector.collect(drawn, self.t), time.monotonic() - began)
 
     def _train(self, began: float, *of_update: Any) -> dict[str, float]:

@@ -73,12 +73,10 @@ def identity_of(settings: Settings, problems: Sequence[Problem], seed: int) -> d
 def reward_figures(
     groups: Sequence[Group], rewards_P_G: Sequence[Sequence[RewardParts]], kept: int, *, scored: bool
 ) -> dict[str, float]:
-    """Of all answers: alpha, the mean reward and outcome, process (the mean score of the well-formed steps,
-    if a process reward model `scored` them), pass_any (the share of problems with a pass), all_pass and
-    all_fail (such problems), steps (a well-formed answer), complete (the share with all three actions),
-    malformed, overrun (the share that go on after their path's end), answer_tokens, finish_length (the share
-    cut by length), samples, generated_tokens, false_accept (of programs audited), groups_kept and
-    groups_dropped: `kept` is how many groups are trained on."""
+    """Figures of all answers. process: the mean score of the well-formed steps, if a process reward model
+    `scored` them; pass_any: the share of problems with a pass; steps: of a well-formed answer; complete: the
+    share with all three actions; overrun: the share that go on after their path's end; finish_length: the
+    share cut by length; false_accept: of programs audited. `kept`: how many groups are trained on."""
     answers = [answer for group in groups for answer in group]
     rewards = [parts for group in rewards_P_G for parts in group]
     passes_P = [[answer.rollout.reward > 0 for answer in group] for group in groups]
@@ -121,8 +119,7 @@ def read_rows(path: epath.Path) -> Rows:
 def figures_of(rows: Rows, settings: Settings) -> dict[str, Any]:
     """The stage's figures: sums over the updates, means of their first and last tenth, watchers and flags.
     A pure function of the run: nothing that a clock measured."""
-    first_outcome, last_outcome = ends(column(rows, "outcome"))
-    first_process, last_process = ends(column(rows, "process"))
+    rewards = {name: ends(column(rows, name)) for name in ("outcome", "process")}
     totals = ("generated_tokens", "trained_tokens", "groups_kept", "groups_dropped")
     return {
         "updates": len(rows),
@@ -130,10 +127,7 @@ def figures_of(rows: Rows, settings: Settings) -> dict[str, Any]:
         "next_update": settings.first_update + len(rows),
         **{name: int(column(rows, name).sum()) for name in totals},
         "updates_without_signal": sum("loss" not in row for row in rows),
-        "first_outcome": first_outcome,
-        "last_outcome": last_outcome,
-        "first_process": first_process,
-        "last_process": last_process,
+        **{f"{end}_{name}": rewards[name][k] for name in rewards for k, end in enumerate(("first", "last"))},
         "watch": watch(rows),
         "flags": flags(rows),
     }

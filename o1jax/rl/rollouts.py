@@ -28,7 +28,6 @@ from o1jax.rl.settings import Settings
 from o1jax.search.sampling import Sampler, prompt_of, sample_paths, steps_of_rollout
 from o1jax.search.steps import SampledStep, path_of
 from o1jax.stages.together import joined
-from o1jax.stages.workers import Workers
 from o1jax.store import read_records, write_records
 
 
@@ -68,22 +67,21 @@ class ReplayedSample:
     update: int  # t
 
 
+@dataclasses.dataclass(frozen=True)
 class RolloutCollector:
-    """Samples the answers of updates with what a stage holds open. `audit`: problems with more tests, by id,
-    which only measure."""
+    """Samples the answers of updates with what a stage holds open."""
 
-    def __init__(
-        self,
-        workers: Workers,
-        scorer: StepScorer | None,
-        settings: Settings,
-        audit: Mapping[str, Problem],
-        out: epath.Path,
-        seed: int,
-    ):
-        self.sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
-        self.scorer, self.settings, self.audit = scorer, settings, audit
-        self.out, self.parts, self.seed = out, out / "parts", seed
+    sampler: Sampler
+    scorer: StepScorer | None
+    settings: Settings
+    audit: Mapping[str, Problem]  # problems with more tests, by id, which only measure
+    out: epath.Path  # of the stage
+    seed: int
+
+    @property
+    def parts(self) -> epath.Path:
+        """What processes give one another."""
+        return self.out / "parts"
 
     def remove_parts(self) -> None:
         """Removes what processes gave one another, now or in an earlier, killed try; all call it."""
@@ -201,10 +199,9 @@ def write_rewards(
     for group, rewards_G in zip(groups, rewards_P_G, strict=True):
         kept = any(answer.rollout.id in trained for answer in group)
         for answer, parts in zip(group, rewards_G, strict=True):
-            id, scores = answer.rollout.id, answer.scores if scored else ()
-            rows.append(
-                RewardedRollout(id, answer.rollout.problem_id, t, *parts, scores, kept, id in trained)
-            )
+            id, problem_id = answer.rollout.id, answer.rollout.problem_id
+            scores = answer.scores if scored else ()
+            rows.append(RewardedRollout(id, problem_id, t, *parts, scores, kept, id in trained))
     write_records(rewards_path(out, t), RewardedRollout, rows)
     if replay:
         write_records(replayed_path(out, t), ReplayedSample, [ReplayedSample(e.id, t) for e in replay])

@@ -6,8 +6,10 @@ Holds no state and reads no files.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from etils import epath
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -49,9 +51,7 @@ class Settings:
     problems_per_update: PositiveInt = 16
     # in epochs, or those first about whose outcome least is known to be sure
     draw: Literal["uniform", "by_difficulty"] = "uniform"
-    sample: SampleSettings = SampleSettings(
-        temperature=1.0, top_p=1.0, top_k=0
-    )  # sample.n answers of a problem
+    sample: SampleSettings = SampleSettings(temperature=1.0, top_p=1.0, top_k=0)  # sample.n answers a problem
     max_samples: NonNegativeInt = 0  # while none passed, sample.n more, up to so many (0: no more)
     engine: EngineSettings = EngineSettings()
     scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
@@ -97,61 +97,52 @@ class Settings:
 
 def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int) -> None:
     """InputError, with the value seen and the one wanted, for settings that ask for what cannot be."""
+    refused = functools.partial(_refusal, settings)
     if settings.problems_per_update > n_problems:
-        raise _refusal("problems_per_update", settings.problems_per_update, f"at most all {n_problems}")
+        raise refused("problems_per_update", f"at most all {n_problems}")
     if settings.max_staleness and not settings.loss.importance_cap:
-        wanted = "more than 0 with max_staleness: an older policy sampled the answers"
-        raise _refusal("loss.importance_cap", 0.0, wanted)
+        raise refused(
+            "loss.importance_cap", "more than 0 with max_staleness: an older policy sampled the answers"
+        )
     if settings.max_samples and settings.max_samples < settings.sample.n:
-        raise _refusal("max_samples", settings.max_samples, f"0, or at least sample.n ({settings.sample.n})")
+        raise refused("max_samples", f"0, or at least sample.n ({settings.sample.n})")
     # An answer fills up to engine.context tokens, its prompt included, and lies whole in one row.
-    rows, context = settings.train.row_length, settings.engine.context
-    if rows < context:
-        raise _refusal("train.row_length", rows, f"at least engine.context ({context})")
+    if settings.train.row_length < settings.engine.context:
+        raise refused("train.row_length", f"at least engine.context ({settings.engine.context})")
     if settings.train.micro_batches != 1:
         wanted = "1: an update has as many micro-batches, of train.rows_per_batch rows, as its answers fill"
-        raise _refusal("train.micro_batches", settings.train.micro_batches, wanted)
+        raise refused("train.micro_batches", wanted)
     # Either without the other is a page that says something else than it does.
     replays = "references" in inputs or bool(found_directories(inputs))
     if replays != (settings.replay.examples > 0):
         wanted = "a number with references or found_<k>" if replays else "0 without references and found_<k>"
-        raise _refusal("replay.examples", settings.replay.examples, wanted)
-    _check_sampling(settings.sample)
+        raise refused("replay.examples", wanted)
+    # The sampler's distribution must be the one that the trainer differentiates.
+    for name, seen, neutral in (("top_p", settings.sample.top_p, 1), ("top_k", settings.sample.top_k, 0)):
+        if seen != neutral:
+            raise refused(f"sample.{name}", f"{neutral}: the trainer's log-probs know no {name}")
+    if settings.sample.temperature <= 0:
+        raise refused("sample.temperature", "more than 0: greedy answers are all alike")
     _check_rewards(settings, inputs)
 
 
-def _check_sampling(sample: SampleSettings) -> None:
-    """The sampler's distribution must be the one that the trainer differentiates."""
-    if sample.top_p != 1.0:
-        raise _refusal("sample.top_p", sample.top_p, "1: the trainer's log-probs know no top_p")
-    if sample.top_k != 0:
-        raise _refusal("sample.top_k", sample.top_k, "0: the trainer's log-probs know no top_k")
-    if sample.temperature <= 0:
-        raise _refusal("sample.temperature", sample.temperature, "more than 0: greedy answers are all alike")
-
-
 def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None:
+    refused, advantage = functools.partial(_refusal, settings), settings.advantage
     if settings.reward.needs_scores and "prm" not in inputs:
-        raise _refusal(
-            "reward.alpha", settings.reward.alpha, "an input prm, or constant 1.0 for the outcome alone"
-        )
+        raise refused("reward.alpha", "an input prm, or constant 1.0 for the outcome alone")
     # A group baseline is made of the other answers; gae's is a value.
-    if settings.advantage != "gae" and settings.sample.n < 2:
-        raise _refusal("sample.n", settings.sample.n, f"at least 2 answers to compare ({settings.advantage})")
-    if (settings.advantage == "gae") != (settings.loss.value_weight > 0):
-        raise _refusal(
-            "loss.value_weight",
-            settings.loss.value_weight,
-            f"more than 0 with advantage 'gae', else 0 (saw {settings.advantage!r})",
-        )
-    if settings.whiten and settings.advantage != "gae":
-        raise _refusal("whiten", True, f"False: {settings.advantage!r} compares within a problem already")
+    if advantage != "gae" and settings.sample.n < 2:
+        raise refused("sample.n", f"at least 2 answers to compare ({advantage})")
+    if (advantage == "gae") != (settings.loss.value_weight > 0):
+        wanted = f"more than 0 with advantage 'gae', else 0 (saw {advantage!r})"
+        raise refused("loss.value_weight", wanted)
+    if settings.whiten and advantage != "gae":
+        raise refused("whiten", f"False: {advantage!r} compares within a problem already")
     # Answers to the other prompts are programs without steps: nothing to score or to give an advantage to.
-    if not settings.has_steps and ("prm" in inputs or settings.advantage in OF_STEPS):
-        raise _refusal(
-            "sample.prompt", settings.sample.prompt, "'pseudocode' with a prm or an advantage of steps"
-        )
+    if not settings.has_steps and ("prm" in inputs or advantage in OF_STEPS):
+        raise refused("sample.prompt", "'pseudocode' with a prm or an advantage of steps")
 
 
-def _refusal(name: str, seen: Any, wanted: str) -> InputError:
+def _refusal(settings: Settings, name: str, wanted: str) -> InputError:
+    seen = operator.attrgetter(name)(settings)
     return InputError(f"policy_rl.{name}: saw {seen!r}, wanted {wanted}")

@@ -46,11 +46,9 @@ class Policy:
 
 
 class Checkpoints:
-    """The numbered checkpoints of one directory, written and sealed behind the caller's back.
-
-    Items are pytrees of arrays by name, each of which can be restored alone; meta is JSON. A context
-    manager: leaving it waits until the last one is complete.
-    """
+    """The numbered checkpoints of one directory, written and sealed behind the caller's back. Items are
+    pytrees of arrays by name, each of which can be restored alone; meta is JSON. A context manager: leaving
+    it waits until the last one is complete."""
 
     def __init__(self, directory: epath.PathLike):
         self.directory = epath.Path(directory).absolute()
@@ -77,11 +75,9 @@ class Checkpoints:
     def save(
         self, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], keep: tuple[int, ...] = ()
     ) -> None:
-        """Begins to save `step`, once the one before is complete. That one stays, with those that it
-        was to `keep`; older ones go.
-
-        The items' buffers may be donated as soon as this returns. InputError if there is no room.
-        """
+        """Begins to save `step`, once the one before is complete. That one stays, with those that it was to
+        `keep`; older ones go. The items' buffers may be donated as soon as this returns. InputError if there
+        is no room."""
         self.wait()
         for old in set(self._manager.all_steps()) - {self.latest}:
             goes = self._keep is not None and old not in self._keep
@@ -122,9 +118,7 @@ class Checkpoints:
 
     def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """The items named in `like`, onto its ShapeDtypeStructs' shardings and cast to their dtypes.
-
-        InputError if the checkpoint is damaged or of other shapes.
-        """
+        InputError if the checkpoint is damaged or of other shapes."""
         shapes = self._described(step)["shapes"]
         for name, item in like.items():
             if difference := first_difference(shapes.get(name, {}), shapes_of(item)):
@@ -139,23 +133,18 @@ class Checkpoints:
         if step not in self._checked:
             integrity.check_sealed(self._path(step))
             self._checked.add(step)
-        return self._manager.restore(step, args=ocp.args.Composite(described=ocp.args.JsonRestore()))[
-            "described"
-        ]
+        wanted = ocp.args.Composite(described=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=wanted)["described"]
 
     def _path(self, step: int) -> epath.Path:
         return self.directory / str(step)
 
     def _not_written(self, error: Exception) -> InputError:
+        first_line = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         return InputError(
-            f"cannot write a checkpoint into {self.directory} ({first_line(error)}); "
+            f"cannot write a checkpoint into {self.directory} ({first_line}); "
             "earlier ones are whole: make room there and run again"
         )
-
-
-def first_line(error: Exception) -> str:
-    """The error's type and the beginning of its message, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def shapes_of(tree: Any) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 from etils import epath
@@ -40,9 +40,7 @@ class FitSettings:
 
     max_steps: int  # the run ends after as many, if not before
     evaluate_every: int = 0  # steps; 0: after the last one only
-    patience: int = (
-        0  # evaluations without a better loss that end the run with the best parameters; 0: none do
-    )
+    patience: int = 0  # evaluations without a better loss that end the run, with the best parameters; 0: none
     checkpoint_every: int = 0  # steps; 0: by the clock alone
     checkpoint_every_s: float = 120.0  # seconds; 0: never
     micro_batches: int = 1  # parts of a batch whose gradients are added up: less memory, the same step
@@ -64,19 +62,6 @@ def judged(progress: Progress, loss: float) -> Progress:
     if progress.best_loss is None or loss < progress.best_loss:  # NaN never is
         return dataclasses.replace(progress, best_step=progress.step, best_loss=loss, stale_evaluations=0)
     return dataclasses.replace(progress, stale_evaluations=progress.stale_evaluations + 1)
-
-
-def identity_of(batches: Batches, optimizer: OptimizerSettings, settings: FitSettings) -> dict[str, Any]:
-    """What a checkpoint must have in common with the run that resumes it, as JSON: optimizer, data, and the
-    settings that decide the curve. Not the objective, the model's config or the parameters begun with: who
-    calls gives the same ones in the same directory."""
-    return {
-        "optimizer": dataclasses.asdict(optimizer),
-        "data": batches.digest(),
-        "evaluate_every": settings.evaluate_every,
-        "patience": settings.patience,
-        "micro_batches": settings.micro_batches,
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +101,12 @@ def fit(
         raise InputError(
             f"patience {settings.patience} needs evaluate and evaluate_every; give both, or patience 0"
         )
-    began, identity = time.monotonic(), identity_of(batches, optimizer, settings)
+    began = time.monotonic()
+    # What a resumed run must have in common, as JSON: all that decides the curve. Not the objective, the
+    # model's config or the parameters begun with: who calls gives the same ones in the same directory.
+    identity = {"optimizer": dataclasses.asdict(optimizer), "data": batches.digest()}
+    decisive = ("evaluate_every", "patience", "micro_batches")
+    identity |= {name: dataclasses.asdict(settings)[name] for name in decisive}
     clock = {"every": settings.checkpoint_every, "every_s": settings.checkpoint_every_s}
     with open_resumable(directory, identity, **clock, agree_every=AGREE_EVERY) as resumable:
         run = Run(

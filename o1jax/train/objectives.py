@@ -87,15 +87,9 @@ def batch_log_probs(model: Transformer, batch: Batch, temperature: float = 1.0) 
 
 def batch_step_logits(model: Transformer, batch: Batch, good_id: int, bad_id: int) -> jax.Array:
     """The step scorer's logits_BT, of which those at steps' last tokens mean something."""
-    return scored_logits(
-        batch_hidden(model, batch),
-        model.head_DV(),
-        batch["targets_BT"],
-        batch["program_tokens_BT"],
-        good_id,
-        bad_id,
-        model.config.score_likelihood,
-    )
+    hidden_BTD, likelihood = batch_hidden(model, batch), model.config.score_likelihood
+    targets_BT, lengths_BT = batch["targets_BT"], batch["program_tokens_BT"]
+    return scored_logits(hidden_BTD, model.head_DV(), targets_BT, lengths_BT, good_id, bad_id, likelihood)
 
 
 def batch_hidden(model: Transformer, batch: Batch) -> jax.Array:

@@ -6,42 +6,29 @@ Does not apply updates, nor choose where in the schedule a run stands; that is s
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import optax
 from flax import nnx
-
-from o1jax.records import InputError
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 Schedule = Literal["constant", "linear", "cosine"]
-DTYPES = ("", "float32", "bfloat16")
+Dtype = Literal["", "float32", "bfloat16"]  # "": the parameters' own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """What is rarely changed. A dtype that is empty is the parameters' own."""
+    """What is rarely changed."""
 
-    clip_norm: float = 1.0  # of the whole gradient; 0 does not clip
-    b1: float = 0.9
-    b2: float = 0.95  # the usual one for language models; Adam's .999 is slow to forget the first steps
-    eps: float = 1e-8
-    final_share: float = 0.1  # of the peak learning rate, where a schedule ends
-    moment_dtype: str = ""  # of the first moment; the second's changes are too small for bfloat16
-    gradient_dtype: str = ""  # in which gradients are made and added up
-
-    def __post_init__(self):
-        wanted = {
-            f"clip_norm {self.clip_norm}; wanted 0 or more": self.clip_norm >= 0,
-            f"b1 {self.b1} and b2 {self.b2}; wanted both in [0, 1)": 0 <= self.b1 < 1 and 0 <= self.b2 < 1,
-            f"eps {self.eps}; wanted more than 0": self.eps > 0,
-            f"final_share {self.final_share}; wanted 0 to 1": 0 <= self.final_share <= 1,
-        }
-        for name, seen in (("moment_dtype", self.moment_dtype), ("gradient_dtype", self.gradient_dtype)):
-            wanted[f"{name} {seen!r}; wanted one of {DTYPES}"] = seen in DTYPES
-        for message, holds in wanted.items():
-            if not holds:
-                raise InputError(f"adamw.{message}")
+    clip_norm: NonNegativeFloat = 1.0  # of the whole gradient; 0 does not clip
+    b1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    # The usual b2 for language models; Adam's .999 is slow to forget the first steps.
+    b2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: PositiveFloat = 1e-8
+    final_share: Annotated[float, Field(ge=0, le=1)] = 0.1  # of the peak learning rate, where a schedule ends
+    moment_dtype: Dtype = ""  # of the first moment; the second's changes are too small for bfloat16
+    gradient_dtype: Dtype = ""  # in which gradients are made and added up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +50,11 @@ def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
         after = optax.constant_schedule(peak)
     elif settings.schedule == "linear":
         after = optax.linear_schedule(peak, final, decay_steps)
-    elif settings.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=settings.final_share)
     else:
-        raise InputError(f"schedule {settings.schedule!r} is unknown: use constant, linear or cosine")
+        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=settings.final_share)
     # step 0 already moves: the first of n warm-up steps has 1/n of the peak
-    warmup = optax.linear_schedule(
-        peak / max(1, settings.warmup_steps), peak, max(1, settings.warmup_steps - 1)
-    )
+    n = max(1, settings.warmup_steps)
+    warmup = optax.linear_schedule(peak / n, peak, max(1, settings.warmup_steps - 1))
     return optax.join_schedules([warmup, after], [settings.warmup_steps])
 
 

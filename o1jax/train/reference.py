@@ -25,16 +25,11 @@ Program = Callable[[nnx.State, Batch], jax.Array]  # a jitted one: (params, batc
 
 
 def with_reference(
-    examples: Sequence[Example],
-    graphdef: nnx.GraphDef,
-    params: nnx.State,
-    mesh: Mesh,
-    *,
-    row_length: int,
-    rows_per_batch: int,
+    examples: Sequence[Example], graphdef: nnx.GraphDef, params: nnx.State, mesh: Mesh, **shape: int
 ) -> list[Example]:
-    """The examples with the column `reference`: these parameters' log-probs, as token_log_probs_of."""
-    batches = Batches(examples, row_length=row_length, rows_per_batch=rows_per_batch, seed=0)
+    """The examples with the column `reference`: these parameters' log-probs, as token_log_probs_of, from
+    batches of this `shape` (row_length, rows_per_batch)."""
+    batches = Batches(examples, **shape, seed=0)
     log_probs = token_log_probs_of(graphdef, params, batches, mesh)
     return [
         with_column(example, "reference", values.tolist())
@@ -51,10 +46,8 @@ def token_log_probs_of(
 
 
 def token_values(program: Program, params: nnx.State, batches: Batches, mesh: Mesh) -> list[np.ndarray]:
-    """What the program says of every example, in order, float32, one value a token.
-
-    One epoch. Each process computes its devices' part, and all get all values.
-    """
+    """What the program says of every example, in order, float32, one value a token. One epoch. Each process
+    computes its devices' part, and all get all values."""
     by_example: dict[int, np.ndarray] = {}
     for batch in batches.epoch():
         values_BT = np.asarray(program(params, place_batch(batch, mesh)))

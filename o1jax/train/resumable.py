@@ -33,26 +33,17 @@ class Preempted(SystemExit):
         super().__init__(143)
 
 
+@dataclasses.dataclass
 class Resumable:
-    """The checkpoints of one run, when they are due, and the signals that end it early.
+    """The checkpoints of one run, when they are due, and the signals that end it early."""
 
-    `identity` is everything that decides the curve, as JSON: a checkpoint of another one is refused.
-    Checkpoints come every `every` steps and every `every_s` seconds (0: never). Of several processes the
-    first one's clock counts, and is asked every `agree_every` steps.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        sigterm: threading.Event,
-        identity: Mapping[str, Any],
-        every: int,
-        every_s: float,
-        agree_every: int = 1,
-    ):
-        self.checkpoints, self.sigterm, self.identity = checkpoints, sigterm, identity
-        self.every, self.every_s, self.agree_every = every, every_s, agree_every
-        self.saved_at = time.monotonic()
+    checkpoints: Checkpoints
+    sigterm: threading.Event
+    identity: Mapping[str, Any]  # all that decides the curve, as JSON: a checkpoint of another is refused
+    every: int  # steps from one checkpoint to the next; 0: by the clock alone
+    every_s: float  # seconds, by the first process's clock; 0: by steps alone
+    agree_every: int = 1  # steps after which several processes ask that clock
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
     def restored(self, like: TrainState, progress: type[Progress]) -> tuple[TrainState, Progress] | None:
         """The latest checkpoint's state, as `like` lies, and its progress; None where there is none yet.
@@ -109,17 +100,12 @@ class Resumable:
 
 @contextlib.contextmanager
 def open_resumable(
-    directory: epath.PathLike,
-    identity: Mapping[str, Any],
-    *,
-    every: int,
-    every_s: float,
-    agree_every: int = 1,
+    directory: epath.PathLike, identity: Mapping[str, Any], **due: float
 ) -> Iterator[Resumable]:
-    """A Resumable on directory/checkpoints. Within it signals wait for the end of a step; leaving it waits
-    until the last checkpoint is whole."""
+    """A Resumable on directory/checkpoints; `due`: its every, every_s and agree_every. Within it signals wait
+    for the end of a step; leaving it waits until the last checkpoint is whole."""
     with Checkpoints(epath.Path(directory) / "checkpoints") as checkpoints, sigterm_noted() as sigterm:
-        yield Resumable(checkpoints, sigterm, identity, every, every_s, agree_every)
+        yield Resumable(checkpoints, sigterm, identity, **due)
 
 
 @contextlib.contextmanager

@@ -190,9 +190,7 @@ def split_rows(batch: DeviceBatch, parts: int) -> tuple[DeviceBatch, DeviceBatch
     if B % parts:
         raise InputError(f"{B} rows a batch do not split into {parts} micro-batches; make it a multiple")
     stacked = {name: rows.reshape(B // parts, parts, -1).swapaxes(0, 1) for name, rows in batch.items()}
-    return {name: rows[0] for name, rows in stacked.items()}, {
-        name: rows[1:] for name, rows in stacked.items()
-    }
+    return jax.tree.map(lambda rows: rows[0], stacked), jax.tree.map(lambda rows: rows[1:], stacked)
 
 
 def occupancy(batch: DeviceBatch) -> Metrics:

@@ -6,51 +6,56 @@ import sys
 import numpy as np
 import pytest
 
-from o1jax.batches import pack
+from o1jax.batches import stream
 from o1jax.records import InputError
 
 LENGTHS = np.random.RandomState(0).randint(5, 120, size=1000).tolist()
 
 
+def rows_of(plan):
+    return [row for batch in plan for row in batch]
+
+
 def test_every_example_is_in_exactly_one_row_that_holds_it():
-    plan = pack.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=16)
-    assert sorted(i for row in plan.rows for i in row) == list(range(1000))
-    assert all(sum(LENGTHS[i] for i in row) <= 128 for row in plan.rows)
+    plan = stream.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=16)
+    assert sorted(i for row in rows_of(plan) for i in row) == list(range(1000))
+    assert all(sum(LENGTHS[i] for i in row) <= 128 for row in rows_of(plan))
 
 
 def test_rows_fill_whole_batches_and_empty_rows_come_last():
-    plan = pack.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=16)
-    n_empty = sum(not row for row in plan.rows)
-    assert len(plan.rows) % 16 == 0 and n_empty < 16
-    assert all(plan.rows[: len(plan.rows) - n_empty])
-    assert plan.n_batches * 16 == len(plan.rows)
+    plan = stream.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=16)
+    rows = rows_of(plan)
+    n_empty = sum(not row for row in rows)
+    assert len(rows) % 16 == 0 and n_empty < 16
+    assert all(rows[: len(rows) - n_empty])
+    assert len(plan) * 16 == len(rows)
 
 
 def test_packing_is_good():
-    plan = pack.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=1)
-    assert sum(LENGTHS) / (len(plan.rows) * 128) > 0.97
+    plan = stream.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=1)
+    assert sum(LENGTHS) / (len(plan) * 128) > 0.97
 
 
 def test_plan_depends_on_seed_and_epoch_and_nothing_else():
     arguments = {"row_length": 128, "rows_per_batch": 16}
-    first = pack.plan(LENGTHS, 1, 0, **arguments)
-    assert first == pack.plan(LENGTHS, 1, 0, **arguments)
-    assert first != pack.plan(LENGTHS, 1, 1, **arguments)
-    assert first != pack.plan(LENGTHS, 2, 0, **arguments)
+    first = stream.plan(LENGTHS, 1, 0, **arguments)
+    assert first == stream.plan(LENGTHS, 1, 0, **arguments)
+    assert first != stream.plan(LENGTHS, 1, 1, **arguments)
+    assert first != stream.plan(LENGTHS, 2, 0, **arguments)
 
 
 def test_plan_is_the_same_in_another_process():
-    program = "from o1jax.batches.pack import plan; print(plan([3, 5, 4, 2, 6, 1], 7, 2, 8, 2).rows)"
+    program = "from o1jax.batches.stream import plan; print(plan([3, 5, 4, 2, 6, 1], 7, 2, 8, 2))"
     seen = {
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     }
-    assert seen == {f"{pack.plan([3, 5, 4, 2, 6, 1], 7, 2, 8, 2).rows}\n"}
+    assert seen == {f"{stream.plan([3, 5, 4, 2, 6, 1], 7, 2, 8, 2)}\n"}
 
 
 def test_rows_are_spread_over_the_epoch_not_sorted_by_length():
-    plan = pack.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=1)
-    longest = [max(LENGTHS[i] for i in row) for row in plan.rows]
+    plan = stream.plan(LENGTHS, seed=1, epoch=0, row_length=128, rows_per_batch=1)
+    longest = [max(LENGTHS[i] for i in row) for row in rows_of(plan)]
     half = len(longest) // 2
     assert abs(np.mean(longest[:half]) - np.mean(longest[half:])) < 10
 
@@ -60,4 +65,4 @@ def test_rows_are_spread_over_the_epoch_not_sorted_by_length():
 )
 def test_lengths_that_cannot_be_packed_are_refused(lengths, message):
     with pytest.raises(InputError, match=message):
-        pack.plan(lengths, seed=0, epoch=0, row_length=8, rows_per_batch=1)
+        stream.plan(lengths, seed=0, epoch=0, row_length=8, rows_per_batch=1)

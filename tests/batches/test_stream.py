@@ -64,9 +64,9 @@ def test_padding_has_no_weight_no_segment_and_no_example():
 
 def test_an_epoch_holds_every_example_once_and_the_next_follows():
     stream = batches()
-    n = stream.plan(0).n_batches
+    n = len(stream.plan(0))
     first = [i for step in range(n) for i in stream.ids_at(step)]
-    second = [i for step in range(n, n + stream.plan(1).n_batches) for i in stream.ids_at(step)]
+    second = [i for step in range(n, n + len(stream.plan(1))) for i in stream.ids_at(step)]
     assert sorted(first) == sorted(second) == sorted(e.id for e in EXAMPLES) and first != second
 
 

@@ -26,7 +26,7 @@ def in_rows(n, rows_per_batch):
 
 def test_an_update_is_the_train_step_on_all_rows_at_once():
     one = in_rows(24, 8)
-    assert one.plan(0).n_batches == 1 and in_rows(24, 2).plan(0).n_batches == 4
+    assert len(one.plan(0)) == 1 and len(in_rows(24, 2).plan(0)) == 4
     state, step = tiny_run.trainer(*tiny_run.model(), make_mesh())
     whole, wanted = step(state, place_batch(one.at(0), make_mesh()))
     state, programs = updater()

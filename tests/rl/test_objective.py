@@ -287,11 +287,12 @@ def test_the_engines_own_log_probs_make_every_ratio_and_weight_1():
         ({"importance_cap": -1.0}, "importance_cap"),
         ({"kl_weight": float("nan")}, "kl_weight: saw nan"),
         ({"temperature": 0.0}, "temperature: saw 0.0"),
+        ({"value_weight": 1.0}, "good_id and bad_id are both 0"),
     ],
 )
 def test_settings_out_of_range_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        parse(PolicyGradient, change)
+        policy_gradient(parse(PolicyGradient, change))
 
 
 def test_good_answers_become_likelier_and_bad_ones_less_likely(tmp_path):
