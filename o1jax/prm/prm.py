@@ -27,16 +27,8 @@ from o1jax.prm.figures import held_out_figures
 from o1jax.prm.nodes import nodes_of, score_nodes
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.search.samples import step_labels, step_pairs
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    open_policy,
-    tokens_per_second,
-    train_tokens,
-    with_adapters,
-)
 from o1jax.stages.workers import scorer_of
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, load_policy
@@ -56,15 +48,15 @@ class Settings:
     pair_margin: NonNegativeFloat = 0.0  # pairs are of siblings whose soft labels differ by more
     max_pairs_per_parent: NonNegativeInt = 0  # the widest apart (0: all)
     max_paths_per_problem: NonNegativeInt = 0  # labelled paths, drawn by seed (0: all)
-    train: TrainSettings = TrainSettings(learning_rate=1e-3, weight_decay=0.01)
+    train: training.TrainSettings = training.TrainSettings(learning_rate=1e-3, weight_decay=0.01)
     scorer_slots: PositiveInt = 16  # paths in one forward pass of the held-out figures
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (figures.py)."""
-    policy = open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
-    check_model("prm", settings.train.model, policy)
-    policy = with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
+    policy = training.open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
+    training.check_model("prm", settings.train.model, policy)
+    policy = training.with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
     found = found_directories(inputs)
     rounds = [search_trees(directory) for directory in found.values()]
     trees = [tree for found_trees in rounds for tree in found_trees]
@@ -84,19 +76,16 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
     make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
     objective = make_objective(*score_ids(policy.tokenizer))
-    fitted = train_tokens(out, f"prm {settings.objective}", policy, objective, examples, settings, seed)
-    return StageResult(
-        figures={
-            "objective": settings.objective,
-            "examples": len(examples),
-            "problems": len({tree.problem_id for tree in trees}),
-            "dropped_long": dropped,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-            "held_out": _held_out(out, settings, trees, held_out, seed) if held_out else None,
-        },
-        timings=tokens_per_second(fitted),
+    fitted = training.train_tokens(
+        out, f"prm {settings.objective}", policy, objective, examples, settings, seed
     )
+    figures = {
+        "objective": settings.objective,
+        "examples": len(examples),
+        "problems": len({tree.problem_id for tree in trees}),
+        "held_out": _held_out(out, settings, trees, held_out, seed) if held_out else None,
+    }
+    return training.result(fitted, figures, dropped)
 
 
 def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from etils import epath
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
@@ -28,19 +27,11 @@ from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, PreferencePair, Problem
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge, Limits
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.provenance import Provenance, text_source
 from o1jax.stages.together import made_once
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    open_policy,
-    tokens_per_second,
-    train_preferences,
-    with_adapters,
-)
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.tcg import cases as tcg_cases
 from o1jax.tcg.cases import CaseSet, CaseSettings
@@ -58,17 +49,11 @@ MUTANTS = 6  # tried, in random order, until one gives a near miss
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(training.PreferenceSettings):
     """What false cases the true ones are compared with, and how DPO trains on them."""
 
-    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
     rejected: Rejected = "shuffled"  # how false cases are made; "shuffled" is the paper's
-    beta: PositiveFloat = 0.1  # of DPO: how far the generator may go from its reference
-    nll_weight: NonNegativeFloat = 0.0  # of the true cases' likelihood in the loss; 0: as published
     cases: CaseSettings = CaseSettings()
-    train: TrainSettings = TrainSettings(
-        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
-    )
     # how false cases are sampled, for "sampled" alone
     write: WriteSettings = WriteSettings(answers=1, temperature=1.0, top_p=1.0, top_k=0)
     engine: EngineSettings = EngineSettings()
@@ -77,8 +62,8 @@ class Settings:
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, sets, pairs (sets whose rejected cases are really false), dropped_long, steps,
     trained_tokens."""
-    policy = open_policy(inputs["tcg"])
-    check_model("tcg_dpo", settings.train.model, policy)
+    policy = training.open_policy(inputs["tcg"])
+    training.check_model("tcg_dpo", settings.train.model, policy)
     if settings.rejected == "sampled" and place().count > 1:
         # Its weights lie over all processes' devices, and an engine is one process's.
         raise InputError(
@@ -94,19 +79,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
     provenance.write(out, _provenance(pairs, made.sets, settings, policy.tokenizer))
-    policy = with_adapters(policy, settings.train.lora, seed)
-    fitted, long = train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
-    return StageResult(
-        figures={
-            "problems": made.problems,
-            "sets": len(made.sets),
-            "pairs": len(pairs),
-            "dropped_long": long,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-        },
-        timings=tokens_per_second(fitted),
-    )
+    policy = training.with_adapters(policy, settings.train.lora, seed)
+    fitted, long = training.train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
+    figures = {"problems": made.problems, "sets": len(made.sets), "pairs": len(pairs)}
+    return training.result(fitted, figures, long)
 
 
 def pairs_of(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: int) -> list[PreferencePair]:

@@ -1,11 +1,10 @@
 """What a test-case generator is worth, on held-out problems: its cases before and after the gate.
 
 Inputs: tcg, problems (check_problems, held out), and optionally wrong (an evaluate stage on the same
-problems, whose failing programs are the policy's own wrong ones) with its policy. Before the gate: parse
-rate, validity (the paper's one figure), degenerate share, distinct inputs, for the prompt that shows the
-reference program and the one that does not. After it: false accepts and false rejects, beside those of the
-problems' own tests and of random inputs of the ladder. tallies.parquet has the counts by problem. Trains
-nothing.
+problems, whose failing programs are the policy's own wrong ones). Before the gate: parse rate, validity (the
+paper's one figure), degenerate share, distinct inputs, for the prompt that shows the reference program and
+the one that does not. After it: false accepts and false rejects, beside those of the problems' own tests and
+of random inputs of the ladder. tallies.parquet has the counts by problem. Trains nothing.
 """
 
 from __future__ import annotations

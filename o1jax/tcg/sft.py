@@ -21,17 +21,9 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, SftSample
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    open_policy,
-    tokens_per_second,
-    train_tokens,
-    with_adapters,
-)
 from o1jax.tcg import cases as tcg_cases
 from o1jax.tcg.cases import CaseSet, CaseSettings
 from o1jax.train import objectives
@@ -46,7 +38,7 @@ class Settings:
     preset: str = "nano"  # the shape of a model from nothing, where no policy is given
     vocab_size: PositiveInt = 512  # of its tokenizer
     cases: CaseSettings = CaseSettings()
-    train: TrainSettings = TrainSettings()
+    train: training.TrainSettings = training.TrainSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -57,9 +49,13 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{inputs['problems']}: no problem has a reference program and three tests to learn from; "
             f"lost: {made.dropped}"
         )
-    policy = open_policy(inputs["policy"]) if "policy" in inputs else _from_nothing(made.sets, settings, seed)
-    check_model("tcg_sft", settings.train.model, policy)
-    policy = with_adapters(policy, settings.train.lora, seed)
+    policy = (
+        training.open_policy(inputs["policy"])
+        if "policy" in inputs
+        else _from_nothing(made.sets, settings, seed)
+    )
+    training.check_model("tcg_sft", settings.train.model, policy)
+    policy = training.with_adapters(policy, settings.train.lora, seed)
     samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
     encoded = [encode_sft(sample) for sample in samples]
     rows = []
@@ -74,18 +70,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"tcg_sft.train.row_length: saw {settings.train.row_length} tokens, and all {long} samples are "
             "longer; raise it"
         )
-    fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
-    return StageResult(
-        figures={
-            "problems": made.problems,
-            "sets": len(made.sets),
-            "dropped": made.dropped,
-            "dropped_long": long,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-        },
-        timings=tokens_per_second(fitted),
-    )
+    fitted = training.train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
+    figures = {"problems": made.problems, "sets": len(made.sets), "dropped": made.dropped}
+    return training.result(fitted, figures, long)
 
 
 def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Policy:
