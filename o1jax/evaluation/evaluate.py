@@ -113,7 +113,12 @@ async def _evaluate(
         for prompt in settings.prompts:
             sample = dataclasses.replace(settings.sample, prompt=prompt)
             sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, sample, examples)
-            groups[prompt] = await _prompt_samples(store, sampler, problems, seed)
+            groups[prompt] = await store.groups(
+                f"rollouts/{prompt}",
+                problems,
+                lambda p, sampler=sampler: sample_paths(sampler, p, final_tests(p), seed),
+                sampler,
+            )
             figures[prompt] = _prompt_figures(problems, groups[prompt], settings.ks, seed)
             figures["generated_tokens"] += tokens_of(groups[prompt])
         figures["prompt_differences"] = _prompt_differences(groups, seed)
@@ -150,8 +155,6 @@ async def _cases(
         async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
 
             async def write(problem: Problem) -> CasesOf:
-                if problem.form == "assertion":
-                    return CasesOf(problem.id, (), 0)
                 written = await write_cases(workers, problem, None, settings.write, seed)
                 return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
 
@@ -181,18 +184,7 @@ async def _beside(
     return figures
 
 
-# The prompts: their samples, pass@k with intervals, and what one gains on another.
-
-
-async def _prompt_samples(
-    store: SampleStore, sampler: Sampler, problems: Sequence[Problem], seed: int
-) -> list[list[Rollout]]:
-    """rollouts_P_G of the sampler's prompt, judged on the final tests: kept ones, or new."""
-
-    async def sample(problem: Problem) -> list[Rollout]:
-        return await sample_paths(sampler, problem, final_tests(problem), seed)
-
-    return await store.groups(f"rollouts/{sampler.settings.prompt}", problems, sample, sampler)
+# The prompts: pass@k with intervals, and what one gains on another.
 
 
 def _prompt_differences(groups: Mapping[str, Sequence[Sequence[Rollout]]], seed: int) -> dict[str, Any]:

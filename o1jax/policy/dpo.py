@@ -7,9 +7,7 @@ log-probs are computed once. Searches nothing, and pairs no nodes itself (search
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -17,8 +15,7 @@ from etils import epath
 from pydantic import Field, NonNegativeInt
 
 from o1jax.batches.encode import encode_pair
-from o1jax.parallel.seeds import fold_seed
-from o1jax.policy.found import found_directories, search_trees
+from o1jax.policy.found import drawn_of_rounds, found_directories, search_trees
 from o1jax.records import InputError, PreferencePair, Tree
 from o1jax.search.samples import path_preferences, sibling_preferences
 from o1jax.stages import provenance, training
@@ -82,22 +79,20 @@ def pairs_of(
 ) -> list[PreferencePair]:
     """The pairs of one kind, each once, problem by problem; `rounds` are the trees of every search stage, and
     an id begins with its round's index and the kind."""
-    by_problem: dict[str, dict[tuple, PreferencePair]] = collections.defaultdict(dict)
-    for number, trees in enumerate(rounds):
-        for tree in trees:
-            for pair in _tree_pairs(tree, kind, settings, eos_id, seed):
-                # Ids differ between rounds although tokens may not: a pair that two rounds found counts once.
-                key = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
-                named = dataclasses.replace(pair, id=f"{number}/{kind}/{pair.id}")
-                by_problem[tree.problem_id].setdefault(key, named)
-    drawn = []
-    for problem_id, different in sorted(by_problem.items()):
-        pairs = list(different.values())
-        random.Random(fold_seed(seed, "policy_dpo", kind, problem_id)).shuffle(pairs)
-        # One passing answer pairs with every failing one: without the cap, problems with many failing answers
-        # would drown the others.
-        drawn += pairs[: settings.max_per_problem or None]
-    return drawn
+    pairs = [
+        [pair for tree in trees for pair in _tree_pairs(tree, kind, settings, eos_id, seed)]
+        for trees in rounds
+    ]
+    # One passing answer pairs with every failing one: hence the cap.
+    return drawn_of_rounds(
+        pairs,
+        lambda pair: (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids),
+        settings.max_per_problem,
+        seed,
+        "policy_dpo",
+        kind,
+        kind=f"{kind}/",
+    )
 
 
 def _tree_pairs(tree: Tree, kind: Kind, settings: Settings, eos_id: int, seed: int) -> list[PreferencePair]:

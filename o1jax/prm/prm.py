@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, 
 from o1jax.engine.step_scorer import score_ids
 from o1jax.model.init import abstract_params
 from o1jax.parallel.mesh import make_mesh, own_devices
-from o1jax.parallel.seeds import fold_seed
+from o1jax.parallel.seeds import drawn
 from o1jax.policy.found import found_directories, search_trees
 from o1jax.prm.figures import held_out_figures
 from o1jax.prm.nodes import nodes_of, score_nodes
@@ -121,11 +120,12 @@ def samples_of(
             dataclasses.replace(label, id=f"{number}/{label.id}")
             for label in step_labels(tree, eos_id=eos_id)
         )
-    for problem_id, labels in by_problem.items():
-        # Without a cap too: what a low cap keeps, a higher one keeps as well.
-        random.Random(fold_seed(seed, "prm_paths", problem_id)).shuffle(labels)
-    most = settings.max_paths_per_problem or None
-    return [label for _, labels in sorted(by_problem.items()) for label in labels[:most]]
+    most = settings.max_paths_per_problem
+    return [
+        label
+        for problem_id, labels in sorted(by_problem.items())
+        for label in drawn(labels, most, seed, "prm_paths", problem_id)
+    ]
 
 
 def encode(sample: StepLabel | StepPair, settings: Settings) -> Example:

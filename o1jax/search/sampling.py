@@ -73,11 +73,9 @@ async def sample_many(
     concurrency: int = 64,
 ) -> list[list[Rollout]]:
     """rollouts_P_G: `sample_paths` of every problem, in their order."""
-
-    async def work(problem: Problem) -> list[Rollout]:
-        return await sample_paths(sampler, problem, tests_of(problem), seed)
-
-    return await run_in_order(work, problems, concurrency)
+    return await run_in_order(
+        lambda problem: sample_paths(sampler, problem, tests_of(problem), seed), problems, concurrency
+    )
 
 
 async def sample_tokens(

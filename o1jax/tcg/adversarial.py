@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
-from o1jax.parallel.seeds import fold_seed
+from o1jax.parallel.seeds import drawn, fold_seed
 from o1jax.policy.found import found_directories, wrong_programs
 from o1jax.prompts import chat
 from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
@@ -148,21 +147,18 @@ def pairs_of(
         if best is not None:
             # A margin, for with few wrong programs rewards are coarse, and small differences are luck.
             worse = {a.token_ids: a for a in group if best.reward - a.reward >= margin - ROUNDING}
-            drawn = list(worse.values())
-            random.Random(fold_seed(seed, "tcg_adversarial", problem_id)).shuffle(drawn)
-            pairs += [_pair(best, answer) for answer in drawn[: max_pairs or None]]
+            pairs += [
+                PreferencePair(
+                    id=f"{problem_id}#{best.number}>{answer.number}",
+                    problem_id=problem_id,
+                    prompt_ids=best.prompt_ids,
+                    chosen_ids=best.token_ids,
+                    rejected_ids=answer.token_ids,
+                    margin=best.reward - answer.reward,
+                )
+                for answer in drawn(worse.values(), max_pairs, seed, "tcg_adversarial", problem_id)
+            ]
     return pairs
-
-
-def _pair(chosen: JudgedAnswer, rejected: JudgedAnswer) -> PreferencePair:
-    return PreferencePair(
-        id=f"{chosen.problem_id}#{chosen.number}>{rejected.number}",
-        problem_id=chosen.problem_id,
-        prompt_ids=chosen.prompt_ids,
-        chosen_ids=chosen.token_ids,
-        rejected_ids=rejected.token_ids,
-        margin=chosen.reward - rejected.reward,
-    )
 
 
 def _provenance(
@@ -297,16 +293,11 @@ async def judged_answers(
 def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:
     wrong = {answer.problem_id: answer.wrong for answer in answers}
     dead = collections.Counter(id for id, _ in {(a.problem_id, r) for a in answers for r in a.killed})
-    shares = [dead[problem_id] / n for problem_id, n in wrong.items()]
+    n, n_problems = len(answers) or 1, len(wrong) or 1  # the means of no answers are 0
     return {
         "answers": len(answers),
-        "mean_reward": round(_mean([answer.reward for answer in answers]), 4),
-        "kill_share": round(_mean(shares), 4),
-        "valid_share": round(_mean([answer.valid for answer in answers]) / CASES, 4),
+        "mean_reward": round(sum(answer.reward for answer in answers) / n, 4),
+        "kill_share": round(sum(dead[id] / n_wrong for id, n_wrong in wrong.items()) / n_problems, 4),
+        "valid_share": round(sum(answer.valid for answer in answers) / n / CASES, 4),
         "generated_tokens": sum(len(answer.token_ids) for answer in answers),
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    """0 of none."""
-    return sum(values) / len(values) if values else 0.0

@@ -21,6 +21,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, SftSample
+from o1jax.search.samples import whole_sample
 from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
@@ -87,11 +88,6 @@ def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Pol
 
 def sample_of(case_set: CaseSet, tokenizer: Tokenizer, settings: CaseSettings) -> SftSample:
     """A set as a prompt and an answer."""
+    asked = tcg_cases.prompt_ids(case_set, tokenizer, settings)
     answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings)
-    return SftSample(
-        id=case_set.id,
-        problem_id=case_set.problem.id,
-        prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, settings),
-        answer_ids=answer,
-        is_trained=(True,) * len(answer),  # the end token too: else it never learns to stop after three
-    )
+    return whole_sample(case_set.id, case_set.problem.id, asked, answer)
