@@ -60,7 +60,7 @@ def passing_samples(tree: Tree, *, eos_id: int) -> list[SftSample]:
 def whole_sample(
     id: str, problem_id: str, prompt_ids: tuple[int, ...], answer_ids: tuple[int, ...]
 ) -> SftSample:
-    """A sample of which the whole answer is trained, the end token too: else a policy never learns to stop."""
+    """A sample whose whole answer is trained, the end token too: else a policy never learns to stop."""
     return SftSample(id, problem_id, prompt_ids, answer_ids, (True,) * len(answer_ids))
 
 
