@@ -13,9 +13,8 @@ killed goes on. The figures are in the manifest, and as a table in table.md. Tra
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -36,7 +35,7 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share, wait_for
 from o1jax.stages.training import open_policy, open_tokenizer
-from o1jax.stages.workers import EngineSettings, Workers, open_scorer, open_workers, scorer_timings
+from o1jax.stages.workers import EngineSettings, open_scorer, open_workers, scorer_timings
 from o1jax.store import read_records, write_records
 from o1jax.tcg.writing import WriteSettings, write_cases
 
@@ -77,22 +76,16 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
                 f"evaluate.with_search: saw False with an input {name}, which only search uses; set it"
             )
     problems = read_problems(inputs["problems"])
-    _refuse_without_tests(problems, settings)
+    for problem in problems:
+        if not final_tests(problem):
+            raise InputError(f"problem {problem.id} has no tests: nothing could judge it; leave it out")
+    for problem in problems[: settings.search_problems or None] if settings.with_search else ():
+        search_tests(problem)  # InputError for a problem that a search cannot see a test of
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
     figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
     if place().index == 0:
         (out / "table.md").write_text(table(figures))
     return StageResult(figures, timings)
-
-
-def _refuse_without_tests(problems: Sequence[Problem], settings: Settings) -> None:
-    """InputError for a problem that nothing could judge, or that a search cannot see a test of."""
-    for problem in problems:
-        if not final_tests(problem):
-            raise InputError(f"problem {problem.id} has no tests: nothing could judge it; leave it out")
-    if settings.with_search:
-        for problem in problems[: settings.search_problems or None]:
-            search_tests(problem)
 
 
 async def _evaluate(
@@ -105,8 +98,12 @@ async def _evaluate(
     examples = tuple(read_problems(inputs["examples"])) if "examples" in inputs else ()
     figures: dict[str, Any] = {"generated_tokens": 0}
     context = settings.engine.context
+    if "samples" in inputs:
+        opened = only_judging(inputs["samples"], open_tokenizer(inputs["policy"]), settings.engine)
+    else:
+        opened = open_workers(open_policy(inputs["policy"]), settings.engine)
     async with (
-        _open_workers(settings, inputs) as workers,
+        opened as workers,
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
         groups = {}
@@ -130,18 +127,6 @@ async def _evaluate(
             figures["generated_tokens"] += beside.pop("generated_tokens")
             figures |= beside
         return figures, workers.timings() | scorer_timings(scorer)
-
-
-@contextlib.asynccontextmanager
-async def _open_workers(settings: Settings, inputs: Inputs) -> AsyncIterator[Workers]:
-    """The policy in an engine; only its tokenizer, where the samples are there."""
-    if "samples" in inputs:
-        tokenizer = open_tokenizer(inputs["policy"])
-        async with only_judging(inputs["samples"], tokenizer, settings.engine) as workers:
-            yield workers
-    else:
-        async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:
-            yield workers
 
 
 async def _cases(

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
+from o1jax.batches.encode import encode_step_labels, encode_step_pair, keep_short
 from o1jax.engine.step_scorer import score_ids
 from o1jax.model.init import abstract_params
 from o1jax.parallel.mesh import make_mesh, own_devices
@@ -62,7 +62,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     held_out = search_trees(inputs["held_out"]) if "held_out" in inputs else []
     refuse_leakage(trees, held_out)
     samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
-    encoded = [encode(sample, settings) for sample in samples]
+    encoded = [
+        encode_step_pair(s) if isinstance(s, StepPair) else encode_step_labels(s, settings.objective)
+        for s in samples
+    ]
     kind, length = f"steps with {settings.objective} labels", settings.train.row_length
     rows = [provenance.node_row(s, kind, found, e, length) for s, e in zip(samples, encoded, strict=True)]
     provenance.write(out, rows)
@@ -126,13 +129,6 @@ def samples_of(
         for problem_id, labels in sorted(by_problem.items())
         for label in drawn(labels, most, seed, "prm_paths", problem_id)
     ]
-
-
-def encode(sample: StepLabel | StepPair, settings: Settings) -> Example:
-    """As the objective reads it."""
-    if isinstance(sample, StepPair):
-        return encode_step_pair(sample)
-    return encode_step_labels(sample, settings.objective)
 
 
 def _scoring(policy: Policy, likelihood: float) -> Policy:

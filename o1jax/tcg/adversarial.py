@@ -269,25 +269,24 @@ async def judged_answers(
     parsed_A = [parse_completion(completion, problem.form) for completion in completions]
     cases_A_C = [[case.test for case in parsed.cases] for parsed in parsed_A]
     every = [case for cases in cases_A_C for case in cases]
-    kills = await kills_of(workers.judge, problem, every, wrong, settings.limits)
-    rewarded = [
-        reward_of(cases, kills, len(wrong), problem.form, settings.validity_weight) for cases in cases_A_C
-    ]
-    return [
-        JudgedAnswer(
-            problem_id=problem.id,
-            number=number,
-            prompt_ids=request.prompt_ids,
-            token_ids=completion.token_ids,
-            finish_reason=completion.finish_reason,
-            text=completion.text,
-            valid=valid,
-            killed=dead,
-            wrong=len(wrong),
-            reward=reward,
+    kills, answers = await kills_of(workers.judge, problem, every, wrong, settings.limits), []
+    for number, (answer, cases) in enumerate(zip(completions, cases_A_C, strict=True)):
+        valid, dead, reward = reward_of(cases, kills, len(wrong), problem.form, settings.validity_weight)
+        answers.append(
+            JudgedAnswer(
+                problem_id=problem.id,
+                number=number,
+                prompt_ids=request.prompt_ids,
+                token_ids=answer.token_ids,
+                finish_reason=answer.finish_reason,
+                text=answer.text,
+                valid=valid,
+                killed=dead,
+                wrong=len(wrong),
+                reward=reward,
+            )
         )
-        for number, (completion, (valid, dead, reward)) in enumerate(zip(completions, rewarded, strict=True))
-    ]
+    return answers
 
 
 def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:

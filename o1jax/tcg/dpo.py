@@ -87,19 +87,13 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 
 def pairs_of(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: int) -> list[PreferencePair]:
     """The sets that have a false counterpart, each with one; "sampled" ones are the policy's."""
-    tokenizer, cases = policy.tokenizer, settings.cases
-    both_S = asyncio.run(_counterparts(sets, settings, policy, seed))
-    return [
-        PreferencePair(
-            id=case_set.id,
-            problem_id=case_set.problem.id,
-            prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, cases),
-            chosen_ids=tcg_cases.answer_ids(both[0], tokenizer, cases),
-            rejected_ids=tcg_cases.answer_ids(both[1], tokenizer, cases),
-        )
-        for case_set, both in zip(sets, both_S, strict=True)
-        if both is not None
-    ]
+    tokenizer, cases, pairs = policy.tokenizer, settings.cases, []
+    for case_set, both in zip(sets, asyncio.run(_counterparts(sets, settings, policy, seed)), strict=True):
+        if both is not None:
+            chosen, rejected = (tcg_cases.answer_ids(side, tokenizer, cases) for side in both)
+            asked = tcg_cases.prompt_ids(case_set, tokenizer, cases)
+            pairs.append(PreferencePair(case_set.id, case_set.problem.id, asked, chosen, rejected))
+    return pairs
 
 
 def _provenance(
@@ -141,13 +135,10 @@ async def chosen_and_rejected(
 ) -> list[tuple[Cases, Cases] | None]:
     """For each set, in order, its cases and rejected ones; None where there are none really false."""
     one = {"shuffled": _shuffled, "near_miss": _near_miss}[kind]
-
-    async def work(case_set: CaseSet) -> tuple[Cases, Cases] | None:
-        rng = random.Random(fold_seed(seed, "rejected", case_set.id))
-        rejected = await one(judge, case_set, limits, rng)
-        return None if rejected is None else (case_set.cases, rejected)
-
-    return await run_in_order(work, sets, CONCURRENCY)
+    rejected_S = await run_in_order(
+        lambda s: one(judge, s, limits, random.Random(fold_seed(seed, "rejected", s.id))), sets, CONCURRENCY
+    )
+    return [None if cases is None else (s.cases, cases) for s, cases in zip(sets, rejected_S, strict=True)]
 
 
 async def _shuffled(judge: Judge, case_set: CaseSet, limits: Limits, rng: random.Random) -> Cases | None:
@@ -162,10 +153,9 @@ def deranged(cases: Sequence[Case], rng: random.Random) -> Cases:
     # A uniform shuffle of three is the identity one time in six, and leaves one output in its place in three
     # of the other five: true cases among the rejected.
     shift = rng.randrange(1, len(cases))
-    moved = [cases[(i + shift) % len(cases)].test.output for i in range(len(cases))]
     return tuple(
-        dataclasses.replace(case, test=dataclasses.replace(case.test, output=output))
-        for case, output in zip(cases, moved, strict=True)
+        dataclasses.replace(case, test=dataclasses.replace(case.test, output=other.test.output))
+        for case, other in zip(cases, (*cases[shift:], *cases[:shift]), strict=True)
     )
 
 

@@ -19,8 +19,7 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
-from o1jax.prompts.chat import Tokenizer
-from o1jax.records import InputError, SftSample
+from o1jax.records import InputError
 from o1jax.search.samples import whole_sample
 from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
@@ -57,13 +56,17 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     )
     training.check_model("tcg_sft", settings.train.model, policy)
     policy = training.with_adapters(policy, settings.train.lora, seed)
-    samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
-    encoded = [encode_sft(sample) for sample in samples]
-    rows = []
-    for case_set, sample, example in zip(made.sets, samples, encoded, strict=True):
-        source = provenance.text_source("problems", "cases of its tests", sample.answer_ids, policy.tokenizer)
+    rows, encoded, tokenizer = [], [], policy.tokenizer
+    for case_set in made.sets:
+        asked = tcg_cases.prompt_ids(case_set, tokenizer, settings.cases)
+        answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings.cases)
+        sample = whole_sample(case_set.id, case_set.problem.id, asked, answer)
+        encoded.append(encode_sft(sample))
+        source = provenance.text_source("problems", "cases of its tests", answer, tokenizer)
         facts = {"program": case_set.source, "program_shown": case_set.shown}
-        rows.append(provenance.row(sample, "true cases", [source], example, settings.train.row_length, facts))
+        rows.append(
+            provenance.row(sample, "true cases", [source], encoded[-1], settings.train.row_length, facts)
+        )
     provenance.write(out, rows)
     examples, long = keep_short(encoded, settings.train.row_length)
     if not examples:
@@ -84,10 +87,3 @@ def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Pol
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     graphdef, params = init_params(config, fold_seed(seed, "init"), make_mesh())
     return Policy(config, graphdef, params, tokenizer)
-
-
-def sample_of(case_set: CaseSet, tokenizer: Tokenizer, settings: CaseSettings) -> SftSample:
-    """A set as a prompt and an answer."""
-    asked = tcg_cases.prompt_ids(case_set, tokenizer, settings)
-    answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings)
-    return whole_sample(case_set.id, case_set.problem.id, asked, answer)
