@@ -75,27 +75,21 @@ class Comparison:
         return Sampler(self.workers.engine, self.workers.judge, self.workers.tokenizer, sample)
 
     async def _trees(self) -> list[Tree]:
-        workers, store = self.workers, self.store
+        workers, mine = self.workers, my_share(self.problems)
         searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, self.search)
-        await search_many(
-            searcher,
-            my_share(self.problems),
-            self.seed,
-            concurrency=store.concurrency,
-            store=store.trees("trees"),
-        )
-        return await store.all_trees("trees", self.problems)
+        trees, concurrency = self.store.trees("trees"), self.store.concurrency
+        await search_many(searcher, mine, self.seed, concurrency=concurrency, store=trees)
+        return await self.store.all_trees("trees", self.problems)
 
     async def _best_of(self, prompt: Prompt, trees: Sequence[Tree]) -> list[list[Rollout]]:
         """Samples judged on the visible tests, for each problem at the tokens that its search took."""
         sampler = self.sampler(prompt, n=4)
         budgets = {tree.problem_id: tree.generated_tokens for tree in trees}
-
-        async def sample(problem: Problem) -> list[Rollout]:
-            tests, tokens = search_tests(problem), budgets[problem.id]
-            return await sample_tokens(sampler, problem, tests, self.seed, tokens=tokens)
-
-        return await self.store.groups(f"best_of_n/{prompt}", self.problems, sample)
+        return await self.store.groups(
+            f"best_of_n/{prompt}",
+            self.problems,
+            lambda p: sample_tokens(sampler, p, search_tests(p), self.seed, tokens=budgets[p.id]),
+        )
 
     async def _chosen_rollouts(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
         """The arm of the rollouts that pass most visible tests, the first of equals."""
@@ -129,12 +123,18 @@ class Comparison:
         return outcome_of(verdict)
 
     async def _aspr(self, trees: Sequence[Tree], direct_P_G: Sequence[Sequence[Rollout]]) -> tuple[dict, int]:
-        """pseudocode: over the problems that search solved; common: both prompts over the problems
-        that search and direct sampling solved."""
+        """pseudocode: over the problems that search solved; common: both prompts, each with fresh answers,
+        over the problems that search and direct sampling solved."""
         solved = [i for i, tree in enumerate(trees) if tree.solved]
         common = [i for i in solved if any(rollout.reward for rollout in direct_P_G[i])]
         by_step = dict(zip(solved, await self._last_steps([trees[i] for i in solved]), strict=True))
-        by_prompt = await self._from_prompt([self.problems[i] for i in common])
+        sampler = self.sampler("direct", self.aspr_samples)
+        by_prompt = await self.store.groups(
+            "aspr/direct",
+            [self.problems[i] for i in common],
+            lambda problem: sample_paths(sampler, problem, final_tests(problem), self.seed),
+            sampler,
+        )
         return {
             "pseudocode": self._share(by_step.values()),
             # A method that solves only easy problems would have the higher ASPR: both are compared on the
@@ -148,23 +148,12 @@ class Comparison:
     async def _last_steps(self, trees: Sequence[Tree]) -> list[list[Rollout]]:
         """Fresh programs from the last pseudocode step of each tree's passing path."""
         sampler, tree_of = self.sampler("pseudocode", self.aspr_samples), {t.problem_id: t for t in trees}
-
-        async def sample(problem: Problem) -> list[Rollout]:
-            return await sample_last_step(
-                sampler, tree_of[problem.id], problem, final_tests(problem), self.seed
-            )
-
-        solved = [problem for problem in self.problems if problem.id in tree_of]
-        return await self.store.groups("aspr/pseudocode", solved, sample, sampler)
-
-    async def _from_prompt(self, problems: Sequence[Problem]) -> list[list[Rollout]]:
-        """Fresh answers to the direct prompt."""
-        sampler = self.sampler("direct", self.aspr_samples)
-
-        async def sample(problem: Problem) -> list[Rollout]:
-            return await sample_paths(sampler, problem, final_tests(problem), self.seed)
-
-        return await self.store.groups("aspr/direct", problems, sample, sampler)
+        return await self.store.groups(
+            "aspr/pseudocode",
+            [problem for problem in self.problems if problem.id in tree_of],
+            lambda p: sample_last_step(sampler, tree_of[p.id], p, final_tests(p), self.seed),
+            sampler,
+        )
 
     def _share(self, groups: Iterable[Sequence[Rollout]]) -> dict[str, Any] | None:
         """The mean over problems of the share of samples that pass; None over no problems."""

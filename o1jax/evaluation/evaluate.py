@@ -13,9 +13,8 @@ killed goes on. The figures are in the manifest, and as a table in table.md. Tra
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -36,7 +35,7 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share, wait_for
 from o1jax.stages.training import open_policy, open_tokenizer
-from o1jax.stages.workers import EngineSettings, Workers, open_scorer, open_workers, scorer_timings
+from o1jax.stages.workers import EngineSettings, open_scorer, open_workers, scorer_timings
 from o1jax.store import read_records, write_records
 from o1jax.tcg.writing import WriteSettings, write_cases
 
@@ -77,22 +76,16 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
                 f"evaluate.with_search: saw False with an input {name}, which only search uses; set it"
             )
     problems = read_problems(inputs["problems"])
-    _refuse_without_tests(problems, settings)
+    for problem in problems:
+        if not final_tests(problem):
+            raise InputError(f"problem {problem.id} has no tests: nothing could judge it; leave it out")
+    for problem in problems[: settings.search_problems or None] if settings.with_search else ():
+        search_tests(problem)  # InputError for a problem that a search cannot see a test of
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
     figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
     if place().index == 0:
         (out / "table.md").write_text(table(figures))
     return StageResult(figures, timings)
-
-
-def _refuse_without_tests(problems: Sequence[Problem], settings: Settings) -> None:
-    """InputError for a problem that nothing could judge, or that a search cannot see a test of."""
-    for problem in problems:
-        if not final_tests(problem):
-            raise InputError(f"problem {problem.id} has no tests: nothing could judge it; leave it out")
-    if settings.with_search:
-        for problem in problems[: settings.search_problems or None]:
-            search_tests(problem)
 
 
 async def _evaluate(
@@ -105,15 +98,24 @@ async def _evaluate(
     examples = tuple(read_problems(inputs["examples"])) if "examples" in inputs else ()
     figures: dict[str, Any] = {"generated_tokens": 0}
     context = settings.engine.context
+    if "samples" in inputs:
+        opened = only_judging(inputs["samples"], open_tokenizer(inputs["policy"]), settings.engine)
+    else:
+        opened = open_workers(open_policy(inputs["policy"]), settings.engine)
     async with (
-        _open_workers(settings, inputs) as workers,
+        opened as workers,
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
         groups = {}
         for prompt in settings.prompts:
             sample = dataclasses.replace(settings.sample, prompt=prompt)
             sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, sample, examples)
-            groups[prompt] = await _prompt_samples(store, sampler, problems, seed)
+            groups[prompt] = await store.groups(
+                f"rollouts/{prompt}",
+                problems,
+                lambda p, sampler=sampler: sample_paths(sampler, p, final_tests(p), seed),
+                sampler,
+            )
             figures[prompt] = _prompt_figures(problems, groups[prompt], settings.ks, seed)
             figures["generated_tokens"] += tokens_of(groups[prompt])
         figures["prompt_differences"] = _prompt_differences(groups, seed)
@@ -127,18 +129,6 @@ async def _evaluate(
         return figures, workers.timings() | scorer_timings(scorer)
 
 
-@contextlib.asynccontextmanager
-async def _open_workers(settings: Settings, inputs: Inputs) -> AsyncIterator[Workers]:
-    """The policy in an engine; only its tokenizer, where the samples are there."""
-    if "samples" in inputs:
-        tokenizer = open_tokenizer(inputs["policy"])
-        async with only_judging(inputs["samples"], tokenizer, settings.engine) as workers:
-            yield workers
-    else:
-        async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:
-            yield workers
-
-
 async def _cases(
     store: SampleStore, settings: Settings, inputs: Inputs, problems: Sequence[Problem], seed: int
 ) -> dict[str, CasesOf]:
@@ -150,8 +140,6 @@ async def _cases(
         async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
 
             async def write(problem: Problem) -> CasesOf:
-                if problem.form == "assertion":
-                    return CasesOf(problem.id, (), 0)
                 written = await write_cases(workers, problem, None, settings.write, seed)
                 return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
 
@@ -181,18 +169,7 @@ async def _beside(
     return figures
 
 
-# The prompts: their samples, pass@k with intervals, and what one gains on another.
-
-
-async def _prompt_samples(
-    store: SampleStore, sampler: Sampler, problems: Sequence[Problem], seed: int
-) -> list[list[Rollout]]:
-    """rollouts_P_G of the sampler's prompt, judged on the final tests: kept ones, or new."""
-
-    async def sample(problem: Problem) -> list[Rollout]:
-        return await sample_paths(sampler, problem, final_tests(problem), seed)
-
-    return await store.groups(f"rollouts/{sampler.settings.prompt}", problems, sample, sampler)
+# The prompts: pass@k with intervals, and what one gains on another.
 
 
 def _prompt_differences(groups: Mapping[str, Sequence[Sequence[Rollout]]], seed: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from etils import epath
 
@@ -53,7 +53,14 @@ class SampleStore:
         whole = self.out / f"{name}.parquet"
         if not whole.exists():
             await self._sample(name, my_share(problems), sample, judge_again)
-            await self._join(name, problems)
+            # One file of all processes' shards, when all have sampled.
+            await all_have_played(self.out, name.replace("/", "_"))
+            if place().index == 0:
+                shards = self.out / f"{name}.shards"
+                done = _by_problem(read_shards(shards, Rollout))
+                write_records(whole, Rollout, [rollout for p in problems for rollout in done[p.id]])
+                shards.rmtree(missing_ok=True)
+            await wait_for(self.out, [whole], "process 0")
         by_problem = _by_problem(read_records(whole, Rollout))
         return [by_problem[problem.id] for problem in problems]
 
@@ -71,8 +78,13 @@ class SampleStore:
             async def work(problem: Problem) -> None:
                 if self.earlier is None:
                     group = await sample(problem)
+                elif problem.id not in earlier:
+                    raise InputError(
+                        f"{self.earlier}/{name}.parquet: no samples of problem {problem.id}; "
+                        "give the problems that were sampled, or sample anew without inputs.samples"
+                    )
                 else:
-                    group = self._earlier_group(earlier, problem, name)
+                    group = earlier[problem.id]
                     if judge_again is not None:
                         group = await judged(judge_again, problem, final_tests(problem), group)
                 store.extend(group)
@@ -82,27 +94,6 @@ class SampleStore:
                 line.show(done_now, "judged", now=done_now == len(problems))
 
             await run_in_order(work, left, self.concurrency)
-
-    async def _join(self, name: str, problems: Sequence[Problem]) -> None:
-        """Makes one file of all processes' shards, when all have sampled."""
-        await all_have_played(self.out, name.replace("/", "_"))
-        shards, whole = self.out / f"{name}.shards", self.out / f"{name}.parquet"
-        if place().index == 0:
-            done = _by_problem(read_shards(shards, Rollout))
-            rollouts = [rollout for problem in problems for rollout in done[problem.id]]
-            write_records(whole, Rollout, rollouts)
-            shards.rmtree(missing_ok=True)
-        await wait_for(self.out, [whole], "process 0")
-
-    def _earlier_group(
-        self, earlier: Mapping[str, list[Rollout]], problem: Problem, name: str
-    ) -> list[Rollout]:
-        if problem.id not in earlier:
-            raise InputError(
-                f"{self.earlier}/{name}.parquet: no samples of problem {problem.id}; "
-                "give the problems that were sampled, or sample anew without inputs.samples"
-            )
-        return earlier[problem.id]
 
     def trees(self, name: str) -> ShardWriter[Tree]:
         """Where searched trees are: the earlier evaluation's stand as they are."""

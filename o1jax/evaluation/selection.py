@@ -82,20 +82,18 @@ async def _choose_all(
     settings: Settings, inputs: Mapping[str, epath.Path], problems: Sequence[Problem], seed: int
 ) -> tuple[list[Choice], dict[str, float]]:
     async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
-
-        async def write(problem: Problem) -> Written:
-            if problem.form == "assertion":  # of which no case could choose
-                return Written((), (), asked=0, generated_tokens=0)
-            return await write_cases(workers, problem, None, settings.write, seed)
-
-        written = await run_in_order(write, problems, settings.concurrency)
+        written = await run_in_order(
+            lambda problem: write_cases(workers, problem, None, settings.write, seed),
+            problems,
+            settings.concurrency,
+        )
     async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:
-
-        async def choose(item: tuple[Problem, Written]) -> Choice:
-            return await _choose(workers, settings, *item, seed)
-
-        pairs = list(zip(problems, written, strict=True))
-        return await run_in_order(choose, pairs, settings.concurrency), workers.timings()
+        choices = await run_in_order(
+            lambda item: _choose(workers, settings, *item, seed),
+            list(zip(problems, written, strict=True)),
+            settings.concurrency,
+        )
+        return choices, workers.timings()
 
 
 async def _choose(

@@ -7,57 +7,39 @@ log-probs are computed once. Searches nothing, and pairs no nodes itself (search
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from etils import epath
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from o1jax.batches.encode import encode_pair
-from o1jax.parallel.seeds import fold_seed
-from o1jax.policy.found import found_directories, search_trees
+from o1jax.policy.found import drawn_of_rounds, found_directories, search_trees
 from o1jax.records import InputError, PreferencePair, Tree
 from o1jax.search.samples import path_preferences, sibling_preferences
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    keep_unchanged,
-    open_policy,
-    tokens_per_second,
-    train_preferences,
-    with_adapters,
-)
 
 Kind = Literal["siblings", "paths"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(training.PreferenceSettings):
     """Which pairs of the searches are compared, and how DPO trains on them."""
 
-    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
     # sibling steps whose soft labels differ, answers that pass against answers that fail, or both
     pairs: Literal["siblings", "paths", "both"] = "both"
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # only pairs whose values differ by more count
     max_per_parent: NonNegativeInt = 1  # of a parent's pairs of siblings, the widest apart (0: all)
     max_per_problem: NonNegativeInt = 8  # of each kind, drawn by seed from all rounds (0: all)
-    beta: PositiveFloat = 0.1  # of DPO: how far the policy may go from its reference
-    nll_weight: NonNegativeFloat = 0.0  # of the chosen answer's likelihood in the loss; 0: as published
-    train: TrainSettings = TrainSettings(
-        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
-    )
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: pairs, pairs_by_kind, problems (that have one), dropped_long, steps, trained_tokens. Without
     a pair the policy is saved unchanged, after 0 steps."""
-    policy = open_policy(inputs["policy"])
-    check_model("policy_dpo", settings.train.model, policy)
+    policy = training.open_policy(inputs["policy"])
+    training.check_model("policy_dpo", settings.train.model, policy)
     found = found_directories(inputs)
     if not found:
         raise InputError("policy_dpo: saw no input found_0; give at least one search stage")
@@ -85,16 +67,11 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"no pair of {' or '.join(kinds)} in {len(trees)} trees, {sum(tree.solved for tree in trees)} of "
             "them with a passing path; search more, or with more samples a step"
         )
-        return StageResult(figures | keep_unchanged(out, policy, why), {})
+        return StageResult(figures | training.keep_unchanged(out, policy, why), {})
     # The policy is its own reference also with adapters: new ones add nothing.
-    policy = with_adapters(policy, settings.train.lora, seed)
-    fitted, long = train_preferences(out, "policy_dpo", policy, pairs, settings, seed)
-    trained = {
-        "dropped_long": long,
-        "steps": fitted.progress.step,
-        "trained_tokens": fitted.progress.tokens,
-    }
-    return StageResult(figures | trained, tokens_per_second(fitted))
+    policy = training.with_adapters(policy, settings.train.lora, seed)
+    fitted, long = training.train_preferences(out, "policy_dpo", policy, pairs, settings, seed)
+    return training.result(fitted, figures, long)
 
 
 def pairs_of(
@@ -102,22 +79,20 @@ def pairs_of(
 ) -> list[PreferencePair]:
     """The pairs of one kind, each once, problem by problem; `rounds` are the trees of every search stage, and
     an id begins with its round's index and the kind."""
-    by_problem: dict[str, dict[tuple, PreferencePair]] = collections.defaultdict(dict)
-    for number, trees in enumerate(rounds):
-        for tree in trees:
-            for pair in _tree_pairs(tree, kind, settings, eos_id, seed):
-                # Ids differ between rounds although tokens may not: a pair that two rounds found counts once.
-                key = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
-                named = dataclasses.replace(pair, id=f"{number}/{kind}/{pair.id}")
-                by_problem[tree.problem_id].setdefault(key, named)
-    drawn = []
-    for problem_id, different in sorted(by_problem.items()):
-        pairs = list(different.values())
-        random.Random(fold_seed(seed, "policy_dpo", kind, problem_id)).shuffle(pairs)
-        # One passing answer pairs with every failing one: without the cap, problems with many failing answers
-        # would drown the others.
-        drawn += pairs[: settings.max_per_problem or None]
-    return drawn
+    pairs = [
+        [pair for tree in trees for pair in _tree_pairs(tree, kind, settings, eos_id, seed)]
+        for trees in rounds
+    ]
+    # One passing answer pairs with every failing one: hence the cap.
+    return drawn_of_rounds(
+        pairs,
+        lambda pair: (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids),
+        settings.max_per_problem,
+        seed,
+        "policy_dpo",
+        kind,
+        kind=f"{kind}/",
+    )
 
 
 def _tree_pairs(tree: Tree, kind: Kind, settings: Settings, eos_id: int, seed: int) -> list[PreferencePair]:

@@ -6,20 +6,21 @@ problems: a pool whose references must not be trained on is never passed in.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from etils import epath
 
 from o1jax.batches.encode import encode_sft
-from o1jax.parallel.seeds import fold_seed
+from o1jax.parallel.seeds import drawn, fold_seed
 from o1jax.prompts import direct, pseudocode
 from o1jax.prompts.chat import Message, Tokenizer, render
 from o1jax.prompts.fence import Style
-from o1jax.records import InputError, Problem, Rollout, SftSample, Tree, Verdict
-from o1jax.search.samples import passing_samples, program_of
+from o1jax.records import InputError, PreferencePair, Problem, Rollout, SftSample, Tree, Verdict
+from o1jax.search.samples import passing_samples, program_of, whole_sample
 from o1jax.search.sampling import steps_of_rollout
 from o1jax.search.steps import without_eos
 from o1jax.stages import provenance
@@ -28,6 +29,7 @@ from o1jax.stages.problems import read_problems
 from o1jax.stages.provenance import Provenance, Source
 from o1jax.store import read_shards, read_trees
 
+Sample = TypeVar("Sample", SftSample, PreferencePair)
 FINDERS = ("search", "sample")
 # Inputs: the warm-up's problems, and the pool's, whose references no self-play may see: they are the upper
 # bound that a run is compared with.
@@ -121,19 +123,32 @@ def passing_paths(
 ) -> list[SftSample]:
     """At most `max_per_problem` (0: all) different passing answers a problem, drawn by seed from all
     `directories` of search and sample stages; an id begins with its directory's index."""
-    by_problem: dict[str, dict[tuple[int, ...], SftSample]] = {}
-    for number, directory in enumerate(directories):
-        for sample in _passing(directory, tokenizer):
-            answers = by_problem.setdefault(sample.problem_id, {})
-            # An answer that two rounds found counts once, as the first round's.
-            answers.setdefault(sample.answer_ids, dataclasses.replace(sample, id=f"{number}/{sample.id}"))
-    chosen = []
-    for problem_id, answers in sorted(by_problem.items()):
-        samples = list(answers.values())
-        random.Random(fold_seed(seed, "passing_paths", problem_id)).shuffle(samples)
-        # Without the cap, problems that pass often would drown those that pass rarely: the hard ones.
-        chosen += samples[: max_per_problem or None]
-    return chosen
+    rounds = [_passing(directory, tokenizer) for directory in directories]
+    return drawn_of_rounds(rounds, lambda s: s.answer_ids, max_per_problem, seed, "passing_paths")
+
+
+def drawn_of_rounds(
+    rounds: Sequence[Sequence[Sample]],
+    key: Callable[[Sample], tuple],
+    most: int,
+    seed: int,
+    *parts: str,
+    kind: str = "",
+) -> list[Sample]:
+    """At most `most` (0: all) samples a problem that differ by `key`, drawn by seed from all rounds, problem
+    by problem; an id begins with its round's index, and `kind`."""
+    by_problem: dict[str, dict[tuple, Sample]] = collections.defaultdict(dict)
+    for number, samples in enumerate(rounds):
+        for sample in samples:
+            # Ids differ between rounds; what two of them found counts once, as the first round's.
+            named = dataclasses.replace(sample, id=f"{number}/{kind}{sample.id}")
+            by_problem[sample.problem_id].setdefault(key(sample), named)
+    # Without the cap, problems with many samples (that pass often, say) would drown the hard ones.
+    return [
+        sample
+        for problem_id, different in sorted(by_problem.items())
+        for sample in drawn(different.values(), most, seed, *parts, problem_id)
+    ]
 
 
 def _passing(directory: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
@@ -158,7 +173,7 @@ def _rollout_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
         answer_ids = (*path, eos_id)
     elif answer_ids[-1] != eos_id:
         return None  # of a direct answer, where the program ends is not known by tokens
-    return _sample(rollout.id, rollout.problem_id, rollout.prompt_ids, answer_ids)
+    return whole_sample(rollout.id, rollout.problem_id, rollout.prompt_ids, answer_ids)
 
 
 def wrong_programs(
@@ -170,12 +185,12 @@ def wrong_programs(
     for directory in directories:
         for problem_id, program in _wrong(directory):
             by_problem.setdefault(problem_id, set()).add(program)
-    drawn = {}
+    chosen = {}
     for problem_id, programs in sorted(by_problem.items()):
         # Sorted first: a set of texts has another order in every process.
         rng = random.Random(fold_seed(seed, "wrong_programs", problem_id))
-        drawn[problem_id] = rng.sample(sorted(programs), min(max_per_problem, len(programs)))
-    return drawn
+        chosen[problem_id] = rng.sample(sorted(programs), min(max_per_problem, len(programs)))
+    return chosen
 
 
 def _wrong(directory: epath.Path) -> Iterator[tuple[str, str]]:
@@ -205,7 +220,7 @@ def reference_samples(
         for name, messages, answer in _reference_answers(problem, variants, style):
             answer_ids = (*tokenizer.encode(answer, add_special_tokens=False), eos_id)
             prompt_ids = render(tokenizer, messages)
-            samples.append(_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids))
+            samples.append(whole_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids))
     return samples
 
 
@@ -224,7 +239,3 @@ def _reference_answers(
         yield f"reasoning_{i}", pseudocode.messages(problem, style=style), pseudocode.render_path(steps)
     for i, source in enumerate(problem.solutions[:variants]):
         yield f"direct_{i}", direct.messages(problem, style=style), direct.render_answer(source)
-
-
-def _sample(id: str, problem_id: str, prompt_ids: tuple[int, ...], answer_ids: tuple[int, ...]) -> SftSample:
-    return SftSample(id, problem_id, prompt_ids, answer_ids, (True,) * len(answer_ids))

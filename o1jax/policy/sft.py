@@ -16,16 +16,8 @@ from o1jax.batches.encode import encode_sft, keep_short
 from o1jax.policy.found import provenance_of, read_answers
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    open_policy,
-    tokens_per_second,
-    train_tokens,
-    with_adapters,
-)
 from o1jax.train import objectives
 
 
@@ -34,7 +26,7 @@ class Settings:
     """The paths to imitate, and how they are trained on."""
 
     train_tokens: PositiveInt  # tokens to train on, padding not counted, in as many epochs as that takes
-    train: TrainSettings = TrainSettings()
+    train: training.TrainSettings = training.TrainSettings()
     max_per_problem: NonNegativeInt = 4  # found paths of a problem, drawn by seed (0: all)
     variants: PositiveInt = 1  # reasoning chains, and programs, of each reference problem
     style: Style = "full"  # of the references' prompts: as search had it
@@ -42,9 +34,9 @@ class Settings:
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: found (answers), found_problems, references, dropped_long, steps, trained_tokens."""
-    policy = open_policy(inputs["policy"])
-    check_model("policy_sft", settings.train.model, policy)
-    policy = with_adapters(policy, settings.train.lora, seed)
+    policy = training.open_policy(inputs["policy"])
+    training.check_model("policy_sft", settings.train.model, policy)
+    policy = training.with_adapters(policy, settings.train.lora, seed)
     answers = read_answers(
         inputs,
         policy.tokenizer,
@@ -61,15 +53,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     examples, dropped = keep_short(
         [encode_sft(sample) for sample in answers.all()], settings.train.row_length
     )
-    fitted = train_tokens(out, "policy_sft", policy, objectives.sft, examples, settings, seed)
-    return StageResult(
-        figures={
-            "found": len(answers.found),
-            "found_problems": len({sample.problem_id for sample in answers.found}),
-            "references": sum(map(len, answers.references.values())),
-            "dropped_long": dropped,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-        },
-        timings=tokens_per_second(fitted),
-    )
+    fitted = training.train_tokens(out, "policy_sft", policy, objectives.sft, examples, settings, seed)
+    figures = {
+        "found": len(answers.found),
+        "found_problems": len({sample.problem_id for sample in answers.found}),
+        "references": sum(map(len, answers.references.values())),
+    }
+    return training.result(fitted, figures, dropped)

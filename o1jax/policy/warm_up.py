@@ -88,20 +88,18 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
     save_policy(out / "policy", config, fitted.params, tokenizer)
     progress = fitted.progress
-    return StageResult(
-        figures={
-            "problems": len(problems),
-            "dropped_long": dropped,
-            "parameters": parameter_count(params),
-            "vocab_size": len(tokenizer),
-            "steps": progress.step,
-            "best_step": progress.best_step,
-            "stopped": fitted.stopped,
-            "validation_pass_at_1": round(1 - progress.best_loss, 4),
-            "trained_tokens": progress.tokens,
-        },
-        timings={},
-    )
+    figures = {
+        "problems": len(problems),
+        "dropped_long": dropped,
+        "parameters": parameter_count(params),
+        "vocab_size": len(tokenizer),
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "stopped": fitted.stopped,
+        "validation_pass_at_1": round(1 - progress.best_loss, 4),
+        "trained_tokens": progress.tokens,
+    }
+    return StageResult(figures, {})
 
 
 class Validation:

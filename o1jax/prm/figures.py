@@ -144,14 +144,13 @@ def calibration(nodes: Nodes, score_N: np.ndarray) -> dict[str, Any]:
     """log_loss, calibration_error, calibration_error_by_depth and calibration, all against the soft label."""
     score_N = np.clip(score_N, SMALLEST, 1 - SMALLEST)
     losses_N = -nodes.soft_N * np.log(score_N) - (1 - nodes.soft_N) * np.log1p(-score_N)
-    by_depth = {
-        str(d): calibration_error(score_N[nodes.number_N == d], nodes.soft_N[nodes.number_N == d])
-        for d in np.unique(nodes.number_N)
-    }
+    depths = {str(d): nodes.number_N == d for d in np.unique(nodes.number_N)}
     return {
         "log_loss": rounded(losses_N.mean()),
         "calibration_error": rounded(calibration_error(score_N, nodes.soft_N)),
-        "calibration_error_by_depth": {depth: rounded(error) for depth, error in by_depth.items()},
+        "calibration_error_by_depth": {
+            d: rounded(calibration_error(score_N[at_N], nodes.soft_N[at_N])) for d, at_N in depths.items()
+        },
         "calibration": calibration_curve(score_N, nodes.soft_N),
     }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,26 +16,18 @@ import numpy as np
 from etils import epath
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from o1jax.batches.encode import Example, encode_step_labels, encode_step_pair, keep_short
+from o1jax.batches.encode import encode_step_labels, encode_step_pair, keep_short
 from o1jax.engine.step_scorer import score_ids
 from o1jax.model.init import abstract_params
 from o1jax.parallel.mesh import make_mesh, own_devices
-from o1jax.parallel.seeds import fold_seed
+from o1jax.parallel.seeds import drawn
 from o1jax.policy.found import found_directories, search_trees
 from o1jax.prm.figures import held_out_figures
 from o1jax.prm.nodes import nodes_of, score_nodes
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.search.samples import step_labels, step_pairs
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    open_policy,
-    tokens_per_second,
-    train_tokens,
-    with_adapters,
-)
 from o1jax.stages.workers import scorer_of
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, load_policy
@@ -56,22 +47,25 @@ class Settings:
     pair_margin: NonNegativeFloat = 0.0  # pairs are of siblings whose soft labels differ by more
     max_pairs_per_parent: NonNegativeInt = 0  # the widest apart (0: all)
     max_paths_per_problem: NonNegativeInt = 0  # labelled paths, drawn by seed (0: all)
-    train: TrainSettings = TrainSettings(learning_rate=1e-3, weight_decay=0.01)
+    train: training.TrainSettings = training.TrainSettings(learning_rate=1e-3, weight_decay=0.01)
     scorer_slots: PositiveInt = 16  # paths in one forward pass of the held-out figures
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (figures.py)."""
-    policy = open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
-    check_model("prm", settings.train.model, policy)
-    policy = with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
+    policy = training.open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
+    training.check_model("prm", settings.train.model, policy)
+    policy = training.with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
     found = found_directories(inputs)
     rounds = [search_trees(directory) for directory in found.values()]
     trees = [tree for found_trees in rounds for tree in found_trees]
     held_out = search_trees(inputs["held_out"]) if "held_out" in inputs else []
     refuse_leakage(trees, held_out)
     samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
-    encoded = [encode(sample, settings) for sample in samples]
+    encoded = [
+        encode_step_pair(s) if isinstance(s, StepPair) else encode_step_labels(s, settings.objective)
+        for s in samples
+    ]
     kind, length = f"steps with {settings.objective} labels", settings.train.row_length
     rows = [provenance.node_row(s, kind, found, e, length) for s, e in zip(samples, encoded, strict=True)]
     provenance.write(out, rows)
@@ -84,19 +78,16 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
     make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
     objective = make_objective(*score_ids(policy.tokenizer))
-    fitted = train_tokens(out, f"prm {settings.objective}", policy, objective, examples, settings, seed)
-    return StageResult(
-        figures={
-            "objective": settings.objective,
-            "examples": len(examples),
-            "problems": len({tree.problem_id for tree in trees}),
-            "dropped_long": dropped,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-            "held_out": _held_out(out, settings, trees, held_out, seed) if held_out else None,
-        },
-        timings=tokens_per_second(fitted),
+    fitted = training.train_tokens(
+        out, f"prm {settings.objective}", policy, objective, examples, settings, seed
     )
+    figures = {
+        "objective": settings.objective,
+        "examples": len(examples),
+        "problems": len({tree.problem_id for tree in trees}),
+        "held_out": _held_out(out, settings, trees, held_out, seed) if held_out else None,
+    }
+    return training.result(fitted, figures, dropped)
 
 
 def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
@@ -132,18 +123,12 @@ def samples_of(
             dataclasses.replace(label, id=f"{number}/{label.id}")
             for label in step_labels(tree, eos_id=eos_id)
         )
-    for problem_id, labels in by_problem.items():
-        # Without a cap too: what a low cap keeps, a higher one keeps as well.
-        random.Random(fold_seed(seed, "prm_paths", problem_id)).shuffle(labels)
-    most = settings.max_paths_per_problem or None
-    return [label for _, labels in sorted(by_problem.items()) for label in labels[:most]]
-
-
-def encode(sample: StepLabel | StepPair, settings: Settings) -> Example:
-    """As the objective reads it."""
-    if isinstance(sample, StepPair):
-        return encode_step_pair(sample)
-    return encode_step_labels(sample, settings.objective)
+    most = settings.max_paths_per_problem
+    return [
+        label
+        for problem_id, labels in sorted(by_problem.items())
+        for label in drawn(labels, most, seed, "prm_paths", problem_id)
+    ]
 
 
 def _scoring(policy: Policy, likelihood: float) -> Policy:

@@ -182,10 +182,17 @@ class Search:
         leaves = self.select_wave(width)
         # A first visit simulates and expands nothing: most leaves never get a second one, and their next
         # steps would be sampled in vain.
-        expanded = [leaf for leaf in leaves if self._is_for_expansion(leaf)]
+        nodes = [self.tree.nodes[leaf] for leaf in leaves]
+        deep = self.settings.max_depth
+        expanded = [n.index for n in nodes if n.depth < deep and (n.index == ROOT or n.visits > 0)]
         await self._expand(expanded)
-        starts = [self._first_unvisited(leaf) if leaf in expanded else leaf for leaf in leaves]
-        await self._simulate([start for start in starts if start is not None])
+        # Of an expanded leaf the first new step; none where all were judged, scored, or known before.
+        starts = [
+            start
+            for leaf in leaves
+            for start in (self.tree.unvisited_children(leaf)[:1] if leaf in expanded else [leaf])
+        ]
+        await self._sample(starts, [self._simulation(start) for start in starts])
         self.tree.add_losses(leaves, -1)
         self.rollouts += len(leaves)
 
@@ -220,10 +227,6 @@ class Search:
             return False
         # Steps of simulated paths are children too, and as many of them as samples need no expansion.
         return self.tree.expansions[index] > 0 or len(self.tree.children[index]) >= self.settings.samples
-
-    def _is_for_expansion(self, leaf: int) -> bool:
-        node = self.tree.nodes[leaf]
-        return node.depth < self.settings.max_depth and (leaf == ROOT or node.visits > 0)
 
     # Expand.
 
@@ -261,13 +264,6 @@ class Search:
             self.back_up(step, score)
 
     # Simulate.
-
-    def _first_unvisited(self, leaf: int) -> int | None:
-        """The first new step of an expansion; None where all were judged, scored, or known before."""
-        return next(iter(self.tree.unvisited_children(leaf)), None)
-
-    async def _simulate(self, starts: Sequence[int]) -> None:
-        await self._sample(starts, [self._simulation(start) for start in starts])
 
     def _simulation(self, start: int) -> Request:
         return Request(

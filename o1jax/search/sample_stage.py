@@ -50,17 +50,15 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     if place().index == 0:
         write_records(out / "rollouts" / "rollouts.parquet", Rollout, rollouts)
     solved = len({rollout.problem_id for rollout in rollouts if rollout.reward})
-    return StageResult(
-        figures={
-            "problems": len(problems),
-            "solved": solved,
-            "solved_share": round(solved / len(problems), 4),
-            "samples": len(rollouts),
-            "passed": int(sum(rollout.reward for rollout in rollouts)),
-            "generated_tokens": sum(len(rollout.token_ids) for rollout in rollouts),
-        },
-        timings=timings,
-    )
+    figures = {
+        "problems": len(problems),
+        "solved": solved,
+        "solved_share": round(solved / len(problems), 4),
+        "samples": len(rollouts),
+        "passed": int(sum(rollout.reward for rollout in rollouts)),
+        "generated_tokens": sum(len(rollout.token_ids) for rollout in rollouts),
+    }
+    return StageResult(figures, timings)
 
 
 def _budgets(problems: Sequence[Problem], settings: Settings, inputs: Mapping[str, epath.Path]) -> list[int]:

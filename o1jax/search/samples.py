@@ -46,19 +46,22 @@ def label_nodes(tree: Tree) -> list[Label]:
 
 def passing_samples(tree: Tree, *, eos_id: int) -> list[SftSample]:
     """D+ of a tree: its paths with different programs that pass every test, the shortest first."""
-    samples = []
-    for leaf in sorted(_distinct_passing(tree), key=lambda leaf: _length(tree, leaf)):
-        answer_ids = _answer_ids(tree, leaf, eos_id)
-        samples.append(
-            SftSample(
-                id=f"{tree.problem_id}#{leaf.index}",
-                problem_id=tree.problem_id,
-                prompt_ids=tree.prompt_ids,
-                answer_ids=answer_ids,
-                is_trained=(True,) * len(answer_ids),
-            )
+    return [
+        whole_sample(
+            f"{tree.problem_id}#{leaf.index}",
+            tree.problem_id,
+            tree.prompt_ids,
+            _answer_ids(tree, leaf, eos_id),
         )
-    return samples
+        for leaf in sorted(_distinct_passing(tree), key=lambda leaf: _length(tree, leaf))
+    ]
+
+
+def whole_sample(
+    id: str, problem_id: str, prompt_ids: tuple[int, ...], answer_ids: tuple[int, ...]
+) -> SftSample:
+    """A sample whose whole answer is trained, the end token too: else a policy never learns to stop."""
+    return SftSample(id, problem_id, prompt_ids, answer_ids, (True,) * len(answer_ids))
 
 
 def step_labels(tree: Tree, *, eos_id: int) -> list[StepLabel]:

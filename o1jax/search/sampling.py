@@ -60,8 +60,7 @@ async def sample_paths(sampler: Sampler, problem: Problem, tests: Tests, seed: i
     An answer without a well-formed program is not judged: verdict None, reward 0.
     """
     seed = fold_seed(seed, problem.id, "sample", sampler.settings.prompt)
-    prompt_ids = prompt_of(sampler, problem)
-    return await _sample(sampler, problem, tests, prompt_ids, 1, seed)
+    return await _sample(sampler, problem, tests, prompt_of(sampler, problem), 1, seed)
 
 
 async def sample_many(
@@ -73,11 +72,9 @@ async def sample_many(
     concurrency: int = 64,
 ) -> list[list[Rollout]]:
     """rollouts_P_G: `sample_paths` of every problem, in their order."""
-
-    async def work(problem: Problem) -> list[Rollout]:
-        return await sample_paths(sampler, problem, tests_of(problem), seed)
-
-    return await run_in_order(work, problems, concurrency)
+    return await run_in_order(
+        lambda problem: sample_paths(sampler, problem, tests_of(problem), seed), problems, concurrency
+    )
 
 
 async def sample_tokens(
@@ -127,9 +124,8 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
         return chat.encode(sampler.tokenizer, direct.completion_prompt(problem, sampler.examples))
     if settings.prompt == "direct":
         return chat.render(sampler.tokenizer, direct.messages(problem, style=settings.style))
-    return chat.render(
-        sampler.tokenizer, pseudocode.messages(problem, few_shot=settings.few_shot, style=settings.style)
-    )
+    messages = pseudocode.messages(problem, few_shot=settings.few_shot, style=settings.style)
+    return chat.render(sampler.tokenizer, messages)
 
 
 async def _sample(

@@ -110,26 +110,12 @@ def _unfinished(tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout
 
 
 def _slice(
-    answer: Completion | Rollout,
-    start: int,
-    end: int,
-    text: str,
-    *,
-    action: int = 0,
-    program: str = "",
-    error: str = "",
+    answer: Completion | Rollout, start: int, end: int, text: str, action: int = 0, **said: str
 ) -> SampledStep:
-    return SampledStep(
-        token_ids=answer.token_ids[start:end],
-        log_probs=answer.log_probs[start:end],
-        text=text,
-        action=action,
-        # Only the answer's last step ended as the answer did; those before it stopped at their marker.
-        finish_reason=answer.finish_reason if end == len(answer.token_ids) else "stop",
-        policy_version=answer.policy_version,
-        program=program,
-        error=error,
-    )
+    # Only the answer's last step ended as the answer did; those before it stopped at their marker.
+    reason = answer.finish_reason if end == len(answer.token_ids) else "stop"
+    ids, log_probs = answer.token_ids[start:end], answer.log_probs[start:end]
+    return SampledStep(ids, log_probs, text, action, reason, answer.policy_version, **said)
 
 
 def path_of(prompt_ids: tuple[int, ...], steps: Sequence[Node | SampledStep], eos_id: int) -> Path:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.batches.encode import Example, encode_pair, keep_short
 from o1jax.batches.stream import Batches
@@ -29,6 +29,7 @@ from o1jax.parallel.processes import is_leader
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer, load_tokenizer
 from o1jax.records import InputError, PreferencePair
+from o1jax.stages.manifest import StageResult
 from o1jax.train.checkpoint import Policy, load_policy, save_policy
 from o1jax.train.loop import FitSettings, Fitted, fit
 from o1jax.train.objectives import Objective, dpo
@@ -142,11 +143,16 @@ def train_tokens(
     return dataclasses.replace(fitted, params=plain.params)
 
 
-class PreferenceBudget(TokenBudget, Protocol):
-    """Such a stage's settings for DPO; `train_tokens` counts both sides of a pair."""
+@dataclasses.dataclass(frozen=True)
+class PreferenceSettings:
+    """What every stage's settings have that trains by DPO."""
 
-    beta: float
-    nll_weight: float
+    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
+    beta: PositiveFloat = 0.1  # of DPO: how far the policy may go from its reference
+    nll_weight: NonNegativeFloat = 0.0  # of the chosen answer's likelihood in the loss; 0: as published
+    train: TrainSettings = TrainSettings(
+        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
+    )
 
 
 def train_preferences(
@@ -154,7 +160,7 @@ def train_preferences(
     title: str,
     policy: Policy,
     pairs: Sequence[PreferencePair],
-    settings: PreferenceBudget,
+    settings: PreferenceSettings,
     seed: int,
 ) -> tuple[Fitted, int]:
     """DPO of the policy, which is the reference too, as train_tokens; and how many pairs were left out for
@@ -181,9 +187,14 @@ def steps_for(batches: Batches, tokens: int) -> int:
     return steps
 
 
-def tokens_per_second(fitted: Fitted) -> dict[str, float]:
-    """The stage's timing."""
-    return {"tokens_per_second": round(fitted.progress.tokens / fitted.seconds)}
+def result(
+    fitted: Fitted, figures: Mapping[str, Any], dropped_long: int, timings: Mapping[str, float] = {}
+) -> StageResult:
+    """A stage's own figures and timings, and its training's: dropped_long, steps, trained_tokens."""
+    progress = fitted.progress
+    trained = {"dropped_long": dropped_long, "steps": progress.step, "trained_tokens": progress.tokens}
+    speed = {"tokens_per_second": round(progress.tokens / fitted.seconds)}
+    return StageResult({**figures, **trained}, {**timings, **speed})
 
 
 def open_policy(place: epath.Path, mesh: Mesh | None = None) -> Policy:

@@ -5,8 +5,8 @@ The paper trains its generator once, before self-play; here it follows the polic
 search with the generator of the round before, it is iterative DPO.
 
 Inputs: tcg (also the reference model), problems (check_problems, with reference programs), found_<k>: search
-or sample stages of the policy, and, where one samples, policy, for its tokenizer. answers.parquet holds every
-answer with its reward; a stage that was killed goes on from it. Writes no tests (write_tests does).
+or sample stages of the policy. answers.parquet holds every answer with its reward; a stage that was killed
+goes on from it. Writes no tests (write_tests does).
 """
 
 from __future__ import annotations
@@ -14,33 +14,23 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from etils import epath
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
-from o1jax.parallel.seeds import fold_seed
+from o1jax.parallel.seeds import drawn, fold_seed
 from o1jax.policy.found import found_directories, wrong_programs
 from o1jax.prompts import chat
 from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
 from o1jax.sandbox.interface import Judge, Limits
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.provenance import Provenance, Role, Source
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    keep_unchanged,
-    open_policy,
-    tokens_per_second,
-    train_preferences,
-    with_adapters,
-)
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.store import read_records, write_records
 from o1jax.tcg.gate import distinct, is_degenerate, killed, true_cases
@@ -52,20 +42,14 @@ ROUNDING = 1e-9  # of a difference of rewards, so that 0.3 - 0.2 is not less tha
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(training.PreferenceSettings):
     """The generator's answers, how they are rewarded and paired, and how DPO trains on the pairs."""
 
-    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
     write: WriteSettings = WriteSettings(answers=8, temperature=1.0, top_p=1.0, top_k=0)
     max_wrong: PositiveInt = 8  # wrong programs of a problem that an answer is rewarded on
     validity_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of valid cases in the reward (reward_of)
     margin: Annotated[float, Field(gt=0, le=1)] = 0.25  # the least difference of rewards in a pair
     max_pairs: NonNegativeInt = 2  # of a problem (0: all)
-    beta: PositiveFloat = 0.1  # of DPO: how far the generator may go from its reference
-    nll_weight: NonNegativeFloat = 0.0  # of the chosen answer's likelihood in the loss; 0: as published
-    train: TrainSettings = TrainSettings(
-        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
-    )
     limits: Limits = Limits()  # of a wrong program on one case
     concurrency: PositiveInt = 64  # problems at once
     engine: EngineSettings = EngineSettings()
@@ -99,8 +83,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     mean_reward, kill_share (of a problem's wrong programs, by any answer, mean over problems), valid_share
     (of the asked cases), pairs, dropped_long, steps, trained_tokens, generated_tokens. Without a pair the
     generator is saved unchanged, after 0 steps."""
-    policy = open_policy(inputs["tcg"])
-    check_model("tcg_adversarial", settings.train.model, policy)
+    policy = training.open_policy(inputs["tcg"])
+    training.check_model("tcg_adversarial", settings.train.model, policy)
     problems = read_problems(inputs["problems"])
     wrong, no_reference = wrong_of(inputs, problems, settings, seed)
     answers, timings = _answers(out, settings, policy, problems, wrong, seed)
@@ -119,15 +103,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{len(answers)} answers about {len(wrong)} problems, none with a reward {settings.margin} below "
             "its problem's best; sample more answers or lower the margin"
         )
-        return StageResult(found | keep_unchanged(out, policy, why), timings)
-    policy = with_adapters(policy, settings.train.lora, seed)
-    fitted, long = train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
-    trained = {
-        "dropped_long": long,
-        "steps": fitted.progress.step,
-        "trained_tokens": fitted.progress.tokens,
-    }
-    return StageResult(found | trained, timings | tokens_per_second(fitted))
+        return StageResult(found | training.keep_unchanged(out, policy, why), timings)
+    policy = training.with_adapters(policy, settings.train.lora, seed)
+    fitted, long = training.train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
+    return training.result(fitted, found, long, timings)
 
 
 def reward_of(
@@ -168,21 +147,18 @@ def pairs_of(
         if best is not None:
             # A margin, for with few wrong programs rewards are coarse, and small differences are luck.
             worse = {a.token_ids: a for a in group if best.reward - a.reward >= margin - ROUNDING}
-            drawn = list(worse.values())
-            random.Random(fold_seed(seed, "tcg_adversarial", problem_id)).shuffle(drawn)
-            pairs += [_pair(best, answer) for answer in drawn[: max_pairs or None]]
+            pairs += [
+                PreferencePair(
+                    id=f"{problem_id}#{best.number}>{answer.number}",
+                    problem_id=problem_id,
+                    prompt_ids=best.prompt_ids,
+                    chosen_ids=best.token_ids,
+                    rejected_ids=answer.token_ids,
+                    margin=best.reward - answer.reward,
+                )
+                for answer in drawn(worse.values(), max_pairs, seed, "tcg_adversarial", problem_id)
+            ]
     return pairs
-
-
-def _pair(chosen: JudgedAnswer, rejected: JudgedAnswer) -> PreferencePair:
-    return PreferencePair(
-        id=f"{chosen.problem_id}#{chosen.number}>{rejected.number}",
-        problem_id=chosen.problem_id,
-        prompt_ids=chosen.prompt_ids,
-        chosen_ids=chosen.token_ids,
-        rejected_ids=rejected.token_ids,
-        margin=chosen.reward - rejected.reward,
-    )
 
 
 def _provenance(
@@ -293,40 +269,34 @@ async def judged_answers(
     parsed_A = [parse_completion(completion, problem.form) for completion in completions]
     cases_A_C = [[case.test for case in parsed.cases] for parsed in parsed_A]
     every = [case for cases in cases_A_C for case in cases]
-    kills = await kills_of(workers.judge, problem, every, wrong, settings.limits)
-    rewarded = [
-        reward_of(cases, kills, len(wrong), problem.form, settings.validity_weight) for cases in cases_A_C
-    ]
-    return [
-        JudgedAnswer(
-            problem_id=problem.id,
-            number=number,
-            prompt_ids=request.prompt_ids,
-            token_ids=completion.token_ids,
-            finish_reason=completion.finish_reason,
-            text=completion.text,
-            valid=valid,
-            killed=dead,
-            wrong=len(wrong),
-            reward=reward,
+    kills, answers = await kills_of(workers.judge, problem, every, wrong, settings.limits), []
+    for number, (answer, cases) in enumerate(zip(completions, cases_A_C, strict=True)):
+        valid, dead, reward = reward_of(cases, kills, len(wrong), problem.form, settings.validity_weight)
+        answers.append(
+            JudgedAnswer(
+                problem_id=problem.id,
+                number=number,
+                prompt_ids=request.prompt_ids,
+                token_ids=answer.token_ids,
+                finish_reason=answer.finish_reason,
+                text=answer.text,
+                valid=valid,
+                killed=dead,
+                wrong=len(wrong),
+                reward=reward,
+            )
         )
-        for number, (completion, (valid, dead, reward)) in enumerate(zip(completions, rewarded, strict=True))
-    ]
+    return answers
 
 
 def _figures(answers: Sequence[JudgedAnswer]) -> dict[str, float]:
     wrong = {answer.problem_id: answer.wrong for answer in answers}
     dead = collections.Counter(id for id, _ in {(a.problem_id, r) for a in answers for r in a.killed})
-    shares = [dead[problem_id] / n for problem_id, n in wrong.items()]
+    n, n_problems = len(answers) or 1, len(wrong) or 1  # the means of no answers are 0
     return {
         "answers": len(answers),
-        "mean_reward": round(_mean([answer.reward for answer in answers]), 4),
-        "kill_share": round(_mean(shares), 4),
-        "valid_share": round(_mean([answer.valid for answer in answers]) / CASES, 4),
+        "mean_reward": round(sum(answer.reward for answer in answers) / n, 4),
+        "kill_share": round(sum(dead[id] / n_wrong for id, n_wrong in wrong.items()) / n_problems, 4),
+        "valid_share": round(sum(answer.valid for answer in answers) / n / CASES, 4),
         "generated_tokens": sum(len(answer.token_ids) for answer in answers),
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    """0 of none."""
-    return sum(values) / len(values) if values else 0.0

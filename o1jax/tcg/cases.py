@@ -120,7 +120,7 @@ def make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) ->
         dropped += lost
         dropped["problems_without"] += not solutions
         if solutions:
-            sets += _draw(problem, solutions, settings, seed)
+            sets += [_draw(problem, solutions, settings, seed, i) for i in range(settings.sets)]
     return Sets(tuple(sets), len({s.problem.id for s in sets}), dict(dropped))
 
 
@@ -135,13 +135,10 @@ async def _solutions(
         if not parses(source):
             lost["unparsable"] += 1
             continue
-        kept = []
-        for case in await traced_cases(judge, problem, source, list(stated), settings.limits):
-            why = _fault(problem, case, stated, settings)
-            if why is None:
-                kept.append(prompt.canonical(case, problem.form))
-            else:
-                lost[why] += 1
+        cases = await traced_cases(judge, problem, source, list(stated), settings.limits)
+        faults = [_fault(problem, case, stated, settings) for case in cases]
+        lost.update(filter(None, faults))
+        kept = [prompt.canonical(c, problem.form) for c, why in zip(cases, faults, strict=True) if not why]
         if len(kept) >= CASES:
             solutions.append((source, tuple(kept)))
     return solutions, lost
@@ -172,18 +169,12 @@ def _agrees(problem: Problem, said: str, stated: str) -> bool:
 
 
 def _draw(
-    problem: Problem, solutions: Sequence[Solution], settings: CaseSettings, seed: int
-) -> Iterator[CaseSet]:
-    for i in range(settings.sets):
-        rng = random.Random(fold_seed(seed, "case_set", problem.id, i))
-        source, cases = rng.choice(solutions)
-        yield CaseSet(
-            id=f"{problem.id}#{i}",
-            problem=problem,
-            source=source,
-            shown=rng.random() >= settings.question_only,
-            cases=tuple(rng.sample(cases, CASES)),
-        )
+    problem: Problem, solutions: Sequence[Solution], settings: CaseSettings, seed: int, number: int
+) -> CaseSet:
+    rng = random.Random(fold_seed(seed, "case_set", problem.id, number))
+    source, cases = rng.choice(solutions)
+    shown = rng.random() >= settings.question_only
+    return CaseSet(f"{problem.id}#{number}", problem, source, shown, tuple(rng.sample(cases, CASES)))
 
 
 def texts(sets: Sequence[CaseSet], settings: CaseSettings) -> Iterator[str]:

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from etils import epath
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
@@ -28,19 +27,11 @@ from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, PreferencePair, Problem
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge, Limits
-from o1jax.stages import provenance
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.provenance import Provenance, text_source
 from o1jax.stages.together import made_once
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    open_policy,
-    tokens_per_second,
-    train_preferences,
-    with_adapters,
-)
 from o1jax.stages.workers import EngineSettings, Workers, open_workers
 from o1jax.tcg import cases as tcg_cases
 from o1jax.tcg.cases import CaseSet, CaseSettings
@@ -58,17 +49,11 @@ MUTANTS = 6  # tried, in random order, until one gives a near miss
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(training.PreferenceSettings):
     """What false cases the true ones are compared with, and how DPO trains on them."""
 
-    train_tokens: PositiveInt  # tokens to train on, both sides of a pair counted, padding not
     rejected: Rejected = "shuffled"  # how false cases are made; "shuffled" is the paper's
-    beta: PositiveFloat = 0.1  # of DPO: how far the generator may go from its reference
-    nll_weight: NonNegativeFloat = 0.0  # of the true cases' likelihood in the loss; 0: as published
     cases: CaseSettings = CaseSettings()
-    train: TrainSettings = TrainSettings(
-        row_length=512, rows_per_batch=8, learning_rate=2e-4, weight_decay=0.0
-    )
     # how false cases are sampled, for "sampled" alone
     write: WriteSettings = WriteSettings(answers=1, temperature=1.0, top_p=1.0, top_k=0)
     engine: EngineSettings = EngineSettings()
@@ -77,8 +62,8 @@ class Settings:
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, sets, pairs (sets whose rejected cases are really false), dropped_long, steps,
     trained_tokens."""
-    policy = open_policy(inputs["tcg"])
-    check_model("tcg_dpo", settings.train.model, policy)
+    policy = training.open_policy(inputs["tcg"])
+    training.check_model("tcg_dpo", settings.train.model, policy)
     if settings.rejected == "sampled" and place().count > 1:
         # Its weights lie over all processes' devices, and an engine is one process's.
         raise InputError(
@@ -94,36 +79,21 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
     provenance.write(out, _provenance(pairs, made.sets, settings, policy.tokenizer))
-    policy = with_adapters(policy, settings.train.lora, seed)
-    fitted, long = train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
-    return StageResult(
-        figures={
-            "problems": made.problems,
-            "sets": len(made.sets),
-            "pairs": len(pairs),
-            "dropped_long": long,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-        },
-        timings=tokens_per_second(fitted),
-    )
+    policy = training.with_adapters(policy, settings.train.lora, seed)
+    fitted, long = training.train_preferences(out, "tcg_dpo", policy, pairs, settings, seed)
+    figures = {"problems": made.problems, "sets": len(made.sets), "pairs": len(pairs)}
+    return training.result(fitted, figures, long)
 
 
 def pairs_of(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: int) -> list[PreferencePair]:
     """The sets that have a false counterpart, each with one; "sampled" ones are the policy's."""
-    tokenizer, cases = policy.tokenizer, settings.cases
-    both_S = asyncio.run(_counterparts(sets, settings, policy, seed))
-    return [
-        PreferencePair(
-            id=case_set.id,
-            problem_id=case_set.problem.id,
-            prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, cases),
-            chosen_ids=tcg_cases.answer_ids(both[0], tokenizer, cases),
-            rejected_ids=tcg_cases.answer_ids(both[1], tokenizer, cases),
-        )
-        for case_set, both in zip(sets, both_S, strict=True)
-        if both is not None
-    ]
+    tokenizer, cases, pairs = policy.tokenizer, settings.cases, []
+    for case_set, both in zip(sets, asyncio.run(_counterparts(sets, settings, policy, seed)), strict=True):
+        if both is not None:
+            chosen, rejected = (tcg_cases.answer_ids(side, tokenizer, cases) for side in both)
+            asked = tcg_cases.prompt_ids(case_set, tokenizer, cases)
+            pairs.append(PreferencePair(case_set.id, case_set.problem.id, asked, chosen, rejected))
+    return pairs
 
 
 def _provenance(
@@ -165,13 +135,10 @@ async def chosen_and_rejected(
 ) -> list[tuple[Cases, Cases] | None]:
     """For each set, in order, its cases and rejected ones; None where there are none really false."""
     one = {"shuffled": _shuffled, "near_miss": _near_miss}[kind]
-
-    async def work(case_set: CaseSet) -> tuple[Cases, Cases] | None:
-        rng = random.Random(fold_seed(seed, "rejected", case_set.id))
-        rejected = await one(judge, case_set, limits, rng)
-        return None if rejected is None else (case_set.cases, rejected)
-
-    return await run_in_order(work, sets, CONCURRENCY)
+    rejected_S = await run_in_order(
+        lambda s: one(judge, s, limits, random.Random(fold_seed(seed, "rejected", s.id))), sets, CONCURRENCY
+    )
+    return [None if cases is None else (s.cases, cases) for s, cases in zip(sets, rejected_S, strict=True)]
 
 
 async def _shuffled(judge: Judge, case_set: CaseSet, limits: Limits, rng: random.Random) -> Cases | None:
@@ -186,10 +153,9 @@ def deranged(cases: Sequence[Case], rng: random.Random) -> Cases:
     # A uniform shuffle of three is the identity one time in six, and leaves one output in its place in three
     # of the other five: true cases among the rejected.
     shift = rng.randrange(1, len(cases))
-    moved = [cases[(i + shift) % len(cases)].test.output for i in range(len(cases))]
     return tuple(
-        dataclasses.replace(case, test=dataclasses.replace(case.test, output=output))
-        for case, output in zip(cases, moved, strict=True)
+        dataclasses.replace(case, test=dataclasses.replace(case.test, output=other.test.output))
+        for case, other in zip(cases, (*cases[shift:], *cases[:shift]), strict=True)
     )
 
 

@@ -1,11 +1,10 @@
 """What a test-case generator is worth, on held-out problems: its cases before and after the gate.
 
 Inputs: tcg, problems (check_problems, held out), and optionally wrong (an evaluate stage on the same
-problems, whose failing programs are the policy's own wrong ones) with its policy. Before the gate: parse
-rate, validity (the paper's one figure), degenerate share, distinct inputs, for the prompt that shows the
-reference program and the one that does not. After it: false accepts and false rejects, beside those of the
-problems' own tests and of random inputs of the ladder. tallies.parquet has the counts by problem. Trains
-nothing.
+problems, whose failing programs are the policy's own wrong ones). Before the gate: parse rate, validity (the
+paper's one figure), degenerate share, distinct inputs, for the prompt that shows the reference program and
+the one that does not. After it: false accepts and false rejects, beside those of the problems' own tests and
+of random inputs of the ladder. tallies.parquet has the counts by problem. Trains nothing.
 """
 
 from __future__ import annotations
@@ -97,14 +96,14 @@ async def _evaluate(
         # trained on what they say.
         tests = await write_and_gate(workers, problems, final_tests, settings.write, settings.gate, seed)
         written = [(test.problem, "program", test.written) for test in tests]
-
-        async def unshown(test: WrittenTests) -> tuple[Problem, str, Written]:
-            seed_of = fold_seed(seed, "question")
-            cases = await write_cases(workers, test.problem, None, settings.write, seed_of)
-            return test.problem, "question", cases
-
         if settings.question_only:
-            written += await run_in_order(unshown, tests, settings.gate.concurrency)
+            problem_of, seed_of = [test.problem for test in tests], fold_seed(seed, "question")
+            unshown = await run_in_order(
+                lambda problem: write_cases(workers, problem, None, settings.write, seed_of),
+                problem_of,
+                settings.gate.concurrency,
+            )
+            written += [(p, "question", cases) for p, cases in zip(problem_of, unshown, strict=True)]
         tallies = await run_in_order(
             lambda one: tally(workers.judge, *one, settings.gate.limits), written, settings.gate.concurrency
         )
@@ -160,9 +159,8 @@ def before_figures(tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
 
 def policy_wrong(inputs: Mapping[str, epath.Path], most: int) -> dict[str, list[str]]:
     """Problem id -> at most `most` different programs of an evaluation that fail its final tests."""
-    rollouts = read_records(inputs["wrong"] / "rollouts" / "pseudocode.parquet", Rollout)
     wrong: dict[str, dict[str, None]] = {}
-    for rollout in rollouts:
+    for rollout in read_records(inputs["wrong"] / "rollouts" / "pseudocode.parquet", Rollout):
         if rollout.verdict is not None and not rollout.verdict.passed:
             wrong.setdefault(rollout.problem_id, {})[rollout.program] = None
     return {problem_id: list(programs)[:most] for problem_id, programs in wrong.items()}
@@ -203,16 +201,16 @@ async def _accepts(
     """Of problems, each with cases to judge by: the cases of one; the share of wrong programs that pass every
     case, of right ones that fail one."""
 
-    async def failing(item: tuple[WrittenTests, Sequence[TestCase], Sequence[str]]) -> list[bool]:
-        test, cases, programs = item
-        rows = await killed(workers.judge, test.problem, programs, cases, settings.gate.limits)
-        return [any(row) for row in rows]
-
     async def share(programs_of: Callable[[WrittenTests], Sequence[str]], passing: bool) -> dict[str, Any]:
-        items = [(test, cases, programs_of(test)) for test, cases in pairs]
-        failing_P_R = await run_in_order(failing, items, settings.gate.concurrency)
-        hits = [sum(failed != passing for failed in row) for row in failing_P_R]
-        return ratio_with_interval(hits, [len(row) for row in failing_P_R], seed)
+        killed_P_R_C = await run_in_order(
+            lambda one: killed(
+                workers.judge, one[0].problem, programs_of(one[0]), one[1], settings.gate.limits
+            ),
+            pairs,
+            settings.gate.concurrency,
+        )
+        hits = [sum(any(killed_C) != passing for killed_C in killed_R_C) for killed_R_C in killed_P_R_C]
+        return ratio_with_interval(hits, [len(killed_R_C) for killed_R_C in killed_P_R_C], seed)
 
     return {
         "cases_a_problem": mean_with_interval([len(cases) for _, cases in pairs], seed),

@@ -80,24 +80,19 @@ async def gate(
     empty and those cases' fate is "kills nothing": skip the problem, and count it. SandboxError is raised.
     """
     true_C = await true_cases(judge, problem, reference, cases, limits)
-    fates = _fates(problem.form, cases, true_C)
+    # Truth is asked first: a false case must not make a true one of the same input a duplicate.
+    true = (case for case, is_true in zip(cases, true_C, strict=True) if is_true)
+    firsts, fates = {id(case) for case in distinct(true, problem.form)}, []
+    for case, is_true in zip(cases, true_C, strict=True):
+        fates.append("false" if not is_true else "kept" if id(case) in firsts else "duplicate")
+        firsts.discard(id(case))  # the same object may come twice
     kept = tuple(case for case, fate in zip(cases, fates, strict=True) if fate == "kept")
     # One mutant is enough: true cases on which every wrong program passes too (f([]) == []) tell nothing, and
     # rewards by them would teach that anything goes. To ask more of few cases would leave few problems.
     for mutant in mutants if kept else ():
         if await _is_killed(judge, problem, mutant, kept, limits):
-            return Gated(kept, fates)
+            return Gated(kept, tuple(fates))
     return Gated((), tuple("kills nothing" if fate == "kept" else fate for fate in fates))
-
-
-def _fates(form: Form, cases: Sequence[TestCase], true_C: Sequence[bool]) -> tuple[str, ...]:
-    # Truth is asked first: a false case must not make a true one of the same input a duplicate.
-    firsts = {id(case) for case in distinct((c for c, true in zip(cases, true_C, strict=True) if true), form)}
-    fates = []
-    for case, true in zip(cases, true_C, strict=True):
-        fates.append("false" if not true else "kept" if id(case) in firsts else "duplicate")
-        firsts.discard(id(case))  # the same object may come twice
-    return tuple(fates)
 
 
 def distinct(cases: Iterable[TestCase], form: Form = "stdin") -> list[TestCase]:

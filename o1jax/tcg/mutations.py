@@ -116,9 +116,8 @@ def _blocks(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
 def _is_free(statement: ast.stmt, reading: set[str]) -> bool:
     """Whether a mutant may change this statement (of a compound one the head): it defines nothing, does
     not read, and is neither a docstring nor `if __name__ == "__main__"`."""
-    if isinstance(statement, DEFINITIONS):
-        return False
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+    is_text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    if is_text or isinstance(statement, DEFINITIONS):
         return False
     return not _mentioned(_own_nodes(statement)) & (reading | {"__name__"})
 
@@ -129,11 +128,8 @@ def _is_free(statement: ast.stmt, reading: set[str]) -> bool:
 def _expression_edits(statement: ast.stmt) -> Iterator[Edit]:
     """Every change of this statement's own expressions: of a compound one, its head."""
     for node in _own_nodes(statement):
-        yield from _operators(node)
-        yield from _conditions(node)
-        yield from _constants(node)
-        yield from _bounds(node)
-        yield from _calls(node)
+        for edits in (_operators, _conditions, _constants, _bounds, _calls):
+            yield from edits(node)
 
 
 def _operators(node: ast.AST) -> Iterator[Edit]:
@@ -149,10 +145,8 @@ def _operators(node: ast.AST) -> Iterator[Edit]:
 def _is_on_text(node: ast.BinOp | ast.AugAssign) -> bool:
     """Whether a text is in sight, on which another operator only crashes."""
     sides = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.value]
-    return any(
-        isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
-        for side in sides
-    )
+    values = [side.value if isinstance(side, ast.Constant) else side for side in sides]
+    return any(isinstance(value, ast.JoinedStr | str) for value in values)
 
 
 def _conditions(node: ast.AST) -> Iterator[Edit]:
@@ -263,7 +257,7 @@ def _can_go(tree: ast.Module, owner: ast.AST, statement: ast.stmt, reading: set[
     # The last statement of a program or a function prints or returns: without it there is no answer at all.
     if isinstance(owner, (ast.Module, *FUNCTIONS)) and statement is owner.body[-1]:
         return False
-    read_outside = {name.id for name in _loads(tree) - _loads(statement)}
+    read_outside = {name.id for name in set(_names(tree, ast.Load)) - set(_names(statement, ast.Load))}
     return not _first_stores(tree, statement) & read_outside
 
 
@@ -279,25 +273,21 @@ def _can_change_places(tree: ast.Module, first: ast.stmt, second: ast.stmt, read
     return bool(_touched(first) & others or _touched(second) & names)
 
 
-def _loads(node: ast.AST) -> set[ast.Name]:
-    return {n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-
-
-def _stores(node: ast.AST) -> list[ast.Name]:
-    return [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+def _names(node: ast.AST, context: type[ast.expr_context] = ast.Store) -> list[ast.Name]:
+    return [n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, context)]
 
 
 def _first_stores(tree: ast.Module, statement: ast.stmt) -> set[str]:
     """The names that nothing before `statement` binds."""
     line = statement.lineno, statement.col_offset
-    before = {n.id for n in _stores(tree) if (n.lineno, n.col_offset) < line}
+    before = {n.id for n in _names(tree) if (n.lineno, n.col_offset) < line}
     before |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg) and (n.lineno, n.col_offset) < line}
-    return {name.id for name in _stores(statement)} - before
+    return {name.id for name in _names(statement)} - before
 
 
 def _touched(statement: ast.stmt) -> set[str]:
     """The names that a statement binds or may change: also what it prints to."""
-    touched = {name.id for name in _stores(statement)}
+    touched = {name.id for name in _names(statement)}
     for node in _own_nodes(statement):
         if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
             touched |= _mentioned(ast.walk(node.value))

@@ -70,15 +70,13 @@ def messages(
 
 
 def _format(form: Form, traced: bool) -> str:
-    call = form == "call"
-    return _FORMAT.format(
-        cases=CASES,
-        input="the list of arguments, as a Python literal" if call else "the text on standard input",
-        trace=f"{TRACE}\neach line of the program that changes a value, then -> and the value\n"
-        if traced
-        else "",
-        output="the returned value, as a Python literal" if call else "the text on standard output",
-    )
+    given, expected = "the text on standard input", "the text on standard output"
+    if form == "call":
+        given, expected = (
+            f"the {what}, as a Python literal" for what in ("list of arguments", "returned value")
+        )
+    trace = f"{TRACE}\neach line of the program that changes a value, then -> and the value\n"
+    return _FORMAT.format(cases=CASES, input=given, trace=trace if traced else "", output=expected)
 
 
 def render_answer(cases: Sequence[Case], *, traced: bool = False) -> str:
@@ -120,7 +118,8 @@ def parse_answer(text: str, form: Form) -> Parsed:
     or it comes after the first CASES; other cases of the answer stand."""
     # One bad case does not cost the others: a generator that errs in one of three still says two things.
     before, *sections = _HEADERS.split(text)
-    pairs = list(zip(sections[::2], sections[1::2], strict=True))
+    bodies = (text.strip("\n") for text in sections[1::2])
+    pairs = list(zip(sections[::2], bodies, strict=True))
     starts = [i for i, (header, _) in enumerate(pairs) if header == INPUT]
     dropped = [f"saw {before.strip()[:20]!r}, wanted {INPUT!r} first"] if before.strip() else []
     if not starts or starts[0] > 0:
@@ -142,7 +141,7 @@ def _fault(sections: Sequence[tuple[str, str]], form: Form) -> str | None:
     headers = [header for header, _ in sections]
     if headers not in ([INPUT, OUTPUT], [INPUT, TRACE, OUTPUT]):
         return f"saw the sections {' '.join(headers)}, wanted {INPUT} {OUTPUT} or {INPUT} {TRACE} {OUTPUT}"
-    given, expected = _body(sections[0][1]), _body(sections[-1][1])
+    given, expected = sections[0][1], sections[-1][1]
     if not given.strip():
         return "saw an empty input"
     if form == "call":
@@ -154,14 +153,8 @@ def _fault(sections: Sequence[tuple[str, str]], form: Form) -> str | None:
 
 
 def _case(sections: Sequence[tuple[str, str]], form: Form) -> Case:
-    trace = _body(sections[1][1]) if len(sections) == 3 else ""
-    test = _test(_body(sections[0][1]), _body(sections[-1][1]), form)
-    return Case(test, tuple(trace.split("\n")) if trace else ())
-
-
-def _body(section: str) -> str:
-    """A section's text, the line ends around it aside."""
-    return section.strip("\n")
+    given, *traces, expected = (text for _, text in sections)
+    return Case(_test(given, expected, form), tuple(traces[0].split("\n")) if any(traces) else ())
 
 
 def _is_literal(text: str, kind: type) -> bool:

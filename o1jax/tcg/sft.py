@@ -19,19 +19,11 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import nano_tokenizer
-from o1jax.prompts.chat import Tokenizer
-from o1jax.records import InputError, SftSample
-from o1jax.stages import provenance
+from o1jax.records import InputError
+from o1jax.search.samples import whole_sample
+from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import (
-    TrainSettings,
-    check_model,
-    open_policy,
-    tokens_per_second,
-    train_tokens,
-    with_adapters,
-)
 from o1jax.tcg import cases as tcg_cases
 from o1jax.tcg.cases import CaseSet, CaseSettings
 from o1jax.train import objectives
@@ -46,7 +38,7 @@ class Settings:
     preset: str = "nano"  # the shape of a model from nothing, where no policy is given
     vocab_size: PositiveInt = 512  # of its tokenizer
     cases: CaseSettings = CaseSettings()
-    train: TrainSettings = TrainSettings()
+    train: training.TrainSettings = training.TrainSettings()
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -57,16 +49,24 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{inputs['problems']}: no problem has a reference program and three tests to learn from; "
             f"lost: {made.dropped}"
         )
-    policy = open_policy(inputs["policy"]) if "policy" in inputs else _from_nothing(made.sets, settings, seed)
-    check_model("tcg_sft", settings.train.model, policy)
-    policy = with_adapters(policy, settings.train.lora, seed)
-    samples = [sample_of(case_set, policy.tokenizer, settings.cases) for case_set in made.sets]
-    encoded = [encode_sft(sample) for sample in samples]
-    rows = []
-    for case_set, sample, example in zip(made.sets, samples, encoded, strict=True):
-        source = provenance.text_source("problems", "cases of its tests", sample.answer_ids, policy.tokenizer)
+    policy = (
+        training.open_policy(inputs["policy"])
+        if "policy" in inputs
+        else _from_nothing(made.sets, settings, seed)
+    )
+    training.check_model("tcg_sft", settings.train.model, policy)
+    policy = training.with_adapters(policy, settings.train.lora, seed)
+    rows, encoded, tokenizer = [], [], policy.tokenizer
+    for case_set in made.sets:
+        asked = tcg_cases.prompt_ids(case_set, tokenizer, settings.cases)
+        answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings.cases)
+        sample = whole_sample(case_set.id, case_set.problem.id, asked, answer)
+        encoded.append(encode_sft(sample))
+        source = provenance.text_source("problems", "cases of its tests", answer, tokenizer)
         facts = {"program": case_set.source, "program_shown": case_set.shown}
-        rows.append(provenance.row(sample, "true cases", [source], example, settings.train.row_length, facts))
+        rows.append(
+            provenance.row(sample, "true cases", [source], encoded[-1], settings.train.row_length, facts)
+        )
     provenance.write(out, rows)
     examples, long = keep_short(encoded, settings.train.row_length)
     if not examples:
@@ -74,18 +74,9 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"tcg_sft.train.row_length: saw {settings.train.row_length} tokens, and all {long} samples are "
             "longer; raise it"
         )
-    fitted = train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
-    return StageResult(
-        figures={
-            "problems": made.problems,
-            "sets": len(made.sets),
-            "dropped": made.dropped,
-            "dropped_long": long,
-            "steps": fitted.progress.step,
-            "trained_tokens": fitted.progress.tokens,
-        },
-        timings=tokens_per_second(fitted),
-    )
+    fitted = training.train_tokens(out, "tcg_sft", policy, objectives.sft, examples, settings, seed)
+    figures = {"problems": made.problems, "sets": len(made.sets), "dropped": made.dropped}
+    return training.result(fitted, figures, long)
 
 
 def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Policy:
@@ -96,15 +87,3 @@ def _from_nothing(sets: Sequence[CaseSet], settings: Settings, seed: int) -> Pol
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     graphdef, params = init_params(config, fold_seed(seed, "init"), make_mesh())
     return Policy(config, graphdef, params, tokenizer)
-
-
-def sample_of(case_set: CaseSet, tokenizer: Tokenizer, settings: CaseSettings) -> SftSample:
-    """A set as a prompt and an answer."""
-    answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings)
-    return SftSample(
-        id=case_set.id,
-        problem_id=case_set.problem.id,
-        prompt_ids=tcg_cases.prompt_ids(case_set, tokenizer, settings),
-        answer_ids=answer,
-        is_trained=(True,) * len(answer),  # the end token too: else it never learns to stop after three
-    )

@@ -122,8 +122,7 @@ async def outputs_matrix(
     judge: Judge, problem: Problem, programs: Sequence[str], inputs: Sequence[str], limits: Limits
 ) -> list[list[str | None]]:
     """outputs_N_C of N programs on C inputs, each row as `outputs_of` gives it."""
-    rows = (outputs_of(judge, problem, source, inputs, limits) for source in programs)
-    return list(await asyncio.gather(*rows))
+    return await asyncio.gather(*(outputs_of(judge, problem, p, inputs, limits) for p in programs))
 
 
 async def outputs_of(
@@ -192,8 +191,7 @@ async def traced_cases(
         entry=problem.entry_point if problem.form == "call" else "",
         longest=LONGEST_VALUE,
     )
-    starts = range(0, len(inputs), INPUTS_A_PROCESS)
-    parts = [inputs[start : start + INPUTS_A_PROCESS] for start in starts]
+    parts = (inputs[at : at + INPUTS_A_PROCESS] for at in range(0, len(inputs), INPUTS_A_PROCESS))
     found = await asyncio.gather(*(_in_a_process(judge, problem, driver, part, limits) for part in parts))
     return [case for cases in found for case in cases]
 
@@ -202,11 +200,9 @@ async def _in_a_process(
     judge: Judge, problem: Problem, driver: str, inputs: Sequence[str], limits: Limits
 ) -> list[Case | None]:
     job = job_of(problem, driver, (TestCase(json.dumps(list(inputs))),), limits)
+    own, n = job.limits, len(inputs)
     limits = dataclasses.replace(
-        job.limits,
-        cpu_s=len(inputs) * job.limits.cpu_s,
-        wall_s=len(inputs) * job.limits.wall_s,
-        output_bytes=len(inputs) * job.limits.output_bytes,
+        own, cpu_s=n * own.cpu_s, wall_s=n * own.wall_s, output_bytes=n * own.output_bytes
     )
     verdict = await judge.judge(dataclasses.replace(_as_stdin(job), limits=limits))
     try:

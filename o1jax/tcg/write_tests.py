@@ -74,19 +74,17 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
     write_problems(out, kept)
     gated = [len(test.gated.kept) for test in tests]
-    return StageResult(
-        figures={
-            "problems": len(kept),
-            "with_tests": sum(map(bool, gated)),
-            "skipped": sum(not n for n in gated),
-            "unfit": unfit_counts(problems, own_tests),
-            "long_prompts": sum(test.written.long_prompts for test in tests),
-            "tests": sum(gated),
-            "fates": fates(tests),
-            "generated_tokens": sum(test.written.generated_tokens for test in tests),
-        },
-        timings=timings,
-    )
+    figures = {
+        "problems": len(kept),
+        "with_tests": sum(map(bool, gated)),
+        "skipped": sum(not n for n in gated),
+        "unfit": unfit_counts(problems, own_tests),
+        "long_prompts": sum(test.written.long_prompts for test in tests),
+        "tests": sum(gated),
+        "fates": fates(tests),
+        "generated_tokens": sum(test.written.generated_tokens for test in tests),
+    }
+    return StageResult(figures, timings)
 
 
 def own_tests(problem: Problem) -> tuple[TestCase, ...]:

@@ -81,7 +81,10 @@ def parse_completion(completion: Completion, form: Form) -> Parsed:
 async def write_cases(
     workers: Workers, problem: Problem, source: str | None, settings: WriteSettings, seed: int
 ) -> Written:
-    """The cases of all answers about `problem`, under the program `source` or (None) the question only."""
+    """The cases of all answers about `problem`, under the program `source` or (None) the question only; none
+    in assertion form, of which no case could judge."""
+    if problem.form == "assertion":
+        return Written((), (), asked=0, generated_tokens=0)
     seed = fold_seed(seed, problem.id, "write_cases")
     request = request_for(workers.tokenizer, problem, source, settings, seed)
     completions = await sample(workers.engine, request)

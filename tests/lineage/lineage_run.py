@@ -10,9 +10,7 @@ from etils import epath
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
-from o1jax.policy import sft
 from o1jax.policy.found import reference_provenance, reference_samples
-from o1jax.prm import prm
 from o1jax.prompts import nano_tokenizer, pseudocode
 from o1jax.prompts.chat import save_tokenizer
 from o1jax.records import (
@@ -30,7 +28,6 @@ from o1jax.stages import manifest, provenance, run, training
 from o1jax.stages.manifest import StageResult, StageSpec
 from o1jax.stages.problems import write_problems
 from o1jax.store import write_records
-from o1jax.tcg import sft as tcg_sft
 from o1jax.tcg.adversarial import JudgedAnswer
 from o1jax.train.checkpoint import save_policy
 from o1jax.train.loop import Progress
@@ -204,8 +201,7 @@ def trainer(house, tmp_path_factory):
         spec = StageSpec(name, {**own, **config}, 5, {key: str(house / at) for key, at in inputs.items()})
         out = epath.Path(tmp_path_factory.mktemp(place).resolve())
         with pytest.MonkeyPatch.context() as patch:
-            for module in (sft, prm, tcg_sft, training):
-                patch.setattr(module, "train_tokens", note)
+            patch.setattr(training, "train_tokens", note)
             patch.setattr(training, "with_reference", lambda examples, *parts, **shape: examples)
             if name == "tcg_adversarial":
                 write_records(out / "answers.parquet", JudgedAnswer, answers())

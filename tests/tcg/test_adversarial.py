@@ -27,7 +27,7 @@ from o1jax.records import (
 )
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
-from o1jax.stages import manifest, run
+from o1jax.stages import manifest, run, training
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.problems import write_problems
 from o1jax.stages.training import open_policy
@@ -294,7 +294,7 @@ def test_a_killed_stage_ends_in_the_same_answers_and_the_same_generator(house, l
 
     out = house / "killed"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(adversarial, "train_preferences", killed_here)
+        patched.setattr(training, "train_preferences", killed_here)
         run.run(out, spec_of(house))
     assert answers_of(out) == answers_of(house / "learned") and not (out / "manifest.json").exists()
     finished = run.run(out, spec_of(house))
