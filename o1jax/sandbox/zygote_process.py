@@ -102,7 +102,8 @@ class Zygote:
         try:
             for data in (payload, b"", checks):  # the second is for the records
                 files.append(os.memfd_create("job", os.MFD_CLOEXEC))
-                _write_all(files[-1], data)
+                with open(files[-1], "wb", closefd=False) as file:
+                    file.write(data)
             socket.send_fds(self._control, [b"J"], files)
             data = await asyncio.wait_for(loop.sock_recv(self._control, 16), deadline_s)
             if not data:
@@ -167,9 +168,3 @@ def _launched() -> tuple[subprocess.Popen, socket.socket, int]:
             )
         undo.pop_all()
     return process, ours, log
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
