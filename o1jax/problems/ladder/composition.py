@@ -92,14 +92,11 @@ def programs(composition: Composition) -> tuple[str, str]:
     """Two programs for one problem: by expressions, and by explicit statements."""
     short = [f"x = {op.expression.format(k=k)}" for op, k in composition.steps]
     long = [line for op, k in composition.steps for line in op.loop.format(k=k).split("\n")]
-    return _program(composition, short), _program(composition, long)
-
-
-def _program(composition: Composition, lines: list[str]) -> str:
-    if composition.form == "call":
-        return "\n    ".join([f"def {ENTRY_POINT}(x):", *lines, "return x"]) + "\n"
-    show = "print(*x)" if composition.gives == "list" else "print(x)"
-    return "\n".join([f"x = {_READ[composition.takes]}", *lines, show]) + "\n"
+    first, last, between = f"def {ENTRY_POINT}(x):", "return x", "\n    "
+    if composition.form == "stdin":
+        first, between = f"x = {_READ[composition.takes]}", "\n"
+        last = "print(*x)" if composition.gives == "list" else "print(x)"
+    return between.join([first, *short, last]) + "\n", between.join([first, *long, last]) + "\n"
 
 
 def reasoning(composition: Composition) -> tuple[tuple[Step, ...], tuple[Step, ...]]:

@@ -99,10 +99,6 @@ def asked(most_bytes, question):
         if not part or len(line) > most_bytes:
             raise Gone
         line += part
-    return value_of(line)
-
-
-def value_of(line):
     try:
         said = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -44,11 +44,10 @@ def outermost(paths):
 
 def _make_like(path, target):
     """An empty directory or file, as `path` is, to mount on."""
-    if os.path.isdir(path):
-        os.makedirs(target, exist_ok=True)
-        return
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    os.close(os.open(target, os.O_CREAT | os.O_RDONLY, 0o644))
+    is_directory = os.path.isdir(path)
+    os.makedirs(target if is_directory else os.path.dirname(target), exist_ok=True)
+    if not is_directory:
+        os.close(os.open(target, os.O_CREAT | os.O_RDONLY, 0o644))
 
 
 def _mount(source, target, kind, flags, options=None):
