@@ -37,13 +37,11 @@ class Settings:
     """Which problems of a source are kept, and in what form."""
 
     source: str = ""  # "ladder:<split>", or what problems/load.py reads; "": the problems of the input
-    counts: Mapping[str, NonNegativeInt] = dataclasses.field(
-        default_factory=dict
-    )  # ladder: rung_<k> -> problems
+    # ladder: rung_<k> -> problems
+    counts: Mapping[str, NonNegativeInt] = dataclasses.field(default_factory=dict)
     strict: bool = False  # refuses a malformed record, which is else left out and counted
-    small_tests: NonNegativeInt = (
-        0  # ladder: at most so many tests with small inputs, for a generator to learn from
-    )
+    # ladder: at most so many tests with small inputs, for a generator to learn from
+    small_tests: NonNegativeInt = 0
     drawn_tests: NonNegativeInt = 0  # ladder: so many new tests in place of its own, to audit rewards by
     calls: bool = False  # assertion problems are put in call form where that says the same
     filter: Filter = Filter()

@@ -34,11 +34,8 @@ def fold_case(expected: str, output: bytes) -> Outcome:
 
 def unordered(expected: str, output: bytes) -> Outcome:
     """The strict comparison of the lines in sorted order."""
-    lines = sorted(_text(output).split("\n"))
-    return compare_stdout(
-        "\n".join(sorted(expected.split("\n"))).strip(),
-        "\n".join(lines).strip().encode("utf-8", "surrogateescape"),
-    )
+    want, got = ("\n".join(sorted(text.split("\n"))).strip() for text in (expected, _text(output)))
+    return compare_stdout(want, got.encode("utf-8", "surrogateescape"))
 
 
 def exact(expected: str, output: bytes) -> Outcome:

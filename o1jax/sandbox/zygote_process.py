@@ -59,14 +59,13 @@ class Zygote:
         except OSError as error:
             raise ZygoteDied(f"a sandbox process could not be started: {error!r}") from error
         try:
-            zygote._tell(wanted, cgroup)
-            await zygote._greet()
+            await zygote._greet(wanted, cgroup)
         except BaseException:
             await zygote.kill()
             raise
         return zygote
 
-    def _tell(self, wanted: Isolation, cgroup: Cgroup | str) -> None:
+    async def _greet(self, wanted: Isolation, cgroup: Cgroup | str) -> None:
         joined = isinstance(cgroup, Cgroup)
         try:
             if joined:
@@ -81,11 +80,9 @@ class Zygote:
             self._control.send(json.dumps(told).encode())
         except OSError as error:
             raise ZygoteDied(f"a sandbox process could not be told how to start: {error!r}") from error
-
-    async def _greet(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            data = await asyncio.wait_for(loop.sock_recv(self._control, 1 << 16), START_S)
+            hello = asyncio.get_running_loop().sock_recv(self._control, 1 << 16)
+            data = await asyncio.wait_for(hello, START_S)
         except (TimeoutError, OSError) as error:
             raise ZygoteDied(f"a sandbox process did not start: {error!r}") from error
         if not data:
