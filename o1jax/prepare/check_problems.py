@@ -20,7 +20,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prepare.choose import Filter, Nearness, as_calls, choose, with_tests
-from o1jax.prepare.reference_checks import Judging, ReferenceCheck, check_references
+from o1jax.prepare.reference_checks import Judging, check_references
 from o1jax.problems.ladder import problems as ladder
 from o1jax.problems.load import LADDER, Loaded, accepted, collect, load_problems
 from o1jax.records import GRADERS, InputError, Problem
@@ -37,13 +37,11 @@ class Settings:
     """Which problems of a source are kept, and in what form."""
 
     source: str = ""  # "ladder:<split>", or what problems/load.py reads; "": the problems of the input
-    counts: Mapping[str, NonNegativeInt] = dataclasses.field(
-        default_factory=dict
-    )  # ladder: rung_<k> -> problems
+    # ladder: rung_<k> -> problems
+    counts: Mapping[str, NonNegativeInt] = dataclasses.field(default_factory=dict)
     strict: bool = False  # refuses a malformed record, which is else left out and counted
-    small_tests: NonNegativeInt = (
-        0  # ladder: at most so many tests with small inputs, for a generator to learn from
-    )
+    # ladder: at most so many tests with small inputs, for a generator to learn from
+    small_tests: NonNegativeInt = 0
     drawn_tests: NonNegativeInt = 0  # ladder: so many new tests in place of its own, to audit rewards by
     calls: bool = False  # assertion problems are put in call form where that says the same
     filter: Filter = Filter()
@@ -72,11 +70,19 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     loaded = load(settings, inputs, seed)
     apart = [problem for source in settings.keep_apart for problem in load_problems(source).problems]
     chosen = choose(loaded, settings.filter, apart, settings.near, settings.max_problems)
-    checks, rate = asyncio.run(check_references(chosen.problems, out / "checks", _judging(settings)))
+    limits = Limits(settings.cpu_s, 4 * settings.cpu_s, settings.memory_mb, settings.output_mb << 20)
+    judging = Judging(
+        settings.judge_slots, settings.max_solutions, settings.grader, settings.judge_packages, limits
+    )
+    checks, rate = asyncio.run(check_references(chosen.problems, out / "checks", judging))
     kept = list(chosen.problems)
     if settings.keep == "consistent":
         pairs = zip(chosen.problems, checks, strict=True)
-        kept = [_with_passing(problem, check) for problem, check in pairs if check.is_consistent]
+        kept = [
+            dataclasses.replace(problem, solutions=tuple(problem.solutions[i] for i in check.passing))
+            for problem, check in pairs
+            if check.is_consistent
+        ]
     failing = [check for check in checks if check.references_passed < check.references]
     figures = {
         **chosen.counts(),
@@ -120,32 +126,16 @@ def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loa
     return Loaded(tuple(map(shape, made)))
 
 
-def _with_passing(problem: Problem, check: ReferenceCheck) -> Problem:
-    return dataclasses.replace(problem, solutions=tuple(problem.solutions[i] for i in check.passing))
-
-
-def _judging(settings: Settings) -> Judging:
-    limits = Limits(
-        cpu_s=settings.cpu_s,
-        wall_s=4 * settings.cpu_s,
-        memory_mb=settings.memory_mb,
-        output_bytes=settings.output_mb << 20,
-    )
-    return Judging(
-        settings.judge_slots, settings.max_solutions, settings.grader, settings.judge_packages, limits
-    )
-
-
 def _shaped(problem: Problem, settings: Settings, seed: int) -> Problem:
     """The problem with the tests that the settings ask for."""
     if settings.calls:
         problem = as_calls(problem)
+    tests = problem.tests
     if settings.small_tests:
         tests = ladder.small_tests(problem.id, settings.small_tests, seed)
-        problem = dataclasses.replace(problem, tests=tuple(tests))
     elif settings.drawn_tests:
         tests = ladder.generate_tests(problem.id, settings.drawn_tests, fold_seed(seed, problem.id))
-        problem = dataclasses.replace(problem, tests=tuple(tests))
+    problem = dataclasses.replace(problem, tests=tuple(tests))
     if problem.form == "stdin" and settings.grader in GRADERS:
         problem = dataclasses.replace(problem, grader=settings.grader)
     problem = with_tests(problem, shown=settings.shown_tests, most=settings.max_tests)

@@ -89,7 +89,13 @@ def choose(loaded: Loaded, wanted: Filter, apart: Sequence[Problem], near: Nearn
 
     Raises InputError where that leaves none, and for an id in the filter that no problem has.
     """
-    _refuse_unknown_ids(loaded, wanted)
+    ids = [problem.id for problem in loaded.problems]
+    # Who asks for a problem by its id does not mean all but that one.
+    if unknown := sorted(set(wanted.ids) - set(ids)):
+        raise InputError(
+            f"check_problems.filter.ids: saw {_listed(unknown)}, which none of {len(ids)} problems has "
+            f"({len(loaded.malformed)} more are malformed); there are {_listed(ids)}"
+        )
     reasons = [unwanted(problem, wanted) for problem in loaded.problems]
     kept = [problem for problem, reason in zip(loaded.problems, reasons, strict=True) if not reason]
     if not kept:
@@ -128,16 +134,6 @@ def unwanted(problem: Problem, wanted: Filter) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _refuse_unknown_ids(loaded: Loaded, wanted: Filter) -> None:
-    """InputError: who asks for a problem by its id does not mean all but that one."""
-    ids = [problem.id for problem in loaded.problems]
-    if unknown := sorted(set(wanted.ids) - set(ids)):
-        raise InputError(
-            f"check_problems.filter.ids: saw {_listed(unknown)}, which none of {len(ids)} problems has "
-            f"({len(loaded.malformed)} more are malformed); there are {_listed(ids)}"
-        )
-
-
 def _nothing_wanted(problems: Sequence[Problem], wanted: Filter, reasons: Sequence[str]) -> str:
     asked = ", ".join(f"{name} {value!r:.80}" for name, value in dataclasses.asdict(wanted).items() if value)
     why = ", ".join(f"{reason} {n}" for reason, n in Counter(reasons).most_common())
@@ -169,7 +165,8 @@ def near_duplicates(
     found = []
     for problem in problems:
         mine = _runs(problem, nearness.words)
-        near = [(_jaccard(mine, runs[i]), -i) for i in index.query(_hashed(mine, nearness))]
+        candidates = index.query(_hashed(mine, nearness))
+        near = [(len(mine & runs[i]) / len(mine | runs[i]), -i) for i in candidates]
         similarity, negative = max(near, default=(0.0, 0))
         if similarity >= nearness.threshold:
             found.append(NearDuplicate(problem.id, others[-negative].id, round(similarity, 4)))
@@ -192,10 +189,6 @@ def _hashed(runs: set[str], nearness: Nearness) -> MinHash:
     return hashed
 
 
-def _jaccard(a: set[str], b: set[str]) -> float:
-    return len(a & b) / len(a | b)
-
-
 def with_tests(problem: Problem, *, shown: int, most: int) -> Problem:
     """The problem with at most `most` tests of each kind (0: all). Where all of its tests are hidden, search
     may see the first `shown` of them."""
@@ -213,15 +206,13 @@ def as_calls(problem: Problem) -> Problem:
     """
     if problem.form != "assertion" or not problem.entry_point:
         return problem
-    tests, hidden = (_calls(kind, problem.entry_point) for kind in (problem.tests, problem.hidden_tests))
-    if tests is None or hidden is None:
+    tests, hidden = (
+        tuple(_call(test.input, problem.entry_point) for test in kind)
+        for kind in (problem.tests, problem.hidden_tests)
+    )
+    if None in tests or None in hidden:
         return problem
     return dataclasses.replace(problem, form="call", tests=tests, hidden_tests=hidden)
-
-
-def _calls(tests: Sequence[TestCase], name: str) -> tuple[TestCase, ...] | None:
-    calls = [_call(test.input, name) for test in tests]
-    return None if None in calls else tuple(calls)
 
 
 def _call(text: str, name: str) -> TestCase | None:

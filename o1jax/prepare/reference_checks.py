@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from o1jax.concurrency import run_in_order
-from o1jax.records import Problem, Verdict
+from o1jax.records import Problem
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits, job_of
 from o1jax.store import ShardWriter, read_shards
@@ -93,20 +93,11 @@ async def _checked(judge: ForkJudge, problem: Problem, judging: Judging) -> Refe
         for source in problem.solutions[: judging.max_solutions]
     ]
     verdicts = await asyncio.gather(*map(judge.judge, jobs))
-    return ReferenceCheck(
-        id=problem.id,
-        tests=len(tests),
-        references=len(verdicts),
-        passing=tuple(i for i, verdict in enumerate(verdicts) if verdict.passed),
-        first_failure=_first_failure(verdicts),
-    )
-
-
-def _first_failure(verdicts: Sequence[Verdict]) -> str:
+    passing = tuple(i for i, verdict in enumerate(verdicts) if verdict.passed)
     failures = (
         f"reference {i}, test {j}: {case.status} {case.detail}".strip()
         for i, verdict in enumerate(verdicts)
         for j, case in enumerate(verdict.cases)
         if not case.passed
     )
-    return next(failures, "")
+    return ReferenceCheck(problem.id, len(tests), len(verdicts), passing, next(failures, ""))

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -28,10 +28,17 @@ def read_records(path: str) -> list[Record]:
     source = epath.Path(path)
     if not source.is_file():
         raise InputError(f"{path}: no such file, wanted .jsonl, .json (both perhaps .gz) or .parquet")
-    data = source.read_bytes()
-    if source.suffix == ".gz":
-        data = _unzipped(data, path)
-    records = _of_parquet(data, path) if source.suffix == ".parquet" else _of_json(data, path)
+    data, suffix = source.read_bytes(), source.suffix
+    try:
+        if suffix == ".parquet":
+            records = pq.read_table(io.BytesIO(data)).to_pylist()
+        else:
+            records = _of_json((gzip.decompress(data) if suffix == ".gz" else data).decode("utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        kind, reason = "Parquet" if suffix == ".parquet" else "gzip", str(error).splitlines()[0]
+        raise InputError(f"{path}: not a whole {kind} file ({reason})") from error
     if not records:
         raise InputError(f"{path}: no problems in it, wanted at least one record")
     for i, record in enumerate(records):
@@ -40,44 +47,31 @@ def read_records(path: str) -> list[Record]:
     return records
 
 
-def _unzipped(data: bytes, path: str) -> bytes:
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error})") from error
-
-
-def _of_parquet(data: bytes, path: str) -> list[Record]:
-    try:
-        return pq.read_table(io.BytesIO(data)).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a whole Parquet file ({str(error).splitlines()[0]})") from error
-
-
-def _of_json(data: bytes, path: str) -> list[Any]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file ({error.reason} at byte {error.start})") from error
+def _of_json(text: str, path: str) -> list[Any]:
     if text.lstrip().startswith("["):
-        return _parsed(text, path)
+        return parsed_json(text, path)
     lines = [line for line in text.split("\n") if line.strip()]
-    return [_parsed(line, f"{path} record {i}") for i, line in enumerate(lines)]
+    return [parsed_json(line, f"{path} record {i}") for i, line in enumerate(lines)]
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed_json(text: str, where: str) -> Any:
+    """The value of JSON text; InputError where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # also of an integer with thousands of digits
         raise InputError(f"{where}: not JSON ({error})") from error
 
 
+def _field(record: Record, name: str, where: str, wanted: str, fits: Callable[[Any], bool]) -> Any:
+    value = record.get(name)
+    if not fits(value):
+        raise InputError(f"{where} field {name!r}: saw {value!r:.40}, wanted {wanted}")
+    return value
+
+
 def text(record: Record, name: str, where: str) -> str:
     """Text that says something."""
-    value = record.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where} field {name!r}: saw {value!r:.40}, wanted text")
-    return value
+    return _field(record, name, where, "text", lambda v: isinstance(v, str) and v.strip() != "")
 
 
 def optional_text(record: Record, name: str, where: str) -> str:
@@ -88,20 +82,20 @@ def optional_text(record: Record, name: str, where: str) -> str:
     return value
 
 
+def is_texts(value: Any) -> bool:
+    """Whether a value is a list of texts, perhaps an empty one."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def texts(record: Record, name: str, where: str) -> list[str]:
     """A list of texts, perhaps an empty one."""
-    value = record.get(name)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(f"{where} field {name!r}: saw {value!r:.40}, wanted a list of texts")
-    return value
+    return _field(record, name, where, "a list of texts", is_texts)
 
 
 def integer(record: Record, name: str, where: str) -> int:
     """A whole number."""
-    value = record.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{where} field {name!r}: saw {value!r:.40}, wanted a whole number")
-    return value
+    wanted = "a whole number"
+    return _field(record, name, where, wanted, lambda v: isinstance(v, int) and not isinstance(v, bool))
 
 
 def optional_integer(record: Record, name: str, where: str) -> int:
@@ -114,7 +108,4 @@ def optional_integer(record: Record, name: str, where: str) -> int:
 
 def mapping(record: Record, name: str, where: str) -> Record:
     """An object."""
-    value = record.get(name)
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where} field {name!r}: saw {value!r:.40}, wanted an object")
-    return value
+    return _field(record, name, where, "an object", lambda v: isinstance(v, Mapping))

@@ -121,14 +121,12 @@ def _of_set(name: str, rest: str, each: Each) -> Loaded:
     path, split = _path_and_split(published, rest)
     if path:
         return collect(path, files.read_records(path), _reader_of(published, split), each)
-    parts = [
-        collect(f"{name}:{part}", _download(name, part), _reader_of(published, part), each)
-        for part in ([split] if split else published.splits)
-    ]
-    return Loaded(
-        tuple(problem for part in parts for problem in part.problems),
-        tuple(line for part in parts for line in part.malformed),
-    )
+    problems, malformed = [], []
+    for part in [split] if split else published.splits:
+        loaded = collect(f"{name}:{part}", _download(name, part), _reader_of(published, part), each)
+        problems += loaded.problems
+        malformed += loaded.malformed
+    return Loaded(tuple(problems), tuple(malformed))
 
 
 def _path_and_split(published: PublishedSet, rest: str) -> tuple[str, str]:

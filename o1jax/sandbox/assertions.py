@@ -62,7 +62,12 @@ def free_names(text: str, entry_point: str = "") -> tuple[str, ...]:
         top = symtable.symtable(text, "<test>", "exec")
     except NOT_PYTHON as error:
         raise InputError(f"a setup is not Python ({error}): {text[:80]!r}; fix the problem file") from error
-    used = {name for table in _tables(top) for name in _globals_used(table)}
+    used = {
+        symbol.get_name()
+        for table in _tables(top)
+        for symbol in table.get_symbols()
+        if symbol.is_referenced() and (symbol.is_global() or table.get_type() == "module")
+    }
     bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
     return tuple(sorted(used - bound - (BUILTINS - {entry_point})))
 
@@ -71,12 +76,6 @@ def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
     yield table
     for child in table.get_children():
         yield from _tables(child)
-
-
-def _globals_used(table: symtable.SymbolTable) -> Iterator[str]:
-    for symbol in table.get_symbols():
-        if symbol.is_referenced() and (symbol.is_global() or table.get_type() == "module"):
-            yield symbol.get_name()
 
 
 def _rewritten(statement: ast.stmt, entry_point: str) -> tuple[dict[str, str], tuple[str, Any]] | None:

@@ -35,38 +35,30 @@ class Cgroup:
         there = (parent / "cgroup.controllers").read_text().split()
         if not set(CONTROLLERS) <= set(there):
             raise OSError(errno.ENOTSUP, f"{parent} controls {there}, not {' and '.join(CONTROLLERS)}")
-        _remove_stale(parent)
-        _write(parent / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
-        self._path = _new_directory(parent)
+        for path in parent.glob(f"{PREFIX}*-*"):  # directories of supervisors that are no more
+            if not pathlib.Path(f"/proc/{path.name.split('-')[1]}").exists():
+                _remove(path)
+        (parent / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS))
+        # The first of this process's that is not there: its other slots and judges have theirs.
+        paths = (parent / f"{PREFIX}{os.getpid()}-{number}" for number in itertools.count())
+        self._path = next(path for path in paths if not path.exists())
+        self._path.mkdir()
         self._memory_mb = 0
-        _write(self._path / "pids.max", str(MOST_PROCESSES))
+        (self._path / "pids.max").write_text(str(MOST_PROCESSES))
 
     def join(self, pid: int) -> None:
         """Moves a process here; what it forks stays here."""
-        _write(self._path / "cgroup.procs", str(pid))
+        (self._path / "cgroup.procs").write_text(str(pid))
 
     def cap(self, memory_mb: int) -> None:
         """Caps the memory of all processes together at that of one execution and SPARE_MB."""
         if memory_mb != self._memory_mb:
-            _write(self._path / "memory.max", str((memory_mb + SPARE_MB) << 20))
+            (self._path / "memory.max").write_text(str((memory_mb + SPARE_MB) << 20))
             self._memory_mb = memory_mb
 
     def remove(self) -> None:
         """Removes the directory; a process not yet reaped keeps it, for the next start to remove."""
         _remove(self._path)
-
-
-def _new_directory(parent: pathlib.Path) -> pathlib.Path:
-    """The first of this process's that is not there: its other slots and judges have theirs."""
-    paths = (parent / f"{PREFIX}{os.getpid()}-{number}" for number in itertools.count())
-    path = next(path for path in paths if not path.exists())
-    path.mkdir()
-    return path
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -75,10 +67,3 @@ def _remove(path: pathlib.Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.ENOENT):
             raise
-
-
-def _remove_stale(parent: pathlib.Path) -> None:
-    """Directories of supervisors that are no more."""
-    for path in parent.glob(f"{PREFIX}*-*"):
-        if not pathlib.Path(f"/proc/{path.name.split('-')[1]}").exists():
-            _remove(path)

@@ -93,14 +93,20 @@ def equal_value(expected: Any, got: Any, rules: Rules) -> bool:
     if expected is None or kind in (bool, str):
         return type(got) is kind and got == expected
     if kind in (int, float):
-        return _equal_number(expected, _number(got))
+        return _equal_number(expected, got)
     if kind in (list, tuple):
-        return _equal_sequences(expected, _items(got, kind, rules), rules)
+        items = got if type(got) is list and (kind is list or rules.tuple_is_list) else None
+        if items is None and (kind is tuple or rules.tuple_is_list):
+            items = _tagged(got, "t")
+        if items is None or len(items) != len(expected):
+            return False
+        return all(equal_value(a, b, rules) for a, b in zip(expected, items, strict=True))
     if kind is dict:
         return _equal_dicts(expected, _tagged(got, "d"), rules)
     if kind in (set, frozenset):
         items = _tagged(got, "s") if _tagged(got, "s") is not None else _tagged(got, "f")
-        return items is not None and len(items) == len(expected) and _keys(items) == _keys(_encoded(expected))
+        encoded = [values.encode(item) for item in expected]
+        return items is not None and len(items) == len(expected) and _keys(items) == _keys(encoded)
     return got == values.encode(expected)
 
 
@@ -112,24 +118,13 @@ def truth(got: Any) -> bool:
     return bool(got)
 
 
-def _number(got: Any) -> int | float | None:
-    if type(got) in (int, float):
-        return got
-    digits = _tagged(got, "i", str)
+def _equal_number(want: int | float, got: Any) -> bool:
     try:
-        return None if digits is None else int(digits, 16)
-    except ValueError:
-        return None
-
-
-def _equal_number(want: int | float, got: int | float | None) -> bool:
-    if got is None:
-        return False
-    if want == got or type(want) is int:
-        return want == got
-    try:
-        return math.isfinite(want) and abs(want - got) <= max(CALL_ABSOLUTE, CALL_RELATIVE * abs(want))
-    except OverflowError:  # an int beyond all floats
+        number = got if type(got) in (int, float) else int(_tagged(got, "i", str) or "", 16)
+        if want == number or type(want) is int:
+            return want == number
+        return math.isfinite(want) and abs(want - number) <= max(CALL_ABSOLUTE, CALL_RELATIVE * abs(want))
+    except (ValueError, OverflowError):  # no number; an int beyond all floats
         return False
 
 
@@ -139,28 +134,12 @@ def _tagged(got: Any, tag: str, kind: type = list) -> Any:
     return content if type(content) is kind else None
 
 
-def _items(got: Any, kind: type, rules: Rules) -> list | None:
-    if type(got) is list and (kind is list or rules.tuple_is_list):
-        return got
-    return _tagged(got, "t") if kind is tuple or rules.tuple_is_list else None
-
-
-def _equal_sequences(want: list | tuple, items: list | None, rules: Rules) -> bool:
-    if items is None or len(items) != len(want):
-        return False
-    return all(equal_value(a, b, rules) for a, b in zip(want, items, strict=True))
-
-
 def _equal_dicts(want: dict, pairs: list | None, rules: Rules) -> bool:
     if pairs is None or len(pairs) != len(want) or any(type(p) is not list or len(p) != 2 for p in pairs):
         return False
     found = {_key(key): value for key, value in pairs}
     keyed = {_key(values.encode(key)): value for key, value in want.items()}
     return found.keys() == keyed.keys() and all(equal_value(v, found[k], rules) for k, v in keyed.items())
-
-
-def _encoded(items: set | frozenset) -> list:
-    return [values.encode(item) for item in items]
 
 
 def _keys(items: list) -> set[str]:

@@ -34,11 +34,8 @@ def fold_case(expected: str, output: bytes) -> Outcome:
 
 def unordered(expected: str, output: bytes) -> Outcome:
     """The strict comparison of the lines in sorted order."""
-    lines = sorted(_text(output).split("\n"))
-    return compare_stdout(
-        "\n".join(sorted(expected.split("\n"))).strip(),
-        "\n".join(lines).strip().encode("utf-8", "surrogateescape"),
-    )
+    want, got = ("\n".join(sorted(text.split("\n"))).strip() for text in (expected, _text(output)))
+    return compare_stdout(want, got.encode("utf-8", "surrogateescape"))
 
 
 def exact(expected: str, output: bytes) -> Outcome:
@@ -49,22 +46,20 @@ def exact(expected: str, output: bytes) -> Outcome:
 def codecontests(expected: str, output: bytes) -> Outcome:
     """CodeContests: tokens without regard to case, any number within 1e-5."""
     want, got = expected.lower().split(), _text(output).lower().split()
-    same = len(want) == len(got) and all(a == b or _close(a, b, 1e-5) for a, b in zip(want, got, strict=True))
-    return _outcome(same)
+    pairs = zip(want, got, strict=False)
+    return _outcome(len(want) == len(got) and all(a == b or _close(a, b, 1e-5, 1e-5) for a, b in pairs))
 
 
 def apps(expected: str, output: bytes) -> Outcome:
     """APPS and TACO: lines without blanks around them; or numbers within 1e-5 relative or 1e-8 absolute,
     line by line; or the same set of sets of tokens, as they are or as numbers rounded to 3 places."""
     want, got = _lines(expected), _lines(_text(output))
-    if want == got:
+    if want == got or _sets(want, str) == _sets(got, str):
         return _outcome(True)
     if len(want) == len(got) and all(_close(a, b, 1e-5, 1e-8) for a, b in zip(want, got, strict=True)):
         return _outcome(True)
-    if _sets(want, str) == _sets(got, str):
-        return _outcome(True)
-    rounded = _sets(want, _rounded)
-    return _outcome(rounded is not None and rounded == _sets(got, _rounded))
+    rounded, others = (_sets(lines, lambda token: round(float(token), 3)) for lines in (want, got))
+    return _outcome(rounded is not None and rounded == others)
 
 
 STDOUT: dict[str, Callable[[str, bytes], Outcome]] = {
@@ -90,22 +85,11 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def _number(text: str) -> float | None:
+def _close(a: str, b: str, relative: float, absolute: float) -> bool:
     try:
-        return float(text)
+        return math.isclose(float(a), float(b), rel_tol=relative, abs_tol=absolute)
     except ValueError:
-        return None
-
-
-def _close(a: str, b: str, relative: float, absolute: float | None = None) -> bool:
-    x, y = _number(a), _number(b)
-    if x is None or y is None:
         return False
-    return math.isclose(x, y, rel_tol=relative, abs_tol=relative if absolute is None else absolute)
-
-
-def _rounded(token: str) -> float:
-    return round(float(token), 3)
 
 
 def _sets(lines: list[str], read: Callable[[str], object]) -> set[frozenset] | None:

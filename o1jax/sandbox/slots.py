@@ -145,7 +145,7 @@ class Slots:
             await self._discard(index)
             zygote = None
         if zygote is None:
-            self._refuse_if_closed()
+            await self._refuse_if_closed(index)
             zygote = self._zygotes[index] = await Zygote.start(self._settings.isolation, self._cgroup(index))
             self.isolation, self.missing = zygote.isolation, zygote.missing
             if not (zygote.sealed or self._settings.insecure):
@@ -153,13 +153,12 @@ class Slots:
                 raise SandboxError(
                     f"no isolation here ({self.missing}); insecure=True runs programs without it"
                 )
-        if self._closed:
-            await self._discard(index)
-        self._refuse_if_closed()
+        await self._refuse_if_closed(index)
         return zygote
 
-    def _refuse_if_closed(self) -> None:
+    async def _refuse_if_closed(self, index: int) -> None:
         if self._closed:
+            await self._discard(index)
             raise SandboxError("the judge is closed")
 
     def _cgroup(self, index: int) -> Cgroup | str:

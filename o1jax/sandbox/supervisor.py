@@ -80,15 +80,14 @@ class SupervisorProcess:
         try:
             self._writer.write(packed(self._settings))
             failure, self.isolation, self.missing = await asyncio.wait_for(read_message(reader), START_S)
+            if failure is not None:
+                raise failure
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             await self._end()
             raise SupervisorDied(f"a supervisor process did not start: {error!r}") from error
         except BaseException:
             await self._end()
             raise
-        if failure is not None:
-            await self._end()
-            raise failure
         self._reading = asyncio.create_task(self._read(reader))
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
@@ -203,10 +202,6 @@ def _told(error: Exception) -> Exception:
     return SandboxError(str(error) if isinstance(error, SandboxError) else repr(error))
 
 
-def main() -> None:
+if __name__ == "__main__":
     kernel.die_with_parent(int(sys.argv[2]))
     asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
-
-
-if __name__ == "__main__":
-    main()

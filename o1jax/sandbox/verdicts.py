@@ -37,7 +37,8 @@ def results(job: Job, tests: tuple[TestCase, ...], found: list[Record]) -> Itera
     """One result a test, in order. Raises Incomplete, after the last one, where a test has none."""
     runs = [record for record in found if record.kind == b"T"]
     made = 0
-    for case in _each(job, tests, runs) if job.form == "stdin" else _together(job, tests, runs):
+    each = (_stdin_result(job, test, run) for test, run in zip(tests, runs, strict=False))
+    for case in each if job.form == "stdin" else _together(job, tests, runs):
         made += 1
         yield case
     if made != len(tests):
@@ -52,10 +53,6 @@ def killed_from_outside(job: Job, found: list[Record]) -> bool:
         if _died_of(run.status, signal.SIGKILL) and run.over != WALL and spent < job.limits.cpu_s:
             return True
     return False
-
-
-def _each(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> Iterator[CaseResult]:
-    return (_stdin_result(job, test, run) for test, run in zip(tests, runs, strict=False))
 
 
 def _stdin_result(job: Job, test: TestCase, run: Record) -> CaseResult:
@@ -108,12 +105,8 @@ def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
             detail = "" if right else f"got {line[6:-1][:84].decode('ascii', 'replace')}"
             return CaseResult(Status.AC if right else Status.WA, detail, cpu_s)
     except (ValueError, RecursionError):  # no encoder of ours wrote that
-        return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)
-    return _claim(job, said, cpu_s)
-
-
-def _claim(job: Job, said: Any, cpu_s: float) -> CaseResult:
-    """A failure that the child reports of itself."""
+        said = None
+    # What is left is a failure that the child reports of itself.
     claim = said.get("e") if type(said) is dict else None
     if type(claim) is not str or claim not in CLAIMS:
         return CaseResult(Status.NORESULT, "unreadable answer", cpu_s)
@@ -129,14 +122,14 @@ def _right(job: Job, test: TestCase, got: Any) -> bool:
     if job.grader in graders.BELIEVED:
         return got == [True]
     expected = assertions.rewrite(test.input, job.entry_point).expected
-    return type(got) is list and len(got) == len(expected) and all(map(_holds, expected, got))
-
-
-def _holds(expected: tuple[str, Any], got: Any) -> bool:
-    kind, want = expected
-    if kind != "truth":
-        return compare.equal_value(want, got, compare.Rules(bool_is_int=kind == "equal"))
-    return compare.truth(got) is want
+    if type(got) is not list or len(got) != len(expected):
+        return False
+    return all(
+        compare.truth(value) is want
+        if kind == "truth"
+        else compare.equal_value(want, value, compare.Rules(bool_is_int=kind == "equal"))
+        for (kind, want), value in zip(expected, got, strict=True)
+    )
 
 
 def _died_of(status: int, number: int) -> bool:

@@ -59,14 +59,13 @@ class Zygote:
         except OSError as error:
             raise ZygoteDied(f"a sandbox process could not be started: {error!r}") from error
         try:
-            zygote._tell(wanted, cgroup)
-            await zygote._greet()
+            await zygote._greet(wanted, cgroup)
         except BaseException:
             await zygote.kill()
             raise
         return zygote
 
-    def _tell(self, wanted: Isolation, cgroup: Cgroup | str) -> None:
+    async def _greet(self, wanted: Isolation, cgroup: Cgroup | str) -> None:
         joined = isinstance(cgroup, Cgroup)
         try:
             if joined:
@@ -81,11 +80,9 @@ class Zygote:
             self._control.send(json.dumps(told).encode())
         except OSError as error:
             raise ZygoteDied(f"a sandbox process could not be told how to start: {error!r}") from error
-
-    async def _greet(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            data = await asyncio.wait_for(loop.sock_recv(self._control, 1 << 16), START_S)
+            hello = asyncio.get_running_loop().sock_recv(self._control, 1 << 16)
+            data = await asyncio.wait_for(hello, START_S)
         except (TimeoutError, OSError) as error:
             raise ZygoteDied(f"a sandbox process did not start: {error!r}") from error
         if not data:
@@ -102,7 +99,8 @@ class Zygote:
         try:
             for data in (payload, b"", checks):  # the second is for the records
                 files.append(os.memfd_create("job", os.MFD_CLOEXEC))
-                _write_all(files[-1], data)
+                with open(files[-1], "wb", closefd=False) as file:
+                    file.write(data)
             socket.send_fds(self._control, [b"J"], files)
             data = await asyncio.wait_for(loop.sock_recv(self._control, 16), deadline_s)
             if not data:
@@ -167,9 +165,3 @@ def _launched() -> tuple[subprocess.Popen, socket.socket, int]:
             )
         undo.pop_all()
     return process, ours, log
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]

@@ -17,14 +17,7 @@ from o1jax.problems import files
 from o1jax.records import InputError, Problem, TestCase
 
 _NUMBER_AND_UNIT = re.compile(r"\s*(\d{1,12}(?:\.\d*)?)\s*([a-z]+)", re.ASCII)
-_MEGABYTES = {
-    "byte": 2**-20,
-    "kilobyte": 2**-10,
-    "megabyte": 1.0,
-    "gigabyte": 1024.0,
-    "kb": 2**-10,
-    "mb": 1.0,
-}
+_MEGABYTES = {"byte": 2**-20, "kb": 2**-10, "kilobyte": 2**-10, "mb": 1, "megabyte": 1, "gigabyte": 1024}
 
 
 def apps_problem_of(record: dict[str, Any], index: int, where: str, split: str = "train") -> Problem:
@@ -60,10 +53,7 @@ def _json(record: dict[str, Any], field: str, kind: type, where: str) -> Any:
     """A field that is stored as JSON text or, in some copies, already parsed."""
     value = record.get(field)
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:  # also of an integer with thousands of digits
-            raise InputError(f"{where} field {field!r}: not JSON ({error})") from error
+        value = files.parsed_json(value, f"{where} field {field!r}")
     if not isinstance(value, kind):
         raise InputError(f"{where} field {field!r}: saw {type(value).__name__}, wanted {kind.__name__}")
     return value
@@ -71,7 +61,7 @@ def _json(record: dict[str, Any], field: str, kind: type, where: str) -> Any:
 
 def _solutions(record: dict[str, Any], where: str) -> list[str]:
     solutions = _json(record, "solutions", list, where) if record.get("solutions") else []
-    if not all(isinstance(solution, str) for solution in solutions):
+    if not files.is_texts(solutions):
         raise InputError(f"{where} field 'solutions': saw an entry that is not text, wanted programs")
     return solutions
 
@@ -93,7 +83,7 @@ def _text(value: Any, where: str) -> str:
     """Standard input or output: text, or a list of its lines."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+    if files.is_texts(value):
         return "\n".join(value)
     raise InputError(f"{where}: saw {type(value).__name__} as standard input or output, wanted text or lines")
 
@@ -104,7 +94,11 @@ def _call_tests(inputs: list[Any], outputs: list[Any], where: str) -> tuple[Test
     tests = []
     for arguments, output in zip(inputs, outputs, strict=True):
         if isinstance(arguments, str):
-            arguments = _argument_lines(arguments, where)
+            lines, wanted = arguments.split("\n"), "wanted one JSON value a line"
+            try:
+                arguments = [json.loads(line) for line in lines if line.strip()]
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: saw arguments {arguments!r:.40}, {wanted}") from error
         if not isinstance(arguments, list):
             raise InputError(f"{where}: saw {type(arguments).__name__} as arguments, wanted a list")
         value = _with_integer_keys(output[0] if wrapped else output)
@@ -114,13 +108,6 @@ def _call_tests(inputs: list[Any], outputs: list[Any], where: str) -> tuple[Test
         except RecursionError as error:
             raise InputError(f"{where}: saw a value nested too deep, wanted one that can be shown") from error
     return tuple(tests)
-
-
-def _argument_lines(text: str, where: str) -> list[Any]:
-    try:
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: saw arguments {text!r:.40}, wanted one JSON value a line") from error
 
 
 def _with_integer_keys(value: Any) -> Any:

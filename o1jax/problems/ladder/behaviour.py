@@ -19,6 +19,7 @@ Steps = tuple[tuple[Operation, int], ...]
 PROBES = 200  # inputs: two problems that agree on all of them count as one
 LARGEST_INT, LONGEST_LIST, LONGEST_TEXT = 9_999, 16, 32  # values that a nano model can still write
 LEAST_CHANGED = 0.15  # share of probes on which an operation must matter
+ALL_STEPS = [(op, k) for op in OPERATIONS.values() for k in op.constants or (0,)]
 MOST_COMMON = 0.4  # largest share of probes that may give one output
 LEAST_DISTINCT = 6  # outputs: with fewer a guess passes the one or two tests of a training problem
 
@@ -53,11 +54,9 @@ def probes(kind: Kind) -> tuple[Value, ...]:
 def printed_outputs(steps: Steps) -> tuple[str, ...] | None:
     """What the chain prints on each probe; None if a value grows past the bounds."""
     outputs = run_all(steps, probes(steps[0][0].takes))
-    if outputs is None:
-        return None
-    if steps[-1][0].gives == "list":
-        return tuple(" ".join(map(str, output)) for output in outputs)
-    return tuple(map(str, outputs))
+    if outputs is not None and steps[-1][0].gives == "list":
+        outputs = [" ".join(map(str, output)) for output in outputs]
+    return None if outputs is None else tuple(map(str, outputs))
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -67,39 +66,26 @@ def behaviour(steps: Steps) -> str | None:
     return None if outputs is None else f"{steps[0][0].takes}:{stable_hash(chr(10).join(outputs)):016x}"
 
 
-def all_steps() -> list[tuple[Operation, int]]:
-    """Every operation with every constant."""
-    return [(op, k) for op in OPERATIONS.values() for k in op.constants or (0,)]
-
-
 @functools.cache
 def single_behaviours() -> frozenset[str | None]:
     """The behaviours of all single operations."""
-    return frozenset(behaviour((step,)) for step in all_steps())
+    return frozenset(behaviour((step,)) for step in ALL_STEPS)
 
 
 @functools.cache
 def pair_names() -> dict[str, frozenset[str]]:
     """For each behaviour of two operations, the compositions (names joined by -) that have it."""
-    found: dict[str, set[str]] = {}
-    for first, second in itertools.product(all_steps(), all_steps()):
+    found: dict[str | None, set[str]] = collections.defaultdict(set)
+    for first, second in itertools.product(ALL_STEPS, repeat=2):
         if first[0] is not second[0] and first[0].gives == second[0].takes:
-            key = behaviour((first, second))
-            if key is not None:
-                found.setdefault(key, set()).add(f"{first[0].name}-{second[0].name}")
-    return {key: frozenset(names) for key, names in found.items()}
-
-
-def has_shorter_pair(steps: Steps) -> bool:
-    """Whether two neighbours in the chain do what one operation does."""
-    return any(behaviour(pair) in single_behaviours() for pair in itertools.pairwise(steps))
+            found[behaviour((first, second))].add(f"{first[0].name}-{second[0].name}")
+    return {key: frozenset(names) for key, names in found.items() if key is not None}
 
 
 def without_one(steps: Steps) -> list[Steps]:
     """The chains with one operation left out, where the kinds still fit and something remains."""
-    if len(steps) == 1:
-        return []
-    return [steps[:i] + steps[i + 1 :] for i, (op, _) in enumerate(steps) if op.takes == op.gives]
+    kept = [steps[:i] + steps[i + 1 :] for i, (op, _) in enumerate(steps) if op.takes == op.gives]
+    return [chain for chain in kept if chain]
 
 
 def is_redundant(steps: Steps) -> bool:

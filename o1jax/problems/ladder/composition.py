@@ -11,7 +11,7 @@ import itertools
 import random
 
 from o1jax.problems.ladder.operations import OPERATIONS, Kind, Operation, Value
-from o1jax.records import Form, InputError, Step
+from o1jax.records import Form, InputError, Step, TestCase
 
 ENTRY_POINT = "solve"
 _NOUN: dict[Kind, str] = {"int": "an integer", "list": "a list of integers", "text": "a text"}
@@ -92,14 +92,11 @@ def programs(composition: Composition) -> tuple[str, str]:
     """Two programs for one problem: by expressions, and by explicit statements."""
     short = [f"x = {op.expression.format(k=k)}" for op, k in composition.steps]
     long = [line for op, k in composition.steps for line in op.loop.format(k=k).split("\n")]
-    return _program(composition, short), _program(composition, long)
-
-
-def _program(composition: Composition, lines: list[str]) -> str:
-    if composition.form == "call":
-        return "\n    ".join([f"def {ENTRY_POINT}(x):", *lines, "return x"]) + "\n"
-    show = "print(*x)" if composition.gives == "list" else "print(x)"
-    return "\n".join([f"x = {_READ[composition.takes]}", *lines, show]) + "\n"
+    first, last, between = f"def {ENTRY_POINT}(x):", "return x", "\n    "
+    if composition.form == "stdin":
+        first, between = f"x = {_READ[composition.takes]}", "\n"
+        last = "print(*x)" if composition.gives == "list" else "print(x)"
+    return between.join([first, *short, last]) + "\n", between.join([first, *long, last]) + "\n"
 
 
 def reasoning(composition: Composition) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
@@ -118,39 +115,26 @@ def reasoning(composition: Composition) -> tuple[tuple[Step, ...], tuple[Step, .
     return brief, (Step(1, structure), Step(2, refined), code)
 
 
-def sample_small_value(kind: Kind, rng: random.Random) -> Value:
-    """A value that a small model can work on by hand: a digit, 1 to 4 of them, or 2 to 5 letters."""
+def sample_value(kind: Kind, rng: random.Random, *, small: bool = False) -> Value:
+    """A value: an integer in -9..20, 1 to 6 of them with repeats, or 2 to 8 lower-case letters. A small one,
+    that a small model can work on by hand: a digit, 1 to 4 of them, or 2 to 5 letters."""
     if kind == "int":
-        return rng.randint(-9, 9)
-    if kind == "list":
-        length = rng.randint(1, 4)
-        return [rng.randint(-9 if rng.random() < 0.2 else 0, 9) for _ in range(length)]
-    letters = rng.sample("bcdfghlmnprstwz", 3) + list("aeiou")
-    return "".join(rng.choice(letters) for _ in range(rng.randint(2, 5)))
-
-
-def sample_value(kind: Kind, rng: random.Random) -> Value:
-    """A value: an integer in -9..20, 1 to 6 of them with repeats, or 2 to 8 lower-case letters."""
-    if kind == "int":
-        return rng.randint(-9, 20)
-    if kind == "list":
-        values: list[int] = []
-        for _ in range(rng.randint(1, 6)):
+        return rng.randint(-9, 9 if small else 20)
+    if kind == "text":
+        letters = rng.sample("bcdfghlmnprstwz", 3 if small else 4) + list("aeiou")
+        return "".join(rng.choice(letters) for _ in range(rng.randint(2, 5 if small else 8)))
+    length, values = rng.randint(1, 4 if small else 6), []
+    for _ in range(length):
+        if small:
+            values.append(rng.randint(-9 if rng.random() < 0.2 else 0, 9))
+        else:
             values.append(rng.choice(values) if values and rng.random() < 0.2 else rng.randint(-9, 20))
-        return values
-    letters = rng.sample("bcdfghlmnprstwz", 4) + list("aeiou")
-    return "".join(rng.choice(letters) for _ in range(rng.randint(2, 8)))
+    return values
 
 
-def input_text(composition: Composition, value: Value) -> str:
-    """A value as a test's input: a line for stdin, the literal of the arguments for a call."""
+def case_of(composition: Composition, value: Value, output: Value) -> TestCase:
+    """A test: for stdin the line that is read and what print writes, for a call the literals of the
+    arguments and of the value."""
     if composition.form == "call":
-        return repr([value])
-    return (" ".join(map(str, value)) if composition.takes == "list" else str(value)) + "\n"
-
-
-def output_text(composition: Composition, value: Value) -> str:
-    """A value as a test's output: what print writes, or the literal of the value."""
-    if composition.form == "call":
-        return repr(value)
-    return (" ".join(map(str, value)) if composition.gives == "list" else str(value)) + "\n"
+        return TestCase(repr([value]), repr(output))
+    return TestCase(*(f"{' '.join(map(str, v)) if isinstance(v, list) else v}\n" for v in (value, output)))

@@ -9,9 +9,9 @@ the programs.
 
 from __future__ import annotations
 
-import functools
+import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from o1jax.parallel.seeds import fold_seed, stable_hash
@@ -83,18 +83,18 @@ def problem_of(problem_id: str, split: Split) -> Problem:
 def generate_tests(problem_id: str, n: int, seed: int) -> list[TestCase]:
     """`n` tests with distinct inputs and the reference outputs; InputError if there are not so many."""
     composition = compositions.composition_of(problem_id)
-    pairs = _pairs(composition, n, seed, compositions.sample_value)
+    pairs = _pairs(composition, n, seed)
     if len(pairs) < n:
         raise InputError(f"{composition.id}: {len(pairs)} distinct inputs found, {n} asked for")
-    return [_test(composition, *pair) for pair in pairs]
+    return [compositions.case_of(composition, *pair) for pair in pairs]
 
 
 def small_tests(problem_id: str, most: int, seed: int) -> list[TestCase]:
     """At most `most` tests with distinct small inputs (single digits, short lists and texts): an integer
     has only 19 of them."""
     composition = compositions.composition_of(problem_id)
-    pairs = _pairs(composition, most, seed, compositions.sample_small_value)
-    return [_test(composition, *pair) for pair in pairs]
+    pairs = _pairs(composition, most, seed, small=True)
+    return [compositions.case_of(composition, *pair) for pair in pairs]
 
 
 def split_of(text: str) -> Split:
@@ -110,7 +110,7 @@ def _draw(rung: int, rng: random.Random) -> Composition:
     kind: Kind = rng.choice(("int", "list", "list", "text"))
     steps: list[tuple[Operation, int]] = []
     while len(steps) < rung:
-        op = rng.choice(_taking(kind))
+        op = rng.choice([op for op in OPERATIONS.values() if op.takes == kind])
         if all(op is not used for used, _ in steps):
             steps.append((op, rng.choice(op.constants) if op.constants else 0))
             kind = op.gives
@@ -118,17 +118,14 @@ def _draw(rung: int, rng: random.Random) -> Composition:
     return Composition(rng.choice(("stdin", "call")), tuple(steps), phrasing)
 
 
-@functools.cache
-def _taking(kind: Kind) -> tuple[Operation, ...]:
-    return tuple(op for op in OPERATIONS.values() if op.takes == kind)
-
-
 def _distinct_key(composition: Composition, split: Split) -> str | None:
     """What sets a problem apart (on rung 1 its id, else its behaviour); None if it must not be posed."""
     steps = composition.steps
     if len(steps) == 1:  # every split has every operation: a policy must know them to compose them
         return composition.id
-    if split_of("-".join(composition.names)) != split or behaviours.has_shorter_pair(steps):
+    if split_of("-".join(composition.names)) != split or any(
+        behaviours.behaviour(pair) in behaviours.single_behaviours() for pair in itertools.pairwise(steps)
+    ):  # two neighbours do what one operation does
         return None
     behaviour = behaviours.behaviour(steps)
     if behaviour is None or not _belongs(behaviour, len(steps), split):
@@ -152,13 +149,13 @@ def _belongs(behaviour: str, rung: int, split: Split) -> bool:
 
 
 def _pairs(
-    composition: Composition, most: int, seed: int, sample: Callable[[Kind, random.Random], Value]
+    composition: Composition, most: int, seed: int, *, small: bool = False
 ) -> list[tuple[Value, Value]]:
     """Up to `most` different inputs with their outputs."""
     rng = random.Random(fold_seed(seed, "inputs", composition.id))
     pairs: dict[str, tuple[Value, Value]] = {}
     for _ in range(50 * most):  # tries: an integer has few values, and values may grow past the bounds
-        value = sample(composition.takes, rng)
+        value = compositions.sample_value(composition.takes, rng, small=small)
         outputs = behaviours.run_all(composition.steps, [value])
         if outputs is not None:
             pairs.setdefault(str(value), (value, outputs[0]))
@@ -167,31 +164,26 @@ def _pairs(
     return list(pairs.values())
 
 
-def _test(composition: Composition, value: Value, output: Value) -> TestCase:
-    return TestCase(
-        compositions.input_text(composition, value), compositions.output_text(composition, output)
-    )
-
-
 def _ordered_tests(composition: Composition) -> tuple[TestCase, ...]:
     """Tests drawn for this id: first those that tell most wrong variants apart, with new outputs."""
-    pairs = _pairs(composition, CANDIDATE_TESTS, 0, compositions.sample_value)
+    pairs = _pairs(composition, CANDIDATE_TESTS, 0)
     if len(pairs) < CANDIDATE_TESTS:
         raise InputError(f"{composition.id}: {len(pairs)} distinct inputs found, {CANDIDATE_TESTS} needed")
     values = [value for value, _ in pairs]
     wrong = [behaviours.run_all(steps, values) for steps in behaviours.wrong_variants(composition.steps)]
     alive = [outputs for outputs in wrong if outputs is not None]
     left, seen, tests = list(range(len(pairs))), [], []
+
+    def worth(i: int) -> tuple[bool, int, int]:
+        """A test's rank: first a new and non-empty output, then the variants it tells apart, then order."""
+        output = pairs[i][1]
+        return output not in ("", [], *seen), sum(outputs[i] != output for outputs in alive), -i
+
     while left:
-        best = max(left, key=lambda i: _worth(i, pairs[i][1], alive, seen))
+        best = max(left, key=worth)
         left.remove(best)
         output = pairs[best][1]
         alive = [outputs for outputs in alive if outputs[best] == output]
         seen.append(output)
-        tests.append(_test(composition, *pairs[best]))
+        tests.append(compositions.case_of(composition, *pairs[best]))
     return tuple(tests)
-
-
-def _worth(i: int, output: Value, alive: list[list[Value]], seen: list[Value]) -> tuple[bool, int, int]:
-    """How a test ranks: a new and non-empty output first, then the variants it tells apart, then order."""
-    return output not in ("", [], *seen), sum(outputs[i] != output for outputs in alive), -i

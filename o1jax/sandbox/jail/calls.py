@@ -81,16 +81,12 @@ def answered(job, namespace, asked):
     if function is None:
         return {"e": "NORESULT", "d": f"no function {name!r}"}
     if "call" not in asked:
-        return {"v": values.encode(function(*literal(asked["arguments"])))}
+        import ast  # kept out of the zygote: 1 MiB that only call form needs
+
+        return {"v": values.encode(function(*ast.literal_eval(asked["arguments"])))}
     positional = [received(namespace, argument) for argument in asked["positional"]]
     named = {key: received(namespace, argument) for key, argument in asked["named"].items()}
     return {"v": values.encode(function(*positional, **named))}
-
-
-def literal(text):
-    import ast  # kept out of the zygote: 1 MiB that only call form needs
-
-    return ast.literal_eval(text)
 
 
 def received(namespace, argument):

@@ -6,6 +6,7 @@ candidate's is near the test, and the test's text, with what it expects, is not 
 """
 
 import builtins
+import functools
 import importlib
 import json
 import os
@@ -35,12 +36,12 @@ class Stub:
         self._ask, self._name = ask, name
 
     def __call__(self, *positional, **named):
-        asked = {
+        question = {
             "call": self._name,
             "positional": [sent(argument) for argument in positional],
             "named": {key: sent(argument) for key, argument in named.items()},
         }
-        return values.decode(self._ask(asked))
+        return values.decode(self._ask(question))
 
     def __getattr__(self, attribute):
         """A test may count on a module that the program imports: then it is the module itself."""
@@ -57,7 +58,7 @@ def run(job, first):
     """Judges the tests from `first` on, one line of JSON a test to VALUES_FD; never returns. Where the
     candidate is gone, the lines end."""
     checks = json.loads(os.pread(CHECKS_FD, os.fstat(CHECKS_FD).st_size, 0))
-    ask = questioner(job["output_bytes"])
+    ask = functools.partial(asked, job["output_bytes"])
     for index in range(first, len(job["inputs"])):
         block = checks["blocks"].get(str(index))
         try:
@@ -85,32 +86,19 @@ def check(block, checks, ask):
     exec(compile(block["text"], "<test>", "exec", dont_inherit=True), namespace)  # noqa: S102
 
 
-def questioner(most_bytes):
-    """A function that asks the candidate one question and returns its (untrusted) encoded value."""
-
-    def ask(question):
-        data = json.dumps(question).encode() + b"\n"
-        try:
-            while data:
-                data = data[os.write(QUESTIONS_FD, data) :]
-        except BrokenPipeError as error:
-            raise Gone from error
-        return value_of(read_line(most_bytes))
-
-    return ask
-
-
-def read_line(most_bytes):
-    line = b""
+def asked(most_bytes, question):
+    """Asks the candidate one question; returns its (untrusted) encoded value."""
+    data, line = json.dumps(question).encode() + b"\n", b""
+    try:
+        while data:
+            data = data[os.write(QUESTIONS_FD, data) :]
+    except BrokenPipeError as error:
+        raise Gone from error
     while not line.endswith(b"\n"):
         part = os.read(ANSWERS_FD, 1 << 16)
         if not part or len(line) > most_bytes:
             raise Gone
         line += part
-    return line
-
-
-def value_of(line):
     try:
         said = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ system-call filter (seccomp.py does).
 import ctypes
 import os
 import signal
+import time
 
 LIBC = ctypes.PyDLL(None, use_errno=True)
 NAMESPACES = {
@@ -16,18 +17,22 @@ NEW_USER = 0x10000000
 SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, SET_NO_NEW_PRIVS, SET_SUBREAPER = 1, 4, 22, 38, 36
 
 
+def checked(result, what):
+    """A call's result. Raises OSError where it is a failure's."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), what)
+    return result
+
+
 def fork():
     """A fork without Python's at-fork hooks (they touch some 200 pages). Single-threaded callers only:
     `random` is not reseeded and no lock is reset."""
-    pid = LIBC.fork()
-    if pid < 0:
-        raise OSError(ctypes.get_errno(), "fork")
-    return pid
+    return checked(LIBC.fork(), "fork")
 
 
 def prctl(option, value, pointer=None):
-    if LIBC.prctl(option, value, pointer, None, None) < 0:  # ints of 32 bits and pointers: cheap to pass
-        raise OSError(ctypes.get_errno(), f"prctl {option}")
+    # Ints of 32 bits and pointers: cheap to pass.
+    checked(LIBC.prctl(option, value, pointer, None, None), f"prctl {option}")
 
 
 def die_with_parent(parent=None):
@@ -39,8 +44,7 @@ def die_with_parent(parent=None):
 
 
 def unshare(flag):
-    if LIBC.unshare(flag) < 0:
-        raise OSError(ctypes.get_errno(), "unshare")
+    checked(LIBC.unshare(flag), "unshare")
 
 
 def enter_user_namespace():
@@ -62,17 +66,9 @@ def become_user(uid):
 def drop_capabilities():
     """Empties the permitted, effective and inheritable sets (no_new_privs keeps them empty)."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    if LIBC.capset(header, (ctypes.c_uint32 * 6)()) < 0:
-        raise OSError(ctypes.get_errno(), "capset")
+    checked(LIBC.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
 def cpu_seconds(pid):
     """CPU time of all threads of a live process, from its clock."""
-    return _clock_gettime((~pid << 3) | 2)
-
-
-def _clock_gettime(clock):
-    spec = (ctypes.c_long * 2)()
-    if LIBC.clock_gettime(clock, spec) < 0:
-        raise OSError(ctypes.get_errno(), "clock_gettime")
-    return spec[0] + spec[1] * 1e-9
+    return time.clock_gettime((~pid << 3) | 2)

@@ -43,7 +43,4 @@ def _allow(ruleset, path, access):
 
 
 def _call(number, *arguments):
-    result = kernel.LIBC.syscall(ctypes.c_long(number), *arguments)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), "landlock")
-    return result
+    return kernel.checked(kernel.LIBC.syscall(ctypes.c_long(number), *arguments), "landlock")

@@ -28,16 +28,12 @@ def pivot(paths):
         _mount(opened, STAGE + path, None, BIND | RECURSIVE)
         os.close(source)
     os.chdir(STAGE)
-    _checked(kernel.LIBC.pivot_root(b".", b"."), "pivot_root")
-    _checked(kernel.LIBC.umount2(b".", DETACH), "umount")
+    kernel.checked(kernel.LIBC.pivot_root(b".", b"."), "pivot_root")
+    kernel.checked(kernel.LIBC.umount2(b".", DETACH), "umount")
     os.chdir("/")
     attributes = struct.pack("<QQQQ", READ_ONLY | NO_SETUID, 0, 0, 0)
-    _checked(
-        kernel.LIBC.syscall(
-            ctypes.c_long(MOUNT_SETATTR), AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.c_size_t(32)
-        ),
-        "mount_setattr",
-    )
+    where = (AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.c_size_t(32))
+    kernel.checked(kernel.LIBC.syscall(ctypes.c_long(MOUNT_SETATTR), *where), "mount_setattr")
 
 
 def outermost(paths):
@@ -48,20 +44,13 @@ def outermost(paths):
 
 def _make_like(path, target):
     """An empty directory or file, as `path` is, to mount on."""
-    if os.path.isdir(path):
-        os.makedirs(target, exist_ok=True)
-        return
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    os.close(os.open(target, os.O_CREAT | os.O_RDONLY, 0o644))
+    is_directory = os.path.isdir(path)
+    os.makedirs(target if is_directory else os.path.dirname(target), exist_ok=True)
+    if not is_directory:
+        os.close(os.open(target, os.O_CREAT | os.O_RDONLY, 0o644))
 
 
 def _mount(source, target, kind, flags, options=None):
     words = [word and word.encode() for word in (source, target, kind)]
     result = kernel.LIBC.mount(*words, ctypes.c_ulong(flags), options and options.encode())
-    _checked(result, f"mount on {target}")
-
-
-def _checked(result, what):
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), what)
+    kernel.checked(result, f"mount on {target}")

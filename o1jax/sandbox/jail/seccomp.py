@@ -37,13 +37,9 @@ def _refuse(number=errno.EPERM):
 ALLOW, REFUSE, KILL = _op(RETURN, 0x7FFF0000), _refuse(), _op(RETURN, 0x80000000)
 
 
-def _argument(index):
-    return _op(LOAD, 16 + 8 * index)  # the low word: both machines are little-endian
-
-
 def _if_any(index, code, operands, then, otherwise):
     """`then` where argument `index` meets one of the operands, else `otherwise`; both must return."""
-    program = _argument(index)
+    program = _op(LOAD, 16 + 8 * index)  # the low word: both machines are little-endian
     for left, operand in zip(range(len(operands) - 1, -1, -1), operands, strict=True):
         program += _op(code, operand, left, len(then) // 8 * (not left))
     return program + then + otherwise

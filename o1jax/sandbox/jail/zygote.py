@@ -35,7 +35,9 @@ def main(control, supervisor):
     if "pid" in jail.names:
         stand_in_for_child()
     readable = warm_up(told["packages"], told["path"])
-    children = None if "pid" in jail.names else open_children()
+    children = None
+    if "pid" not in jail.names:  # the kernel's list of them, opened while /proc still can be
+        children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
     if told["cgroup"] == "joined":
         jail.names.append("cgroup")
     elif told["cgroup"]:
@@ -102,27 +104,16 @@ def serve(control, children):
         os.write(control.fileno(), STATUS.pack(status))
 
 
-def open_children():
-    """The kernel's list of this process's children, opened while /proc still can be."""
-    return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
-
-
 def bury(children):
-    """Kills and reaps whatever a job left behind (only an unsealed job can leave anything)."""
+    """Kills and reaps whatever a job left behind (only an unsealed job can leave anything). `children` is
+    None in process 1 of a namespace."""
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                kill_children(children)
+                for child in [-1] if children is None else os.pread(children, 1 << 16, 0).split():
+                    os.kill(int(child), signal.SIGKILL)
         except ChildProcessError:
             return
-
-
-def kill_children(children):
-    if children is None:  # process 1 of a namespace
-        os.kill(-1, signal.SIGKILL)
-        return
-    for child in os.pread(children, 1 << 16, 0).split():
-        os.kill(int(child), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def expected_of(problem, steps, text):
     else:
         value = int(text) if kind == "int" else text.rstrip("\n")
     outputs = ladder_behaviour.run_all(steps, [value])
-    return None if outputs is None else ladder_composition.output_text(composition, outputs[0])
+    return None if outputs is None else ladder_composition.case_of(composition, value, outputs[0]).output
 
 
 def test_chains_hold_the_three_actions_and_end_in_the_first_program(problems):
