@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.report import page, summary
 from o1jax.report.run_files import RunFiles
 
@@ -63,7 +63,7 @@ def _command(script: str, variant: str, flags: Mapping[str, Any]) -> str:
 def of_run(workdir: epath.Path, did: str, then: str = "", *, out: epath.Path | None = None) -> None:
     """In process 0 writes the page, to `out` or into the run, and prints; `then` is the command that goes on
     from here."""
-    if place().index:
+    if this_process().index:
         return
     files = RunFiles(workdir)
     where = out or workdir / "report.html"

@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that there is no PyTorch
@@ -97,7 +97,7 @@ def take_place() -> None:
         "O1JAX_PROCESS_INDEX": PROCESS_INDEX.value,
     }
     os.environ.update({name: str(value) for name, value in given.items() if value not in ("", None)})
-    if place().index:
+    if this_process().index:
         sys.stdout = open(os.devnull, "w")
 
 

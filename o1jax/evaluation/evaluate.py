@@ -26,7 +26,7 @@ from o1jax.evaluation.choice import CasesOf, ChoiceArms
 from o1jax.evaluation.comparison import Comparison, tokens_of
 from o1jax.evaluation.sample_store import SampleStore, only_judging
 from o1jax.intervals import mean_with_interval, pass_at_k
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Prompt, Rollout
 from o1jax.rewards.outcome import final_tests, search_tests
 from o1jax.search.mcts import SearchSettings
@@ -83,7 +83,7 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
         search_tests(problem)  # InputError for a problem that a search cannot see a test of
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
     figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
-    if place().index == 0:
+    if this_process().index == 0:
         (out / "table.md").write_text(table(figures))
     return StageResult(figures, timings)
 
@@ -146,7 +146,7 @@ async def _cases(
             mine = await run_in_order(write, my_share(problems), settings.concurrency)
         parts = store.out / "tcg_cases.parts"
         cases = await joined(store.out, parts, CasesOf, mine, problems, lambda cases: cases.problem_id)
-        if place().index == 0:
+        if this_process().index == 0:
             write_records(path, CasesOf, cases)
         await wait_for(store.out, [path], "process 0")
     return {cases.problem_id: cases for cases in read_records(path, CasesOf)}

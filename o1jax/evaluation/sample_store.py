@@ -15,13 +15,13 @@ from etils import epath
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Completion, Request
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout, Tree
 from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.search.sampling import Sampler, judged
-from o1jax.stages.together import all_have_played, my_share, wait_for
+from o1jax.stages.together import all_have_finished, my_share, wait_for
 from o1jax.stages.workers import EngineSettings, Workers
 from o1jax.store import ShardWriter, read_records, read_shards, read_trees, write_records
 from o1jax.train.metrics import ProgressLine
@@ -54,8 +54,8 @@ class SampleStore:
         if not whole.exists():
             await self._sample(name, my_share(problems), sample, judge_again)
             # One file of all processes' shards, when all have sampled.
-            await all_have_played(self.out, name.replace("/", "_"))
-            if place().index == 0:
+            await all_have_finished(self.out, name.replace("/", "_"))
+            if this_process().index == 0:
                 shards = self.out / f"{name}.shards"
                 done = _by_problem(read_shards(shards, Rollout))
                 write_records(whole, Rollout, [rollout for p in problems for rollout in done[p.id]])
@@ -101,7 +101,7 @@ class SampleStore:
 
     async def all_trees(self, name: str, problems: Sequence[Problem]) -> list[Tree]:
         """Those of `problems`, in order, when every process has kept its share of them."""
-        await all_have_played(self.out, name)
+        await all_have_finished(self.out, name)
         return read_trees(self.trees(name).directory, [problem.id for problem in problems])
 
 

@@ -20,7 +20,7 @@ from o1jax.stages.manifest import Input, find_inputs, read_manifest, read_spec, 
 class Stage:
     """A stage by its manifest or, while it is not complete, by its spec."""
 
-    place: str  # its directory
+    directory: str  # its directory
     stage: str  # its name in stages.run.STAGES
     seed: int
     config: Mapping[str, Any]
@@ -36,17 +36,17 @@ class Stage:
         """The directory that was read under `name`; InputError if it is not there any more."""
         given = self.given(name) or Input(name, "", "", fault="none was given")
         if given.fault:
-            raise InputError(f"{self.place}: input {name} {given.place}: {given.fault}")
-        return epath.Path(given.place)
+            raise InputError(f"{self.directory}: input {name} {given.directory}: {given.fault}")
+        return epath.Path(given.directory)
 
 
-def stages_behind(place: epath.Path) -> dict[str, Stage]:
+def stages_behind(directory: epath.Path) -> dict[str, Stage]:
     """Directory -> stage: this one, then its inputs', each once and before its own inputs'. Inputs with a
     fault are not followed; published weights are no stage.
 
-    InputError if `place` is not the directory of a stage.
+    InputError if `directory` is not the directory of a stage.
     """
-    stages, waiting = {}, [str(place.resolve())]
+    stages, waiting = {}, [str(directory.resolve())]
     hashes_in = functools.cache(run_hashes)  # for this call alone: the run may change before the next
     while waiting:
         at = waiting.pop()
@@ -57,6 +57,6 @@ def stages_behind(place: epath.Path) -> dict[str, Stage]:
             inputs, figures = find_inputs(directory, written, hashes_in), written.get("figures", {})
             name, seed, config = written["stage"], written["seed"], written["config"]
             stages[at] = Stage(at, name, seed, config, figures, is_complete, inputs)
-            whole = [given.place for given in inputs if not given.fault]
+            whole = [given.directory for given in inputs if not given.fault]
             waiting += [other for other in reversed(whole) if (epath.Path(other) / "manifest.json").exists()]
     return stages

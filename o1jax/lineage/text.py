@@ -14,7 +14,7 @@ from o1jax.lineage.trace import Lineage, Path, PathStep, Sample
 
 def text(lineage: Lineage) -> str:
     """Directories below the current one are written relative to it; a stage above is not repeated."""
-    stages, shown = {stage.place: stage for stage in lineage.stages}, set()
+    stages, shown = {stage.directory: stage for stage in lineage.stages}, set()
     lines = list(_stage_lines(lineage.stages[0], stages, shown, ""))
     for sample in lineage.samples:
         lines += ["", *_sample_lines(sample)]
@@ -22,23 +22,23 @@ def text(lineage: Lineage) -> str:
 
 
 def _stage_lines(stage: Stage, stages: Mapping[str, Stage], shown: set[str], indent: str) -> Iterator[str]:
-    shown.add(stage.place)
+    shown.add(stage.directory)
     figures = (f"{name} {_number(v)}" for name, v in stage.figures.items() if isinstance(v, (int, float)))
     state = ", ".join(figures) if stage.is_complete else "not complete"
     source = f" from {stage.config['source']}" if stage.config.get("source") else ""
-    yield f"{_short(stage.place)}  ({stage.stage}{source}, seed {stage.seed}) {state}"
+    yield f"{_short(stage.directory)}  ({stage.stage}{source}, seed {stage.seed}) {state}"
     indent += "    "
     for given in stage.inputs:
         name = f"{indent}{given.name}: "
         if given.fault:
-            yield f"{name}! {_short(given.place)} {given.fault}"
-        elif given.place not in stages:
+            yield f"{name}! {_short(given.directory)} {given.fault}"
+        elif given.directory not in stages:
             kind = "file" if given.name.startswith("source_") else "published weights"
-            yield f"{name}{_short(given.place)}  ({kind}, hash {given.hash})"
-        elif given.place in shown:
-            yield f"{name}{_short(given.place)}  (above)"
+            yield f"{name}{_short(given.directory)}  ({kind}, hash {given.hash})"
+        elif given.directory in shown:
+            yield f"{name}{_short(given.directory)}  (above)"
         else:
-            first, *rest = _stage_lines(stages[given.place], stages, shown, indent)
+            first, *rest = _stage_lines(stages[given.directory], stages, shown, indent)
             yield f"{name}{first}"
             yield from rest
 
@@ -56,11 +56,11 @@ def _sample_lines(sample: Sample) -> Iterator[str]:
 
 def _path_lines(path: Path) -> Iterator[str]:
     tokens = sum(step.tokens for step in path.steps)
-    yield f"  {path.role}: {path.record} in {_short(path.place)}; {tokens} tokens"
+    yield f"  {path.role}: {path.record} in {_short(path.directory)}; {tokens} tokens"
     if by := path.policy:
         log_probs = sum(step.log_probs for step in path.steps)
-        place = f"! {_short(by.place)} {by.fault}" if by.fault else _short(by.place)
-        yield f"    sampled by {place}, policy version {path.policy_version}; {log_probs} log-probs kept"
+        directory = f"! {_short(by.directory)} {by.fault}" if by.fault else _short(by.directory)
+        yield f"    sampled by {directory}, policy version {path.policy_version}; {log_probs} log-probs kept"
     for step in path.steps:
         yield from [] if step.action is None else [f"    {_step(step)}"]
         yield from _quoted(step.text)
@@ -74,7 +74,7 @@ def _path_lines(path: Path) -> Iterator[str]:
         test, origin = judged.test, judged.origin
         kind = "own test of" if origin.kind == "own" else "generated test by"
         shown = f"{test.input!r} -> {test.output!r}" if test.output else test.input
-        yield f"      {judged.status:4} {kind} {_short(origin.place)}: {shown}"
+        yield f"      {judged.status:4} {kind} {_short(origin.directory)}: {shown}"
 
 
 def _step(step: PathStep) -> str:
@@ -96,5 +96,5 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _short(place: str) -> str:
-    return place.removeprefix(os.getcwd() + "/")
+def _short(directory: str) -> str:
+    return directory.removeprefix(os.getcwd() + "/")

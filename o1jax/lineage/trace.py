@@ -65,7 +65,7 @@ class Origin:
     """Where a test came from."""
 
     kind: Literal["own", "generated"]
-    place: str  # directory of the problems that had it, or of the generator that wrote it
+    directory: str  # directory of the problems that had it, or of the generator that wrote it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Path:
     """An answer; of a pair of siblings, the steps up to one of them."""
 
     role: Role
-    place: str  # directory of the stage that holds it
+    directory: str  # directory of the stage that holds it
     record: str  # as what it is held there
     steps: tuple[PathStep, ...]
     policy: Input | None = None  # what sampled it; None: no policy did
@@ -112,7 +112,7 @@ class Lineage:
     samples: tuple[Sample, ...]
 
 
-def trace(place: epath.Path, *, sample: str = "", problem: str = "") -> Lineage:
+def trace(directory: epath.Path, *, sample: str = "", problem: str = "") -> Lineage:
     """The stages behind a stage, and the sample of an id, or all of a problem, that it trained on.
 
     A changed or missing input is a fault of it, and not followed. InputError for a directory that is no
@@ -120,15 +120,15 @@ def trace(place: epath.Path, *, sample: str = "", problem: str = "") -> Lineage:
     """
     if sample and problem:
         raise InputError("saw both a sample and a problem; give one of them")
-    archive = Archive(stages_behind(place))
+    archive = Archive(stages_behind(directory))
     stages, stage = tuple(archive.stages.values()), archive.asked.stage
     if not sample and not problem:
         return Lineage(stages, ())
-    rows = rl_provenance.read(place) if stage == "policy_rl" else provenance.read(place, stage)
+    rows = rl_provenance.read(directory) if stage == "policy_rl" else provenance.read(directory, stage)
     samples = [archive.sample(row) for row in rows if row.id == sample or row.problem_id == problem]
     if not samples:
         what = f"no sample {sample!r}" if sample else f"no sample of a problem {problem!r}"
-        raise InputError(f"{place}: {what} among those that {stage} trained on")
+        raise InputError(f"{directory}: {what} among those that {stage} trained on")
     return Lineage(stages, tuple(samples))
 
 
@@ -148,9 +148,9 @@ class Archive:
         asked = self.asked
         # A text is in the row itself, so its input may be gone.
         if source.node is None and not source.rollout:
-            place = asked.place if source.input == OWN else asked.given(source.input).place
+            directory = asked.directory if source.input == OWN else asked.given(source.input).directory
             steps = (PathStep(source.text, source.tokens),)
-            return Path(source.role, place, source.record, steps, asked.given(source.policy))
+            return Path(source.role, directory, source.record, steps, asked.given(source.policy))
         stage = asked if source.input == OWN else self.stages[str(asked.read(source.input))]
         policy = stage.given("policy")
         if source.node is None:
@@ -158,28 +158,30 @@ class Archive:
             record, steps = f"rollout {held.id}, ended by {held.finish_reason},", self._cut(stage, held)
             # Of policy_rl: its input sampled for the first update, and its own weights for those after it.
             if stage is asked and held.policy_version > stage.config.get("first_update", 0):
-                policy = Input("this stage's", "", stage.place)
+                policy = Input("this stage's", "", stage.directory)
         else:
             tree, held = self._held("node", stage, f"{problem_id}#{source.node}")
             searched = f"seed {tree.seed}, {len(tree.nodes)} nodes, {tree.rollouts} rollouts"
             record, steps = f"node {source.node} of the tree ({searched})", _node_steps(tree, source.node)
         tests = self._judged(stage, held.verdict, problem_id)
         return Path(
-            source.role, stage.place, record, steps, policy, held.policy_version, held.verdict, *tests
+            source.role, stage.directory, record, steps, policy, held.policy_version, held.verdict, *tests
         )
 
     def _held(self, kind: str, stage: Stage, id: str) -> Any:
-        key = (kind, stage.place)
+        key = (kind, stage.directory)
         if key not in self._read:
-            self._read[key] = READ[kind](epath.Path(stage.place))
+            self._read[key] = READ[kind](epath.Path(stage.directory))
         if id not in self._read[key]:
-            raise InputError(f"{stage.place}: no {kind} {id} there any more; files in it have changed since")
+            raise InputError(
+                f"{stage.directory}: no {kind} {id} there any more; files in it have changed since"
+            )
         return self._read[key][id]
 
     def _cut(self, stage: Stage, rollout: Rollout) -> tuple[PathStep, ...]:
         asked, sampled = self.asked, stage.config.get("sample", {})
         # The stage's own tokenizer once it has one: the policy before it may be gone.
-        tokenizer = open_tokenizer(epath.Path(asked.place) if asked.is_complete else asked.read("policy"))
+        tokenizer = open_tokenizer(epath.Path(asked.directory) if asked.is_complete else asked.read("policy"))
         if rollout.prompt == "direct":
             text = chat.decode(tokenizer, rollout.token_ids)
             return (PathStep(text, len(rollout.token_ids), len(rollout.log_probs)),)
@@ -199,9 +201,9 @@ class Archive:
             return (), f"{len(statuses)} tests judged, and the problem has {len(tests)} now"
         return tuple(JudgedTest(*test, status) for test, status in zip(tests, statuses, strict=True)), ""
 
-    def _tests(self, place: str, problem_id: str) -> list[tuple[TestCase, Origin]]:
+    def _tests(self, directory: str, problem_id: str) -> list[tuple[TestCase, Origin]]:
         """A problem's tests in a check_problems or write_tests stage, each with where it came from."""
-        stage, earlier, new = self.stages[place], {}, Origin("own", place)
+        stage, earlier, new = self.stages[directory], {}, Origin("own", directory)
         # With "generated", a written test that equals one of the problem's own is kept as written.
         if stage.given("problems") and stage.config.get("reward_tests") != "generated":
             earlier = dict(self._tests(str(stage.read("problems")), problem_id))

@@ -30,7 +30,7 @@ SCHEDULERS = (  # the variables with the number of processes, and with this one'
 )
 
 
-class Place(NamedTuple):
+class Process(NamedTuple):
     """One process among those that run the same script."""
 
     index: int  # its rank, from 0
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     coordinator: str  # "host:port" of process 0, or AUTO; empty where it is alone
 
 
-def place(env: Mapping[str, str] | None = None) -> Place:
+def this_process(env: Mapping[str, str] | None = None) -> Process:
     """This process's rank by the environment; touches no device and asks no other process.
 
     O1JAX_COORDINATOR is "host:port" of process 0, or "auto"; without it the process is alone. The number
@@ -48,10 +48,10 @@ def place(env: Mapping[str, str] | None = None) -> Place:
     env = os.environ if env is None else env
     coordinator = env.get("O1JAX_COORDINATOR", "")
     if not coordinator:
-        return Place(0, 1, "")
+        return Process(0, 1, "")
     for count, index in SCHEDULERS if coordinator == AUTO else SCHEDULERS[:1]:
         if env.get(count, "").isdigit() and env.get(index, "").isdigit():
-            rank = Place(int(env[index]), int(env[count]), coordinator)
+            rank = Process(int(env[index]), int(env[count]), coordinator)
             if rank.index < rank.count:
                 return rank
     seen = {name: env[name] for names in SCHEDULERS for name in names if name in env}
@@ -63,15 +63,15 @@ def place(env: Mapping[str, str] | None = None) -> Place:
 
 def start_processes(env: Mapping[str, str] | None = None) -> None:
     """Joins the other processes; call it before anything touches a device. With one process it does nothing,
-    nor does it a second time. Raises InputError as `place`."""
-    index, count, coordinator = place(env)
+    nor does it a second time. Raises InputError as `this_process`."""
+    index, count, coordinator = this_process(env)
     if not coordinator or jax.distributed.is_initialized():
         return
     if coordinator == AUTO:
         jax.distributed.initialize()
     else:
         jax.distributed.initialize(coordinator, count, index)
-    # `place` and JAX must agree: shares of problems go by the first, rows of a batch by the second.
+    # `this_process` and JAX must agree: shares of problems go by the first, rows of a batch by the second.
     if (seen := (jax.process_index(), jax.process_count())) != (index, count):
         raise InputError(
             f"process {index} of {count}, but {AUTO!r} found {seen[0]} of {seen[1]}: give each process "
@@ -82,7 +82,7 @@ def start_processes(env: Mapping[str, str] | None = None) -> None:
 def stay_alone() -> None:
     """Instead of start_processes: on a host of a TPU slice libtpu then gives this process the host's own
     chips, and does not wait for the other hosts. Untested on TPUs; elsewhere it changes nothing."""
-    if place().count > 1:
+    if this_process().count > 1:
         os.environ.setdefault("TPU_PROCESS_BOUNDS", "1,1,1")
 
 
@@ -106,8 +106,8 @@ def agreed(value: bool) -> bool:
 
 def report_slow(what: str, seconds: float) -> None:
     """One line on stderr, "<what> in <seconds> s", of process 0 alone and of nothing that was quick."""
-    # By `place`, not is_leader: a process that searches has not joined the others, and is 0 to JAX.
-    if seconds >= SLOW_S and place().index == 0:
+    # By `this_process`, not is_leader: a process that searches has not joined the others, and is 0 to JAX.
+    if seconds >= SLOW_S and this_process().index == 0:
         print(f"{what} in {seconds:.1f} s", file=sys.stderr, flush=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import InputError
 from o1jax.report import page, summary
@@ -63,7 +63,7 @@ class Recipe:
         """Writes summary.json and report.html of what is finished so far, in process 0 alone; returns the
         summary."""
         files = RunFiles(self.workdir)
-        if place().index:
+        if this_process().index:
             return summary.of(files)
         figures = summary.write(files)
         page.write(self.workdir / "report.html", files, figures)

@@ -18,7 +18,7 @@ from etils import epath
 from o1jax.batches.encode import Example
 from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
-from o1jax.parallel.processes import barrier, is_leader, place
+from o1jax.parallel.processes import barrier, is_leader, this_process
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout
@@ -103,7 +103,7 @@ class RolloutCollector:
     async def collect(self, problems: Sequence[Problem], t: int) -> list[list[Answer]]:
         """groups_P_G of update t: what the engine's weights, or the update's file, answer. Of several
         processes each samples its share, and all get all groups."""
-        index, count, _ = place()
+        index, count, _ = this_process()
         path, mine = rollouts_path(self.out / "rollouts", t), problems[index::count]
         saved = groups_in(path) if path.exists() else {}
         # Should the file hold other problems, it is another run's: it is sampled again and replaced.

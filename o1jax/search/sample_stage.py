@@ -14,7 +14,7 @@ from etils import epath
 from pydantic import NonNegativeInt, PositiveInt
 
 from o1jax.concurrency import run_in_order
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_tokens
@@ -47,7 +47,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     rollouts = asyncio.run(
         joined(out, out / "processes", Rollout, rollouts, problems, lambda rollout: rollout.problem_id)
     )
-    if place().index == 0:
+    if this_process().index == 0:
         write_records(out / "rollouts" / "rollouts.parquet", Rollout, rollouts)
     solved = len({rollout.problem_id for rollout in rollouts if rollout.reward})
     figures = {

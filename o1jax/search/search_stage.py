@@ -19,7 +19,7 @@ from o1jax.search.mcts import Searcher, SearchSettings, search_many
 from o1jax.search.tree import passing_leaves
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.together import all_have_played, my_share
+from o1jax.stages.together import all_have_finished, my_share
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import EngineSettings, open_scorer, open_workers, scorer_timings
 from o1jax.store import ShardWriter, read_trees
@@ -41,7 +41,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     generated_tokens and, by difficulty, the share solved."""
     problems = read_problems(inputs["problems"])
     timings = asyncio.run(_search(out, settings, inputs, my_share(problems), seed))
-    asyncio.run(all_have_played(out, "trees"))
+    asyncio.run(all_have_finished(out, "trees"))
     # Read back, not returned: of several processes each has searched its share alone.
     trees = read_trees(out / "trees", [problem.id for problem in problems])
     return StageResult(_figures(problems, trees), timings)

@@ -65,7 +65,7 @@ class Input:
 
     name: str
     hash: str  # of what was read
-    place: str  # its directory, or where that was; "" if that is not known
+    directory: str  # its directory, or where that was; "" if that is not known
     fault: str = ""  # why what is there now is not what was read; "": it is
 
 
@@ -136,20 +136,20 @@ def manifest_hash(out: epath.Path) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def input_hash(place: epath.Path) -> str:
+def input_hash(directory: epath.Path) -> str:
     """Hash of an input: a finished stage's manifest_hash, or else that of a policy's files: all of a policy
     directory's, or of published weights the safetensors and what describes them (DESCRIBED_BY).
 
     Read of a file are its size, the header of safetensors, and PIECES pieces of PIECE_BYTES, evenly spaced,
     the first and the last bytes among them: all of a file of up to 4 MiB. InputError if there is neither.
     """
-    if not (place / "manifest.json").exists():
-        if (place / "checkpoint").exists():
-            return _contents_hash(files_of(place))
-        if (place / "config.json").exists():
-            paths = (path for path in place.iterdir() if path.suffix in (WEIGHTS, *DESCRIBED_BY))
+    if not (directory / "manifest.json").exists():
+        if (directory / "checkpoint").exists():
+            return _contents_hash(files_of(directory))
+        if (directory / "config.json").exists():
+            paths = (path for path in directory.iterdir() if path.suffix in (WEIGHTS, *DESCRIBED_BY))
             return _contents_hash({path.name: path for path in paths})
-    return manifest_hash(place)
+    return manifest_hash(directory)
 
 
 def file_hash(path: epath.Path) -> str:
@@ -170,15 +170,15 @@ def find_inputs(
     above = (str(parent) for parent in list(out.parents)[:DEEPEST] if (parent / "summary.json").exists())
     run, places, inputs = next(above, ""), manifest.get("places", {}), []
     for name, wanted in sorted(manifest["inputs"].items()):
-        place = places.get(name, "")
-        seen, fault = _hash_or_fault(epath.Path(place)) if place else ("", "")
+        directory = places.get(name, "")
+        seen, fault = _hash_or_fault(epath.Path(directory)) if directory else ("", "")
         if seen != wanted and wanted in hashes_in(run):
-            place, fault = hashes_in(run)[wanted], ""
-        elif not place:
+            directory, fault = hashes_in(run)[wanted], ""
+        elif not directory:
             fault = f"MISSING: no stage of this run has its hash, {wanted}"
         elif seen != wanted:
             fault = fault or f"CHANGED: its hash was {wanted}, and is {seen} now"
-        inputs.append(Input(name, wanted, place, fault))
+        inputs.append(Input(name, wanted, directory, fault))
     return tuple(inputs)
 
 
@@ -191,12 +191,12 @@ def run_hashes(root: str) -> dict[str, str]:
     return {hash: str(path) for path in paths if (hash := _hash_or_fault(path)[0])}
 
 
-def _hash_or_fault(place: epath.Path) -> tuple[str, str]:
+def _hash_or_fault(directory: epath.Path) -> tuple[str, str]:
     """(hash, "") of an input, or ("", why it has none)."""
     try:
-        return file_hash(place) if place.is_file() else input_hash(place), ""
+        return file_hash(directory) if directory.is_file() else input_hash(directory), ""
     except InputError as error:
-        return "", f"MISSING: {str(error).removeprefix(f'{place}: ')}"
+        return "", f"MISSING: {str(error).removeprefix(f'{directory}: ')}"
 
 
 def _contents_hash(files: Mapping[str, epath.Path]) -> str:

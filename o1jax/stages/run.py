@@ -21,13 +21,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from o1jax.parallel.processes import compute_environment, place, start_processes, stay_alone
+from o1jax.parallel.processes import compute_environment, start_processes, stay_alone, this_process
 from o1jax.problems.load import file_of
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
-from o1jax.stages.together import Together, told_to_others, wait_for
+from o1jax.stages.together import Division, reporting_failure, wait_for
 
-STAGES: dict[str, tuple[str, Together]] = {  # name -> (its module, how several processes go about it)
+STAGES: dict[str, tuple[str, Division]] = {  # name -> (its module, how several processes go about it)
     "check_problems": ("o1jax.prepare.check_problems", "one"),
     "warm_up": ("o1jax.policy.warm_up", "one"),
     "search": ("o1jax.search.search_stage", "share"),
@@ -56,14 +56,14 @@ def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """
     if spec.stage not in STAGES:
         raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
-    with told_to_others(out):
+    with reporting_failure(out):
         return _run(out, spec)
 
 
 def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     module = module_of(spec.stage)
     parsed = settings.parse(module.Settings, spec.config, spec.stage)
-    leads = place().index == 0
+    leads = this_process().index == 0
     if not leads:
         asyncio.run(wait_for(out, [out / "manifest.json", out / "spec.json"], "process 0"))
     spec = with_files(spec)

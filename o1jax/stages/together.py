@@ -21,12 +21,12 @@ from typing import Literal, TypeVar
 
 from etils import epath
 
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.parallel.seeds import in_share
 from o1jax.records import InputError, Problem
 from o1jax.store import read_records, write_records
 
-Together = Literal["train", "share", "one"]
+Division = Literal["train", "share", "one"]
 T = TypeVar("T")
 LOOK_EVERY_S = 0.2
 SAY_EVERY_S = 60.0
@@ -38,10 +38,10 @@ class OtherFailed(InputError):
 
 
 @contextlib.contextmanager
-def told_to_others(out: epath.Path) -> Iterator[None]:
+def reporting_failure(out: epath.Path) -> Iterator[None]:
     """Within it this process has its part in the stage of `out`. An exception that ends the part is kept for
     those that wait, as one line in out/failed.<index>, until this process begins anew."""
-    index, count, _ = place()
+    index, count, _ = this_process()
     if count == 1:
         yield
         return
@@ -65,15 +65,15 @@ def told_to_others(out: epath.Path) -> Iterator[None]:
 
 def my_share(problems: Sequence[Problem]) -> list[Problem]:
     """Those that this process plays."""
-    index, count, _ = place()
+    index, count, _ = this_process()
     return [problem for problem in problems if in_share(problem.id, index, count)]
 
 
-async def all_have_played(out: epath.Path, what: str) -> None:
+async def all_have_finished(out: epath.Path, what: str) -> None:
     """Marks this process's share of `what` as kept in the stage's directory, and returns when every process's
     is. A share is kept whole before its mark is made, so that marks of an earlier, killed try stay true.
     Raises OtherFailed."""
-    index, count, _ = place()
+    index, count, _ = this_process()
     if count > 1:
         (out / "processes").mkdir(parents=True, exist_ok=True)
         (out / "processes" / f"{what}.{index}_of_{count}").touch()
@@ -91,7 +91,7 @@ async def joined(
 ) -> list[T]:
     """What all processes made, records of `cls`, in the order of `problems`; each process keeps its own as a
     file of the directory `parts`, in the stage's directory `out`. Raises OtherFailed."""
-    index, count, _ = place()
+    index, count, _ = this_process()
     records = list(mine)
     if count > 1:
         write_records(parts / f"{index}_of_{count}.parquet", cls, records)
@@ -107,7 +107,7 @@ def made_once(path: epath.Path, cls: type[T], make: Callable[[], Sequence[T]]) -
     """What `make` gives, records of `cls`, made by process 0 alone and kept at `path`, in the stage's
     directory: where it may differ between two processes, or between a stage that was killed and the one that
     goes on, each would train on data of its own. Raises OtherFailed."""
-    if place().index == 0 and not path.exists():
+    if this_process().index == 0 and not path.exists():
         write_records(path, cls, make())
     asyncio.run(wait_for(path.parent, [path], "process 0"))
     return read_records(path, cls)
@@ -122,13 +122,13 @@ async def wait_for(out: epath.Path, paths: Sequence[epath.Path], whom: str) -> N
         await asyncio.sleep(LOOK_EVERY_S)
         if time.monotonic() - said_at >= SAY_EVERY_S:
             said_at = time.monotonic()
-            print(f"process {place().index} waits for {whom} to write {paths[-1]}", file=sys.stderr)
+            print(f"process {this_process().index} waits for {whom} to write {paths[-1]}", file=sys.stderr)
 
 
 def _refuse_failed(out: epath.Path, waited_s: float) -> None:
     """OtherFailed for a process that failed since this one began, by the file system's clock. One that failed
     before may have done so in an earlier try, and begin anew: it has FORGET_S."""
-    index, count, _ = place()
+    index, count, _ = this_process()
     began = out / f"began.{index}"
     for path in out.glob("failed.*"):
         other = int(path.suffix[1:])

@@ -197,34 +197,34 @@ def result(
     return StageResult({**figures, **trained}, {**timings, **speed})
 
 
-def open_policy(place: epath.Path, mesh: Mesh | None = None) -> Policy:
-    """The policy of a stage (place/policy), a policy directory, or a Hugging Face directory of
+def open_policy(directory: epath.Path, mesh: Mesh | None = None) -> Policy:
+    """The policy of a stage (directory/policy), a policy directory, or a Hugging Face directory of
     safetensors, on the mesh, or on that of all devices. InputError if there is none, or it is damaged."""
     mesh = mesh or make_mesh()
-    for directory in (place / "policy", place):
-        if (directory / "checkpoint").exists():
-            return load_policy(directory, mesh)
-    if (place / "config.json").exists():
-        config, params = hf.load(place, mesh)
+    for path in (directory / "policy", directory):
+        if (path / "checkpoint").exists():
+            return load_policy(path, mesh)
+    if (directory / "config.json").exists():
+        config, params = hf.load(directory, mesh)
         config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
         graphdef, _ = abstract_params(config, mesh)
-        return Policy(config, graphdef, params, load_tokenizer(str(place)))
-    raise _none_there(place)
+        return Policy(config, graphdef, params, load_tokenizer(str(directory)))
+    raise _none_there(directory)
 
 
-def open_tokenizer(place: epath.Path) -> Tokenizer:
+def open_tokenizer(directory: epath.Path) -> Tokenizer:
     """The tokenizer of open_policy's policy, without its parameters."""
-    for directory in (place / "policy" / "tokenizer", place / "tokenizer"):
-        if directory.exists():
-            return load_tokenizer(str(directory))
-    if (place / "config.json").exists():
-        return load_tokenizer(str(place))
-    raise _none_there(place)
+    for path in (directory / "policy" / "tokenizer", directory / "tokenizer"):
+        if path.exists():
+            return load_tokenizer(str(path))
+    if (directory / "config.json").exists():
+        return load_tokenizer(str(directory))
+    raise _none_there(directory)
 
 
-def _none_there(place: epath.Path) -> InputError:
+def _none_there(directory: epath.Path) -> InputError:
     return InputError(
-        f"{place}: no policy there; wanted a stage that trained one, a policy directory, or published "
+        f"{directory}: no policy there; wanted a stage that trained one, a policy directory, or published "
         "weights (config.json and safetensors)"
     )
 

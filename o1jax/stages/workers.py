@@ -27,7 +27,7 @@ from o1jax.engine.jax_engine.engine import JaxEngine
 from o1jax.engine.step_scorer import StepScorer, score_ids
 from o1jax.engine.vllm_engine.settings import is_here
 from o1jax.parallel.mesh import make_mesh, own_devices
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError
 from o1jax.sandbox.fork_judge import ForkJudge
@@ -102,7 +102,7 @@ async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
 async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
     """The servers, which get the policy's weights whatever they had; of several processes each has its own.
     InputError if they are fewer than the processes."""
-    index, count, _ = place()
+    index, count, _ = this_process()
     endpoints = settings.endpoints[index::count]
     if not endpoints:
         raise InputError(

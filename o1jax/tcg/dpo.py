@@ -21,7 +21,7 @@ from etils import epath
 
 from o1jax.batches.encode import encode_pair
 from o1jax.concurrency import run_in_order
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, PreferencePair, Problem
@@ -64,10 +64,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     trained_tokens."""
     policy = training.open_policy(inputs["tcg"])
     training.check_model("tcg_dpo", settings.train.model, policy)
-    if settings.rejected == "sampled" and place().count > 1:
+    if settings.rejected == "sampled" and this_process().count > 1:
         # Its weights lie over all processes' devices, and an engine is one process's.
         raise InputError(
-            f"tcg_dpo.rejected: saw 'sampled' with {place().count} processes, wanted one: they are "
+            f"tcg_dpo.rejected: saw 'sampled' with {this_process().count} processes, wanted one: they are "
             "sampled by the policy that is trained"
         )
     made = tcg_cases.kept_sets(out, read_problems(inputs["problems"]), settings.cases, seed)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
-from o1jax.parallel.processes import place
+from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
 
 RECORD = "files.json"
@@ -49,7 +49,7 @@ def check_sealed(directory: epath.Path) -> None:
     for name, (size, _) in recorded.items():
         if (size_now := present[name].stat().length) != size:
             raise damaged(directory, f"{name} has {size_now} bytes; written were {size}")
-    index, count, _ = place()
+    index, count, _ = this_process()
     share = {name: crc for name, (_, crc) in sorted(recorded.items())[index::count] if crc is not None}
     now = described(present[name] for name in share)  # no CRC: large, and sealed before those were read
     for (name, crc), (_, crc_now) in zip(share.items(), now, strict=True):

@@ -75,8 +75,8 @@ def test_a_found_path_leads_to_its_nodes_tests_and_policy(house, trained):
     (sample,) = trace(out, sample="1/b/2>1#2").samples
     assert (sample.kind, sample.problem_id) == ("found path", "b/2>1")
     (path,) = sample.paths
-    assert path.place == str(house / "round_01/search") and "seed 101" in path.record
-    assert path.policy.place == str(house / "warm_up") and not path.policy.fault
+    assert path.directory == str(house / "round_01/search") and "seed 101" in path.record
+    assert path.policy.directory == str(house / "warm_up") and not path.policy.fault
     tree = tree_of("b/2>1", 1)
     assert [step.text for step in path.steps] == [tree.nodes[1].text, tree.nodes[2].text]
     assert [(step.node, step.parent, step.visits, step.value) for step in path.steps] == [
@@ -87,16 +87,18 @@ def test_a_found_path_leads_to_its_nodes_tests_and_policy(house, trained):
     assert [step.log_probs for step in path.steps] == [len(tree.nodes[i].token_ids) for i in (1, 2)]
     assert path.verdict == PASS and [judged.status for judged in path.tests] == ["AC", "AC"]
     own, written = path.tests
-    assert (own.test, own.origin.kind) == (OWN, "own") and own.origin.place == str(house / "problems/pool")
+    assert (own.test, own.origin.kind) == (OWN, "own") and own.origin.directory == str(
+        house / "problems/pool"
+    )
     assert (written.test, written.origin.kind) == (WRITTEN, "generated")
-    assert written.origin.place == str(house / "tcg")
+    assert written.origin.directory == str(house / "tcg")
 
 
 def test_a_sampled_answer_leads_to_its_rollout(house, trained):
     out, _ = trained("sampled")
     (sample,) = trace(out, sample="0/a#1#1").samples
     (path,) = sample.paths
-    assert sample.problem_id == "a#1" and path.place == str(house / "samples") and "a#1#1" in path.record
+    assert sample.problem_id == "a#1" and path.directory == str(house / "samples") and "a#1#1" in path.record
     assert [step.action for step in path.steps] == [1, 2, 3] and PROGRAM in path.steps[2].text
     assert path.verdict == PASS and [judged.origin.kind for judged in path.tests] == ["own", "generated"]
 
@@ -120,7 +122,7 @@ def test_a_reference_leads_to_its_problems_and_to_no_policy(house, trained):
     out, _ = trained("sft")
     (sample,) = trace(out, sample="a#1/reasoning_0").samples
     (path,) = sample.paths
-    assert sample.kind == "reference" and path.place == str(house / "problems/references")
+    assert sample.kind == "reference" and path.directory == str(house / "problems/references")
     assert PROGRAM in path.steps[0].text and path.policy is None
     assert trace(house / "warm_up", sample="a#1/reasoning_0").samples == (sample,)
 
@@ -140,7 +142,7 @@ def test_an_id_holds_the_search_and_the_nodes(place, id, kind, nodes, house, tra
     (sample,) = trace(out, sample=id).samples
     assert sample.kind == kind
     assert [[step.node for step in path.steps] for path in sample.paths] == nodes
-    assert {path.place for path in sample.paths} == {str(house / f"round_0{id[0]}/search")}
+    assert {path.directory for path in sample.paths} == {str(house / f"round_0{id[0]}/search")}
     assert [path.role for path in sample.paths] == (["chosen", "rejected"] if len(nodes) > 1 else ["answer"])
 
 
@@ -205,7 +207,7 @@ def test_an_answer_of_the_generator_leads_to_the_programs_that_it_kills(house, t
     assert all(f"{PROGRAM}  # 0." in program for program in sample.facts.values())
     chosen, rejected = sample.paths
     assert "kills wrong programs 1," in chosen.record and "kills wrong programs none," in rejected.record
-    assert chosen.policy.place == str(house / "warm_up") and chosen.place == str(out)
+    assert chosen.policy.directory == str(house / "warm_up") and chosen.directory == str(out)
 
 
 def test_what_was_replayed_leads_to_the_updates_that_drew_it(house, played):
@@ -230,8 +232,8 @@ def test_a_rollout_leads_to_its_update_reward_and_policy(house, played):
     assert not any(sample.left_out for sample in samples)
     first, last = samples[0].paths[0], samples[-1].paths[0]
     assert [step.action for step in first.steps] == [1, 2, 3] and first.steps[0].score is None
-    assert (first.policy.place, first.policy_version) == (str(house / "warm_up"), 3)
-    assert (last.policy.place, last.policy_version) == (str(out.resolve()), 4)
+    assert (first.policy.directory, first.policy_version) == (str(house / "warm_up"), 3)
+    assert (last.policy.directory, last.policy_version) == (str(out.resolve()), 4)
     assert [(judged.origin.kind, judged.status) for judged in last.tests] == [
         ("own", "WA"),
         ("generated", "WA"),
@@ -275,10 +277,10 @@ def test_a_run_that_was_moved_finds_its_stages_by_their_hashes(without_places, h
         places = {} if without_places else {name: f"{tmp_path}/gone" for name in written["inputs"]}
         path.write_text(json.dumps({**written, "places": places}))
     lineage = trace(copied / "round_01/sft", sample="1/a#2")
-    assert all(place.startswith(str(copied)) for place in (stage.place for stage in lineage.stages))
+    assert all(place.startswith(str(copied)) for place in (stage.directory for stage in lineage.stages))
     assert len(lineage.stages) == 10 and not any(i.fault for stage in lineage.stages for i in stage.inputs)
     (path,) = lineage.samples[0].paths
-    assert path.tests[1].origin.place == str(copied / "tcg")
+    assert path.tests[1].origin.directory == str(copied / "tcg")
 
 
 def changed(place):
@@ -304,7 +306,7 @@ def test_a_changed_or_missing_input_is_marked_and_the_rest_goes_on(copied):
     changed(root / "tests")
     (root / "problems/references/manifest.json").unlink()
     lineage = trace(out)
-    faults = {(stage.place, i.name): i.fault for stage in lineage.stages for i in stage.inputs if i.fault}
+    faults = {(stage.directory, i.name): i.fault for stage in lineage.stages for i in stage.inputs if i.fault}
     assert set(faults) == {
         (str(out), "references"),
         (str(root / "warm_up"), "references"),
@@ -383,5 +385,5 @@ def test_the_script_prints_one_json_object(house, trained):
     lineage = json.loads(done.stdout)
     assert [stage["stage"] for stage in lineage["stages"][:2]] == ["policy_sft", "search"]
     (path,) = lineage["samples"][0]["paths"]
-    assert path["policy"]["place"] == str(house / "warm_up") and path["verdict"]["compiled"]
+    assert path["policy"]["directory"] == str(house / "warm_up") and path["verdict"]["compiled"]
     assert [test["origin"]["kind"] for test in path["tests"]] == ["own", "generated"]

@@ -11,9 +11,9 @@ from o1jax.parallel.processes import (
     barrier,
     compute_environment,
     is_leader,
-    place,
     report_slow,
     start_processes,
+    this_process,
 )
 from o1jax.records import InputError
 
@@ -52,9 +52,10 @@ def test_half_a_description_is_refused(env):
 
 def test_a_process_knows_its_place_without_the_others():
     slurm = {"O1JAX_COORDINATOR": "auto", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
-    assert place(slurm) == (3, 4, "auto")
-    assert place(slurm | {"O1JAX_PROCESSES": "2", "O1JAX_PROCESS_INDEX": "0"}) == (0, 2, "auto")
-    assert place({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}) == (0, 1, "")  # of a job, not asked to join
+    assert this_process(slurm) == (3, 4, "auto")
+    assert this_process(slurm | {"O1JAX_PROCESSES": "2", "O1JAX_PROCESS_INDEX": "0"}) == (0, 2, "auto")
+    not_asked_to_join = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
+    assert this_process(not_asked_to_join) == (0, 1, "")
 
 
 def test_what_was_slow_is_reported_by_process_0_alone(capsys, monkeypatch):

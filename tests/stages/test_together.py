@@ -16,7 +16,7 @@ from etils import epath
 from o1jax.problems.ladder import problems as ladder
 from o1jax.records import InputError
 from o1jax.stages import together
-from o1jax.stages.together import OtherFailed, told_to_others, wait_for
+from o1jax.stages.together import OtherFailed, reporting_failure, wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
 WAITING = """
@@ -25,20 +25,20 @@ from etils import epath
 from o1jax.records import Rollout
 from o1jax.evaluation.sample_store import SampleStore
 from o1jax.rl.rollouts import RolloutCollector
-from o1jax.stages.together import all_have_played, joined, told_to_others
+from o1jax.stages.together import all_have_finished, joined, reporting_failure
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 out = epath.Path(sys.argv[2])
 collector = RolloutCollector.__new__(RolloutCollector)
 collector.out, collector.parts = out, out / "parts"
 waits = {
-    "marks": lambda: all_have_played(out, "trees"),
+    "marks": lambda: all_have_finished(out, "trees"),
     "parts": lambda: joined(out, out / "parts", Rollout, [], [], lambda rollout: rollout.problem_id),
     "evaluation": lambda: SampleStore(out, None, 1).groups("rollouts/direct", [], None),
     "trees": lambda: SampleStore(out, None, 1).all_trees("trees", []),
     "update": lambda: collector._gathered([], [], 3),
 }
-with told_to_others(out):
+with reporting_failure(out):
     asyncio.run(waits[sys.argv[1]]())
 """
 
@@ -122,29 +122,29 @@ def test_a_failure_of_an_earlier_try_counts_only_if_it_stays(first_of_two, tmp_p
     for name in ("failed.0", "failed.1", "failed.2"):  # 2: of a try with more processes
         (out / name).write_text("InputError: old")
         os.utime(out / name, (1e9, 1e9))
-    with told_to_others(out), pytest.raises(TimeoutError):
+    with reporting_failure(out), pytest.raises(TimeoutError):
         assert not (out / "failed.0").exists()
         waits(out)
     monkeypatch.setattr(together, "FORGET_S", 0.0)
-    with told_to_others(out), pytest.raises(OtherFailed, match="process 1 failed: InputError: old"):
+    with reporting_failure(out), pytest.raises(OtherFailed, match="process 1 failed: InputError: old"):
         waits(out)
     (out / "failed.1").unlink()
-    with told_to_others(out), pytest.raises(TimeoutError):
+    with reporting_failure(out), pytest.raises(TimeoutError):
         waits(out)
 
 
 def test_a_failure_is_told_in_one_line_and_not_passed_on(first_of_two, tmp_path):
     out = epath.Path(tmp_path)
-    with pytest.raises(InputError), told_to_others(out):
+    with pytest.raises(InputError), reporting_failure(out):
         raise InputError("problem add:\nleave it out")
     assert (out / "failed.0").read_text() == "InputError: problem add: leave it out"
-    with pytest.raises(OtherFailed), told_to_others(out):
+    with pytest.raises(OtherFailed), reporting_failure(out):
         (out / "failed.1").write_text("InputError: new")
         waits(out)
     assert [path.name for path in out.iterdir()] == ["failed.1"]
 
 
 def test_alone_nothing_is_told(tmp_path):
-    with pytest.raises(InputError), told_to_others(epath.Path(tmp_path)):
+    with pytest.raises(InputError), reporting_failure(epath.Path(tmp_path)):
         raise InputError("no")
     assert not list(tmp_path.iterdir())

@@ -169,7 +169,7 @@ def test_several_processes_read_a_share_each_and_all_look_at_the_sizes(tmp_path,
     (tmp_path / "b").write_bytes(b"1x3")
 
     def check(index):
-        monkeypatch.setattr(integrity, "place", lambda: (index, 2, "there"))
+        monkeypatch.setattr(integrity, "this_process", lambda: (index, 2, "there"))
         integrity.check_sealed(epath.Path(tmp_path))
 
     check(0)
