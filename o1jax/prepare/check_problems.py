@@ -127,7 +127,8 @@ def load(settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> Loa
 
 
 def _shaped(problem: Problem, settings: Settings, seed: int) -> Problem:
-    """The problem with the tests that the settings ask for."""
+    """The problem with the tests that the settings ask for; InputError for what no later stage could write or
+    judge."""
     if settings.calls:
         problem = as_calls(problem)
     tests = problem.tests
@@ -139,12 +140,6 @@ def _shaped(problem: Problem, settings: Settings, seed: int) -> Problem:
     if problem.form == "stdin" and settings.grader in GRADERS:
         problem = dataclasses.replace(problem, grader=settings.grader)
     problem = with_tests(problem, shown=settings.shown_tests, most=settings.max_tests)
-    _refuse_unfit(problem, settings.grader)
-    return problem
-
-
-def _refuse_unfit(problem: Problem, grader: str) -> None:
-    """InputError for what no later stage could write or judge."""
     try:
         json.dumps(dataclasses.asdict(problem), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -153,9 +148,10 @@ def _refuse_unfit(problem: Problem, grader: str) -> None:
         raise InputError(f"problem {problem.id}: no tests, hidden tests or solutions: nothing could judge it")
     job = job_of(problem, "", (*problem.tests, *problem.hidden_tests), Limits())
     try:
-        wire.check(dataclasses.replace(job, grader=grader or problem.grader))
+        wire.check(dataclasses.replace(job, grader=settings.grader or problem.grader))
     except InputError as error:
         raise InputError(f"problem {problem.id}: {error}") from error
+    return problem
 
 
 def write_card(

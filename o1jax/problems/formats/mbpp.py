@@ -31,13 +31,14 @@ def split_of(record: dict[str, Any], where: str) -> str:
 def problem_of(record: dict[str, Any], index: int, where: str, split: str = "") -> Problem:
     """The problem of one record of either form; InputError for a malformed one. Neither the record's index
     nor `split` decides anything: its task id does."""
-    name = "mbpp_sanitized" if "prompt" in record else "mbpp"
+    sanitized = "prompt" in record
+    name = "mbpp_sanitized" if sanitized else "mbpp"
     held_out = split_of(record, where) == "test"
-    statement = files.text(record, "prompt" if "prompt" in record else "text", where)
+    statement = files.text(record, "prompt" if sanitized else "text", where)
     asserts = files.texts(record, "test_list", where)
     if not asserts:
         raise InputError(f"{where} field 'test_list': saw no test, wanted one at least")
-    more = [] if held_out or "prompt" in record else files.texts(record, "challenge_test_list", where)
+    more = [] if held_out or sanitized else files.texts(record, "challenge_test_list", where)
     tests = tuple(TestCase(_lines(text)) for text in [*asserts, *more])
     source = _lines(files.text(record, "code", where))
     return Problem(
@@ -47,7 +48,9 @@ def problem_of(record: dict[str, Any], index: int, where: str, split: str = "") 
         tests=() if held_out else tests,
         hidden_tests=tests if held_out else (),
         entry_point=entry_point(source, asserts),
-        setup=_setup(record, where),
+        setup="\n".join(files.texts(record, "test_imports", where))
+        if sanitized
+        else _lines(files.optional_text(record, "test_setup_code", where)),
         solutions=(source,),
         source=name,
         json_values=False,
@@ -76,12 +79,6 @@ def _names_called(text: str) -> set[str]:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-
-
-def _setup(record: dict[str, Any], where: str) -> str:
-    if "prompt" in record:
-        return "\n".join(files.texts(record, "test_imports", where))
-    return _lines(files.optional_text(record, "test_setup_code", where))
 
 
 def _lines(text: str) -> str:
