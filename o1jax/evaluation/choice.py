@@ -21,8 +21,7 @@ from o1jax.rewards.outcome import search_tests
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.sandbox.literals import parsed
 from o1jax.search.mcts import Search, Searcher
-from o1jax.search.sampling import steps_of_rollout
-from o1jax.search.steps import path_of
+from o1jax.search.steps import cut, path_of
 from o1jax.stages.together import my_share
 from o1jax.store import read_trees
 from o1jax.tcg.gate import distinct, is_degenerate, killed
@@ -136,7 +135,7 @@ class ChoiceArms:
         chosen["best_of_n_majority"] = passed_G[await majority(judge, problem, programs, limits)]
         if self.scorer is not None:
             room = self.comparison.sample.max_tokens
-            answers = [steps_of_rollout(tokenizer, rollout, room) for rollout in formed]
+            answers = [cut(tokenizer, rollout, 1, room) for rollout in formed]
             paths = [path_of(group[0].prompt_ids, steps, tokenizer.eos_token_id) for steps in answers]
             scores_G = await self.scorer.score(paths)
             last_G, lowest_G = [scores[-1] for scores in scores_G], [min(scores) for scores in scores_G]

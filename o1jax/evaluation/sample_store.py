@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -38,11 +39,7 @@ class SampleStore:
     concurrency: int  # problems at once
 
     async def groups(
-        self,
-        name: str,
-        problems: Sequence[Problem],
-        sample: Sample,
-        judge_again: Sampler | None = None,
+        self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: Sampler | None = None
     ) -> list[list[Rollout]]:
         """rollouts_P_G of the file <name>.parquet, in the order of `problems`: those of this evaluation so
         far, and for other problems new samples, or the earlier evaluation's.
@@ -69,7 +66,7 @@ class SampleStore:
     ) -> None:
         shards, line = self.out / f"{name}.shards", ProgressLine(f"evaluate {name}", len(problems))
         done = {rollout.problem_id for rollout in read_shards(shards, Rollout)}
-        left, ended = [problem for problem in problems if problem.id not in done], []
+        left, ended = [problem for problem in problems if problem.id not in done], itertools.count(1)
         earlier = {}
         if self.earlier is not None:
             earlier = _by_problem(read_records(self.earlier / f"{name}.parquet", Rollout))
@@ -88,9 +85,8 @@ class SampleStore:
                     if judge_again is not None:
                         group = await judged(judge_again, problem, final_tests(problem), group)
                 store.extend(group)
-                ended.append(problem.id)
                 # How many, and no mean of them: the problems that end first are the easy ones.
-                done_now = len(problems) - len(left) + len(ended)
+                done_now = len(problems) - len(left) + next(ended)
                 line.show(done_now, "judged", now=done_now == len(problems))
 
             await run_in_order(work, left, self.concurrency)

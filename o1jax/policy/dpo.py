@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, Literal
 
 from etils import epath
@@ -79,27 +80,18 @@ def pairs_of(
 ) -> list[PreferencePair]:
     """The pairs of one kind, each once, problem by problem; `rounds` are the trees of every search stage, and
     an id begins with its round's index and the kind."""
-    pairs = [
-        [pair for tree in trees for pair in _tree_pairs(tree, kind, settings, eos_id, seed)]
-        for trees in rounds
-    ]
+    pairs = [[p for t in trees for p in _tree_pairs(t, kind, settings, eos_id, seed)] for trees in rounds]
+    key, most = attrgetter("prompt_ids", "chosen_ids", "rejected_ids"), settings.max_per_problem
     # One passing answer pairs with every failing one: hence the cap.
-    return drawn_of_rounds(
-        pairs,
-        lambda pair: (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids),
-        settings.max_per_problem,
-        seed,
-        "policy_dpo",
-        kind,
-        kind=f"{kind}/",
-    )
+    return drawn_of_rounds(pairs, key, most, seed, "policy_dpo", kind)
 
 
 def _tree_pairs(tree: Tree, kind: Kind, settings: Settings, eos_id: int, seed: int) -> list[PreferencePair]:
     if kind == "siblings":
         limits = {"margin": settings.margin, "max_per_parent": settings.max_per_parent}
-        return sibling_preferences(tree, eos_id=eos_id, **limits)
-    # All of them, although there is a limit to give: the caller draws, from all rounds.
-    every = len(tree.nodes) ** 2
-    pairs = path_preferences(tree, eos_id=eos_id, max_per_problem=every, seed=seed)
-    return [pair for pair in pairs if pair.margin > settings.margin]
+        pairs = sibling_preferences(tree, eos_id=eos_id, **limits)
+    else:
+        # All of them, although there is a limit to give: the caller draws, from all rounds.
+        pairs = path_preferences(tree, eos_id=eos_id, max_per_problem=0, seed=seed)
+        pairs = [pair for pair in pairs if pair.margin > settings.margin]
+    return [dataclasses.replace(pair, id=f"{kind}/{pair.id}") for pair in pairs]

@@ -21,8 +21,7 @@ from o1jax.prompts.chat import Message, Tokenizer, render
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, PreferencePair, Problem, Rollout, SftSample, Tree, Verdict
 from o1jax.search.samples import passing_samples, program_of, whole_sample
-from o1jax.search.sampling import steps_of_rollout
-from o1jax.search.steps import without_eos
+from o1jax.search.steps import cut, without_eos
 from o1jax.stages import provenance
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.problems import read_problems
@@ -128,20 +127,15 @@ def passing_paths(
 
 
 def drawn_of_rounds(
-    rounds: Sequence[Sequence[Sample]],
-    key: Callable[[Sample], tuple],
-    most: int,
-    seed: int,
-    *parts: str,
-    kind: str = "",
+    rounds: Sequence[Sequence[Sample]], key: Callable[[Sample], tuple], most: int, seed: int, *parts: str
 ) -> list[Sample]:
     """At most `most` (0: all) samples a problem that differ by `key`, drawn by seed from all rounds, problem
-    by problem; an id begins with its round's index, and `kind`."""
+    by problem; an id begins with its round's index."""
     by_problem: dict[str, dict[tuple, Sample]] = collections.defaultdict(dict)
     for number, samples in enumerate(rounds):
         for sample in samples:
             # Ids differ between rounds; what two of them found counts once, as the first round's.
-            named = dataclasses.replace(sample, id=f"{number}/{kind}{sample.id}")
+            named = dataclasses.replace(sample, id=f"{number}/{sample.id}")
             by_problem[sample.problem_id].setdefault(key(sample), named)
     # Without the cap, problems with many samples (that pass often, say) would drown the hard ones.
     return [
@@ -165,7 +159,7 @@ def _rollout_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
     """An answer as a tree would keep it, or None of one to another prompt than the pseudocode's that did not
     end."""
     eos_id, answer_ids = tokenizer.eos_token_id, rollout.token_ids
-    steps = steps_of_rollout(tokenizer, rollout, len(answer_ids) + 1)
+    steps = cut(tokenizer, rollout, 1, len(answer_ids) + 1)
     if steps[-1].program:
         # What comes after the program was never judged, so it is not imitated. The end is added where the
         # token limit cut it off: a policy must learn to stop.

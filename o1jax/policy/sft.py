@@ -37,14 +37,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     policy = training.open_policy(inputs["policy"])
     training.check_model("policy_sft", settings.train.model, policy)
     policy = training.with_adapters(policy, settings.train.lora, seed)
-    answers = read_answers(
-        inputs,
-        policy.tokenizer,
-        seed,
-        max_per_problem=settings.max_per_problem,
-        variants=settings.variants,
-        style=settings.style,
-    )
+    capped = {"max_per_problem": settings.max_per_problem, "variants": settings.variants}
+    answers = read_answers(inputs, policy.tokenizer, seed, style=settings.style, **capped)
     if not answers.all():
         raise InputError(f"{out}: nothing to train on: no path passed and no references were given")
     provenance.write(out, provenance_of(answers, inputs, policy.tokenizer, settings.train.row_length))

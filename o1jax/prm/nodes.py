@@ -79,16 +79,8 @@ def _rows(tree: Tree, problem: int, first_parent: int, eos_id: int) -> Iterator[
     for index in _row_indices(tree, labels):
         node = tree.nodes[index]
         path_tokens = sum(lengths[step.index] for step in path_to(tree.nodes, index))
-        yield (
-            problem,
-            first_parent + node.parent,
-            node.depth,
-            node.value is not None,
-            lengths[index],
-            path_tokens,
-            labels[index].soft,
-            labels[index].hard,
-        )
+        at = (problem, first_parent + node.parent, node.depth, node.value is not None)
+        yield *at, lengths[index], path_tokens, labels[index].soft, labels[index].hard
 
 
 def _row_indices(tree: Tree, labels: Sequence[Label]) -> list[int]:

@@ -25,8 +25,8 @@ from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import judge_program, search_tests
 from o1jax.rewards.phi import RewardParts
 from o1jax.rl.settings import Settings
-from o1jax.search.sampling import Sampler, prompt_of, sample_paths, steps_of_rollout
-from o1jax.search.steps import SampledStep, path_of
+from o1jax.search.sampling import Sampler, prompt_of, sample_paths
+from o1jax.search.steps import SampledStep, cut, path_of
 from o1jax.stages.together import joined
 from o1jax.store import read_records, write_records
 
@@ -162,7 +162,7 @@ async def read_answers(
     """The rollouts of one problem, cut into steps, and scored where there is a scorer."""
     steps_G: list[list[SampledStep]] = [[] for _ in rollouts]
     if settings.has_steps:
-        steps_G = [steps_of_rollout(tokenizer, r, settings.sample.max_tokens) for r in rollouts]
+        steps_G = [cut(tokenizer, r, 1, settings.sample.max_tokens) for r in rollouts]
     scores_G = [[0.0] * len(steps) for steps in steps_G]
     if scorer is not None:
         # A malformed step comes last and is not scored: the scorer was trained on well-formed ones alone.

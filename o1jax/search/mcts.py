@@ -187,11 +187,8 @@ class Search:
         expanded = [n.index for n in nodes if n.depth < deep and (n.index == ROOT or n.visits > 0)]
         await self._expand(expanded)
         # Of an expanded leaf the first new step; none where all were judged, scored, or known before.
-        starts = [
-            start
-            for leaf in leaves
-            for start in (self.tree.unvisited_children(leaf)[:1] if leaf in expanded else [leaf])
-        ]
+        new = self.tree.unvisited_children
+        starts = [start for leaf in leaves for start in (new(leaf)[:1] if leaf in expanded else [leaf])]
         await self._sample(starts, [self._simulation(start) for start in starts])
         self.tree.add_losses(leaves, -1)
         self.rollouts += len(leaves)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import random
 from collections.abc import Iterator, Sequence
 
-from o1jax.parallel.seeds import fold_seed
+from o1jax.parallel.seeds import drawn
 from o1jax.prompts import pseudocode
 from o1jax.records import Node, PreferencePair, SftSample, StepLabel, StepPair, Tree
 from o1jax.search.steps import PROGRAM, without_eos
@@ -143,11 +142,10 @@ def sibling_preferences(
 def path_preferences(tree: Tree, *, eos_id: int, max_per_problem: int, seed: int = 0) -> list[PreferencePair]:
     """Passing paths (different programs) against well-formed failing ones of the same problem, whole answers.
 
-    Pairs are drawn by seed from all of them, without repetition.
+    At most `max_per_problem` (0: all), drawn by seed from all of them, without repetition.
     """
     failing = [node for node in tree.nodes if node.verdict is not None and not node.passed]
-    pairs = list(itertools.product(_distinct_passing(tree), failing))
-    random.Random(fold_seed(seed, "path_preferences", tree.problem_id)).shuffle(pairs)
+    pairs = itertools.product(_distinct_passing(tree), failing)
     return [
         PreferencePair(
             id=f"{tree.problem_id}#{good.index}>{bad.index}",
@@ -157,7 +155,7 @@ def path_preferences(tree: Tree, *, eos_id: int, max_per_problem: int, seed: int
             rejected_ids=_answer_ids(tree, bad, eos_id),
             margin=good.value - bad.value,
         )
-        for good, bad in pairs[:max_per_problem]
+        for good, bad in drawn(pairs, max_per_problem, seed, "path_preferences", tree.problem_id)
     ]
 
 

@@ -22,7 +22,7 @@ from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Prompt, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import judge_program, outcome_of
 from o1jax.sandbox.interface import Judge, Limits
-from o1jax.search.steps import SampledStep, cut, text_of
+from o1jax.search.steps import cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids
 
 Tests = tuple[TestCase, ...]
@@ -180,13 +180,6 @@ async def judged(
         return dataclasses.replace(rollout, verdict=verdict, reward=outcome_of(verdict))
 
     return await asyncio.gather(*map(work, rollouts))
-
-
-def steps_of_rollout(
-    tokenizer: PreTrainedTokenizerBase, rollout: Rollout, max_tokens: int
-) -> list[SampledStep]:
-    """The steps of a whole answer of at most `max_tokens` to the pseudocode prompt."""
-    return cut(tokenizer, rollout, 1, max_tokens)
 
 
 def _program(sampler: Sampler, problem: Problem, answer: Completion, number: int) -> str:

@@ -100,12 +100,11 @@ def _unfinished(tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout
     """The dead step made of the tokens after the last `<Step_End>`."""
     end = len(answer.token_ids)
     text = text_of(tokenizer, answer.token_ids[start:])
+    error = "the path ends without a program (action 3)"
     if answer.finish_reason == "length":
         error = f"no {pseudocode.STOP} within {end - start} tokens"
     elif text.strip():
         error = f"the text ends without {pseudocode.STOP}"
-    else:
-        error = "the path ends without a program (action 3)"
     return _slice(answer, start, end, text, error=error)
 
 

@@ -169,15 +169,12 @@ def _provenance(
     tokenizer: chat.Tokenizer,
 ) -> list[Provenance]:
     of_number, rows = {(answer.problem_id, answer.number): answer for answer in answers}, []
+    kind, length = "cases by what they kill", settings.train.row_length
     for pair in pairs:
-        numbers = map(int, pair.id.rpartition("#")[2].split(">"))
-        chosen, rejected = (of_number[pair.problem_id, number] for number in numbers)
-        sources = [_source(chosen, "chosen", tokenizer), _source(rejected, "rejected", tokenizer)]
+        numbers = zip(pair.id.rpartition("#")[2].split(">"), ("chosen", "rejected"), strict=True)
+        sources = [_source(of_number[pair.problem_id, int(n)], role, tokenizer) for n, role in numbers]
         facts = {f"wrong_program_{r}": source for r, source in enumerate(wrong[pair.problem_id])}
-        length = settings.train.row_length
-        rows.append(
-            provenance.row(pair, "cases by what they kill", sources, encode_pair(pair), length, facts)
-        )
+        rows.append(provenance.row(pair, kind, sources, encode_pair(pair), length, facts))
     return rows
 
 

@@ -200,14 +200,11 @@ async def _accepts(
 ) -> dict[str, Any]:
     """Of problems, each with cases to judge by: the cases of one; the share of wrong programs that pass every
     case, of right ones that fail one."""
+    judge, limits, concurrency = workers.judge, settings.gate.limits, settings.gate.concurrency
 
     async def share(programs_of: Callable[[WrittenTests], Sequence[str]], passing: bool) -> dict[str, Any]:
         killed_P_R_C = await run_in_order(
-            lambda one: killed(
-                workers.judge, one[0].problem, programs_of(one[0]), one[1], settings.gate.limits
-            ),
-            pairs,
-            settings.gate.concurrency,
+            lambda one: killed(judge, one[0].problem, programs_of(one[0]), one[1], limits), pairs, concurrency
         )
         hits = [sum(any(killed_C) != passing for killed_C in killed_R_C) for killed_R_C in killed_P_R_C]
         return ratio_with_interval(hits, [len(killed_R_C) for killed_R_C in killed_P_R_C], seed)

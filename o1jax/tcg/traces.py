@@ -138,12 +138,12 @@ async def outputs_of(
     """
     if problem.form == "assertion":
         raise InputError(f"{problem.id}: assertion form has no inputs; use a problem in stdin or call form")
-    driver = source
+    driver, read = source, _printed
     if problem.form == "call":
+        read = _returned
         driver = OUTPUT_DRIVER.format(setup=problem.setup, source=source, name=problem.entry_point)
     job = job_of(problem, driver, [TestCase(text) for text in inputs], limits)
     verdict = await judge.judge(_as_stdin(job))
-    read = _printed if problem.form == "stdin" else _returned
     return [read(problem, case) for case in verdict.cases][: len(inputs)]
 
 
