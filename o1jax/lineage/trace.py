@@ -20,8 +20,8 @@ from o1jax.rewards.outcome import search_tests
 from o1jax.rl import provenance as rl_provenance
 from o1jax.rl.rollouts import RewardedRollout
 from o1jax.search.samples import Label, label_nodes
-from o1jax.search.sampling import SampleSettings, steps_of_rollout
-from o1jax.search.steps import SampledStep
+from o1jax.search.sampling import SampleSettings
+from o1jax.search.steps import SampledStep, cut
 from o1jax.search.tree import path_to
 from o1jax.stages import provenance
 from o1jax.stages.manifest import Input
@@ -185,9 +185,9 @@ class Archive:
         if rollout.prompt == "direct":
             text = chat.decode(tokenizer, rollout.token_ids)
             return (PathStep(text, len(rollout.token_ids), len(rollout.log_probs)),)
-        cut = steps_of_rollout(tokenizer, rollout, sampled.get("max_tokens", SampleSettings.max_tokens))
+        steps = cut(tokenizer, rollout, 1, sampled.get("max_tokens", SampleSettings.max_tokens))
         scores = self._held("reward", stage, rollout.id).step_scores if stage is asked else ()
-        scored = zip(cut, scores or [None] * len(cut), strict=True)
+        scored = zip(steps, scores or [None] * len(steps), strict=True)
         return tuple(dataclasses.replace(_path_step(step), score=score) for step, score in scored)
 
     def _judged(self, stage: Stage, verdict: Verdict | None, id: str) -> tuple[tuple[JudgedTest, ...], str]:

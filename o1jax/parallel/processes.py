@@ -6,14 +6,17 @@ Plain multi-controller JAX. A process knows its rank by the environment alone, s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from o1jax.records import InputError
 
@@ -108,7 +111,16 @@ def report_slow(what: str, seconds: float) -> None:
     """One line on stderr, "<what> in <seconds> s", of process 0 alone and of nothing that was quick."""
     # By `this_process`, not is_leader: a process that searches has not joined the others, and is 0 to JAX.
     if seconds >= SLOW_S and this_process().index == 0:
-        print(f"{what} in {seconds:.1f} s", file=sys.stderr, flush=True)
+        tqdm.write(f"{what} in {seconds:.1f} s", file=sys.stderr)  # above a bar, if there is one
+
+
+@contextlib.contextmanager
+def reporting_slow(what: str, *, says: bool = True) -> Iterator[None]:
+    """As report_slow, of what is done within; of nothing where `says` is False."""
+    began = time.monotonic()
+    yield
+    if says:
+        report_slow(what, time.monotonic() - began)
 
 
 def compute_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -21,14 +21,13 @@ from o1jax.engine.step_scorer import score_ids
 from o1jax.model.init import NO_PARAMS
 from o1jax.model.lora import switched_off
 from o1jax.parallel.mesh import batch_spec, own_rows, place_batch, replicated
-from o1jax.parallel.processes import is_leader
+from o1jax.parallel.processes import is_leader, reporting_slow
 from o1jax.parallel.seeds import fold_seed
 from o1jax.parallel.traced import on_mesh
 from o1jax.rl.examples import Group, step_starts
 from o1jax.rl.objective import policy_gradient
 from o1jax.rl.settings import Settings
 from o1jax.train.checkpoint import Policy
-from o1jax.train.metrics import said_seconds
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.reference import log_probs_program, scores_program, token_values
@@ -186,7 +185,7 @@ class Updater:
         total, own = None, own_rows(batches.rows_per_batch, self.mesh)
         for batch in batches.epoch(epoch, own.indices):
             placed = place_batch(batch, self.mesh, own)
-            with said_seconds("compiled the update", says=self.is_new and is_leader()):
+            with reporting_slow("compiled the update", says=self.is_new and is_leader()):
                 total = self._zero(state.params, placed, self.frozen) if total is None else total
                 total = self._add(total, state.params, placed, self.frozen)
             self.is_new = False

@@ -22,11 +22,10 @@ from orbax import checkpoint as ocp
 
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import NO_PARAMS, abstract_params
-from o1jax.parallel.processes import barrier, is_leader
+from o1jax.parallel.processes import barrier, is_leader, reporting_slow
 from o1jax.prompts.chat import load_tokenizer, save_tokenizer
 from o1jax.records import InputError
 from o1jax.train import integrity
-from o1jax.train.metrics import said_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +195,6 @@ def load_policy(directory: epath.PathLike, mesh: Mesh) -> Policy:
         config = ModelConfig.from_json(checkpoints.meta(0)["config"])
         graphdef, like = abstract_params(config, mesh)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
-        with said_seconds(f"loaded {directory}, {size / 1e6:,.0f} MB,", says=is_leader()):
+        with reporting_slow(f"loaded {directory}, {size / 1e6:,.0f} MB,", says=is_leader()):
             params = checkpoints.restore(0, {"params": like})["params"]
     return Policy(config, graphdef, params, load_tokenizer(str(directory / "tokenizer")))

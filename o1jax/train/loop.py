@@ -21,9 +21,9 @@ from jax.sharding import Mesh
 from o1jax.batches.stream import Batches
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.mesh import OwnRows, own_rows, place_batch
-from o1jax.parallel.processes import barrier, is_leader
+from o1jax.parallel.processes import barrier, is_leader, reporting_slow
 from o1jax.records import InputError
-from o1jax.train.metrics import MetricsLog, ProgressLine, said_seconds
+from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.resumable import open_resumable
@@ -169,7 +169,7 @@ class Run:
         """Dispatches one step."""
         step = self.progress.step
         batch = place_batch(self.batches.at(step, own.indices), self.mesh, own)
-        with said_seconds("compiled the train step", says=is_leader() and step == self.first):
+        with reporting_slow("compiled the train step", says=is_leader() and step == self.first):
             self.state, metrics = self.step(self.state, batch, *self.frozen)
         tokens = self.progress.tokens + self.batches.tokens_at(step)
         self.progress = dataclasses.replace(self.progress, step=step + 1, tokens=tokens)

@@ -6,11 +6,10 @@ lines past its step. Does not compute figures, and never touches a device.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TextIO
 
 import tensorboardX
@@ -18,7 +17,6 @@ from etils import epath
 from tqdm import tqdm
 
 PLAIN_LINE_EVERY_S = 15.0  # what a log file takes without drowning; a terminal's bar redraws itself
-A_WHILE_S = 1.0  # what takes less, nobody has waited for
 
 
 class MetricsLog:
@@ -87,12 +85,3 @@ class ProgressLine:
             tqdm.write(f"{self.title} {done}/{self.total} {text}", file=self.stream)
         if self._bar is not None and done >= self.total:
             self._bar.close()
-
-
-@contextlib.contextmanager
-def said_seconds(what: str, *, says: bool = True) -> Iterator[None]:
-    """Says on stderr what was done within, if that took a while: "compiled the train step in 12.3 s"."""
-    began = time.monotonic()
-    yield
-    if says and (seconds := time.monotonic() - began) >= A_WHILE_S:
-        tqdm.write(f"{what} in {seconds:.1f} s", file=sys.stderr)

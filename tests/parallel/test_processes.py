@@ -1,5 +1,6 @@
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import sys
 import jax
 import pytest
 
+from o1jax.parallel import processes
 from o1jax.parallel.processes import (
     barrier,
     compute_environment,
     is_leader,
     report_slow,
+    reporting_slow,
     start_processes,
     this_process,
 )
@@ -66,6 +69,16 @@ def test_what_was_slow_is_reported_by_process_0_alone(capsys, monkeypatch):
         monkeypatch.setenv(f"O1JAX_{name}", value)
     report_slow("reading weights: 3.1 GB", 12.34)
     assert capsys.readouterr().err == ""
+
+
+def test_what_took_long_within_is_reported_unless_told_not_to(capsys, monkeypatch):
+    with reporting_slow("compiled the train step"):
+        pass
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(processes, "SLOW_S", 0.0)
+    with reporting_slow("loaded the weights", says=False), reporting_slow("compiled the train step"):
+        pass
+    assert re.fullmatch(r"compiled the train step in \d+\.\d s\n", capsys.readouterr().err)
 
 
 def test_the_compute_environment_keeps_what_is_set():

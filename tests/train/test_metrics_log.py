@@ -3,10 +3,8 @@
 import io
 import json
 import pathlib
-import re
 
-from o1jax.train import metrics
-from o1jax.train.metrics import MetricsLog, ProgressLine, said_seconds
+from o1jax.train.metrics import MetricsLog, ProgressLine
 
 
 def steps(directory) -> list[int]:
@@ -58,13 +56,3 @@ def test_a_terminal_gets_a_bar_and_a_file_plain_lines():
     assert "\rsft: 100%" in terminal.getvalue() and "4/4" in terminal.getvalue()
     assert "\rsft 4/4 done\n" in terminal.getvalue() and "2/4 loss" not in terminal.getvalue()
     assert file.getvalue() == "sft 2/4 loss 1.0\nsft 4/4 done\n"
-
-
-def test_what_took_a_while_is_said(capsys, monkeypatch):
-    with said_seconds("compiled the train step"):
-        pass
-    assert not capsys.readouterr().err
-    monkeypatch.setattr(metrics, "A_WHILE_S", 0.0)
-    with said_seconds("loaded the weights", says=False), said_seconds("compiled the train step"):
-        pass
-    assert re.fullmatch(r"compiled the train step in \d+\.\d s\n", capsys.readouterr().err)
