@@ -175,7 +175,8 @@ def test_a_client_that_is_killed_goes_on_to_the_same_trees(home, both, undisturb
 RUN_STAGE = """
 import json, sys
 from etils import epath
-from o1jax.stages import search, settings
+from o1jax.search import search_stage as search
+from o1jax.stages import settings
 out, request = epath.Path(sys.argv[1]), json.loads(sys.argv[2])
 inputs = {name: epath.Path(place) for name, place in request["inputs"].items()}
 parsed = settings.parse(search.Settings, request["config"], "search")
