@@ -151,8 +151,8 @@ class VllmEngine:
         prefix_cache: bool = True,
     ):
         self.max_context, self._config = context, config
-        # vLLM's bfloat16 attention uses AMX tiles, which Linux lets a process use that has asked. vLLM asks in
-        # its worker processes, of which there is none here: without this the process ends by SIGILL.
+        # vLLM's bfloat16 attention uses AMX tiles, which Linux lets a process use that has asked. vLLM asks
+        # in its worker processes, of which there is none here: without this the process ends by SIGILL.
         if is_cpu_build() and torch.cpu._is_amx_tile_supported():
             torch.cpu._init_amx()
         _, self._abstract = abstract_params(config, own_devices())
