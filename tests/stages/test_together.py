@@ -30,7 +30,7 @@ from o1jax.stages.together import all_have_finished, joined, reporting_failure
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 out = epath.Path(sys.argv[2])
 collector = RolloutCollector.__new__(RolloutCollector)
-collector.out, collector.parts = out, out / "parts"
+object.__setattr__(collector, "out", out)  # all that it waits by; the record is frozen
 waits = {
     "marks": lambda: all_have_finished(out, "trees"),
     "parts": lambda: joined(out, out / "parts", Rollout, [], [], lambda rollout: rollout.problem_id),
