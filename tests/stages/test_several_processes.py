@@ -30,7 +30,8 @@ def run(count: int, *command: str) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    env = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(HERE.parents[1])}
+    path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent / "lineage")))  # of o1jax, of lineage_run
+    env = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": path}
     env |= {"O1JAX_COORDINATOR": f"localhost:{port}", "O1JAX_PROCESSES": str(count)}
     running = [
         subprocess.Popen(
