@@ -161,7 +161,7 @@ def changed(now: Mapping[str, Any], page: Mapping[str, Any], filled: Mapping[str
     kept: dict[str, Any] = {}
     for key, value in now.items():
         if key not in page:
-            if value != filled[key]:
+            if key not in filled or value != filled[key]:
                 kept[key] = value
         elif isinstance(value, Mapping) and isinstance(page[key], Mapping):
             kept[key] = changed(value, page[key], filled[key])

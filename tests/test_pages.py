@@ -73,6 +73,8 @@ def test_a_record_that_is_set_whole_keeps_what_it_does_not_name():
 def test_names_of_the_pages_own_are_set_whole():
     found = settings_of("--config.pool.counts={'rung_2': 5}", page="self_play")
     assert found["pool"]["counts"] == {"rung_2": 5} and found["pool"]["source"] == "ladder:pool"
+    ladder = ("--config.check_problems.source=ladder:pool", "--config.check_problems.counts={'rung_9': 1}")
+    assert settings_of(*ladder, page="prepare")["check_problems"]["counts"] == {"rung_9": 1}
 
 
 def test_further_rounds_are_inputs():
