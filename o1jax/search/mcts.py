@@ -105,7 +105,7 @@ async def search_many(
     """The trees of `problems`, in their order; generation and judging of different problems overlap.
 
     Trees that `store` holds are taken from it, new ones are appended to it; `on_tree` is called for
-    each, in order of arrival. Raises InputError before anything is sampled for a problem
+    each new one, in order of arrival. Raises InputError before anything is sampled for a problem
     without tests, a prompt longer than the context, or a store of another seed.
     """
     searches = [Search(searcher, problem, seed) for problem in problems]
@@ -114,11 +114,11 @@ async def search_many(
         raise InputError(f"{store.directory}: holds trees of seed {others[0]}, wanted {seed}; use another")
 
     async def work(search: Search) -> Tree:
-        tree = done.get(search.problem.id)
-        if tree is None:
-            tree = await search.run()
-            if store is not None:
-                store.append(tree)
+        if search.problem.id in done:
+            return done[search.problem.id]
+        tree = await search.run()
+        if store is not None:
+            store.append(tree)
         if on_tree is not None:
             on_tree(tree)
         return tree
