@@ -34,8 +34,8 @@ from o1jax.search.sampling import Sampler, SampleSettings, sample_paths
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share, wait_for
-from o1jax.stages.training import open_policy, open_tokenizer
-from o1jax.stages.workers import EngineSettings, open_scorer, open_workers, scorer_timings
+from o1jax.stages.training import open_tokenizer
+from o1jax.stages.workers import EngineSettings, open_scorer, sampling_workers, scorer_timings
 from o1jax.store import read_records, write_records
 from o1jax.tcg.writing import WriteSettings, write_cases
 
@@ -101,7 +101,7 @@ async def _evaluate(
     if "samples" in inputs:
         opened = only_judging(inputs["samples"], open_tokenizer(inputs["policy"]), settings.engine)
     else:
-        opened = open_workers(open_policy(inputs["policy"]), settings.engine)
+        opened = sampling_workers(inputs["policy"], settings.engine)
     async with (
         opened as workers,
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
@@ -137,7 +137,7 @@ async def _cases(
         return {}
     path = (store.earlier or store.out) / "tcg_cases.parquet"
     if store.earlier is None and not path.exists():
-        async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
+        async with sampling_workers(inputs["tcg"], settings.tcg_engine) as workers:
 
             async def write(problem: Problem) -> CasesOf:
                 written = await write_cases(workers, problem, None, settings.write, seed)

@@ -23,8 +23,7 @@ from o1jax.rewards.outcome import final_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_paths, sample_tokens
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import open_policy
-from o1jax.stages.workers import EngineSettings, Workers, open_workers
+from o1jax.stages.workers import EngineSettings, Workers, sampling_workers
 from o1jax.tcg.writing import WriteSettings, Written, write_cases
 
 
@@ -81,13 +80,13 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 async def _choose_all(
     settings: Settings, inputs: Mapping[str, epath.Path], problems: Sequence[Problem], seed: int
 ) -> tuple[list[Choice], dict[str, float]]:
-    async with open_workers(open_policy(inputs["tcg"]), settings.tcg_engine) as workers:
+    async with sampling_workers(inputs["tcg"], settings.tcg_engine) as workers:
         written = await run_in_order(
             lambda problem: write_cases(workers, problem, None, settings.write, seed),
             problems,
             settings.concurrency,
         )
-    async with open_workers(open_policy(inputs["policy"]), settings.engine) as workers:
+    async with sampling_workers(inputs["policy"], settings.engine) as workers:
         choices = await run_in_order(
             lambda item: _choose(workers, settings, *item, seed),
             list(zip(problems, written, strict=True)),

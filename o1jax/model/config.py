@@ -51,6 +51,12 @@ class ModelConfig:
         if self.remat not in get_args(Remat):
             raise InputError(f"remat {self.remat!r} is unknown: use one of {', '.join(get_args(Remat))}")
 
+    def kept_in(self, dtype: str) -> ModelConfig:
+        """The config with its parameters in `dtype`: "" leaves it as it is, "compute" is what its products
+        run in, which is all that a sampler needs."""
+        kept = {"": self.param_dtype, "compute": self.compute_dtype}.get(dtype, dtype)
+        return dataclasses.replace(self, param_dtype=kept)
+
     def to_json(self) -> str:
         """One JSON object with every field."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

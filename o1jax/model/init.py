@@ -91,6 +91,29 @@ def copied(params: nnx.State, abstract: nnx.State, *, apart: bool = False) -> nn
     return jax.device_put(copies, jax.tree.map(lambda leaf: leaf.sharding, abstract))
 
 
+def taken(params: nnx.State, abstract: nnx.State) -> nnx.State:
+    """`params` with the dtypes and shardings of `abstract`, layers taken apart, in their place: each is
+    deleted once it is copied, so that no more than one of them is there twice."""
+    wanted, ours = dict(nnx.to_flat_state(abstract)), {}
+    for path, variable in nnx.to_flat_state(params):
+        array, layers = variable[...], range(variable.shape[0] if path[0] == "blocks" else 0)
+        paths = [("blocks", layer, *path[1:]) for layer in layers] or [path]
+        like = wanted[paths[0]].get_value()
+        parts = layers_of(array, like.dtype) if layers else [array.astype(like.dtype)]
+        parts = jax.device_put(parts, like.sharding)
+        jax.block_until_ready(parts)  # else the copies of all of them are under way at once
+        ours |= {path: variable.replace(part) for path, part in zip(paths, parts, strict=True)}
+        if layers or parts[0].dtype != array.dtype:  # one that needs no change is no copy
+            array.delete()
+    return nnx.from_flat_state(ours)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype",))
+def layers_of(stacked: jax.Array, dtype: jnp.dtype) -> list[jax.Array]:
+    """Each layer's part of a stacked parameter, in `dtype`."""
+    return [stacked[layer].astype(dtype) for layer in range(stacked.shape[0])]
+
+
 @functools.partial(jax.jit, static_argnames=("dtypes", "apart"))
 def cast(params: nnx.State, dtypes: tuple[jnp.dtype, ...], apart: bool) -> nnx.State:
     """New arrays of these dtypes, copies also where the dtype is the same: the trainer donates its own."""

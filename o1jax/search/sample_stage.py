@@ -21,8 +21,7 @@ from o1jax.search.sampling import Sampler, SampleSettings, sample_tokens
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share
-from o1jax.stages.training import open_policy
-from o1jax.stages.workers import EngineSettings, open_workers
+from o1jax.stages.workers import EngineSettings, sampling_workers
 from o1jax.store import read_trees, write_records
 from o1jax.train.metrics import ProgressLine
 
@@ -79,7 +78,7 @@ async def _sample(
     settings: Settings, policy: epath.Path, problems: Sequence[Problem], tokens_P: Sequence[int], seed: int
 ) -> tuple[list[list[Rollout]], dict[str, float]]:
     """rollouts_P_G and the timings."""
-    async with open_workers(open_policy(policy), settings.engine) as workers:
+    async with sampling_workers(policy, settings.engine) as workers:
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
         line, solved = ProgressLine("sample", len(problems)), []
 

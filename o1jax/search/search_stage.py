@@ -20,8 +20,7 @@ from o1jax.search.tree import passing_leaves
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import all_have_finished, my_share
-from o1jax.stages.training import open_policy
-from o1jax.stages.workers import EngineSettings, open_scorer, open_workers, scorer_timings
+from o1jax.stages.workers import EngineSettings, open_scorer, sampling_workers, scorer_timings
 from o1jax.store import ShardWriter, read_trees
 from o1jax.train.metrics import ProgressLine
 
@@ -66,7 +65,7 @@ async def _search(
 
     context = settings.engine.context
     async with (
-        open_workers(open_policy(inputs["policy"]), settings.engine) as workers,
+        sampling_workers(inputs["policy"], settings.engine) as workers,
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
         searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings.search, scorer)

@@ -32,7 +32,7 @@ PACKAGES = (
     "transformers",
     "tokenizers",
 )
-WEIGHTS = ".safetensors"
+WEIGHTS, GGUF = ".safetensors", ".gguf"
 DESCRIBED_BY = (".json", ".jinja", ".model", ".txt")  # config, index, tokenizer and template beside weights
 PIECES, PIECE_BYTES = 64, 1 << 16
 LONGEST_HEADER = 100_000_000  # bytes, by the format
@@ -138,11 +138,14 @@ def manifest_hash(out: epath.Path) -> str:
 
 def input_hash(directory: epath.Path) -> str:
     """Hash of an input: a finished stage's manifest_hash, or else that of a policy's files: all of a policy
-    directory's, or of published weights the safetensors and what describes them (DESCRIBED_BY).
+    directory's, or of published weights the safetensors and what describes them (DESCRIBED_BY), or the GGUF
+    file.
 
     Read of a file are its size, the header of safetensors, and PIECES pieces of PIECE_BYTES, evenly spaced,
     the first and the last bytes among them: all of a file of up to 4 MiB. InputError if there is neither.
     """
+    if directory.suffix == GGUF and directory.is_file():
+        return _contents_hash({directory.name: directory})
     if not (directory / "manifest.json").exists():
         if (directory / "checkpoint").exists():
             return _contents_hash(files_of(directory))

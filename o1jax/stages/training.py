@@ -28,6 +28,7 @@ from o1jax.parallel.mesh import make_mesh, replicated
 from o1jax.parallel.processes import is_leader
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer, load_tokenizer
+from o1jax.prompts.gguf_tokenizer import tokenizer_of
 from o1jax.records import InputError, PreferencePair
 from o1jax.stages.manifest import StageResult
 from o1jax.train.checkpoint import Policy, load_policy, save_policy
@@ -197,19 +198,23 @@ def result(
     return StageResult({**figures, **trained}, {**timings, **speed})
 
 
-def open_policy(directory: epath.Path, mesh: Mesh | None = None) -> Policy:
-    """The policy of a stage (directory/policy), a policy directory, or a Hugging Face directory of
-    safetensors, on the mesh, or on that of all devices. InputError if there is none, or it is damaged."""
+def open_policy(directory: epath.Path, mesh: Mesh | None = None, dtype: str = "") -> Policy:
+    """The policy of a stage (directory/policy), a policy directory, or published weights (a Hugging Face
+    directory of safetensors, or a GGUF file), on the mesh, or on that of all devices; its parameters in
+    `dtype` (ModelConfig.kept_in: "" is a policy's own, of published weights float32). InputError if there is
+    none, or it is damaged, or larger than the memory."""
     mesh = mesh or make_mesh()
     for path in (directory / "policy", directory):
         if (path / "checkpoint").exists():
-            return load_policy(path, mesh)
-    if (directory / "config.json").exists():
-        config, params = hf.load(directory, mesh)
-        config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
-        graphdef, _ = abstract_params(config, mesh)
-        return Policy(config, graphdef, params, load_tokenizer(str(directory)))
-    raise _none_there(directory)
+            return load_policy(path, mesh, dtype)
+    if not hf.is_published(directory):
+        raise _none_there(directory)
+    published = hf.open_published(directory)
+    tokenizer = _published_tokenizer(published)
+    config, params = hf.load_published(published, mesh, dtype)
+    config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
+    graphdef, _ = abstract_params(config, mesh)
+    return Policy(config, graphdef, params, tokenizer)
 
 
 def open_tokenizer(directory: epath.Path) -> Tokenizer:
@@ -217,15 +222,21 @@ def open_tokenizer(directory: epath.Path) -> Tokenizer:
     for path in (directory / "policy" / "tokenizer", directory / "tokenizer"):
         if path.exists():
             return load_tokenizer(str(path))
-    if (directory / "config.json").exists():
-        return load_tokenizer(str(directory))
+    if hf.is_published(directory):
+        return _published_tokenizer(hf.open_published(directory))
     raise _none_there(directory)
+
+
+def _published_tokenizer(published: hf.Published) -> Tokenizer:
+    if published.metadata:
+        return tokenizer_of(published.metadata, str(published.path))
+    return load_tokenizer(str(published.path))
 
 
 def _none_there(directory: epath.Path) -> InputError:
     return InputError(
         f"{directory}: no policy there; wanted a stage that trained one, a policy directory, or published "
-        "weights (config.json and safetensors)"
+        "weights (a directory of config.json and safetensors, or a .gguf file)"
     )
 
 

@@ -70,8 +70,9 @@ class EngineSettings:
             )
 
 
-async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
-    """The engine, running, with the policy's weights as version 0. InputError where it cannot be."""
+async def open_engine(policy: Policy, settings: EngineSettings, owned: bool) -> Engine:
+    """The engine, running, with the policy's weights as version 0; with `owned` the JAX engine makes the
+    policy's parameters its own. InputError where it cannot be opened."""
     shape = {"slots": settings.slots, "context": settings.context}
     if settings.name == "vllm_server":
         return await open_servers(policy, settings)
@@ -95,6 +96,7 @@ async def open_engine(policy: Policy, settings: EngineSettings) -> Engine:
         dtype=settings.dtype or None,
         tensor=settings.tensor,
         prefix_cache_mb=settings.prefix_cache_mb,
+        owned=owned,
         **shape,
     )
 
@@ -183,21 +185,35 @@ class Workers:
 
 
 @contextlib.asynccontextmanager
-async def open_workers(policy: Policy, settings: EngineSettings) -> AsyncIterator[Workers]:
-    """Opens an engine with the policy's weights and a judge; closes both.
+async def open_workers(
+    policy: Policy, settings: EngineSettings, *, owned: bool = False
+) -> AsyncIterator[Workers]:
+    """Opens an engine with the policy's weights and a judge; closes both. With `owned` the policy's
+    parameters are the engine's from then on, and nobody else's.
 
     Raises InputError for an engine that cannot be opened.
     """
-    engine = await open_engine(policy, settings)
+    engine = await open_engine(policy, settings, owned)
     judge = ForkJudge(slots=settings.judge_slots, packages=settings.judge_packages)
     try:
         difference = None
         if settings.name != "jax":
             difference = await WeightSync(policy).difference(engine, policy.params)
+            for leaf in jax.tree.leaves(policy.params) if owned else ():
+                leaf.delete()
         yield Workers(engine, judge, policy.tokenizer, time.monotonic(), difference)
     finally:
         await engine.close()
         await judge.close()
+
+
+@contextlib.asynccontextmanager
+async def sampling_workers(directory: epath.Path, settings: EngineSettings) -> AsyncIterator[Workers]:
+    """open_workers of the policy in a directory, for a stage that samples and does not train: its weights are
+    held once, in the engine's dtype."""
+    policy = open_policy(directory, dtype=settings.dtype or "compute")
+    async with open_workers(policy, settings, owned=True) as workers:
+        yield workers
 
 
 @contextlib.asynccontextmanager

@@ -26,8 +26,7 @@ from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import open_policy
-from o1jax.stages.workers import EngineSettings, Workers, open_workers
+from o1jax.stages.workers import EngineSettings, Workers, sampling_workers
 from o1jax.store import read_records, write_records
 from o1jax.tcg.gate import (
     GateSettings,
@@ -91,7 +90,7 @@ async def _evaluate(
     wrong: Mapping[str, Sequence[str]],
     seed: int,
 ) -> tuple[dict[str, Any], dict[str, float], list[Tally]]:
-    async with open_workers(open_policy(tcg), settings.engine) as workers:
+    async with sampling_workers(tcg, settings.engine) as workers:
         # By the final tests, hidden ones too: here they only say which mutants are wrong, and nothing is
         # trained on what they say.
         tests = await write_and_gate(workers, problems, final_tests, settings.write, settings.gate, seed)

@@ -17,8 +17,7 @@ from etils import epath
 from o1jax.records import InputError, Problem, TestCase
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems, write_problems
-from o1jax.stages.training import open_policy
-from o1jax.stages.workers import EngineSettings, open_workers
+from o1jax.stages.workers import EngineSettings, sampling_workers
 from o1jax.store import write_records
 from o1jax.tcg.gate import (
     GateSettings,
@@ -53,7 +52,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     problems = read_problems(inputs["problems"])
 
     async def write() -> tuple[list[WrittenTests], dict[str, float]]:
-        async with open_workers(open_policy(inputs["tcg"]), settings.engine) as workers:
+        async with sampling_workers(inputs["tcg"], settings.engine) as workers:
             tests = await write_and_gate(workers, problems, own_tests, settings.write, settings.gate, seed)
             return tests, workers.timings()
 

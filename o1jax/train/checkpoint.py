@@ -22,6 +22,7 @@ from orbax import checkpoint as ocp
 
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import NO_PARAMS, abstract_params
+from o1jax.parallel.memory import check_fits
 from o1jax.parallel.processes import barrier, is_leader, reporting_slow
 from o1jax.prompts.chat import load_tokenizer, save_tokenizer
 from o1jax.records import InputError
@@ -180,8 +181,9 @@ def save_policy(
     barrier(f"saved_policy {directory}")  # the first process seals
 
 
-def load_policy(directory: epath.PathLike, mesh: Mesh) -> Policy:
-    """The policy of a directory, its parameters on the mesh; InputError if it is missing or damaged."""
+def load_policy(directory: epath.PathLike, mesh: Mesh, dtype: str = "") -> Policy:
+    """The policy of a directory, its parameters on the mesh, in `dtype` (ModelConfig.kept_in). InputError if
+    it is missing or damaged, or larger than the memory."""
     directory = epath.Path(directory)
     if not (directory / "checkpoint").exists():
         raise InputError(
@@ -193,7 +195,9 @@ def load_policy(directory: epath.PathLike, mesh: Mesh) -> Policy:
                 f"the policy in {directory} was never completed; delete it and run its stage again"
             )
         config = ModelConfig.from_json(checkpoints.meta(0)["config"])
+        config = config.kept_in(dtype)
         graphdef, like = abstract_params(config, mesh)
+        check_fits(directory, like)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
         with reporting_slow(f"loaded {directory}, {size / 1e6:,.0f} MB,", says=is_leader()):
             params = checkpoints.restore(0, {"params": like})["params"]

@@ -18,7 +18,7 @@ from o1jax.engine.jax_engine.programs import STOP_IDS
 from o1jax.engine.jax_engine.scheduler import Scheduler
 from o1jax.engine.jobs import Intake
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import abstract_params, check_shapes, copied
+from o1jax.model.init import abstract_params, check_shapes, copied, taken
 from o1jax.model.kv_cache import cache_sharding
 from o1jax.parallel.mesh import own_devices
 from o1jax.records import InputError
@@ -31,7 +31,8 @@ class JaxEngine:
     A sample's bits depend on (weights, prompt_ids, seed, index, sampling settings) and on the fixed
     shape (slots, context, chunk, prefill_rows, tensor), not on what runs beside it, before it or is cached.
     Requests handed in before load_params finish under the old weights, later ones get the new.
-    `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache.
+    `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache; with
+    `owned` they become the engine's, and the caller's are deleted.
     `prefix_cache_mb` bounds the prompt chunks that stay on the device.
     """
 
@@ -50,6 +51,7 @@ class JaxEngine:
         dtype: str | None = None,
         version: int = 0,
         tensor: int = 1,
+        owned: bool = False,
     ):
         dtype = dtype or config.compute_dtype
         config = dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
@@ -64,7 +66,7 @@ class JaxEngine:
         # Layers apart: a loop over tokens would copy every layer's slice of stacked weights at every step.
         graphdef, self._abstract = abstract_params(config, mesh, apart=True)
         self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
-        self._swap(params, version)
+        self._swap(params, version, owned)
         self._intake = Intake(tokenizer, self._scheduler.table, context, config.vocab_size, STOP_IDS)
         self._thread = serving_thread(self._scheduler, self._swap)
 
@@ -94,10 +96,11 @@ class JaxEngine:
         """See Engine.close; closing twice does nothing."""
         await self._thread.close()
 
-    def _swap(self, params: nnx.State, version: int) -> None:
+    def _swap(self, params: nnx.State, version: int, owned: bool = False) -> None:
         check_shapes(params, self._stacked)  # before anything is let go: a refusal leaves the old weights
         self._scheduler.forget()  # before the copy: two sets of weights and caches may not fit a device
-        self._scheduler.swap(copied(params, self._abstract, apart=True), version)
+        ours = taken(params, self._abstract) if owned else copied(params, self._abstract, apart=True)
+        self._scheduler.swap(ours, version)
 
 
 def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:

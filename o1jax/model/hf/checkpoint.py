@@ -1,16 +1,19 @@
-"""Hugging Face checkpoints: load into sharded arrays, and export what transformers loads.
+"""Published checkpoints: load into sharded arrays, and export what transformers loads.
 
 load(export(x)) == x bit for bit. The names and layouts are names.py's, the settings config.py's, the files
-files.py's. Local directories only: nothing is downloaded here.
+files.py's and, of a GGUF file, gguf.py's. Local ones only: nothing is downloaded here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,10 +23,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from o1jax.model.config import ModelConfig
+from o1jax.model.hf import gguf
 from o1jax.model.hf.config import config_from_hf, config_to_hf
 from o1jax.model.hf.files import DTYPES, TensorSpec, open_tensors, read_json, write_tensors
 from o1jax.model.hf.names import Entry, entries, hf_entries, hf_tensors
 from o1jax.model.init import abstract_params
+from o1jax.parallel.memory import check_fits
 from o1jax.parallel.processes import report_slow
 from o1jax.records import InputError
 
@@ -31,27 +36,78 @@ SHARD_BYTES = 5 << 30  # of a file, as transformers writes them
 LARGE = 100 << 20  # bytes, from which on it is said how long they took to read
 # Tensors that some checkpoints hold and no model needs: rotary tables, and a head tied to the embedding.
 IGNORED = ("rotary_emb.inv_freq", "lm_head.weight")
+HEAD = "lm_head.weight"
 
 
-def load(path: str | os.PathLike, mesh: Mesh, dtype: str = "float32") -> tuple[ModelConfig, nnx.State]:
-    """(config, params) of a checkpoint directory, in `dtype`, each device reading only its slices.
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A checkpoint that is opened and not yet read: a directory of safetensors, or a GGUF file."""
 
-    Raises InputError for a missing or corrupt file, what config.py refuses, and a tensor that is
-    missing, unknown, quantized or of another shape than config.json promises. Beside what the devices
-    hold, the host holds one tensor of the files at a time.
+    path: pathlib.Path
+    fields: dict[str, Any]  # of its config.json
+    tensors: dict[str, Any]  # name -> a lazy slice (files.open_tensors)
+    metadata: Mapping[str, Any]  # a GGUF file's, its tokenizer among it; of a directory empty
+
+
+def is_published(path: pathlib.Path) -> bool:
+    """Whether it is what open_published opens, as far as its name says."""
+    return path.suffix == gguf.SUFFIX or (path / "config.json").exists()
+
+
+def open_published(path: str | os.PathLike) -> Published:
+    """Opens it; InputError for what files.py and gguf.py refuse."""
+    path = pathlib.Path(path)
+    if path.suffix == gguf.SUFFIX:
+        opened = gguf.open_gguf(path)
+        return Published(path, opened.fields, opened.tensors, opened.metadata)
+    return Published(path, read_json(path / "config.json"), open_tensors(path), {})
+
+
+def load(path: str | os.PathLike, mesh: Mesh, dtype: str = "") -> tuple[ModelConfig, nnx.State]:
+    """(config, params) of what open_published opens, as load_published."""
+    return load_published(open_published(path), mesh, dtype)
+
+
+def load_published(published: Published, mesh: Mesh, dtype: str = "") -> tuple[ModelConfig, nnx.State]:
+    """(config, params), in `dtype` (ModelConfig.kept_in; "" is float32), each device reading only its slices.
+
+    Raises InputError for a missing or corrupt file, what config.py refuses, a tensor that is missing,
+    unknown, quantized or of another shape than the config promises, and a model that is larger than the
+    memory. Beside what the devices hold, the host holds one tensor of the files at a time.
     """
-    began, directory = time.monotonic(), pathlib.Path(path)
-    config = config_from_hf(read_json(directory / "config.json"), dtype)
-    tensors = open_tensors(directory)
-    n_bytes = check_tensors(directory, config, tensors)
+    began = time.monotonic()
+    config = with_stored_head(published, config_from_hf(published.fields, "float32").kept_in(dtype))
+    n_bytes = check_tensors(published.path, config, published.tensors)
     _, abstract = abstract_params(config, mesh)
+    check_fits(published.path, abstract)
     flat = dict(nnx.to_flat_state(abstract))
     for entry in entries(config):
         read = read_stacked if entry.stacked else read_single
-        flat[entry.path] = flat[entry.path].replace(read(tensors, entry, flat[entry.path].get_value()))
+        flat[entry.path] = flat[entry.path].replace(
+            read(published.tensors, entry, flat[entry.path].get_value())
+        )
     if n_bytes >= LARGE:
         report_slow(f"reading weights: {n_bytes / 1e9:.1f} GB", time.monotonic() - began)
     return config, nnx.from_flat_state(flat)
+
+
+def with_stored_head(published: Published, config: ModelConfig) -> ModelConfig:
+    """The config, whose head is its own where one is stored that is not the embedding, whatever it says."""
+    tensors = published.tensors
+    if not config.tie_embeddings or HEAD not in tensors:
+        return config
+    # Some tools store the head of a tied model again, others a fine-tuned one without changing the config:
+    # only the numbers tell.
+    embedding, head = tensors["model.embed_tokens.weight"], tensors[HEAD]
+    rows, step = head.get_shape()[0], 1 << 14
+    same = embedding.get_shape() == head.get_shape() and all(
+        np.array_equal(embedding[part], head[part])
+        for part in (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    )
+    if same:
+        return config
+    logging.warning("%s: config ties the head to the embedding, yet %s differs: used", published.path, HEAD)
+    return dataclasses.replace(config, tie_embeddings=False)
 
 
 def check_tensors(directory: pathlib.Path, config: ModelConfig, tensors: dict[str, Any]) -> int:
@@ -62,7 +118,8 @@ def check_tensors(directory: pathlib.Path, config: ModelConfig, tensors: dict[st
         name = entry.hf_name(layer)
         known.add(name)
         if name not in tensors:
-            raise InputError(f"{directory}: tensor {name} is missing")
+            untied = ", and the config does not tie the head to the embedding" if name == HEAD else ""
+            raise InputError(f"{directory}: tensor {name} is missing{untied}")
         if (seen := tuple(tensors[name].get_shape())) != entry.hf_shape:
             raise InputError(f"{directory}: tensor {name} is {seen}, config.json wants {entry.hf_shape}")
         if (kind := tensors[name].get_dtype()) not in itemsizes:

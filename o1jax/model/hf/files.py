@@ -5,6 +5,7 @@ Every fault of a file is an InputError that names it. Knows tensor names, not wh
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -38,7 +39,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def open_tensors(directory: pathlib.Path) -> dict[str, Any]:
     """{tensor name: a lazy slice} over one file or over the shards that the index names.
 
-    A slice has get_shape() and reads only what is indexed.
+    A slice has get_shape() and get_dtype(), and reads only what is indexed.
     """
     if (directory / INDEX).exists():
         weight_map = read_json(directory / INDEX).get("weight_map", {})
@@ -47,11 +48,29 @@ def open_tensors(directory: pathlib.Path) -> dict[str, Any]:
         names, weight_map = [SINGLE], {}
     tensors = {}
     for name in names:
-        file = open_file(directory / name)
-        tensors.update({key: file.get_slice(key) for key in file.keys()})
+        path = directory / name
+        tensors.update({key: FileSlice(path, key) for key in open_file(path).keys()})
     if lost := sorted(set(weight_map) - set(tensors)):
         raise InputError(f"{directory / weight_map[lost[0]]} lacks {lost[0]}, which the index promises")
     return tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSlice:
+    """A tensor of a safetensors file, which is opened for each look: of a file that stays mapped, the pages
+    that were read would count as this process's memory beside what was made of them."""
+
+    path: pathlib.Path
+    name: str
+
+    def get_shape(self) -> list[int]:
+        return open_file(self.path).get_slice(self.name).get_shape()
+
+    def get_dtype(self) -> str:
+        return open_file(self.path).get_slice(self.name).get_dtype()
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return open_file(self.path).get_slice(self.name)[index]
 
 
 def open_file(path: pathlib.Path) -> Any:
