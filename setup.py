@@ -11,6 +11,7 @@ REQUIRED = [
     "datasketch>=1.6",
     "etils[epath]>=1.13",
     "flax>=0.12.4",
+    "gguf>=0.17",
     "httpx2>=2.0",
     "jinja2>=3.1",
     "ml-collections>=1.1",
@@ -45,6 +46,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "vllm": ["vllm>=0.12"],
         "browser": ["selenium>=4.30"],
+        "parity": ["accelerate>=1.10"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
     },
 )

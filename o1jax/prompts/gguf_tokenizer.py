@@ -91,6 +91,8 @@ def tokenizer_of(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     )
     ids = {name: own.get(f"{name}_token_id", len(texts)) for name in ("bos", "eos", "padding", "unknown")}
     special = {name: texts[i] for name, i in ids.items() if i < len(texts)}
+    if "eos" not in special:
+        raise InputError(f"{where}: eos_token_id {ids['eos']} is none of its {len(texts)} tokens")
     if own.get("add_bos_token", pre in BEGIN_FIRST) and "bos" in special:
         bos = special["bos"]
         built.post_processor = processors.Sequence(
