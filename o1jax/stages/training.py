@@ -205,10 +205,11 @@ def open_policy(directory: epath.Path, mesh: Mesh | None = None) -> Policy:
         if (path / "checkpoint").exists():
             return load_policy(path, mesh)
     if (directory / "config.json").exists():
-        config, params = hf.load(directory, mesh)
+        (config, params), tokenizer = hf.load(directory, mesh), load_tokenizer(str(directory))
         config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
+        config = config.with_tokens(len(tokenizer))
         graphdef, _ = abstract_params(config, mesh)
-        return Policy(config, graphdef, params, load_tokenizer(str(directory)))
+        return Policy(config, graphdef, params, tokenizer)
     raise _none_there(directory)
 
 
