@@ -80,10 +80,19 @@ def make_program(
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         segment_ids_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
         hidden_BTD = model(tokens_BT, positions_BT, segment_ids_BT)
-        targets_BT, head_DV = jnp.roll(tokens_BT, -1, axis=1), model.head_DV()
+        targets_BT, head_DV = jnp.roll(tokens_BT, -1, axis=1), model.padded_head_DV()
         # At all tokens, though only steps' ends are asked for: how many those are is not part of the shape.
         return jax.nn.sigmoid(
-            scored_logits(hidden_BTD, head_DV, targets_BT, program_tokens_BT, good_id, bad_id, likelihood)
+            scored_logits(
+                hidden_BTD,
+                head_DV,
+                targets_BT,
+                program_tokens_BT,
+                good_id,
+                bad_id,
+                likelihood,
+                n_tokens=model.config.token_rows,
+            )
         )
 
     return scores

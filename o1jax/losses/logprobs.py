@@ -30,6 +30,7 @@ class Form(NamedTuple):
     """What is fixed when the program is traced."""
 
     temperature: float
+    n_tokens: int | None  # words from here on are padding; None: there are none
     chunk: int  # tokens whose logits a device holds at once
     mesh: AbstractMesh | None
 
@@ -47,18 +48,32 @@ class Block(NamedTuple):
 
     head_DW: Array  # their columns of the head
     words_W: Array  # their ids
-    new_W: Array  # which are new: the last block may reach back into the one before
+    # Which are tokens, and new: the last block may reach back into the one before, and a vocabulary may be
+    # padded.
+    counts_W: Array
 
 
 def token_log_probs(
-    hidden_BTD: Array, head_DV: Array, targets_BT: Array, *, temperature: float = 1.0, chunk: int = 1024
+    hidden_BTD: Array,
+    head_DV: Array,
+    targets_BT: Array,
+    *,
+    temperature: float = 1.0,
+    n_tokens: int | None = None,
+    chunk: int = 1024,
 ) -> Array:
     """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32. `chunk` is how many
     tokens' logits exist at once on a device; it changes memory, not values. Gradients flow to hidden_BTD and
-    head_DV. Logits are float32, whatever the inputs' dtype."""
+    head_DV. Logits are float32, whatever the inputs' dtype.
+
+    Columns of the head from `n_tokens` on (None: there are none), the padding of a vocabulary, are out of the
+    softmax and have no gradient; as a target one has -inf.
+    """
     B, T, D = hidden_BTD.shape
     assert targets_BT.shape == (B, T) and head_DV.shape[0] == D
-    return log_probs(Form(temperature, chunk, traced_mesh()), hidden_BTD, head_DV, targets_BT)
+    if n_tokens is not None and n_tokens >= head_DV.shape[1]:
+        n_tokens = None  # one program, whichever way it is said
+    return log_probs(Form(temperature, n_tokens, chunk, traced_mesh()), hidden_BTD, head_DV, targets_BT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -103,6 +118,8 @@ def local_forward(form: Form, hidden_BTD, head_DV, targets_BT):
     kept_CBX = jnp.exp(running.highest_BX - highest_CBX)
     sum_CBX = summed(running.sum_BX * kept_CBX, form.mesh, "tensor")
     target_CBX = summed(running.target_BX, form.mesh, "tensor")
+    if form.n_tokens is not None:  # no block has met such a target, whose logit is still 0
+        target_CBX = jnp.where(targets_CBX < form.n_tokens, target_CBX, -jnp.inf)
     normaliser_CBX = highest_CBX + jnp.log(sum_CBX)
     return join_chunks(target_CBX - normaliser_CBX, T), join_chunks(normaliser_CBX, T)
 
@@ -173,7 +190,10 @@ def block_of(form: Form, head_DV: Array, number: Array, dtype: jnp.dtype) -> Blo
     head_DW = jax.lax.dynamic_slice(head_DV, (0, first), (D, W)).astype(dtype)
     local_W = first + jnp.arange(W)
     before = 0 if axis_size(form.mesh, "tensor") == 1 else jax.lax.axis_index("tensor") * V
-    return Block(gathered(head_DW, form.mesh, "fsdp", 0), before + local_W, local_W >= number * W)
+    words_W, counts_W = before + local_W, local_W >= number * W
+    if form.n_tokens is not None:
+        counts_W &= words_W < form.n_tokens
+    return Block(gathered(head_DW, form.mesh, "fsdp", 0), words_W, counts_W)
 
 
 def own_share(form: Form, d_block_DW: Array) -> Array:
@@ -192,14 +212,14 @@ def add_block(form: Form, d_head_DV: Array, d_block_DW: Array, number: Array) ->
 
 
 def chunk_logits(form: Form, hidden_BXD: Array, block: Block) -> Array:
-    """One chunk's logits_BXW of a block's words, float32; MASKED where a word is not new."""
+    """One chunk's logits_BXW of a block's words, float32; MASKED where a word does not count."""
     logits_BXW = product("BXD,DW->BXW", hidden_BXD, block.head_DW) / form.temperature
-    return jnp.where(block.new_W, logits_BXW, MASKED)
+    return jnp.where(block.counts_W, logits_BXW, MASKED)
 
 
 def is_target(targets_BX: Array, block: Block) -> Array:
-    """here_BXW: whether a word is the target, and new."""
-    return (targets_BX[..., None] == block.words_W) & block.new_W
+    """here_BXW: whether a word is the target, and counts."""
+    return (targets_BX[..., None] == block.words_W) & block.counts_W
 
 
 def product(axes: str, x: Array, y: Array) -> Array:

@@ -33,14 +33,15 @@ def scored_logits(
     good_id: int,
     bad_id: int,
     likelihood: float,
+    n_tokens: int | None = None,
 ) -> Array:
     """logits_BT: step_logits, and `likelihood` times the log-likelihood of the program that ends there, by
     the same model in the same pass (0: step_logits alone). targets_BT are the next tokens, program_tokens_BT
-    the number of a program's tokens at its last one, else 0."""
+    the number of a program's tokens at its last one, else 0. `n_tokens`: as token_log_probs has it."""
     logits_BT = step_logits(hidden_BTD, head_DV, good_id, bad_id)
     if not likelihood:
         return logits_BT
-    log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT)
+    log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, n_tokens=n_tokens)
     return logits_BT + likelihood * log_likelihoods(log_probs_BT, program_tokens_BT)
 
 

@@ -42,6 +42,9 @@ class ModelConfig:
     score_likelihood: float = (
         0.0  # of a process reward model: weight of a program's log-likelihood in its score
     )
+    # The rows of the vocabulary that are tokens (the tokenizer's, by with_tokens); the others are padding,
+    # out of every softmax. 0: all are.
+    n_tokens: int = 0
 
     def __post_init__(self):
         if self.n_heads % self.n_kv_heads:
@@ -56,6 +59,16 @@ class ModelConfig:
         run in, which is all that a sampler needs."""
         kept = {"": self.param_dtype, "compute": self.compute_dtype}.get(dtype, dtype)
         return dataclasses.replace(self, param_dtype=kept)
+
+    @property
+    def token_rows(self) -> int:
+        """How many rows of the vocabulary, from the first on, are tokens."""
+        # A small model that is shaped after a known one has fewer rows than that one's tokenizer tokens.
+        return min(self.n_tokens, self.vocab_size) or self.vocab_size
+
+    def with_tokens(self, n_tokens: int) -> ModelConfig:
+        """The config for a tokenizer of so many tokens."""
+        return dataclasses.replace(self, n_tokens=n_tokens if n_tokens < self.vocab_size else 0)
 
     def to_json(self) -> str:
         """One JSON object with every field."""

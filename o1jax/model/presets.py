@@ -1,8 +1,9 @@
 """Sizes of known models, by name.
 
 Shapes and rotary settings are those of the published config.json files, of the instruct models where
-there are several. Padded vocabularies are the checkpoints' own (Qwen2.5: 151,936 or 152,064 rows for a
-tokenizer of 151,665). A small model's vocab_size comes from its tokenizer: dataclasses.replace.
+there are several. Padded vocabularies are the checkpoints' own, beside their tokenizers' sizes (Qwen2.5:
+151,936 or 152,064 rows for 151,665 tokens). A small model's vocab_size comes from its tokenizer:
+dataclasses.replace.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def real(
     scaling: RopeScaling = DEFAULT,
     head_dim: int = 0,
     rms_eps: float = 1e-6,
+    n_tokens: int = 0,
 ) -> ModelConfig:
     """A published model; `sizes`: D, L, N, K and F; head_dim 0: D / N. Parameters stay float32."""
     d_model, n_layers, n_heads, n_kv_heads, d_ff = sizes
@@ -42,6 +44,7 @@ def real(
         rope_theta=rope_theta,
         rope_scaling=scaling,
         rms_eps=rms_eps,
+        n_tokens=n_tokens,
         tie_embeddings=tied,
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
@@ -57,12 +60,14 @@ def small(config: ModelConfig) -> ModelConfig:
 
 def qwen2_5(*sizes: int, tied: bool) -> ModelConfig:
     """A Qwen2.5; the Coder models have the same shapes."""
-    return real("qwen2", sizes, 151_936 if sizes[0] < 3584 else 152_064, 32_768, 1e6, tied)
+    rows = 151_936 if sizes[0] < 3584 else 152_064
+    return real("qwen2", sizes, rows, 32_768, 1e6, tied, n_tokens=151_665)
 
 
 def qwen3(d_model: int, n_layers: int, n_heads: int, d_ff: int, tied: bool) -> ModelConfig:
     """A dense Qwen3."""
-    return real("qwen3", (d_model, n_layers, n_heads, 8, d_ff), 151_936, 40_960, 1e6, tied, head_dim=128)
+    sizes = (d_model, n_layers, n_heads, 8, d_ff)
+    return real("qwen3", sizes, 151_936, 40_960, 1e6, tied, head_dim=128, n_tokens=151_669)
 
 
 def llama3(d_model: int, n_layers: int, n_heads: int, d_ff: int, factor: float, tied: bool) -> ModelConfig:
@@ -75,7 +80,8 @@ def llama3(d_model: int, n_layers: int, n_heads: int, d_ff: int, factor: float, 
 def deepseek_coder(d_model: int, n_layers: int, n_heads: int, d_ff: int) -> ModelConfig:
     """A deepseek-coder of the first series: a Llama whose context was stretched linearly."""
     sizes = (d_model, n_layers, n_heads, n_heads, d_ff)
-    return real("llama", sizes, 32_256, 16_384, 1e5, tied=False, scaling=RopeScaling("linear", 4.0))
+    scaling = RopeScaling("linear", 4.0)
+    return real("llama", sizes, 32_256, 16_384, 1e5, tied=False, scaling=scaling, n_tokens=32_022)
 
 
 QWEN2_5 = {

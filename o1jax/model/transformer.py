@@ -260,12 +260,18 @@ class Transformer(nnx.Module):
         return self.embed_VD[...][tokens_BT].astype(self.config.compute_dtype)
 
     def head_DV(self) -> jax.Array:
-        """The output head: the embedding transposed where it is tied."""
+        """The output head of the tokens: the embedding transposed where it is tied."""
+        return self.padded_head_DV()[:, : self.config.token_rows]
+
+    def padded_head_DV(self) -> jax.Array:
+        """The head with the vocabulary's padding, for who masks that (`token_log_probs`)."""
+        # Without its padding a large head would be copied, and might not divide over the mesh.
         return self.embed_VD[...].T if self.config.tie_embeddings else self.untied_head_DV[...]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Float32 logits [..., V] of hidden states [..., D]; for few tokens (decoding), not training."""
-        head_DV = self.head_DV().astype(hidden.dtype)
+        """Float32 logits [..., V] of hidden states [..., D], those of padding too; for few tokens (decoding),
+        not training."""
+        head_DV = self.padded_head_DV().astype(hidden.dtype)
         return jnp.einsum(
             "...D,DV->...V", hidden, head_DV, precision=exact(hidden), preferred_element_type=jnp.float32
         )

@@ -65,7 +65,7 @@ def profile(
     transformation = make_optimizer(optimizer)
     state = init_state(params, transformation, mesh)
     del params  # else they are on the devices twice: the step donates the state's
-    batches = random_batches(config.vocab_size, rows, row_length)
+    batches = random_batches(config.token_rows, rows, row_length)
     step = make_train_step(
         graphdef,
         objectives.sft,
@@ -85,11 +85,11 @@ def profile(
     return figures if directory is None else figures | checkpointed(state, directory)
 
 
-def random_batches(vocab_size: int, rows: int, row_length: int) -> Batches:
-    """Sequences of a sixteenth of a row to half of one, enough for a few batches."""
+def random_batches(n_tokens: int, rows: int, row_length: int) -> Batches:
+    """Of ids below `n_tokens`: sequences of a sixteenth of a row to half of one, enough for a few batches."""
     random = np.random.RandomState(0)
     lengths = random.randint(max(2, row_length // 16), row_length // 2 + 1, size=32 * rows)
-    tokens = (tuple(random.randint(0, vocab_size, n).tolist()) for n in lengths)
+    tokens = (tuple(random.randint(0, n_tokens, n).tolist()) for n in lengths)
     examples = [Example(str(i), ids, (1.0,) * len(ids)) for i, ids in enumerate(tokens)]
     return Batches(examples, row_length=row_length, rows_per_batch=rows, seed=0)
 

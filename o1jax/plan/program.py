@@ -101,7 +101,9 @@ def decode_program(config: ModelConfig, mesh: Mesh, *, slots: int, context: int)
     sharding = cache_sharding(mesh)
     cache = on_devices(jax.eval_shape(lambda: init_cache(config, slots, context)), sharding)
     state = on_devices(empty_slots(slots), replicated(mesh))
-    traced = decode.trace(graphdef, sharding, params, cache, state, jnp.int32(1), DECODED_BLOCK)
+    traced = decode.trace(
+        graphdef, sharding, params, cache, state, jnp.int32(1), DECODED_BLOCK, config.token_rows
+    )
     return compile_traced(traced, mesh.size)
 
 

@@ -15,11 +15,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from o1jax.losses import policy_gradient as losses
 from o1jax.losses.likelihood import part_sums, spread
-from o1jax.losses.logprobs import token_log_probs
 from o1jax.losses.prm import step_logits
 from o1jax.model.transformer import Transformer
 from o1jax.records import InputError
-from o1jax.train.objectives import Batch, Objective, Sums, batch_hidden, weighted
+from o1jax.train.objectives import Batch, Objective, Sums, batch_hidden, target_log_probs, weighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +72,8 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
     # All sums are plain sums over tokens or sequences, so that micro-batches and packing change nothing.
     def objective(model: Transformer, batch: Batch) -> Sums:
         mask_BT, segments_BT = batch["weights_BT"] != 0, batch["segment_ids_BT"]
-        hidden_BTD, head_DV = batch_hidden(model, batch), model.head_DV()
-        log_probs_BT = token_log_probs(
-            hidden_BTD, head_DV, batch["targets_BT"], temperature=settings.temperature
-        )
+        hidden_BTD, targets_BT = batch_hidden(model, batch), batch["targets_BT"]
+        log_probs_BT = target_log_probs(model, hidden_BTD, targets_BT, settings.temperature)
         shares = shares_of(settings, mask_BT, segments_BT)
         loss_BT, metrics = policy_loss(settings, log_probs_BT, batch, mask_BT)
         if settings.kl_weight:
@@ -84,7 +81,8 @@ def policy_gradient(settings: PolicyGradient) -> Objective:
             loss_BT += settings.kl_weight * metrics["kl"]
         if settings.value_weight:
             # The score head of the policy itself is its value function: no second model, and no new weights.
-            values_BT = jax.nn.sigmoid(step_logits(hidden_BTD, head_DV, settings.good_id, settings.bad_id))
+            ids = settings.good_id, settings.bad_id
+            values_BT = jax.nn.sigmoid(step_logits(hidden_BTD, model.padded_head_DV(), *ids))
             weights_BT = batch["value_weight_BT"]
             value_BT = losses.value_loss(values_BT, batch["value_target_BT"], weights_BT != 0)
             value_BT = weighted(value_BT, weights_BT)

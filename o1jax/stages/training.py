@@ -213,6 +213,7 @@ def open_policy(directory: epath.Path, mesh: Mesh | None = None, dtype: str = ""
     tokenizer = _published_tokenizer(published)
     config, params = hf.load_published(published, mesh, dtype)
     config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
+    config = config.with_tokens(len(tokenizer))
     graphdef, _ = abstract_params(config, mesh)
     return Policy(config, graphdef, params, tokenizer)
 

@@ -194,11 +194,12 @@ def load_policy(directory: epath.PathLike, mesh: Mesh, dtype: str = "") -> Polic
             raise InputError(
                 f"the policy in {directory} was never completed; delete it and run its stage again"
             )
-        config = ModelConfig.from_json(checkpoints.meta(0)["config"])
-        config = config.kept_in(dtype)
+        tokenizer = load_tokenizer(str(directory / "tokenizer"))
+        config = ModelConfig.from_json(checkpoints.meta(0)["config"]).kept_in(dtype)
+        config = config.with_tokens(len(tokenizer))
         graphdef, like = abstract_params(config, mesh)
         check_fits(directory, like)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
         with reporting_slow(f"loaded {directory}, {size / 1e6:,.0f} MB,", says=is_leader()):
             params = checkpoints.restore(0, {"params": like})["params"]
-    return Policy(config, graphdef, params, load_tokenizer(str(directory / "tokenizer")))
+    return Policy(config, graphdef, params, tokenizer)

@@ -81,15 +81,26 @@ def prm_pairwise(good_id: int, bad_id: int) -> Objective:
 
 def batch_log_probs(model: Transformer, batch: Batch, temperature: float = 1.0) -> jax.Array:
     """log_probs_BT of the targets at a temperature, each at the position that predicts it."""
-    hidden_BTD = batch_hidden(model, batch)
-    return token_log_probs(hidden_BTD, model.head_DV(), batch["targets_BT"], temperature=temperature)
+    return target_log_probs(model, batch_hidden(model, batch), batch["targets_BT"], temperature)
+
+
+def target_log_probs(
+    model: Transformer, hidden_BTD: jax.Array, targets_BT: jax.Array, temperature: float
+) -> jax.Array:
+    """log_probs_BT under the model's distribution over its tokens, in which a padded vocabulary's other rows
+    have no share, as they have none where it is sampled from."""
+    head_DV, n_tokens = model.padded_head_DV(), model.config.token_rows
+    return token_log_probs(hidden_BTD, head_DV, targets_BT, temperature=temperature, n_tokens=n_tokens)
 
 
 def batch_step_logits(model: Transformer, batch: Batch, good_id: int, bad_id: int) -> jax.Array:
     """The step scorer's logits_BT, of which those at steps' last tokens mean something."""
     hidden_BTD, likelihood = batch_hidden(model, batch), model.config.score_likelihood
     targets_BT, lengths_BT = batch["targets_BT"], batch["program_tokens_BT"]
-    return scored_logits(hidden_BTD, model.head_DV(), targets_BT, lengths_BT, good_id, bad_id, likelihood)
+    head_DV, n_tokens = model.padded_head_DV(), model.config.token_rows
+    return scored_logits(
+        hidden_BTD, head_DV, targets_BT, lengths_BT, good_id, bad_id, likelihood, n_tokens=n_tokens
+    )
 
 
 def batch_hidden(model: Transformer, batch: Batch) -> jax.Array:

@@ -73,6 +73,8 @@ def scores_program(graphdef: nnx.GraphDef, mesh: Mesh, good_id: int, bad_id: int
 
     def scores(params: nnx.State, batch: Batch) -> jax.Array:
         model = merge(graphdef, params)
-        return jax.nn.sigmoid(step_logits(batch_hidden(model, batch), model.head_DV(), good_id, bad_id))
+        return jax.nn.sigmoid(
+            step_logits(batch_hidden(model, batch), model.padded_head_DV(), good_id, bad_id)
+        )
 
     return jax.jit(on_mesh(scores, mesh), out_shardings=replicated(mesh))

@@ -64,7 +64,7 @@ def theirs(given: argparse.Namespace) -> dict:
     if given.peer_remat:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    batches = random_batches(config.vocab_size, given.rows, given.row_length)
+    batches = random_batches(config.token_rows, given.rows, given.row_length)
     parts, seconds = given.peer_micro_batches, []
     for at in range(given.steps + WARM_UP):
         batch = batches.at(at)

@@ -21,6 +21,7 @@ MESHES = {
     "context": dict(context=2, fsdp=2, tensor=2),
 }
 B, T, D, V, N, K, H = 4, 24, 16, 64, 8, 8, 8
+N_TOKENS = 43  # of a padded vocabulary: of eight shares of V two are padding, and one is in part
 QUERIES, KEYS = ("batch", "length", "heads", None), ("batch", "length", "kv_heads", None)
 
 
@@ -45,9 +46,16 @@ def compare(function, args, axes, mesh, reference=None) -> tuple[float, str]:
     return largest_difference(found, jax.jit(plain)(*args)), compiled.as_text()
 
 
-def log_prob_loss(hidden_BTD, head_DV, targets_BT):
-    log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, temperature=0.7, chunk=16)
+def log_prob_loss(hidden_BTD, head_DV, targets_BT, n_tokens=None):
+    log_probs_BT = token_log_probs(
+        hidden_BTD, head_DV, targets_BT, temperature=0.7, n_tokens=n_tokens, chunk=16
+    )
     return (log_probs_BT * jnp.cos(jnp.arange(B * T).reshape(B, T))).sum(), log_probs_BT
+
+
+def cut_log_prob_loss(hidden_BTD, head_DV, targets_BT):
+    """Of the head without its padding, whose gradient is 0 then."""
+    return log_prob_loss(hidden_BTD, head_DV[:, :N_TOKENS], targets_BT)
 
 
 def attention_loss(kernel, q_BTNH, kv, segments_BT):
@@ -66,6 +74,7 @@ def main() -> dict:
     hidden_BTD = jnp.asarray(draw.standard_normal((B, T, D)), jnp.float32)
     head_DV = jnp.asarray(draw.standard_normal((D, V)), jnp.float32)
     targets_BT = jnp.asarray(draw.integers(0, V, (B, T)))
+    few_BT = targets_BT % N_TOKENS
     segments_BT = jnp.asarray(np.tile(np.repeat([1, 2, 0], [10, 9, 5]), (B, 1)))
     q_BTNH, *kv = (jnp.asarray(draw.standard_normal((B, T, n, H)), jnp.float32) for n in (N, K, K))
     found: dict = {}
@@ -74,6 +83,8 @@ def main() -> dict:
         axes = [("batch", "length", None), ("embed", "vocab"), ("batch", "length")]
         difference, text = compare(log_prob_loss, (hidden_BTD, head_DV, targets_BT), axes, mesh)
         found[name] = {"log_probs": difference, "gathered": largest_gather(text)}
+        padded, args = functools.partial(log_prob_loss, n_tokens=N_TOKENS), (hidden_BTD, head_DV, few_BT)
+        found[name]["padded"] = compare(padded, args, axes, mesh, reference=cut_log_prob_loss)[0]
         loss = functools.partial(attention_loss, chunked_attention)
         args, axes = (q_BTNH, kv, segments_BT), [QUERIES, KEYS, ("batch", "length")]
         found[name]["attention"] = compare(loss, args, axes, mesh)[0]

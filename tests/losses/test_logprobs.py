@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from o1jax.losses import logprobs
 from o1jax.losses.likelihood import sft_loss
 from o1jax.losses.logprobs import token_log_probs
 
@@ -117,3 +118,47 @@ def test_peak_memory_does_not_grow_with_tokens_times_vocabulary():
     assert long - short < extra_tokens * 64 * 4 * 4  # a few copies of the hidden states
     assert long < 8192 * V * 4 / 8
     assert peak_temporaries(8192, V, unfused) > 8192 * V * 4
+
+
+def padded_and_cut(head_DV, n_tokens):
+    """(log_probs_BT, gradients to hidden states and head) with padding columns, and of the head without."""
+    hidden_BTD, _, targets_BT = example()
+    targets_BT = targets_BT % n_tokens
+
+    def run(head_DV, n_tokens):
+        def total(hidden_BTD, head_DV):
+            log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, n_tokens=n_tokens, chunk=7)
+            return (log_probs_BT * np.cos(np.arange(33.0)).reshape(3, 11)).sum(), log_probs_BT
+
+        (_, values), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(
+            hidden_BTD, head_DV
+        )
+        return values, *gradients
+
+    return run(head_DV, n_tokens), run(head_DV[:, :n_tokens], None)
+
+
+@pytest.mark.parametrize("block_bytes", [1 << 26, 1], ids=["one block", "blocks of 128 words"])
+@pytest.mark.parametrize("n_tokens", [200, 256, 399])
+def test_padding_of_the_vocabulary_has_no_share_and_no_gradient(monkeypatch, block_bytes, n_tokens):
+    monkeypatch.setattr(logprobs, "BLOCK_AT_MOST", block_bytes)  # with it whole blocks are padding
+    _, head_DV, _ = example(V=400)
+    head_DV = head_DV.at[:, n_tokens:].multiply(30)  # likelier than any token, if it were one
+    padded, cut = padded_and_cut(head_DV, n_tokens)
+    np.testing.assert_allclose(padded[0], cut[0], atol=2e-6)
+    np.testing.assert_allclose(padded[1], cut[1], atol=3e-6)
+    np.testing.assert_allclose(padded[2][:, :n_tokens], cut[2], atol=3e-6)
+    assert not np.asarray(padded[2])[:, n_tokens:].any()
+
+
+def test_a_padding_column_as_a_target_has_no_probability():
+    hidden_BTD, head_DV, _ = example(B=1, T=2)
+    log_probs_BT = token_log_probs(hidden_BTD, head_DV, jnp.array([[16, 15]]), n_tokens=16)
+    assert log_probs_BT[0, 0] == -jnp.inf and jnp.isfinite(log_probs_BT[0, 1])
+
+
+def test_a_vocabulary_without_padding_has_the_program_that_knows_of_none():
+    def text(**more):
+        return str(jax.make_jaxpr(functools.partial(token_log_probs, **more))(*example()))
+
+    assert text(n_tokens=17) == text() != text(n_tokens=16)

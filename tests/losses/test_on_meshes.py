@@ -29,6 +29,11 @@ def test_log_probs_of_a_split_vocabulary_equal_one_device_s(results, mesh):
     assert results[mesh]["log_probs"] < 1e-5
 
 
+@pytest.mark.parametrize("mesh", ["tensor", "all", "context"])
+def test_padding_of_a_split_vocabulary_is_as_if_it_were_cut_off(results, mesh):
+    assert results[mesh]["padded"] < 1e-5
+
+
 def test_neither_the_head_nor_logits_are_gathered_over_the_vocabulary(results):
     assert results["tensor"]["gathered"] == 0
     assert 0 < results["all"]["gathered"] <= D * V // 2  # over fsdp, half of the vocabulary a device

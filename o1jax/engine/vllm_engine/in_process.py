@@ -150,6 +150,7 @@ class VllmEngine:
         version: int = 0,
         prefix_cache: bool = True,
     ):
+        config = config.with_tokens(len(tokenizer))
         self.max_context, self._config = context, config
         # vLLM's bfloat16 attention uses AMX tiles, which Linux lets a process use that has asked. vLLM asks
         # in its worker processes, of which there is none here: without this the process ends by SIGILL.
@@ -161,15 +162,14 @@ class VllmEngine:
         )
         chosen["enable_prefix_caching"] = prefix_cache
         with tempfile.TemporaryDirectory(prefix="o1jax_vllm_") as directory:
-            # Untied: on a CPU vLLM packs a copy of the head, which new weights of a tied model do not reach.
             hf.export(directory, *untied(config, params), tokenizer)
             # Tokens go in and come out: vLLM needs no tokenizer.
             args = EngineArgs(model=directory, skip_tokenizer_init=True, disable_log_stats=True, **chosen)
             self._vllm = LLMEngine.from_engine_args(args)
-        table = token_bytes(tokenizer, config.vocab_size)
+        table = token_bytes(tokenizer, config.token_rows)
         self._scheduler = VllmScheduler(self._vllm, tokenizer, table, slots)
         self._scheduler.version = version
-        self._intake = Intake(tokenizer, table, context, config.vocab_size, MOST_STOP_IDS)
+        self._intake = Intake(tokenizer, table, context, config.token_rows, MOST_STOP_IDS)
         self._thread = serving_thread(self._scheduler, self._swap)
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:

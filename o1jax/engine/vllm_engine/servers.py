@@ -47,11 +47,12 @@ def check_served(url: str, root: epath.Path, context: int, config: ModelConfig, 
     if not (root / "config.json").exists():
         raise InputError(f"{url} serves {root}, which is not seen from here: weights go by that path")
     theirs = dataclasses.asdict(config_from_hf(read_json(root / "config.json"), config.param_dtype))
-    ours = dataclasses.asdict(config)
+    ours = dataclasses.asdict(config) | {"vocab_size": config.token_rows}
     for name in SAME:
         if theirs[name] != ours[name]:
             raise InputError(
-                f"{url} serves a model with {name} {theirs[name]}, the policy has {ours[name]}: serve that"
+                f"{url} serves a model with {name} {theirs[name]}, the policy has {ours[name]}: serve that, "
+                "as launch/serve.py writes it"
             )
     if theirs["tie_embeddings"]:
         raise InputError(
@@ -88,11 +89,12 @@ class VllmServers:
         for url in endpoints or ("",):
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"engine.endpoints: saw {url!r}, wanted URLs such as http://host:8000")
+        config = config.with_tokens(len(tokenizer))
         self.max_context, self._config, self._tokenizer = context, config, tokenizer
         self._slots, self._tries = slots, tries
         _, self._abstract = abstract_params(config, own_devices())
-        self._table = token_bytes(tokenizer, config.vocab_size)
-        self._intake = Intake(tokenizer, self._table, context, config.vocab_size, MOST_STOP_IDS)
+        self._table = token_bytes(tokenizer, config.token_rows)
+        self._intake = Intake(tokenizer, self._table, context, config.token_rows, MOST_STOP_IDS)
         at_once = 2 * slots  # samples a server; the other connections are for what is asked beside them
         limits = httpx2.Limits(max_connections=(at_once + 4) * len(endpoints))
         self._client = httpx2.AsyncClient(limits=limits, trust_env=False)

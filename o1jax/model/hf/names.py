@@ -103,11 +103,18 @@ def hf_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, ja
 
 
 def untied(config: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:
-    """(config, params) that compute the same and have untied_head_DV; as they are where they have it."""
-    # For vLLM, which on a CPU keeps a packed copy of the head that new weights of a tied model do not reach.
-    if not config.tie_embeddings:
-        return config, params
-    flat = dict(nnx.to_flat_state(params))
+    """(config, params) as vLLM serves them: with untied_head_DV, and no row of the vocabulary that is no
+    token. They compute the same; the params are those given where they are so already."""
+    V, flat = config.token_rows, dict(nnx.to_flat_state(params))
+    served = dataclasses.replace(config, tie_embeddings=False, vocab_size=V, n_tokens=0)
+    # On a CPU vLLM keeps a packed copy of the head, which new weights of a tied model do not reach. And it
+    # samples from every row that there is, so that padding would be sampled, and have its share.
     embed = flat[("embed_VD",)]
-    flat[("untied_head_DV",)] = embed.replace(embed[...].T)
-    return dataclasses.replace(config, tie_embeddings=False), nnx.from_flat_state(flat)
+    if V < config.vocab_size:
+        embed = flat[("embed_VD",)] = embed.replace(embed[...][:V])
+    if config.tie_embeddings:
+        flat[("untied_head_DV",)] = embed.replace(embed[...].T)
+    elif V < config.vocab_size:
+        head = flat[("untied_head_DV",)]
+        flat[("untied_head_DV",)] = head.replace(head[...][:, :V])
+    return served, nnx.from_flat_state(flat)
