@@ -33,7 +33,7 @@ setuptools.setup(
     name="o1jax",
     version="0.1.0",
     description="O1-CODER (arXiv 2412.00154) rebuilt in JAX: self-play for coding models",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",

@@ -18,6 +18,7 @@ from etils import epath
 
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
+from o1jax.writing import naming
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that there is no PyTorch
 
@@ -60,6 +61,8 @@ def run(main: Callable[[list[str]], None], *shown: str) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have Ctrl-C
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for stream in (sys.stdout, sys.stderr):  # a locale that lacks a letter shows its number
+        stream.reconfigure(errors="backslashreplace")
 
     for name in ("workdir", "coordinator", "processes", "process_index", *shown):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
@@ -68,7 +71,8 @@ def run(main: Callable[[list[str]], None], *shown: str) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         try:
             take_place()
-            main(argv)
+            with naming(WORKDIR.value or "the run's directory"):
+                main(argv)
         except (InputError, OSError) as error:
             fail(str(error))
 
@@ -98,7 +102,7 @@ def take_place() -> None:
     }
     os.environ.update({name: str(value) for name, value in given.items() if value not in ("", None)})
     if this_process().index:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 @contextlib.contextmanager

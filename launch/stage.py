@@ -24,7 +24,9 @@ def launch(name: str, page: str = "") -> None:
         inputs = {name: place for name, place in settings["inputs"].items() if place}
         manifest = run.run(workdir, StageSpec(name, settings[name], settings["seed"], inputs))
         table = workdir / "table.md"
-        print(table.read_text() if table.exists() else json.dumps(manifest["figures"], indent=1))
+        print(
+            table.read_text(encoding="utf-8") if table.exists() else json.dumps(manifest["figures"], indent=1)
+        )
         closing.of_stage(workdir, name, manifest["timings"]["seconds"])
 
     entry.start(page or name, main)

@@ -15,6 +15,9 @@ Prompt = Literal["pseudocode", "direct", "completion"]
 FinishReason = Literal["stop", "eos", "length", "cancelled"]
 ACTIONS = (1, 2, 3)  # define the structure, refine part of the pseudocode, generate Python
 GRADERS = ("exact", "fold_case", "unordered")  # of standard output; "" is the sandbox's own comparison
+# Of returned values, of sets that keep some values in a list of one, or all of them, and where 1 equals True:
+# the stated value or its one item; the stated value or a list of it alone.
+CALL_GRADERS = ("value_or_item", "value_or_list")
 
 
 class InputError(ValueError):
@@ -54,6 +57,7 @@ class Problem:
     entry_point: str = ""  # the function that tests call
     starter_code: str = ""  # which the answer begins with
     setup: str = ""  # code that the tests need beside the program
+    prelude: str = ""  # imports that every program may count on: it runs before the program
     solutions: tuple[str, ...] = ()  # reference programs
     reasoning: tuple[tuple[Step, ...], ...] = ()  # reference chains; the last step of each is the program
     difficulty: str = ""  # by which figures are broken down
@@ -62,7 +66,8 @@ class Problem:
     time_limit_s: float = 0.0  # of CPU, an execution; 0: the judge's default
     memory_limit_mb: int = 0  # MiB; 0: the judge's default
     json_values: bool = True  # whether values of form call came through JSON, so that a tuple equals a list
-    grader: str = ""  # how standard output is compared: one of GRADERS, or "" for numbers by value
+    # how answers are compared: one of GRADERS (form stdin) or CALL_GRADERS (form call); "": numbers by value
+    grader: str = ""
 
 
 class Status(enum.StrEnum):

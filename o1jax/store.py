@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import errno
 import functools
 import io
 import time
@@ -25,9 +24,9 @@ from etils import epath
 
 from o1jax.parallel.seeds import stable_hash
 from o1jax.records import InputError, Tree
+from o1jax.writing import write_whole
 
 T = TypeVar("T")
-FULL = (errno.ENOSPC, errno.EDQUOT)
 # Large: of nested plain strings Parquet reads no more than 2 GiB back.
 PLAIN = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.large_string()}
 
@@ -35,24 +34,12 @@ PLAIN = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.large_s
 def write_records(path: epath.PathLike, cls: type[T], records: Sequence[T]) -> None:
     """Writes all `records` (of a dataclass of records.py) as one Parquet file, atomically.
 
-    Raises InputError when the disk is full; an earlier file of that name is then still whole.
+    Raises InputError where the disk refuses it; an earlier file of that name is then still whole.
     """
-    path = epath.Path(path)
     buffer = io.BytesIO()
     table = pa.Table.from_pylist([_row(record) for record in records], schema=schema_of(cls))
     pq.write_table(table, buffer, compression="zstd")
-    part = path.parent / f"{path.name}.part"  # which no reader takes for a file
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        part.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: the disk is full; free some space and run again (what was written before is kept)"
-        ) from error
+    write_whole(epath.Path(path), buffer.getvalue())
 
 
 def read_records(path: epath.PathLike, cls: type[T]) -> list[T]:
@@ -60,10 +47,11 @@ def read_records(path: epath.PathLike, cls: type[T]) -> list[T]:
     default. Raises InputError that names a missing or damaged file, or one without a needed column."""
     path = epath.Path(path)
     try:
-        rows = pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
-        return [_value(cls, row) for row in rows]
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run the stage that writes it") from error
+    try:
+        return [_value(cls, row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -85,7 +73,7 @@ class ShardWriter(Generic[T]):
         self._flushed_at = time.monotonic()
 
     def append(self, record: T) -> None:
-        """Raises InputError when a shard is due and the disk is full."""
+        """Raises InputError when a shard is due and the disk refuses it: the records stay pending."""
         self.extend([record])
 
     def extend(self, records: Sequence[T]) -> None:

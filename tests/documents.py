@@ -58,7 +58,7 @@ class Command:
 
 def text_of(document: str) -> str:
     """A file's text; of a Python file its docstring."""
-    text = (ROOT / document).read_text()
+    text = (ROOT / document).read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(text)) or "") if document.endswith(".py") else text
 
 
@@ -106,7 +106,7 @@ def commands(document: str) -> list[Command]:
         for program in (*PROGRAMS, *ELSEWHERE):
             path = pathlib.Path(directory, program if "/" in program else f"bin/{program}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(ELSEWHERE.get(program, NOTE))
+            path.write_text(ELSEWHERE.get(program, NOTE), encoding="utf-8")
             path.chmod(0o755)
         noted = pathlib.Path(directory, "noted")
         noted.touch()
@@ -117,10 +117,11 @@ def commands(document: str) -> list[Command]:
             env={"PATH": f"{directory}/bin", "NOTED": str(noted)},
             capture_output=True,
             text=True,
+            encoding="utf-8",
             check=False,
         )
         assert done.returncode == 0, f"{document}: {done.stderr}"
-        rows = [line.split("\037")[:-1] for line in noted.read_text().splitlines()]
+        rows = [line.split("\037")[:-1] for line in noted.read_text(encoding="utf-8").splitlines()]
     return [
         Command(document, first.removeprefix(f"{directory}/bin/"), tuple(words)) for first, *words in rows
     ]

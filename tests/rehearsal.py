@@ -40,7 +40,7 @@ def parsed(out, spec):
     settings.parse(run.module_of(spec.stage).Settings, spec.config, spec.stage)
     out.mkdir(parents=True, exist_ok=True)
     manifest = {"figures": FIGURES, "timings": {"seconds": 0.0}, "places": dict(spec.inputs)}
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return manifest
 
 
@@ -67,7 +67,7 @@ def rehearse(command):
     sys.argv[0], said = script, io.StringIO()
     if importlib.util.find_spec("torch") is None:
         sys.modules["torch"] = TORCH
-    if script.startswith("tests/") and "argparse" not in pathlib.Path(script).read_text():
+    if script.startswith("tests/") and "argparse" not in pathlib.Path(script).read_text(encoding="utf-8"):
         return "" if not any(word.startswith("-") for word in command) else f"{script} takes no flags"
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

@@ -24,7 +24,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def launch(script, *flags):
     command = [sys.executable, f"launch/{script}.py", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+    )
     return done.returncode, done.stderr.strip().splitlines()
 
 
@@ -64,7 +66,7 @@ def evaluate(inputs, workdir, *flags):
 def test_a_model_that_never_closes_a_step_is_evaluated_as_malformed(inputs, tmp_path):
     code, errors = evaluate(inputs, tmp_path)
     assert code == 0, errors
-    figures = json.loads((tmp_path / "manifest.json").read_text())["figures"]
+    figures = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["figures"]
     assert (
         figures["pseudocode"]["malformed_share"] == 1.0 and figures["pseudocode"]["pass_at_1"]["mean"] == 0.0
     )
@@ -98,7 +100,7 @@ def test_a_prompt_longer_than_the_context_names_its_problem(inputs, tmp_path):
 @pytest.mark.parametrize("text", ["", '{"question": 3}\n', "not json\n"])
 def test_an_empty_or_malformed_problem_file_is_named(tmp_path, text):
     path = tmp_path / "problems.jsonl"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     code, errors = launch(
         "prepare", f"--config.check_problems.source={path}", f"--workdir={tmp_path / 'out'}"
     )
@@ -138,6 +140,12 @@ def test_launch_profile_does_not_stand_before_pythons_own():
     program = "import entry; entry.run(lambda argv: print(__import__('profile').run.__module__))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(
-        command, cwd=ROOT / "launch", capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=ROOT / "launch",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
     )
     assert done.stdout.strip() == "profile", done.stderr

@@ -59,7 +59,7 @@ def test_names_and_variables_of_the_package_exist(document):
         for name in re.findall(r"o1jax(?:\.\w+)+", code):
             module, _, attribute = name.rpartition(".")
             assert importlib.util.find_spec(name) if module == "o1jax" else name_in(module, attribute), name
-    sources = "".join(path.read_text() for path in (ROOT / "o1jax").rglob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "o1jax").rglob("*.py"))
     assert all(name in sources for name in re.findall(r"O1JAX_[A-Z]+", text_of(document)))
 
 
@@ -89,7 +89,7 @@ def test_the_floors_of_the_house_are_as_documented():
 def test_decisions_that_the_code_names_are_documented_with_a_test():
     decisions = re.findall(r"^\*\*(D\d+) (.*?)\n\n", text_of("o1jax/README.md"), re.DOTALL | re.MULTILINE)
     assert all("`tests/" in said for _, said in decisions)
-    sources = "".join(path.read_text() for path in (ROOT / "o1jax").rglob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "o1jax").rglob("*.py"))
     assert set(re.findall(r"\b(D\d+)\b[,):]", sources)) <= {number for number, _ in decisions}
 
 
@@ -151,7 +151,10 @@ def test_the_keys_of_json_files_are_as_documented(directory, tmp_path):
     spec = manifest.StageSpec("search", {}, 0, {})
     manifest.begin(epath.Path(tmp_path), spec)
     manifest.finish(epath.Path(tmp_path), spec, manifest.StageResult({}, {}))
-    found = {name: json.loads((tmp_path / name).read_text()) for name in ("manifest.json", "spec.json")}
+    found = {
+        name: json.loads((tmp_path / name).read_text(encoding="utf-8"))
+        for name in ("manifest.json", "spec.json")
+    }
     found["summary.json"] = summary.of(RunFiles(epath.Path(directory / "runs" / "demo")))
     for name, value in found.items():
         assert {row[0].strip("`") for row in tables("o1jax/FORMATS.md")[name]} == set(value), name
@@ -160,7 +163,7 @@ def test_the_keys_of_json_files_are_as_documented(directory, tmp_path):
 @pytest.mark.parametrize("document", ["README.md", "o1jax/FORMATS.md"])
 def test_problems_that_are_shown_can_be_read(document, tmp_path):
     for number, line in enumerate(json_lines(document)):
-        (tmp_path / f"{number}.jsonl").write_text(line)
+        (tmp_path / f"{number}.jsonl").write_text(line, encoding="utf-8")
         (problem,) = load_problems(str(tmp_path / f"{number}.jsonl")).problems
         assert problem.tests
 

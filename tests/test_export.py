@@ -21,7 +21,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def export(*words):
     command = [sys.executable, "launch/export.py", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+    )
 
 
 def test_a_policy_is_exported_once_and_read_back_the_same(tmp_path):

@@ -7,7 +7,7 @@ import o1jax
 
 HOUSE = pathlib.Path(o1jax.__file__).parent
 FLOORS = {
-    "records": 0, "concurrency": 0, "intervals": 0,
+    "records": 0, "concurrency": 0, "digits": 0, "intervals": 0, "writing": 1,
     "parallel": 1,
     "store": 2, "problems": 2, "prompts": 2, "sandbox": 2, "model": 2, "losses": 2, "batches": 2,
     "engine": 3, "train": 3, "rewards": 3, "report": 3,
@@ -27,7 +27,7 @@ MOST_MODULES = 14  # of a folder: what a person keeps in mind
 def imports_of(path: pathlib.Path) -> list[tuple[str, int]]:
     """(absolute dotted module, column) of every import in a file."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.col_offset) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -84,7 +84,7 @@ def test_no_modules_import_each_other_in_a_circle():
 def named_by(path: pathlib.Path) -> list[tuple[str, int]]:
     """As imports_of, with modules that a package is asked for by name: from package import module."""
     found = imports_of(path)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             found += [(f"{node.module}.{alias.name}", node.col_offset) for alias in node.names]
     return found

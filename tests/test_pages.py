@@ -25,7 +25,7 @@ pages, closing = launched("pages"), launched("closing")
 NAMED = [  # (page, flag) for every --config.a.b= in the docstring of a page, but for <placeholders>
     (path.stem, flag)
     for path in sorted(pages.CONFIGS.glob("*.py"))
-    for flag in sorted(set(re.findall(r"--config(?:\.\w+)+(?==)", path.read_text())))
+    for flag in sorted(set(re.findall(r"--config(?:\.\w+)+(?==)", path.read_text(encoding="utf-8"))))
 ]
 
 
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_said_with_what_is(argument, said):
 
 @pytest.mark.parametrize("page, flag", NAMED)
 def test_the_flags_that_a_page_names_are_there_in_one_of_its_variants(page, flag):
-    text = (pages.CONFIGS / f"{page}.py").read_text()
+    text = (pages.CONFIGS / f"{page}.py").read_text(encoding="utf-8")
     variants = {"", *re.findall(rf"configs/{page}\.py:([\w.-]+)", text)}
     refusals = []
     for variant in sorted(variants):

@@ -62,7 +62,7 @@ def world(tmp_path_factory):
     directory = tmp_path_factory.mktemp("world")
     for name in ("launch", "configs"):
         (directory / name).symlink_to(ROOT / name)
-    (directory / "problems.jsonl").write_text(json_lines("README.md")[0])
+    (directory / "problems.jsonl").write_text(json_lines("README.md")[0], encoding="utf-8")
     made_run.whole(directory / "runs" / "demo")
     (directory / "house").mkdir()
     lineage_run.build(directory / "house")
@@ -85,6 +85,7 @@ def ran(world):
             env={"PYTHONPATH": str(ROOT), **os.environ},
             capture_output=True,
             text=True,
+            encoding="utf-8",
             check=False,
         )
         return done.returncode, done.stderr + done.stdout
@@ -102,6 +103,7 @@ def rehearsed():
         input=json.dumps([command.words for command in REHEARSED]),
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -131,7 +133,7 @@ def test_a_target_of_make_is_in_the_makefile(command):
 
 @pytest.mark.parametrize("command", by("install"), ids=str)
 def test_what_is_installed_is_an_extra_of_the_package(command):
-    setup = (ROOT / "setup.py").read_text()
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(command.words)):
         assert all(f'"{extra}": [' in setup for extra in extras.split(","))
 

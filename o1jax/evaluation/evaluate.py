@@ -84,7 +84,7 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
     figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
     if this_process().index == 0:
-        (out / "table.md").write_text(table(figures))
+        (out / "table.md").write_text(table(figures), encoding="utf-8")
     return StageResult(figures, timings)
 
 

@@ -221,7 +221,7 @@ def save_adapters(
         "base_model_name_or_path": None,
         "bias": "none",
     }
-    (directory / "adapter_config.json").write_text(json.dumps(fields, indent=1))
+    (directory / "adapter_config.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
 
 
 def peft_tensors(

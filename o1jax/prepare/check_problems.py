@@ -28,6 +28,7 @@ from o1jax.sandbox import wire
 from o1jax.sandbox.interface import Limits, job_of
 from o1jax.stages.manifest import StageResult, write_json
 from o1jax.stages.problems import read_problems, write_problems
+from o1jax.writing import write_whole
 
 LISTED = 50  # lines of each list in card.md; card.json has all
 
@@ -189,7 +190,7 @@ def write_card(
         *(_listed(title, lines) for title, lines in left_out.items() if lines),
         f"## Settings\n\n```json\n{json.dumps(config, indent=1)}\n```",
     ]
-    (out / "card.md").write_text("\n\n".join(sections) + "\n")
+    write_whole(out / "card.md", "\n\n".join(sections) + "\n")
 
 
 def _table(left: str, right: str, rows: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from o1jax.digits import MOST_DIGITS, many_digits
 from o1jax.records import InputError
 
 Record = Mapping[str, Any]
@@ -55,11 +56,14 @@ def _of_json(text: str, path: str) -> list[Any]:
 
 
 def parsed_json(text: str, where: str) -> Any:
-    """The value of JSON text; InputError where it is none."""
+    """The value of JSON text; InputError where it is none, or has an integer of more than MOST_DIGITS."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also of an integer with thousands of digits
+        with many_digits():
+            return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})") from error
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON (an integer of more than {MOST_DIGITS} digits)") from error
 
 
 def _field(record: Record, name: str, where: str, wanted: str, fits: Callable[[Any], bool]) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from etils import epath
 
+from o1jax.digits import many_digits
 from o1jax.problems import files
 from o1jax.problems.formats import codecontests, humaneval, jsonl, mbpp, taco
 from o1jax.records import InputError, Problem
@@ -96,11 +97,12 @@ def collect(source: str, records: Iterable[Any], reader: Reader, each: Each) -> 
     for i, record in enumerate(records):
         where = f"{source} record {i}"
         try:
-            problem = reader(record, i, where)
-            if problem is not None and problem.id in problems:
-                raise InputError(f"{where} field 'id': {problem.id!r} seen before, wanted a new one")
-            if problem is not None:
-                problems[problem.id] = each(problem)
+            with many_digits():  # a message may show them
+                problem = reader(record, i, where)
+                if problem is not None and problem.id in problems:
+                    raise InputError(f"{where} field 'id': {problem.id!r} seen before, wanted a new one")
+                if problem is not None:
+                    problems[problem.id] = each(problem)
         except InputError as error:
             malformed.append(str(error))
     return Loaded(tuple(problems.values()), tuple(malformed))

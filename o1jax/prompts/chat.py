@@ -37,7 +37,10 @@ def _class_of(path: str) -> type:
     """AutoTokenizer would put the model family's own splitting in place of a tokenizer.json that says
     how it splits, where a config.json stands beside it."""
     config = pathlib.Path(path) / "tokenizer_config.json"
-    if config.exists() and json.loads(config.read_text()).get("tokenizer_class") == "TokenizersBackend":
+    if (
+        config.exists()
+        and json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") == "TokenizersBackend"
+    ):
         return transformers.PreTrainedTokenizerFast
     return transformers.AutoTokenizer
 

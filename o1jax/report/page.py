@@ -19,6 +19,7 @@ from o1jax.report import charts, sections
 from o1jax.report.learning import NOT_KNOWN, Headline, headline, main_arm, percent, with_interval
 from o1jax.report.page_data import json_text, page_data
 from o1jax.report.run_files import RunFiles
+from o1jax.writing import write_whole
 
 T = TypeVar("T")
 HERE = pathlib.Path(__file__).parent
@@ -39,9 +40,7 @@ SECTIONS = {  # id -> title, and what makes the values of its template; None: pa
 def write(path: epath.Path, files: RunFiles, summary: Mapping[str, Any]) -> Headline:
     """Writes the page, whole or not at all, and returns its headline. Adds to the faults what it finds."""
     said = _guarded(files, "what it came to", lambda: headline(files, summary), NOT_KNOWN)
-    part = path.parent / f"{path.name}.part"
-    part.write_bytes(html(files, summary, said).encode("utf-8", "replace"))
-    part.replace(path)
+    write_whole(path, html(files, summary, said))
     return said
 
 
@@ -98,7 +97,7 @@ ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 # A style sheet or a script of this directory.
-ENVIRONMENT.globals["source"] = lambda name: markupsafe.Markup((HERE / name).read_text())
+ENVIRONMENT.globals["source"] = lambda name: markupsafe.Markup((HERE / name).read_text(encoding="utf-8"))
 ENVIRONMENT.filters |= {
     "percent": percent,
     "pretty": _pretty,

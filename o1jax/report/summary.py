@@ -26,6 +26,7 @@ import re
 from typing import Any
 
 from o1jax.report.run_files import RunFiles
+from o1jax.writing import write_whole
 
 COUNTED = ("generated_tokens", "trained_tokens")
 PRM_FIGURES = ("auc", "within_problem_auc", "pair_accuracy")
@@ -40,9 +41,7 @@ RL_FIGURES = {
 def write(files: RunFiles) -> dict[str, Any]:
     """Writes summary.json into the run from what is finished so far, and returns it."""
     summary = of(files)
-    part = files.workdir / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=1) + "\n")
-    part.replace(files.workdir / "summary.json")
+    write_whole(files.workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 

@@ -113,7 +113,7 @@ def mean(values: Sequence[float]) -> float:
 
 def read_rows(path: epath.Path) -> Rows:
     """The rows of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def figures_of(rows: Rows, settings: Settings) -> dict[str, Any]:

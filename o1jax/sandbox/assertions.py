@@ -16,8 +16,8 @@ import symtable
 from collections.abc import Iterator
 from typing import Any
 
+from o1jax.digits import many_digits
 from o1jax.records import InputError
-from o1jax.sandbox import literals
 from o1jax.sandbox.jail import values
 
 BUILTINS = frozenset(vars(builtins))
@@ -40,7 +40,7 @@ def rewrite(text: str, entry_point: str = "") -> Rewritten:
     """One test's text, rewritten; the candidate's own calls are those of `entry_point`. Raises InputError
     where it is not Python, or expects what no program can return."""
     try:
-        with literals.any_digits():
+        with many_digits():
             body = ast.parse(text).body
             found = [_rewritten(statement, entry_point) for statement in body]
     except values.BadValue as error:

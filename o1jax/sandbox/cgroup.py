@@ -19,9 +19,11 @@ PREFIX = "o1jax-"
 
 def own_cgroup() -> pathlib.Path:
     """The directory of this process's cgroup. Raises OSError where no cgroup2 is mounted."""
-    mounts = (line.split() for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines())
+    mounts = (
+        line.split() for line in pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    )
     points = [fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"]
-    lines = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
+    lines = pathlib.Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     names = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
     if not points or not names:
         raise OSError(errno.ENOENT, "no cgroup2 is mounted")
@@ -32,28 +34,30 @@ class Cgroup:
     """One slot's. `Cgroup(parent)` makes a directory of its own; raises OSError where the kernel refuses."""
 
     def __init__(self, parent: pathlib.Path):
-        there = (parent / "cgroup.controllers").read_text().split()
+        there = (parent / "cgroup.controllers").read_text(encoding="utf-8").split()
         if not set(CONTROLLERS) <= set(there):
             raise OSError(errno.ENOTSUP, f"{parent} controls {there}, not {' and '.join(CONTROLLERS)}")
         for path in parent.glob(f"{PREFIX}*-*"):  # directories of supervisors that are no more
             if not pathlib.Path(f"/proc/{path.name.split('-')[1]}").exists():
                 _remove(path)
-        (parent / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in CONTROLLERS))
+        (parent / "cgroup.subtree_control").write_text(
+            " ".join(f"+{name}" for name in CONTROLLERS), encoding="utf-8"
+        )
         # The first of this process's that is not there: its other slots and judges have theirs.
         paths = (parent / f"{PREFIX}{os.getpid()}-{number}" for number in itertools.count())
         self._path = next(path for path in paths if not path.exists())
         self._path.mkdir()
         self._memory_mb = 0
-        (self._path / "pids.max").write_text(str(MOST_PROCESSES))
+        (self._path / "pids.max").write_text(str(MOST_PROCESSES), encoding="utf-8")
 
     def join(self, pid: int) -> None:
         """Moves a process here; what it forks stays here."""
-        (self._path / "cgroup.procs").write_text(str(pid))
+        (self._path / "cgroup.procs").write_text(str(pid), encoding="utf-8")
 
     def cap(self, memory_mb: int) -> None:
         """Caps the memory of all processes together at that of one execution and SPARE_MB."""
         if memory_mb != self._memory_mb:
-            (self._path / "memory.max").write_text(str((memory_mb + SPARE_MB) << 20))
+            (self._path / "memory.max").write_text(str((memory_mb + SPARE_MB) << 20), encoding="utf-8")
             self._memory_mb = memory_mb
 
     def remove(self) -> None:

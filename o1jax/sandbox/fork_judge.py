@@ -135,6 +135,7 @@ class ForkJudge:
 
     async def _judged(self, job: Job) -> Verdict:
         wire.check(job)
+        job = wire.with_room(job)
         team = await self._turns.get()
         try:
             return await team.judge(job)

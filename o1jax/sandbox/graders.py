@@ -1,16 +1,18 @@
 """Other comparisons than this sandbox's own, by name: per problem, or for parity measurements only.
 
-`exact`, `fold_case` and `unordered` (lines in any order) are for problems that say so. The rest rebuild the
-graders that data sets came with, generous as they are: a reward should never be decided by one.
+`exact`, `fold_case` and `unordered` (lines in any order) of standard output, and `value_or_item` and
+`value_or_list` of returned values, are for problems that say so. The rest rebuild the graders that data sets
+came with, generous as they are: a reward should never be decided by one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from o1jax.records import Form, InputError, Status
-from o1jax.sandbox.compare import compare_stdout
+from o1jax.records import CALL_GRADERS, Form, InputError, Status
+from o1jax.sandbox.compare import Rules, compare_stdout, equal_value
 
 Outcome = tuple[Status, str]
 BELIEVED = frozenset({"humaneval", "mbpp"})  # assert statements run beside the candidate, and are believed
@@ -18,7 +20,7 @@ BELIEVED = frozenset({"humaneval", "mbpp"})  # assert statements run beside the 
 
 def check(form: Form, grader: str) -> None:
     """Raises InputError where there is no such grader for this form."""
-    known = {"stdin": STDOUT.keys(), "assertion": {"", *BELIEVED}}.get(form, {""})
+    known = {"stdin": STDOUT.keys(), "call": {"", *CALL_GRADERS}, "assertion": {"", *BELIEVED}}[form]
     if grader not in known:
         raise InputError(f"grader: saw {grader!r} in form {form}, wanted one of {sorted(known)}")
 
@@ -26,6 +28,19 @@ def check(form: Form, grader: str) -> None:
 def grade_stdout(grader: str, expected: str, output: bytes) -> Outcome:
     """Status and first difference of standard output. Raises KeyError for a name `check` would refuse."""
     return STDOUT[grader](expected, output)
+
+
+def same_value(grader: str, expected: Any, got: Any, *, json_values: bool) -> bool:
+    """Whether encoded value `got` is `expected` to a grader of form call; `json_values` as of Problem.
+
+    The checkers of TACO and APPS take the first item of a longer list too. Not these: for a problem whose
+    answers are lists, a program that only returned their first items would pass.
+    """
+    rules = Rules(tuple_is_list=json_values, bool_is_int=grader in CALL_GRADERS)
+    also = [[expected]] if grader == "value_or_list" else []
+    if grader == "value_or_item" and type(expected) is list and len(expected) == 1:
+        also = expected
+    return any(equal_value(value, got, rules) for value in (expected, *also))
 
 
 def fold_case(expected: str, output: bytes) -> Outcome:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from o1jax.records import Form, Problem, TestCase, Verdict
 
+LEAST_S, LEAST_MB = 0.01, 4  # of time and memory, below which no program could keep a limit
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -20,8 +22,8 @@ class Limits:
 
     cpu_s: float = 2.0
     wall_s: float = 8.0  # at least 4 x cpu_s, so that a busy machine does not change verdicts
-    memory_mb: int = 512  # MiB
-    output_bytes: int = 1 << 20  # of standard output
+    memory_mb: int = 512  # MiB, beside what the interpreter and its packages take
+    output_bytes: int = 1 << 20  # of standard output or a returned value; more where a test expects more
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -38,6 +40,7 @@ class Job:
     form: Form
     entry_point: str = ""  # the function that tests call
     setup: str = ""  # code that tests need beside the program
+    prelude: str = ""  # trusted code that runs before the program, whose own names win
     json_values: bool = True  # whether values came through JSON, so that a tuple equals a list
     limits: Limits = Limits()
     # Tests after the first failure carry the status NORESULT with detail "not run". In form stdin they are
@@ -63,6 +66,7 @@ def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Lim
         form=problem.form,
         entry_point=problem.entry_point,
         setup=problem.setup,
+        prelude=problem.prelude,
         json_values=problem.json_values,
         limits=limits,
         grader=problem.grader,

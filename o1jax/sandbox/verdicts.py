@@ -118,7 +118,7 @@ def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
 
 def _right(job: Job, test: TestCase, got: Any) -> bool:
     if job.form == "call":
-        return compare.equal_value(parsed(test.output), got, compare.Rules(tuple_is_list=job.json_values))
+        return graders.same_value(job.grader, parsed(test.output), got, json_values=job.json_values)
     if job.grader in graders.BELIEVED:
         return got == [True]
     expected = assertions.rewrite(test.input, job.entry_point).expected

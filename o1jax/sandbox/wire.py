@@ -5,17 +5,22 @@ Says nothing of what a record is worth (verdicts.py). The other end is jail/prog
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from o1jax.records import Form, InputError, TestCase
 from o1jax.sandbox import assertions, graders
-from o1jax.sandbox.interface import Job
+from o1jax.sandbox.interface import LEAST_MB, LEAST_S, Job, Limits
+from o1jax.sandbox.jail import values
 from o1jax.sandbox.literals import parsed
 
 RECORD, WALL, OUTPUT = struct.Struct("<ciiidII"), 1, 2  # as in jail/program.py
+LEAST_OUTPUT = 64  # bytes: a small value with what is around it
+LONGEST_CHARACTER = 12  # bytes of JSON that one becomes
 
 
 class Incomplete(RuntimeError):
@@ -39,14 +44,58 @@ def check(job: Job) -> None:
     if job.form not in get_args(Form):
         raise InputError(f"form: saw {job.form!r}, wanted one of {get_args(Form)}")
     graders.check(job.form, job.grader)
+    check_limits(job.limits)
     if job.form == "call" and not job.entry_point:
         raise InputError("entry_point: saw none in form call, wanted the name of the function to call")
+    check_prelude(job.prelude)
     for test in job.tests:
         _input(job, test)
         if job.form == "call":
             parsed(test.output)
     if _blocks(job, job.tests):
         assertions.free_names(job.setup)
+
+
+def check_limits(limits: Limits) -> None:
+    """Raises InputError where no program could keep one."""
+    for name, least in (("cpu_s", LEAST_S), ("wall_s", LEAST_S), ("memory_mb", LEAST_MB)):
+        if (value := dataclasses.asdict(limits)[name]) < least:
+            raise InputError(f"limit {name}: saw {value}, which no program keeps; wanted {least} or more")
+
+
+@functools.lru_cache
+def check_prelude(text: str) -> None:
+    """Raises InputError where a prelude does not compile, which would be no program's fault."""
+    try:
+        compile(text, "<prelude>", "exec", dont_inherit=True)
+    except assertions.NOT_PYTHON as error:
+        raise InputError(f"a prelude is not Python ({error}): {text[:80]!r}; fix the problem file") from error
+
+
+def with_room(job: Job) -> Job:
+    """The job with a cap on output of at least twice what its tests expect, under which a right program can
+    pass."""
+    most = max((_expected_bytes(job, test) for test in job.tests), default=0)
+    room = max(job.limits.output_bytes, LEAST_OUTPUT + 2 * most)
+    return dataclasses.replace(job, limits=dataclasses.replace(job.limits, output_bytes=room))
+
+
+def _expected_bytes(job: Job, test: TestCase) -> int:
+    """What a right program says on a test, in bytes as they cross; 0 where it is far below the cap."""
+    text = test.input if job.form == "assertion" else test.output
+    if LONGEST_CHARACTER * len(text) < job.limits.output_bytes // 2:
+        return 0
+    if job.form == "stdin":
+        return len(text.encode("utf-8", "surrogatepass"))
+    if job.form == "call":
+        return _encoded_bytes(parsed(text))
+    rewritten = assertions.rewrite(text, job.entry_point)
+    values_bytes = sum(_encoded_bytes(value) for _, value in rewritten.expected)
+    return values_bytes + LONGEST_CHARACTER * len(rewritten.block)  # which holds what it expects
+
+
+def _encoded_bytes(value: Any) -> int:
+    return len(json.dumps(values.encode(value)))
 
 
 def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> bytes:
@@ -57,6 +106,7 @@ def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads:
             "form": job.form,
             "entry_point": job.entry_point,
             "setup": job.setup,
+            "prelude": job.prelude,
             "inputs": [_input(job, test) for test in tests],
             "checked": bool(_blocks(job, tests)),
             "cpu_s": job.limits.cpu_s,

@@ -26,6 +26,7 @@ def main(out: str, request: str) -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; self_play answers it with SIGTERM
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a locale that lacks a letter shows its number
     try:
         run.run(epath.Path(out), run.spec_of(json.loads(request)))
     except (InputError, OSError, NonFiniteLoss, SandboxError) as error:

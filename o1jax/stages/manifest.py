@@ -20,6 +20,7 @@ from etils import epath
 from o1jax.records import InputError
 from o1jax.report.run_files import DEEPEST
 from o1jax.train.integrity import files_of
+from o1jax.writing import write_whole
 
 PACKAGES = (
     "o1jax",
@@ -229,9 +230,7 @@ def versions() -> dict[str, str]:
 
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes whole or not at all: a reader never sees half a file."""
-    part = path.parent / f"{path.name}.part"
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def _identity(spec: StageSpec) -> dict[str, Any]:
@@ -258,7 +257,7 @@ def _places(spec: StageSpec) -> dict[str, str]:
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: damaged ({error}); delete {path.parent} to run that stage again"

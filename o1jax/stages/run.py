@@ -26,6 +26,7 @@ from o1jax.problems.load import file_of
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
 from o1jax.stages.together import Division, reporting_failure, wait_for
+from o1jax.writing import naming
 
 STAGES: dict[str, tuple[str, Division]] = {  # name -> (its module, how several processes go about it)
     "check_problems": ("o1jax.prepare.check_problems", "one"),
@@ -51,12 +52,12 @@ REFUSED = 2  # exit code after one line on stderr
 def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """The stage's manifest; a finished stage is not run again.
 
-    Raises InputError for an unknown stage or key, or a directory made from another spec, and when another
-    process of the same stage failed.
+    Raises InputError for an unknown stage or key, a directory made from another spec, a disk that takes no
+    more, and when another process of the same stage failed.
     """
     if spec.stage not in STAGES:
         raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
-    with reporting_failure(out):
+    with reporting_failure(out), naming(out):
         return _run(out, spec)
 
 

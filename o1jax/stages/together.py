@@ -47,7 +47,7 @@ def reporting_failure(out: epath.Path) -> Iterator[None]:
         return
     began, failed = out / f"began.{index}", out / f"failed.{index}"
     out.mkdir(parents=True, exist_ok=True)
-    began.write_text("")
+    began.write_text("", encoding="utf-8")
     failed.unlink(missing_ok=True)
     try:
         yield
@@ -56,7 +56,7 @@ def reporting_failure(out: epath.Path) -> Iterator[None]:
     except BaseException as error:  # told, and raised again: Ctrl-C and SIGTERM too
         part = out / f"part_of_failed.{index}"
         with contextlib.suppress(OSError):  # on a full disk, what ended this process is what to raise
-            part.write_text(" ".join(f"{type(error).__name__}: {error}".split()))
+            part.write_text(" ".join(f"{type(error).__name__}: {error}".split()), encoding="utf-8")
             part.replace(failed)
         raise
     finally:
@@ -135,4 +135,4 @@ def _refuse_failed(out: epath.Path, waited_s: float) -> None:
         with contextlib.suppress(FileNotFoundError):  # it has begun anew
             is_new = began.exists() and path.stat().mtime >= began.stat().mtime
             if other < count and (is_new or waited_s > FORGET_S):
-                raise OtherFailed(f"process {other} failed: {path.read_text()}")
+                raise OtherFailed(f"process {other} failed: {path.read_text(encoding='utf-8')}")

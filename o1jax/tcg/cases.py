@@ -23,9 +23,8 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Status
-from o1jax.sandbox.compare import Rules, equal_value
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.sandbox.graders import grade_stdout
+from o1jax.sandbox.graders import grade_stdout, same_value
 from o1jax.sandbox.interface import Judge, Limits
 from o1jax.sandbox.jail import values
 from o1jax.sandbox.literals import parsed
@@ -162,8 +161,8 @@ def _agrees(problem: Problem, said: str, stated: str) -> bool:
         output = said.encode("utf-8", "surrogatepass")  # which the judge refuses
         return grade_stdout(problem.grader, stated, output)[0] in (Status.AC, Status.PE)
     try:
-        got = values.encode(parsed(said))
-        return equal_value(parsed(stated), got, Rules(tuple_is_list=problem.json_values))
+        got, wanted = values.encode(parsed(said)), parsed(stated)
+        return same_value(problem.grader, wanted, got, json_values=problem.json_values)
     except InputError:  # no literal
         return False
 

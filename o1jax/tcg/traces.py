@@ -15,9 +15,10 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from o1jax.digits import many_digits
 from o1jax.records import CaseResult, InputError, Problem, TestCase
 from o1jax.sandbox.interface import Job, Judge, Limits, job_of
-from o1jax.sandbox.literals import any_digits, parsed
+from o1jax.sandbox.literals import parsed
 from o1jax.tcg.mutants import parses
 from o1jax.tcg.prompt import Case
 
@@ -27,7 +28,11 @@ MOST_VALUES = 24  # of a trace: a longer one is too much for a model to write by
 INPUTS_A_PROCESS = 8  # that are traced one after another: a process costs more than most programs
 # The setup runs before the program too, for programs that need it; it may need the program itself.
 ENTRY_POINT = """
-def entry_point(name, setup, program, names):
+import builtins
+def entry_point(name, prelude, setup, program, names):
+    exec(prelude, names)
+    if name in names:  # as in the judge: it is not the program's own
+        setattr(builtins, name, names.pop(name))
     try:
         exec(setup, names)
     except NameError:
@@ -44,9 +49,10 @@ OUTPUT_DRIVER = (
 import ast, sys, types
 text = sys.stdin.read()
 module = sys.modules["solution"] = types.ModuleType("solution")
+prelude = compile({prelude!r}, "<prelude>", "exec", dont_inherit=True)
 setup = compile({setup!r}, "<setup>", "exec", dont_inherit=True)
 program = compile({source!r}, "<program>", "exec", dont_inherit=True)
-function = entry_point({name!r}, setup, program, module.__dict__)
+function = entry_point({name!r}, prelude, setup, program, module.__dict__)
 arguments = ast.literal_eval(text)
 if type(arguments) not in (list, tuple):
     raise TypeError("a list of arguments is needed")
@@ -61,6 +67,7 @@ TRACE_DRIVER = (
 import ast, gc, io, json, os, re, sys, threading
 
 SETUP, CODE = compile({setup!r}, "setup", "exec"), compile({source!r}, "program", "exec")
+PRELUDE = compile({prelude!r}, "prelude", "exec")
 ENTRY, ADDRESS = {entry!r}, re.compile(" at 0x[0-9a-f]+>")
 
 def show(value):
@@ -101,7 +108,8 @@ def run(text):
         sys.stdin = give(text)
         if ENTRY:
             arguments = ast.literal_eval(text)
-            return notes, repr(entry_point(ENTRY, SETUP, CODE, names)(*arguments))
+            return notes, repr(entry_point(ENTRY, PRELUDE, SETUP, CODE, names)(*arguments))
+        exec(PRELUDE, names)
         exec(CODE, names)
         said.flush()
         return notes, said.buffer.getvalue().decode()
@@ -141,7 +149,9 @@ async def outputs_of(
     driver, read = source, _printed
     if problem.form == "call":
         read = _returned
-        driver = OUTPUT_DRIVER.format(setup=problem.setup, source=source, name=problem.entry_point)
+        driver = OUTPUT_DRIVER.format(
+            prelude=problem.prelude, setup=problem.setup, source=source, name=problem.entry_point
+        )
     job = job_of(problem, driver, [TestCase(text) for text in inputs], limits)
     verdict = await judge.judge(_as_stdin(job))
     return [read(problem, case) for case in verdict.cases][: len(inputs)]
@@ -149,7 +159,10 @@ async def outputs_of(
 
 def _as_stdin(job: Job) -> Job:
     """The job of a program that reads and prints, whatever the problem's form; there is nothing to grade."""
-    return dataclasses.replace(job, form="stdin", entry_point="", setup="", grader="", keep_output=True)
+    prelude = job.prelude if job.form == "stdin" else ""  # a function's driver runs it
+    return dataclasses.replace(
+        job, form="stdin", entry_point="", setup="", prelude=prelude, grader="", keep_output=True
+    )
 
 
 def _printed(problem: Problem, case: CaseResult) -> str | None:
@@ -167,7 +180,7 @@ def _returned(problem: Problem, case: CaseResult) -> str | None:
         value = parsed(line)
     except InputError:  # what has no literal: an object, a generator, nan
         return None
-    with any_digits():
+    with many_digits():
         return repr(_as_lists(value) if problem.json_values else value)
 
 
@@ -186,6 +199,7 @@ async def traced_cases(
     (all of a process) does not end within the limits. Raises InputError for a source that does not parse or a
     problem in assertion form."""
     driver = TRACE_DRIVER.format(
+        prelude=problem.prelude,
         setup=problem.setup,
         source=with_notes(problem, source),
         entry=problem.entry_point if problem.form == "call" else "",

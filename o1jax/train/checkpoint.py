@@ -88,7 +88,7 @@ class Checkpoints:
         described = ocp.args.JsonSave({"meta": dict(meta), "shapes": shapes})
         try:
             self._manager.save(step, args=ocp.args.Composite(**saved, described=described), force=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the second by tensorstore, of the same disk
             raise self._not_written(error) from error
         self.latest, self.pending, self._keep = step, True, keep
 

@@ -16,6 +16,7 @@ from etils import epath
 
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
+from o1jax.writing import write_whole
 
 RECORD = "files.json"
 READ_AT_ONCE = 1 << 24  # bytes
@@ -26,9 +27,7 @@ def seal(directory: epath.Path) -> None:
     """Writes the record of every file below `directory`: its size and CRC-32."""
     files = files_of(directory)
     record = dict(zip(files, described(files.values()), strict=True))
-    partial = directory / f"{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1, sort_keys=True))
-    partial.replace(directory / RECORD)
+    write_whole(directory / RECORD, json.dumps(record, indent=1, sort_keys=True))
 
 
 def is_sealed(directory: epath.Path) -> bool:
@@ -40,7 +39,7 @@ def check_sealed(directory: epath.Path) -> None:
     """InputError naming the first file that is missing or is not as it was written. Every process looks at
     all sizes and reads its share of the files."""
     try:
-        recorded = json.loads((directory / RECORD).read_text())
+        recorded = json.loads((directory / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise damaged(directory, f"{RECORD}: {error}") from error
     present = files_of(directory)

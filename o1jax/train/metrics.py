@@ -16,6 +16,8 @@ import tensorboardX
 from etils import epath
 from tqdm import tqdm
 
+from o1jax.writing import naming, write_whole
+
 PLAIN_LINE_EVERY_S = 15.0  # what a log file takes without drowning; a terminal's bar redraws itself
 
 
@@ -28,8 +30,9 @@ class MetricsLog:
         if writes:
             directory = epath.Path(directory)
             directory.mkdir(parents=True, exist_ok=True)
-            truncate_after(directory / "metrics.jsonl", resume_step)
-            self._file = (directory / "metrics.jsonl").open("a")
+            self._path = directory / "metrics.jsonl"
+            truncate_after(self._path, resume_step)
+            self._file = self._path.open("a", encoding="utf-8")
             self._board = tensorboardX.SummaryWriter(
                 str(directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
             )
@@ -45,8 +48,9 @@ class MetricsLog:
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """One line, in the operating system's hands when this returns: a killed process loses none."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **figures}) + "\n")
-            self._file.flush()
+            with naming(self._path):
+                self._file.write(json.dumps({"step": step, **figures}) + "\n")
+                self._file.flush()
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)
 
@@ -54,11 +58,9 @@ class MetricsLog:
 def truncate_after(path: epath.Path, step: int) -> None:
     """Rewrites a JSON-lines file without the lines past `step` and without a torn last line."""
     if path.exists():
-        whole = path.read_text().split("\n")[:-1]
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1]
         kept = [line for line in whole if json.loads(line)["step"] <= step]
-        partial = path.parent / f"{path.name}.partial"
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(path)
+        write_whole(path, "".join(line + "\n" for line in kept))
 
 
 class ProgressLine:

@@ -112,7 +112,7 @@ def of_transformers(size: str) -> float:
 def seconds_of(size: str, peer: str) -> float:
     """One peer's seconds, in a process of its own."""
     command = [sys.executable, __file__, f"--size={size}", f"--peer={peer}"]
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     return float(found.stdout.splitlines()[-1])
 
 

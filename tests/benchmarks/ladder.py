@@ -64,7 +64,10 @@ def table(workdirs: list[epath.Path]) -> dict[str, list[dict[str, float]]]:
     shared = [key for key in found_S[0] if all(key in found for found in found_S)]
     print(f"{'arm':16} {'round':10} {'pass@1':>7} {'pass@8':>7}   pass@1 (pass@8) by rung")
     for key in shared:
-        figures_S = [json.loads((found[key] / "manifest.json").read_text())["figures"] for found in found_S]
+        figures_S = [
+            json.loads((found[key] / "manifest.json").read_text(encoding="utf-8"))["figures"]
+            for found in found_S
+        ]
         rungs = "  ".join(
             f"{r}: {at(figures_S, 1, r):.3f} ({at(figures_S, 8, r):.3f})" for r in rungs_of(figures_S)
         )

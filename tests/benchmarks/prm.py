@@ -26,7 +26,7 @@ Z = 1.96  # standard errors that a 95 % interval reaches
 
 
 def figures_of(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    return json.loads((workdir / "prm" / stage / "manifest.json").read_text())["figures"]
+    return json.loads((workdir / "prm" / stage / "manifest.json").read_text(encoding="utf-8"))["figures"]
 
 
 def over_seeds(found_S: list[dict[str, float]]) -> dict[str, float]:

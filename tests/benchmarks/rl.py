@@ -29,7 +29,7 @@ def tokens(workdir: epath.Path, arm: str) -> dict[str, int]:
     total = dict.fromkeys(COUNTED, 0)
     for path in workdir.glob(f"compare/{arm}/round_*/*/manifest.json"):
         if path.parent.name not in ("evaluate", "prm"):
-            figures = json.loads(path.read_text())["figures"]
+            figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
             for name in COUNTED:
                 total[name] += figures.get(name, 0)
     return total

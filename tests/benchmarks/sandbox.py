@@ -132,7 +132,7 @@ def sandboxfusion_way(executions: int) -> None:
     """bash and python in a temporary directory."""
     for _ in range(executions):
         with tempfile.TemporaryDirectory() as home:
-            pathlib.Path(home, "main.py").write_text(PROGRAM)
+            pathlib.Path(home, "main.py").write_text(PROGRAM, encoding="utf-8")
             _says_three(["bash", "-c", f"cd {home} && {sys.executable} main.py"])
 
 
@@ -158,9 +158,11 @@ def slots_cpu_s(judge: ForkJudge) -> float:
     total = 0.0
     for zygote in judge._teams[0]._zygotes:
         pid = zygote._process.pid
-        inner = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        inner = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
         for number in [pid, *inner]:
-            fields = pathlib.Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+            fields = (
+                pathlib.Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            )
             total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return total
 

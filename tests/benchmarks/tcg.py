@@ -68,7 +68,7 @@ def difference(a_S: list[np.ndarray], b_S: list[np.ndarray]) -> dict[str, float]
 
 def after(evaluation: epath.Path) -> dict[str, dict[str, float | None]]:
     """generated, own, random -> false accepts and rejects."""
-    found = json.loads((evaluation / "manifest.json").read_text())["figures"]["after"]
+    found = json.loads((evaluation / "manifest.json").read_text(encoding="utf-8"))["figures"]["after"]
     return {tests: {name: figures[name]["mean"] for name in AFTER} for tests, figures in found.items()}
 
 

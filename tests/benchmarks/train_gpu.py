@@ -40,7 +40,9 @@ def ours(given: argparse.Namespace) -> dict:
 
 def output_of(arguments: list[str]) -> str:
     """What a Python process prints; it ends this one where it fails."""
-    process = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.run(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     if process.returncode:
         sys.exit(f"{arguments[0]} ended with exit code {process.returncode}")
     return process.stdout

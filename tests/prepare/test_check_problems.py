@@ -117,6 +117,8 @@ def test_the_card_says_what_was_left_out_and_why(tmp_path):
             "p0: a call-form input must be",
         ),
         ({"form": "assertion", "tests": (TestCase("assert f(", ""),)}, "problem p0: "),
+        ({"time_limit_s": 0.001}, "p0: limit cpu_s: saw 0.001, which no program keeps"),
+        ({"memory_limit_mb": 1}, "p0: limit memory_mb: saw 1, which no program keeps"),
     ],
 )
 def test_what_no_later_stage_could_write_or_judge_is_left_out_by_name(tmp_path, change, words):

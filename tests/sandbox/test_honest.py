@@ -2,7 +2,7 @@
 
 import pytest
 
-from o1jax.records import Status, TestCase
+from o1jax.records import InputError, Status, TestCase
 from o1jax.sandbox.interface import Job, Limits
 
 HONEST = {  # each prints the sum of the numbers on standard input
@@ -56,6 +56,12 @@ def test_integers_of_five_thousand_digits(stdin_case, call_cases):
     big = "7" * 5000
     assert stdin_case("print(int(input()) + 0)", big + "\n", big + "\n").status is Status.AC
     assert call_cases("def f(x): return x", (f"[{big}]", big))[0].status is Status.AC
+
+
+def test_an_integer_of_a_million_digits_is_no_test(call_cases):
+    with pytest.raises(InputError, match="a test is not a Python literal .*digits") as caught:
+        call_cases("def f(x): return x", ("[1]", "7" * 10**6))
+    assert len(str(caught.value)) < 400
 
 
 def test_input_of_a_mebibyte(stdin_case):

@@ -122,6 +122,15 @@ def test_a_full_disk_is_one_line_and_loses_nothing_written(tmp_path, trees, monk
     assert "\n" not in str(caught.value)
     assert store.read_trees(tmp_path) == [trees[0]]
     assert not list(tmp_path.glob("*.part"))
+    monkeypatch.undo()
+    writer.flush()  # once there is room
+    assert store.read_trees(tmp_path) == sorted(trees[:2], key=lambda tree: tree.problem_id)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, trees):
+    (tmp_path / "a.parquet").mkdir()
+    with pytest.raises(OSError, match="a.parquet"):
+        store.read_records(tmp_path / "a.parquet", Tree)
 
 
 def test_a_killed_search_goes_on_to_the_same_trees(tmp_path, trees):

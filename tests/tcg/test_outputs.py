@@ -87,6 +87,15 @@ def test_setup_serves_the_program_and_may_use_it(ask):
     assert ask(setup, "K = math.floor(3.5)\ndef f(x): return K", "[0]") == ["3"]
 
 
+def test_a_prelude_runs_before_the_program(ask):
+    called = Problem("p", "q", "call", entry_point="gcd", prelude="from math import gcd, sqrt")
+    assert ask(called, "def gcd(x): return sqrt(x)", "[4]") == ["2.0"]
+    assert ask(called, "class Solution:\n  def gcd(self, x): return gcd(x, 6)", "[4]") == ["2"]
+    assert ask(called, "def another(x): return 1", "[4, 6]") == [None]
+    printed = Problem("p", "q", "stdin", prelude="from math import sqrt")
+    assert ask(printed, "print(sqrt(4))", "") == ["2.0\n"]
+
+
 def test_assertion_form_is_refused(ask):
     with pytest.raises(InputError, match="assertion"):
         ask(Problem("a", "q", "assertion"), "x = 1", "assert x")

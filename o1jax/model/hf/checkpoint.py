@@ -207,4 +207,4 @@ def export(
         fields |= {
             f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
         }
-    (directory / "config.json").write_text(json.dumps(fields, indent=1))
+    (directory / "config.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")

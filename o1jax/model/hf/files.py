@@ -26,7 +26,7 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # numpy's nam
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in a file; InputError where it is missing or is none."""
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: is its directory a Hugging Face checkpoint?") from error
     except ValueError as error:
@@ -39,11 +39,17 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def open_tensors(directory: pathlib.Path) -> dict[str, Any]:
     """{tensor name: a lazy slice} over one file or over the shards that the index names.
 
-    A slice has get_shape() and get_dtype(), and reads only what is indexed.
+    A slice has get_shape() and get_dtype(), and reads only what is indexed. InputError where there are both:
+    other readers differ in which one they take.
     """
     if (directory / INDEX).exists():
         weight_map = read_json(directory / INDEX).get("weight_map", {})
         names = sorted(set(weight_map.values()))
+        if (directory / SINGLE).exists() and names != [SINGLE]:
+            raise InputError(
+                f"{directory} has {SINGLE} and beside it an index of {len(names)} other files: "
+                f"delete the one that is not the model ({INDEX}, or {SINGLE})"
+            )
     else:
         names, weight_map = [SINGLE], {}
     tensors = {}
@@ -113,7 +119,7 @@ def write_tensors(
         weight_map |= {spec.name: name for spec in shard}
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs)}, "weight_map": weight_map}
-        (directory / INDEX).write_text(json.dumps(index, indent=1))
+        (directory / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
 def in_shards(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from o1jax.records import ACTIONS, GRADERS, InputError, Problem, Step, TestCase
+from o1jax.records import ACTIONS, CALL_GRADERS, GRADERS, InputError, Problem, Step, TestCase
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Problem)}
-_TEXTS = ("id", "question", "form", "entry_point", "starter_code", "setup", "difficulty", "source", "grader")
+_TEXTS = (
+    *("id", "question", "form", "entry_point", "starter_code", "setup", "prelude"),
+    *("difficulty", "source", "grader"),
+)
+_GRADERS = {"stdin": ("", *GRADERS), "call": ("", *CALL_GRADERS), "assertion": ("",)}
 _MOST = {"time_limit_s": 86_400.0, "memory_limit_mb": 1e9}  # inf and nan are JSON to Python, and no limit
-_FORMS = ("stdin", "call", "assertion")
 
 
 def problem_of(record: dict[str, Any], where: str) -> Problem:
@@ -26,11 +29,11 @@ def problem_of(record: dict[str, Any], where: str) -> Problem:
         if not record.get(name):
             raise InputError(f"{where} field {name!r}: missing or empty, wanted text")
     values = {name: _field(name, value, f"{where} field {name!r}") for name, value in record.items()}
-    if values["form"] not in _FORMS:
-        raise InputError(f"{where} field 'form': saw {values['form']!r}, wanted one of {_FORMS}")
+    if values["form"] not in _GRADERS:
+        raise InputError(f"{where} field 'form': saw {values['form']!r}, wanted one of {tuple(_GRADERS)}")
     if values["form"] == "call" and not values.get("entry_point"):
         raise InputError(f"{where} field 'entry_point': missing or empty, wanted the function's name")
-    graders = ("", *GRADERS) if values["form"] == "stdin" else ("",)
+    graders = _GRADERS[values["form"]]
     if values.get("grader", "") not in graders:
         raise InputError(f"{where} field 'grader': saw {values['grader']!r}, wanted one of {graders}")
     return Problem(**values)

@@ -3,6 +3,7 @@
 Decides nothing, like leaf.py: an answer is the candidate's word, compared outside.
 """
 
+import builtins
 import json
 import os
 import re
@@ -58,17 +59,27 @@ def load(job, code):
     Setup runs last, for it may use the candidate's definitions; where the program itself needs the
     setup (NameError), setup runs before it too.
     """
-    namespace = leaf.new_module("solution")
+    namespace = new_namespace(job)
     setup = compile(job["setup"], "<setup>", "exec", dont_inherit=True)
     try:
         exec(code, namespace)  # noqa: S102
     except NameError:
         if not job["setup"]:
             raise
-        namespace = leaf.new_module("solution")
+        namespace = new_namespace(job)
         exec(setup, namespace)  # noqa: S102
         exec(code, namespace)  # noqa: S102
     exec(setup, namespace)  # noqa: S102
+    return namespace
+
+
+def new_namespace(job):
+    """The names that the problem's prelude gives a program. One that is called as the entry point moves to
+    the builtins: there a program may use it, and it is no function of the program's own."""
+    namespace = leaf.new_module("solution")
+    exec(compile(job["prelude"], "<prelude>", "exec", dont_inherit=True), namespace)  # noqa: S102
+    if job["entry_point"] in namespace:
+        setattr(builtins, job["entry_point"], namespace.pop(job["entry_point"]))
     return namespace
 
 

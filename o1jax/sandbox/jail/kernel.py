@@ -52,7 +52,7 @@ def enter_user_namespace():
     uid, gid = os.getuid(), os.getgid()
     unshare(NEW_USER)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
 
 

@@ -72,10 +72,11 @@ def new_module(name):
     return module.__dict__
 
 
-def run_stdin(code):
+def run_stdin(prelude, code):
     """Runs a program as `python program.py` does, in the __main__ that there is, and never returns."""
     status = 0
     try:
+        exec(prelude, vars(sys.modules["__main__"]))  # noqa: S102
         exec(code, vars(sys.modules["__main__"]))  # noqa: S102 - the jail is what this file is for
     except SystemExit as stop:
         status = exit_status(stop.code)

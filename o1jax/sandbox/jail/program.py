@@ -27,10 +27,12 @@ NULL = 7  # an execution's own descriptors are below it
 GONE_S = 0.2  # from hanging up to being dead, for a candidate that ends by itself
 
 
-def judge(job_file, result_file, checks_file):
+def judge(job_file, result_file, checks_file, held):
     """Reads the job, writes records: b"B" before compiling, b"C" compiled or b"E" not, b"T" an execution.
-    `checks_file`, what a checker needs, is not read here: this memory is the candidate's too."""
+    `checks_file`, what a checker needs, is not read here: this memory is the candidate's too. `held` are the
+    bytes of the interpreter itself, which the program's limit is beside."""
     job = json.loads(os.pread(job_file, os.fstat(job_file).st_size, 0))
+    job["memory_bytes"] += held
     os.close(job_file)
     result_file, checks_file = reserve(result_file, checks_file)
     leaf.prepare()
@@ -84,13 +86,15 @@ def write_record(file, kind, first=0, status=0, over=0, cpu_s=0.0, output=b"", e
 def run_each(job, code, result_file):
     cpu_s, most = job["cpu_s"], job["output_bytes"] + 1
     leaf.new_module("__main__")  # every execution's own, for each is a copy
+    # Apart from the program, whose line numbers and syntax errors are its own.
+    prelude = compile(job["prelude"], "<prelude>", "exec", dont_inherit=True)
     output, errors = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr"))
     for index, text in enumerate(job["inputs"]):
         for file in (output, errors):  # nothing of the last execution is left to write to them
             os.ftruncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)
             fcntl.fcntl(file, fcntl.F_SETFL, 0)
-        pid = execution(job, text, (output, errors), cpu_s, most, leaf.run_stdin, code)
+        pid = execution(job, text, (output, errors), cpu_s, most, leaf.run_stdin, prelude, code)
         status, over, used = watch(pid, cpu_s, job["wall_s"])
         said, complained = contents(output), contents(errors)[-KEPT_ERROR_BYTES:]
         if len(said) >= most:

@@ -21,7 +21,8 @@ import seccomp
 
 sys.path.pop(0)
 WARM = (
-    "bisect collections copy datetime functools heapq io itertools math operator random re string typing"
+    "bisect collections copy datetime fractions functools heapq io itertools math operator random re string"
+    " typing"
 ).split()
 STATUS = struct.Struct("<i")
 
@@ -35,6 +36,7 @@ def main(control, supervisor):
     if "pid" in jail.names:
         stand_in_for_child()
     readable = warm_up(told["packages"], told["path"])
+    held = address_space()
     children = None
     if "pid" not in jail.names:  # the kernel's list of them, opened while /proc still can be
         children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
@@ -45,7 +47,7 @@ def main(control, supervisor):
     jail.seal(told["uid"], readable)
     hello = {"tier": jail.tier, "sealed": jail.sealed, "names": jail.names, "missing": jail.missing}
     os.write(control.fileno(), json.dumps(hello).encode())
-    serve(control, children)
+    serve(control, children, held)
 
 
 def stand_in_for_child():
@@ -85,7 +87,13 @@ def places(name):
     sys.exit(f"packages: {name!r} is built into Python, which every program can import; leave it out")
 
 
-def serve(control, children):
+def address_space():
+    """Bytes that this interpreter takes with its packages, and every execution with it."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def serve(control, children, held):
     own = os.getpid()
     while True:
         data, files, _, _ = socket.recv_fds(control, 16, 3)
@@ -95,7 +103,7 @@ def serve(control, children):
         if pid == 0:
             kernel.die_with_parent(own)
             control.close()
-            program.judge(*files)
+            program.judge(*files, held)
             os._exit(0)
         for file in files:
             os.close(file)

@@ -128,6 +128,13 @@ def test_a_missing_shard_and_a_tensor_that_the_index_invents_are_named(tmp_path)
         load(tmp_path, make_mesh())
 
 
+def test_an_index_beside_a_single_file_is_refused(tmp_path):
+    exported(tmp_path, CONFIGS["qwen2"], shard_bytes=20_000)
+    (tmp_path / "model.safetensors").write_bytes(b"another model")
+    with pytest.raises(InputError, match=r"has model.safetensors and beside it an index of \d+ other files"):
+        load(tmp_path, make_mesh())
+
+
 def test_loading_and_export_hold_one_tensor_of_the_files_at_a_time(tmp_path):
     config = dataclasses.replace(CONFIGS["llama"], d_model=128, n_heads=16, d_ff=1024, n_layers=40)
     params, largest = perturbed(config)[1], 128 * 1024 * 4  # bytes

@@ -10,7 +10,7 @@ import pytest
 
 from o1jax.problems.formats import taco
 from o1jax.problems.load import load_problems
-from o1jax.records import InputError, TestCase
+from o1jax.records import InputError, Problem, TestCase
 
 # Shared beside the repository, not in it: ten real TACO problems.
 SAMPLE = pathlib.Path(__file__).parents[4] / "shared" / "data" / "taco_sample" / "train_easy_10.json"
@@ -177,6 +177,41 @@ def test_apps_records_are_read_through_the_same_format(tmp_path):
     assert not problem.tests and len(problem.hidden_tests) == 1
 
 
-def test_an_integer_with_thousands_of_digits_is_a_malformed_record():
-    with pytest.raises(InputError, match="field 'input_output': not JSON .*digits"):
-        one(record([], [], input_output='{"inputs": [' + "9" * 5000 + "]}"))
+@pytest.mark.parametrize("digits", [5_000, 50_000])
+@pytest.mark.parametrize("given", ["[[{}]]", '["{}"]', '["[{}]\\n[1]"]'])
+def test_integers_of_many_digits_are_read(tmp_path, digits, given):
+    big, path = "9" * digits, tmp_path / "taco.jsonl"
+    cases = f'{{"fn_name": "f", "inputs": {given.format("9" * digits)}, "outputs": [[{big}]]}}'
+    stored = json.dumps({"question": "q", "input_output": cases})
+    path.write_text(f'{stored}\n{{"question": "q", "input_output": {cases}}}', encoding="utf-8")
+    loaded = load_problems(f"taco:{path}")
+    assert len(loaded.problems) == 2 and not loaded.malformed
+    assert all(p.tests[0].output == big and big in p.tests[0].input for p in loaded.problems)
+
+
+@pytest.mark.parametrize("given", ["[[{}]]", '["{}"]'])
+def test_an_integer_of_a_million_digits_is_a_malformed_record(given):
+    cases = f'{{"fn_name": "f", "inputs": {given.format("9" * 10**6)}, "outputs": [[1]]}}'
+    with pytest.raises(InputError, match="field 'input_output': ") as caught:
+        one(record([], [], input_output=cases))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "outputs, stated, grader",
+    [
+        ([[2], [4]], ["2", "4"], "value_or_list"),
+        ([[2, 4], [[4]]], ["[2, 4]", "[[4]]"], "value_or_item"),
+        ([2, None], ["2", "None"], "value_or_item"),
+        ([{"1": 2}, [{"3": 4}]], ["{1: 2}", "{3: 4}"], "value_or_list"),
+        ([{"a": 2}, {}], ["{'a': 2}", "{}"], "value_or_item"),
+    ],
+)
+def test_the_grader_says_where_a_list_around_a_value_may_be(outputs, stated, grader):
+    problem = one(record([[1], [2]], outputs, "f"))
+    assert [test.output for test in problem.tests] == stated and problem.grader == grader
+
+
+def test_other_sets_have_no_prelude():
+    assert one(record([[1]], [[2]], "f")).prelude and one(record(["1"], ["2"])).prelude
+    assert not Problem("a", "q", "call", entry_point="f").prelude
