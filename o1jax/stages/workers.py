@@ -70,7 +70,7 @@ class EngineSettings:
             )
 
 
-async def open_engine(policy: Policy, settings: EngineSettings, owned: bool) -> Engine:
+async def open_engine(policy: Policy, settings: EngineSettings, owned: bool = False) -> Engine:
     """The engine, running, with the policy's weights as version 0; with `owned` the JAX engine makes the
     policy's parameters its own. InputError where it cannot be opened."""
     shape = {"slots": settings.slots, "context": settings.context}
