@@ -27,7 +27,7 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh, replicated
 from o1jax.parallel.processes import is_leader
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts.chat import Tokenizer, load_tokenizer
+from o1jax.prompts.chat import Tokenizer, check_fits, load_tokenizer
 from o1jax.records import InputError, PreferencePair
 from o1jax.stages.manifest import StageResult
 from o1jax.train.checkpoint import Policy, load_policy, save_policy
@@ -203,13 +203,19 @@ def open_policy(directory: epath.Path, mesh: Mesh | None = None) -> Policy:
     mesh = mesh or make_mesh()
     for path in (directory / "policy", directory):
         if (path / "checkpoint").exists():
-            return load_policy(path, mesh)
+            return fitting(load_policy(path, mesh))
     if (directory / "config.json").exists():
         config, params = hf.load(directory, mesh)
         config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
         graphdef, _ = abstract_params(config, mesh)
-        return Policy(config, graphdef, params, load_tokenizer(str(directory)))
+        return fitting(Policy(config, graphdef, params, load_tokenizer(str(directory))))
     raise _none_there(directory)
+
+
+def fitting(policy: Policy) -> Policy:
+    """The policy; InputError if its tokenizer is not its model's (chat.check_fits)."""
+    check_fits(policy.tokenizer, policy.config.vocab_size, f"policy {policy.tokenizer.name_or_path!r}")
+    return policy
 
 
 def open_tokenizer(directory: epath.Path) -> Tokenizer:

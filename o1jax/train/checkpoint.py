@@ -21,9 +21,11 @@ from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
 from o1jax.model.config import ModelConfig
+from o1jax.model.hf import checkpoint as hf
 from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.parallel.processes import barrier, is_leader, reporting_slow
 from o1jax.prompts.chat import load_tokenizer, save_tokenizer
+from o1jax.prompts.ends import token_ids
 from o1jax.records import InputError
 from o1jax.train import integrity
 
@@ -178,6 +180,17 @@ def save_policy(
     with Checkpoints(directory / "checkpoint") as checkpoints:
         checkpoints.save(0, {"params": params}, {"config": config.to_json()})
     barrier(f"saved_policy {directory}")  # the first process seals
+
+
+def export_policy(
+    directory: epath.PathLike,
+    config: ModelConfig,
+    params: nnx.State,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+) -> None:
+    """Writes a Hugging Face directory, weights and tokenizer, for transformers and vLLM to load."""
+    save_tokenizer(directory, tokenizer, config.family)
+    hf.export(directory, config, params, token_ids(tokenizer))  # last: without config.json it is half-written
 
 
 def load_policy(directory: epath.PathLike, mesh: Mesh) -> Policy:

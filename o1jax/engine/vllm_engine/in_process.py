@@ -162,7 +162,7 @@ class VllmEngine:
         chosen["enable_prefix_caching"] = prefix_cache
         with tempfile.TemporaryDirectory(prefix="o1jax_vllm_") as directory:
             # Untied: on a CPU vLLM packs a copy of the head, which new weights of a tied model do not reach.
-            hf.export(directory, *untied(config, params), tokenizer)
+            hf.export(directory, *untied(config, params))
             # Tokens go in and come out: vLLM needs no tokenizer.
             args = EngineArgs(model=directory, skip_tokenizer_init=True, disable_log_stats=True, **chosen)
             self._vllm = LLMEngine.from_engine_args(args)
