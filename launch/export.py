@@ -8,8 +8,8 @@ Reads a stage that has a policy, or a policy's directory; merges nothing, for a 
 import entry
 from etils import epath
 
-from o1jax.model.hf import checkpoint as hf
 from o1jax.stages.training import open_policy
+from o1jax.train.checkpoint import export_policy
 
 
 def main(argv: list[str]) -> None:
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
     policy, out = open_policy(epath.Path(argv[1])), epath.Path(argv[2])
     if out.exists() and any(out.iterdir()):
         entry.fail(f"{out}: not empty; give a new directory")
-    hf.export(out, policy.config, policy.params, policy.tokenizer)
+    export_policy(out, policy.config, policy.params, policy.tokenizer)
     print(f"export: {out}\nnext: python launch/evaluate.py --config.inputs.policy={out}")
 
 

@@ -15,10 +15,10 @@ from etils import epath
 
 from o1jax.engine.vllm_engine.processes import Server, ServerSettings
 from o1jax.engine.vllm_engine.settings import arguments, is_cpu_build, is_here
-from o1jax.model.hf import checkpoint as hf
 from o1jax.model.hf.names import untied
 from o1jax.records import InputError
 from o1jax.stages.training import open_policy
+from o1jax.train.checkpoint import export_policy
 
 POLICY = flags.DEFINE_string(
     "policy", None, "A stage that trained one, a policy directory, or published weights.", required=True
@@ -68,7 +68,7 @@ def prepare(workdir: pathlib.Path, more: list[str]) -> tuple[ServerSettings, pat
         dtype=DTYPE.value or policy.config.compute_dtype,
         cpu=cpu,
     )
-    hf.export(workdir / "model", *untied(policy.config, policy.params), policy.tokenizer)
+    export_policy(workdir / "model", *untied(policy.config, policy.params), policy.tokenizer)
     settings = ServerSettings(chosen, cpu, PORT.value, HOST.value, GPUS.value, more)
     return settings, workdir / "model"
 

@@ -8,8 +8,8 @@ import urllib.request
 
 from o1jax.engine.vllm_engine.processes import Server, ServerSettings
 from o1jax.engine.vllm_engine.settings import arguments
-from o1jax.model.hf import checkpoint as hf
 from o1jax.model.hf.names import untied
+from o1jax.train.checkpoint import export_policy
 
 
 def free_ports(count):
@@ -28,7 +28,7 @@ def free_ports(count):
 @contextlib.contextmanager
 def servers(directory, count, config, params, tokenizer, *, slots, context):
     """`count` servers of these weights that answer; ends them."""
-    hf.export(directory / "model", *untied(config, params), tokenizer)
+    export_policy(directory / "model", *untied(config, params), tokenizer)
     chosen = arguments(config, slots=slots, context=context, dtype="float32", cpu=True)
     settings = ServerSettings(chosen, cpu=True, port=free_ports(count))
     started = []

@@ -29,7 +29,7 @@ class Request:
     # A sample ends at the token that completes one of these. It is kept whole, though its text may run past
     # the string: the next request continues from ids, and nothing sampled is ever encoded anew (D3).
     stop: tuple[str, ...] = ()
-    stop_ids: tuple[int, ...] = ()  # likewise; the tokenizer's own end ("eos") always stops
+    stop_ids: tuple[int, ...] = ()  # likewise; the tokenizer's own ends ("eos") always stop
     seed: int = 0
     reuse_prefix: bool = True  # others will share this prompt's start: its keys and values are worth keeping
     problem: str = ""  # what it is about; of several servers, one gets all that is about one problem
@@ -43,7 +43,7 @@ class Completion:
     # Natural log-probs of token_ids, float32, under the distribution that was sampled from: after
     # temperature, top_p and top_k; greedy: at temperature 1, without filters.
     log_probs: tuple[float, ...]
-    text: str  # of all token_ids but for a final end-of-sequence token
+    text: str  # of all token_ids but for a final end token of the tokenizer's own
     finish_reason: FinishReason
     policy_version: int  # of the weights: one version a completion (D5)
 

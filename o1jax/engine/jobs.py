@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from o1jax.engine.interface import Completion, Request
+from o1jax.prompts import chat
+from o1jax.prompts.ends import end_ids
 from o1jax.records import FinishReason, InputError
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # how sentencepiece vocabularies write a raw byte
@@ -23,16 +25,15 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # how sentencepiece vocabularies 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bytes]:
     """The bytes that each token adds to the text, by id: byte-level BPE or sentencepiece.
 
-    A model may have more tokens than its tokenizer (padded vocabularies): those add nothing.
+    A model may have more tokens than its tokenizer (padded vocabularies), and ids may have gaps: those add
+    nothing.
     """
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(list(range(chat.size(tokenizer))))]
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     characters = {character: byte for byte, character in bytes_to_unicode().items()}
     # Neither kind of vocabulary says which it is: GPT-2's alphabet has no space, sentencepiece's words begin
     # with one, and a single token outside the alphabet settles it.
-    is_byte_level = all(
-        len(token) > 0 and set(token) <= characters.keys() for token in tokens if token not in added
-    )
+    is_byte_level = all(set(token) <= characters.keys() for token in tokens if token not in added)
     table = []
     for token in tokens:
         if token in added:
@@ -50,7 +51,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[byt
 class Stop:
     """What ends a sample."""
 
-    eos: int  # the tokenizer's own end, -1: it has none
+    ends: tuple[int, ...]  # the tokenizer's own (prompts/ends.py), of which a text shows none
     ids: frozenset[int]  # other tokens
     # In its text, wherever they begin and end: Qwen splits <Step_End>\n as <|Step|_End|>\n.
     strings: tuple[bytes, ...]
@@ -60,12 +61,12 @@ class Stop:
         # Most blocks of tokens hold no stop: one look at all of their text comes first.
         if self.strings and any(s in tail + b"".join(table[i] for i in ids) for s in self.strings):
             return self._find_one_by_one(tail, ids, table)
-        return next((index for index, i in enumerate(ids) if i == self.eos or i in self.ids), None)
+        return next((index for index, i in enumerate(ids) if i in self.ends or i in self.ids), None)
 
     def _find_one_by_one(self, text: bytes, ids: Sequence[int], table: Sequence[bytes]) -> int:
         for index, i in enumerate(ids):
             text += table[i]
-            if i == self.eos or i in self.ids or any(s in text for s in self.strings):
+            if i in self.ends or i in self.ids or any(s in text for s in self.strings):
                 return index
         raise AssertionError("a stop string was in the whole text and in none of its beginnings")
 
@@ -77,12 +78,11 @@ class Stop:
         return (tail + b"".join(table[i] for i in ids))[-longest:]
 
     def device_ids(self, table: Sequence[bytes], room: int) -> tuple[int, ...]:
-        """Up to `room` ids at which decoding may stop on the device: those, eos first, that end the
+        """Up to `room` ids at which decoding may stop on the device: those, `ends` first, that end the
         sample whatever came before. An optimisation: `find` decides."""
         # A device knows ids and no text, so a stop that only two tokens together complete is not among them.
         whole = [i for i, text in enumerate(table) if any(s in text for s in self.strings)]
-        known = [i for i in (self.eos, *sorted(self.ids)) if i >= 0]
-        return tuple(dict.fromkeys(known + whole))[:room]
+        return tuple(dict.fromkeys((*self.ends, *sorted(self.ids), *whole)))[:room]
 
 
 @dataclasses.dataclass(eq=False)
@@ -125,7 +125,7 @@ class Sample:
         self.token_ids += ids[:kept]
         self.log_probs += log_probs[:kept]
         if end is not None:
-            return "eos" if ids[end] == stop.eos else "stop"
+            return "eos" if ids[end] in stop.ends else "stop"
         self.tail = stop.tail(self.tail, ids, table)
         return "length" if len(self.token_ids) == self.job.limit else None
 
@@ -134,7 +134,7 @@ class Sample:
     ) -> Completion:
         """What the caller gets of a sample that has ended."""
         ids = self.token_ids[:-1] if reason == "eos" else self.token_ids
-        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = chat.decode(tokenizer, ids)
         return Completion(tuple(self.token_ids), tuple(self.log_probs), text, reason, version)
 
 
@@ -152,7 +152,7 @@ class Intake:
         vocab_size: int,
         n_stop_ids: int,
     ):
-        self._eos = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        self._ends = end_ids(tokenizer)
         self._table, self._max_context, self._vocab_size = table, max_context, vocab_size
         self._n_stop_ids = n_stop_ids
         self._stop_ids: dict[Stop, tuple[int, ...]] = {}  # each asks every token of the vocabulary once
@@ -166,7 +166,7 @@ class Intake:
 
     def _job(self, request: Request) -> Job:
         strings = tuple(text.encode() for text in request.stop)
-        stop = Stop(self._eos, frozenset(request.stop_ids), strings)
+        stop = Stop(self._ends, frozenset(request.stop_ids), strings)
         if stop not in self._stop_ids:
             self._stop_ids[stop] = stop.device_ids(self._table, self._n_stop_ids)
         limit = min(request.max_tokens, self._max_context - len(request.prompt_ids))

@@ -16,6 +16,7 @@ from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
 from o1jax.evaluation.comparison import Comparison, Generated, tokens_of
 from o1jax.intervals import mean_with_interval
+from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import search_tests
 from o1jax.sandbox.interface import Judge, Limits
@@ -136,7 +137,7 @@ class ChoiceArms:
         if self.scorer is not None:
             room = self.comparison.sample.max_tokens
             answers = [cut(tokenizer, rollout, 1, room) for rollout in formed]
-            paths = [path_of(group[0].prompt_ids, steps, tokenizer.eos_token_id) for steps in answers]
+            paths = [path_of(group[0].prompt_ids, steps, end_ids(tokenizer)) for steps in answers]
             scores_G = await self.scorer.score(paths)
             last_G, lowest_G = [scores[-1] for scores in scores_G], [min(scores) for scores in scores_G]
             chosen["best_of_n_prm"] = passed_G[last_G.index(max(last_G))]

@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeInt
 
 from o1jax.batches.encode import encode_pair
 from o1jax.policy.found import drawn_of_rounds, found_directories, search_trees
+from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, PreferencePair, Tree
 from o1jax.search.samples import path_preferences, sibling_preferences
 from o1jax.stages import provenance, training
@@ -46,7 +47,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         raise InputError("policy_dpo: saw no input found_0; give at least one search stage")
     rounds = [search_trees(directory) for directory in found.values()]
     kinds: tuple[Kind, ...] = ("siblings", "paths") if settings.pairs == "both" else (settings.pairs,)
-    by_kind = {k: pairs_of(rounds, k, settings, policy.tokenizer.eos_token_id, seed) for k in kinds}
+    ends = end_ids(policy.tokenizer)
+    by_kind = {k: pairs_of(rounds, k, settings, ends, seed) for k in kinds}
     length = settings.train.row_length
     rows = [
         provenance.node_row(p, f"preference of {k}", found, encode_pair(p), length, {"margin": p.margin})
@@ -76,22 +78,24 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 
 
 def pairs_of(
-    rounds: Sequence[Sequence[Tree]], kind: Kind, settings: Settings, eos_id: int, seed: int
+    rounds: Sequence[Sequence[Tree]], kind: Kind, settings: Settings, ends: tuple[int, ...], seed: int
 ) -> list[PreferencePair]:
     """The pairs of one kind, each once, problem by problem; `rounds` are the trees of every search stage, and
     an id begins with its round's index and the kind."""
-    pairs = [[p for t in trees for p in _tree_pairs(t, kind, settings, eos_id, seed)] for trees in rounds]
+    pairs = [[p for t in trees for p in _tree_pairs(t, kind, settings, ends, seed)] for trees in rounds]
     key, most = attrgetter("prompt_ids", "chosen_ids", "rejected_ids"), settings.max_per_problem
     # One passing answer pairs with every failing one: hence the cap.
     return drawn_of_rounds(pairs, key, most, seed, "policy_dpo", kind)
 
 
-def _tree_pairs(tree: Tree, kind: Kind, settings: Settings, eos_id: int, seed: int) -> list[PreferencePair]:
+def _tree_pairs(
+    tree: Tree, kind: Kind, settings: Settings, ends: tuple[int, ...], seed: int
+) -> list[PreferencePair]:
     if kind == "siblings":
         limits = {"margin": settings.margin, "max_per_parent": settings.max_per_parent}
-        pairs = sibling_preferences(tree, eos_id=eos_id, **limits)
+        pairs = sibling_preferences(tree, ends=ends, **limits)
     else:
         # All of them, although there is a limit to give: the caller draws, from all rounds.
-        pairs = path_preferences(tree, eos_id=eos_id, max_per_problem=0, seed=seed)
+        pairs = path_preferences(tree, ends=ends, max_per_problem=0, seed=seed)
         pairs = [pair for pair in pairs if pair.margin > settings.margin]
     return [dataclasses.replace(pair, id=f"{kind}/{pair.id}") for pair in pairs]

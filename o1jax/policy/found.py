@@ -17,7 +17,8 @@ from etils import epath
 from o1jax.batches.encode import encode_sft
 from o1jax.parallel.seeds import drawn, fold_seed
 from o1jax.prompts import direct, pseudocode
-from o1jax.prompts.chat import Message, Tokenizer, render
+from o1jax.prompts.chat import Message, Tokenizer, encode, render
+from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, PreferencePair, Problem, Rollout, SftSample, Tree, Verdict
 from o1jax.search.samples import passing_samples, program_of, whole_sample
@@ -147,8 +148,8 @@ def drawn_of_rounds(
 
 def _passing(directory: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
     if (directory / "trees").exists():
-        eos_id, trees = tokenizer.eos_token_id, read_trees(directory / "trees")
-        return [sample for tree in trees for sample in passing_samples(tree, eos_id=eos_id)]
+        ends, trees = end_ids(tokenizer), read_trees(directory / "trees")
+        return [sample for tree in trees for sample in passing_samples(tree, ends=ends)]
     # The answers that sampling found are as good as those of search; both are kept as a tree would keep them.
     rollouts = read_shards(directory / "rollouts", Rollout)
     samples = (_rollout_sample(rollout, tokenizer) for rollout in rollouts if rollout.reward == 1.0)
@@ -158,15 +159,15 @@ def _passing(directory: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
 def _rollout_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
     """An answer as a tree would keep it, or None of one to another prompt than the pseudocode's that did not
     end."""
-    eos_id, answer_ids = tokenizer.eos_token_id, rollout.token_ids
+    ends, answer_ids = end_ids(tokenizer), rollout.token_ids
     steps = cut(tokenizer, rollout, 1, len(answer_ids) + 1)
     if steps[-1].program:
         # What comes after the program was never judged, so it is not imitated. The end is added where the
         # token limit cut it off: a policy must learn to stop.
-        path = without_eos(tuple(i for step in steps for i in step.token_ids), eos_id)
-        answer_ids = (*path, eos_id)
-    elif answer_ids[-1] != eos_id:
+        answer_ids = tuple(i for step in steps for i in step.token_ids)
+    elif answer_ids[-1] not in ends:
         return None  # of a direct answer, where the program ends is not known by tokens
+    answer_ids = (*without_eos(answer_ids, ends), ends[0])  # of several ends one is taught
     return whole_sample(rollout.id, rollout.problem_id, rollout.prompt_ids, answer_ids)
 
 
@@ -209,10 +210,10 @@ def reference_samples(
 ) -> list[SftSample]:
     """The first `variants` reasoning chains of each problem under the pseudocode prompt, and as many of
     its programs under the direct one; `style` is the prompts'."""
-    samples, eos_id = [], tokenizer.eos_token_id
+    samples, end = [], end_ids(tokenizer)[0]
     for problem in problems:
         for name, messages, answer in _reference_answers(problem, variants, style):
-            answer_ids = (*tokenizer.encode(answer, add_special_tokens=False), eos_id)
+            answer_ids = (*encode(tokenizer, answer), end)
             prompt_ids = render(tokenizer, messages)
             samples.append(whole_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids))
     return samples

@@ -38,14 +38,14 @@ class Nodes:
         return len(self.soft_N)
 
 
-def nodes_of(trees: Sequence[Tree], eos_id: int) -> Nodes:
+def nodes_of(trees: Sequence[Tree], ends: tuple[int, ...]) -> Nodes:
     """The rows of all trees; trees of one problem share its number in problem_N. InputError without any."""
     problems: dict[str, int] = {}
     rows: list[tuple] = []
     n_parents = 0
     for tree in trees:
         problem = problems.setdefault(tree.problem_id, len(problems))  # of two rounds' trees the same
-        rows += _rows(tree, problem, n_parents, eos_id)
+        rows += _rows(tree, problem, n_parents, ends)
         n_parents += len(tree.nodes)
     if not rows:
         raise InputError(
@@ -54,7 +54,7 @@ def nodes_of(trees: Sequence[Tree], eos_id: int) -> Nodes:
     return Nodes(*map(np.asarray, zip(*rows, strict=True)))
 
 
-async def score_nodes(trees: Sequence[Tree], scorer: StepScorer, eos_id: int) -> np.ndarray:
+async def score_nodes(trees: Sequence[Tree], scorer: StepScorer, ends: tuple[int, ...]) -> np.ndarray:
     """score_N of the rows of `nodes_of`."""
 
     async def work(tree: Tree) -> list[float]:
@@ -63,7 +63,7 @@ async def score_nodes(trees: Sequence[Tree], scorer: StepScorer, eos_id: int) ->
         rows = _row_indices(tree, label_nodes(tree))
         inner = {tree.nodes[index].parent for index in rows}
         paths = [path_to(tree.nodes, index) for index in rows if index not in inner]
-        scores = await scorer.score([path_of(tree.prompt_ids, path, eos_id) for path in paths])
+        scores = await scorer.score([path_of(tree.prompt_ids, path, ends) for path in paths])
         by_index: dict[int, float] = {}
         for path, step_scores in zip(paths, scores, strict=True):
             by_index |= zip((node.index for node in path), step_scores, strict=True)
@@ -72,10 +72,10 @@ async def score_nodes(trees: Sequence[Tree], scorer: StepScorer, eos_id: int) ->
     return np.concatenate(await run_in_order(work, trees, TREES_AT_ONCE))
 
 
-def _rows(tree: Tree, problem: int, first_parent: int, eos_id: int) -> Iterator[tuple]:
+def _rows(tree: Tree, problem: int, first_parent: int, ends: tuple[int, ...]) -> Iterator[tuple]:
     """The fields of Nodes, row by row."""
     labels = label_nodes(tree)
-    lengths = [len(without_eos(node.token_ids, eos_id)) for node in tree.nodes]
+    lengths = [len(without_eos(node.token_ids, ends)) for node in tree.nodes]
     for index in _row_indices(tree, labels):
         node = tree.nodes[index]
         path_tokens = sum(lengths[step.index] for step in path_to(tree.nodes, index))

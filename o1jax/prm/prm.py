@@ -24,6 +24,7 @@ from o1jax.parallel.seeds import drawn
 from o1jax.policy.found import found_directories, search_trees
 from o1jax.prm.figures import held_out_figures
 from o1jax.prm.nodes import nodes_of, score_nodes
+from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.search.samples import step_labels, step_pairs
 from o1jax.stages import provenance, training
@@ -61,7 +62,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     trees = [tree for found_trees in rounds for tree in found_trees]
     held_out = search_trees(inputs["held_out"]) if "held_out" in inputs else []
     refuse_leakage(trees, held_out)
-    samples = samples_of(rounds, settings, policy.tokenizer.eos_token_id, seed)
+    samples = samples_of(rounds, settings, end_ids(policy.tokenizer), seed)
     encoded = [
         encode_step_pair(s) if isinstance(s, StepPair) else encode_step_labels(s, settings.objective)
         for s in samples
@@ -103,7 +104,7 @@ def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
 
 
 def samples_of(
-    rounds: Sequence[Sequence[Tree]], settings: Settings, eos_id: int, seed: int
+    rounds: Sequence[Sequence[Tree]], settings: Settings, ends: tuple[int, ...], seed: int
 ) -> list[StepLabel] | list[StepPair]:
     """The labelled paths, or the pairs, of all trees; `rounds` are the trees of every search stage, and an id
     begins with its round's index."""
@@ -114,14 +115,13 @@ def samples_of(
         return [
             dataclasses.replace(pair, id=f"{number}/{pair.id}")
             for number, tree in numbered
-            for pair in step_pairs(tree, eos_id=eos_id, **limits)
+            for pair in step_pairs(tree, ends=ends, **limits)
         ]
     by_problem: dict[str, list[StepLabel]] = {}
     for number, tree in numbered:
         # A path that two rounds found stays twice: the trees around it differ, and so may its labels.
         by_problem.setdefault(tree.problem_id, []).extend(
-            dataclasses.replace(label, id=f"{number}/{label.id}")
-            for label in step_labels(tree, eos_id=eos_id)
+            dataclasses.replace(label, id=f"{number}/{label.id}") for label in step_labels(tree, ends=ends)
         )
     most = settings.max_paths_per_problem
     return [
@@ -145,13 +145,13 @@ def _held_out(
     """The figures of the model that was saved, on one device of each process."""
     # Read back, and not taken from the training: what is measured is what search will load.
     prm = load_policy(out / "policy", own_devices())
-    eos_id = prm.tokenizer.eos_token_id
+    ends = end_ids(prm.tokenizer)
 
     async def scores() -> np.ndarray:
         scorer = scorer_of(prm, slots=settings.scorer_slots, context=prm.config.max_context)
         try:
-            return await score_nodes(held_out, scorer, eos_id)
+            return await score_nodes(held_out, scorer, ends)
         finally:
             await scorer.close()
 
-    return held_out_figures(nodes_of(trees, eos_id), nodes_of(held_out, eos_id), asyncio.run(scores()), seed)
+    return held_out_figures(nodes_of(trees, ends), nodes_of(held_out, ends), asyncio.run(scores()), seed)

@@ -16,9 +16,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import PreTokenizer
 
 from o1jax.prompts.chat import Tokenizer
+from o1jax.prompts.ends import with_end_ids
 from o1jax.records import InputError
 
 PREFIX = "tokenizer.ggml."
+MORE_ENDS = ("eot_token_id", "eom_token_id")  # of a turn, of a message: they end an answer, as eos does
 
 
 class Kind(enum.IntEnum):
@@ -103,7 +105,7 @@ def tokenizer_of(metadata: Mapping[str, Any], where: str) -> Tokenizer:
                 ),
             ]
         )
-    return transformers.PreTrainedTokenizerFast(
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=built,
         chat_template=metadata.get("tokenizer.chat_template"),
         clean_up_tokenization_spaces=False,
@@ -112,6 +114,7 @@ def tokenizer_of(metadata: Mapping[str, Any], where: str) -> Tokenizer:
         pad_token=special.get("padding"),
         unk_token=special.get("unknown"),
     )
+    return with_end_ids(tokenizer, [own[name] for name in MORE_ENDS if name in own])
 
 
 def named(texts: list[str], kinds: list[int]) -> tuple[list[str], list[int]]:

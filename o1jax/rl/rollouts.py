@@ -21,6 +21,7 @@ from o1jax.engine.step_scorer import StepScorer
 from o1jax.parallel.processes import barrier, is_leader, this_process
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer
+from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import judge_program, search_tests
 from o1jax.rewards.phi import RewardParts
@@ -168,8 +169,8 @@ async def read_answers(
         # A malformed step comes last and is not scored: the scorer was trained on well-formed ones alone.
         formed_G = [[step for step in steps if not step.error] for steps in steps_G]
         scored = [g for g, formed in enumerate(formed_G) if formed]
-        prompt_ids, eos_id = rollouts[0].prompt_ids, tokenizer.eos_token_id
-        scores_of_scored = await scorer.score([path_of(prompt_ids, formed_G[g], eos_id) for g in scored])
+        prompt_ids, ends = rollouts[0].prompt_ids, end_ids(tokenizer)
+        scores_of_scored = await scorer.score([path_of(prompt_ids, formed_G[g], ends) for g in scored])
         for g, scores in zip(scored, scores_of_scored, strict=True):
             scores_G[g][: len(scores)] = scores
     return [

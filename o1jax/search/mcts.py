@@ -38,6 +38,7 @@ from o1jax.engine.interface import Engine, Request
 from o1jax.engine.step_scorer import Path, StepScorer
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
+from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Tree, Verdict
 from o1jax.rewards.outcome import judge_program, search_tests, terminal_value
@@ -150,7 +151,7 @@ class Search:
                 f"problem {problem.id}: its prompt has {len(self.prompt_ids)} tokens and the context holds "
                 f"{context}; leave it out or use a model with a longer context"
             )
-        self.tree = GrowingTree(searcher.tokenizer.eos_token_id)
+        self.tree = GrowingTree(end_ids(searcher.tokenizer))
         self.rollouts = self.generated_tokens = 0
         self.programs: set[str] = set()  # different ones, judged
 

@@ -43,14 +43,14 @@ def label_nodes(tree: Tree) -> list[Label]:
     return [Label(total / n if n else 0.0, hard, n) for total, hard, n in rows]
 
 
-def passing_samples(tree: Tree, *, eos_id: int) -> list[SftSample]:
+def passing_samples(tree: Tree, *, ends: tuple[int, ...]) -> list[SftSample]:
     """D+ of a tree: its paths with different programs that pass every test, the shortest first."""
     return [
         whole_sample(
             f"{tree.problem_id}#{leaf.index}",
             tree.problem_id,
             tree.prompt_ids,
-            _answer_ids(tree, leaf, eos_id),
+            _answer_ids(tree, leaf, ends),
         )
         for leaf in sorted(_distinct_passing(tree), key=lambda leaf: _length(tree, leaf))
     ]
@@ -63,26 +63,26 @@ def whole_sample(
     return SftSample(id, problem_id, prompt_ids, answer_ids, (True,) * len(answer_ids))
 
 
-def step_labels(tree: Tree, *, eos_id: int) -> list[StepLabel]:
+def step_labels(tree: Tree, *, ends: tuple[int, ...]) -> list[StepLabel]:
     """One labelled path to every judged leaf, and to every well-formed step with none but malformed steps
     below it, whose value is 0: so that every step with a label is on one."""
     labels = label_nodes(tree)
     # A malformed step is no step to score: the scorer is asked about well-formed ones only.
     labelled = [node for node in tree.nodes[1:] if labels[node.index].n_leaves and not node.error]
     inner = {node.parent for node in labelled}
-    return [_step_label(tree, node, labels, eos_id) for node in labelled if node.index not in inner]
+    return [_step_label(tree, node, labels, ends) for node in labelled if node.index not in inner]
 
 
-def _step_label(tree: Tree, leaf: Node, labels: Sequence[Label], eos_id: int) -> StepLabel:
+def _step_label(tree: Tree, leaf: Node, labels: Sequence[Label], ends: tuple[int, ...]) -> StepLabel:
     path = path_to(tree.nodes, leaf.index)
     # A step is scored at the token that completes its `<Step_End>`; a final end-of-sequence token is left
     # out, for only simulated programs have one.
-    lengths = [len(without_eos(node.token_ids, eos_id)) for node in path]
+    lengths = [len(without_eos(node.token_ids, ends)) for node in path]
     return StepLabel(
         id=f"{tree.problem_id}#{leaf.index}",
         problem_id=tree.problem_id,
         prompt_ids=tree.prompt_ids,
-        answer_ids=without_eos(path_ids(tree.nodes, leaf.index), eos_id),
+        answer_ids=without_eos(path_ids(tree.nodes, leaf.index), ends),
         step_ends=tuple(end - 1 for end in itertools.accumulate(lengths)),
         soft=tuple(labels[node.index].soft for node in path),
         hard=tuple(labels[node.index].hard for node in path),
@@ -90,7 +90,9 @@ def _step_label(tree: Tree, leaf: Node, labels: Sequence[Label], eos_id: int) ->
     )
 
 
-def step_pairs(tree: Tree, *, eos_id: int, margin: float = 0.0, max_per_parent: int = 0) -> list[StepPair]:
+def step_pairs(
+    tree: Tree, *, ends: tuple[int, ...], margin: float = 0.0, max_per_parent: int = 0
+) -> list[StepPair]:
     """Well-formed siblings whose soft labels differ by more than `margin`, the widest first under each
     parent; at most `max_per_parent` a parent (0: all)."""
     labels = label_nodes(tree)
@@ -99,8 +101,8 @@ def step_pairs(tree: Tree, *, eos_id: int, margin: float = 0.0, max_per_parent: 
             id=f"{tree.problem_id}#{better}>{worse}",
             problem_id=tree.problem_id,
             prefix_ids=tree.prompt_ids + path_ids(tree.nodes, tree.nodes[better].parent),
-            chosen_ids=without_eos(tree.nodes[better].token_ids, eos_id),
-            rejected_ids=without_eos(tree.nodes[worse].token_ids, eos_id),
+            chosen_ids=without_eos(tree.nodes[better].token_ids, ends),
+            rejected_ids=without_eos(tree.nodes[worse].token_ids, ends),
             chosen_value=labels[better].soft,
             rejected_value=labels[worse].soft,
             chosen_is_program=tree.nodes[better].action == PROGRAM,
@@ -123,7 +125,7 @@ def _sibling_pairs(
 
 
 def sibling_preferences(
-    tree: Tree, *, eos_id: int, margin: float = 0.0, max_per_parent: int = 0
+    tree: Tree, *, ends: tuple[int, ...], margin: float = 0.0, max_per_parent: int = 0
 ) -> list[PreferencePair]:
     """The pairs of `step_pairs` as preferences: the prompt is the prefix, the answers are single steps."""
     return [
@@ -135,11 +137,13 @@ def sibling_preferences(
             rejected_ids=pair.rejected_ids,
             margin=pair.chosen_value - pair.rejected_value,
         )
-        for pair in step_pairs(tree, eos_id=eos_id, margin=margin, max_per_parent=max_per_parent)
+        for pair in step_pairs(tree, ends=ends, margin=margin, max_per_parent=max_per_parent)
     ]
 
 
-def path_preferences(tree: Tree, *, eos_id: int, max_per_problem: int, seed: int = 0) -> list[PreferencePair]:
+def path_preferences(
+    tree: Tree, *, ends: tuple[int, ...], max_per_problem: int, seed: int = 0
+) -> list[PreferencePair]:
     """Passing paths (different programs) against well-formed failing ones of the same problem, whole answers.
 
     At most `max_per_problem` (0: all), drawn by seed from all of them, without repetition.
@@ -151,8 +155,8 @@ def path_preferences(tree: Tree, *, eos_id: int, max_per_problem: int, seed: int
             id=f"{tree.problem_id}#{good.index}>{bad.index}",
             problem_id=tree.problem_id,
             prompt_ids=tree.prompt_ids,
-            chosen_ids=_answer_ids(tree, good, eos_id),
-            rejected_ids=_answer_ids(tree, bad, eos_id),
+            chosen_ids=_answer_ids(tree, good, ends),
+            rejected_ids=_answer_ids(tree, bad, ends),
             margin=good.value - bad.value,
         )
         for good, bad in drawn(pairs, max_per_problem, seed, "path_preferences", tree.problem_id)
@@ -178,7 +182,7 @@ def program_of(leaf: Node) -> str:
     return pseudocode.parse_step(leaf.text, leaf.depth).text
 
 
-def _answer_ids(tree: Tree, leaf: Node, eos_id: int) -> tuple[int, ...]:
-    """The path's tokens, ending with the end-of-sequence token."""
+def _answer_ids(tree: Tree, leaf: Node, ends: tuple[int, ...]) -> tuple[int, ...]:
+    """The path's tokens, ending with the token that trained answers end with."""
     # An expansion stops before it, and a model that imitates such a path would never learn to stop.
-    return (*without_eos(path_ids(tree.nodes, leaf.index), eos_id), eos_id)
+    return (*without_eos(path_ids(tree.nodes, leaf.index), ends), ends[0])

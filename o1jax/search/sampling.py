@@ -121,7 +121,7 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
     """The token ids of the settings' prompt."""
     settings = sampler.settings
     if settings.prompt == "completion":
-        return chat.encode(sampler.tokenizer, direct.completion_prompt(problem, sampler.examples))
+        return chat.begin(sampler.tokenizer, direct.completion_prompt(problem, sampler.examples))
     if settings.prompt == "direct":
         return chat.render(sampler.tokenizer, direct.messages(problem, style=settings.style))
     messages = pseudocode.messages(problem, few_shot=settings.few_shot, style=settings.style)

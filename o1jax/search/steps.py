@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from o1jax.engine.interface import Completion
 from o1jax.engine.step_scorer import Path
 from o1jax.prompts import chat, pseudocode
+from o1jax.prompts.ends import end_ids
 from o1jax.records import ACTIONS, Node, Rollout
 
 PROGRAM = ACTIONS[-1]
@@ -35,12 +36,18 @@ class SampledStep:
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...]) -> str:
-    """The text of sampled tokens, without a final end-of-sequence token."""
-    return chat.decode(tokenizer, without_eos(token_ids, tokenizer.eos_token_id))
+    """The text of sampled tokens, without special tokens: none of them is part of a program."""
+    return chat.decode(tokenizer, without_eos(token_ids, end_ids(tokenizer)), special=False)
 
 
-def without_eos(token_ids: tuple[int, ...], eos_id: int) -> tuple[int, ...]:
-    return token_ids[:-1] if token_ids and token_ids[-1] == eos_id else token_ids
+def without_eos(token_ids: tuple[int, ...], ends: tuple[int, ...]) -> tuple[int, ...]:
+    """The tokens but for a final one of `ends` (prompts/ends.py)."""
+    return token_ids[:-1] if token_ids and token_ids[-1] in ends else token_ids
+
+
+def _step_text(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...]) -> str:
+    """The text of a step, special tokens included: step markers may be such, and others are malformed."""
+    return chat.decode(tokenizer, without_eos(token_ids, end_ids(tokenizer)))
 
 
 def cut(
@@ -70,7 +77,7 @@ def _step_end(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...], st
     """The index after the token that completes the first `<Step_End>` from `start` on, or None."""
 
     def is_closed(end: int) -> bool:
-        return pseudocode.STOP in text_of(tokenizer, token_ids[start:end])
+        return pseudocode.STOP in _step_text(tokenizer, token_ids[start:end])
 
     if not is_closed(len(token_ids)):
         return None
@@ -83,7 +90,7 @@ def _read(
     tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout, start: int, end: int, number: int
 ) -> SampledStep:
     """Step `number` in the tokens from `start` to `end`, dead if it does not parse."""
-    text = text_of(tokenizer, answer.token_ids[start:end])
+    text = _step_text(tokenizer, answer.token_ids[start:end])
     try:
         step = pseudocode.parse_step(text, number)
     except pseudocode.StepError as malformed:
@@ -91,7 +98,7 @@ def _read(
     if step.action != PROGRAM:
         return _slice(answer, start, end, text, action=step.action)
     # The end-of-sequence token belongs to the program's step, so that the policy learns to stop there.
-    if answer.token_ids[end:] == (tokenizer.eos_token_id,):
+    if len(answer.token_ids) == end + 1 and answer.token_ids[end] in end_ids(tokenizer):
         end += 1
     return _slice(answer, start, end, text, action=PROGRAM, program=step.text)
 
@@ -99,7 +106,7 @@ def _read(
 def _unfinished(tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout, start: int) -> SampledStep:
     """The dead step made of the tokens after the last `<Step_End>`."""
     end = len(answer.token_ids)
-    text = text_of(tokenizer, answer.token_ids[start:])
+    text = _step_text(tokenizer, answer.token_ids[start:])
     error = "the path ends without a program (action 3)"
     if answer.finish_reason == "length":
         error = f"no {pseudocode.STOP} within {end - start} tokens"
@@ -117,10 +124,10 @@ def _slice(
     return SampledStep(ids, log_probs, text, action, reason, answer.policy_version, **said)
 
 
-def path_of(prompt_ids: tuple[int, ...], steps: Sequence[Node | SampledStep], eos_id: int) -> Path:
+def path_of(prompt_ids: tuple[int, ...], steps: Sequence[Node | SampledStep], ends: tuple[int, ...]) -> Path:
     """What a scorer reads: the prompt and the steps' tokens."""
-    # A scorer was trained on steps that end at their marker (samples.py): a final eos is not part of one.
-    tokens = [without_eos(step.token_ids, eos_id) for step in steps]
-    ends = itertools.accumulate(map(len, tokens), initial=len(prompt_ids) - 1)
+    # A scorer was trained on steps that end at their marker (samples.py): a final end is not part of one.
+    tokens = [without_eos(step.token_ids, ends) for step in steps]
+    lengths = itertools.accumulate(map(len, tokens), initial=len(prompt_ids) - 1)
     programs = (len(ids) if step.action == PROGRAM else 0 for ids, step in zip(tokens, steps, strict=True))
-    return Path(tuple(itertools.chain(prompt_ids, *tokens)), tuple(ends)[1:], tuple(programs))
+    return Path(tuple(itertools.chain(prompt_ids, *tokens)), tuple(lengths)[1:], tuple(programs))

@@ -21,8 +21,8 @@ class GrowingTree:
     all its children are closed.
     """
 
-    def __init__(self, eos_id: int):
-        self.eos_id = eos_id
+    def __init__(self, ends: tuple[int, ...]):
+        self.ends = ends
         self.nodes: list[Node] = []
         self.children: list[list[int]] = []
         self.expansions: list[int] = []  # times that a node was expanded
@@ -37,9 +37,9 @@ class GrowingTree:
         a new one with this terminal value and verdict."""
         # An end-of-sequence token does not tell steps apart: a simulation samples one after the program,
         # where an expansion stops before it.
-        key = without_eos(step.token_ids, self.eos_id)
+        key = without_eos(step.token_ids, self.ends)
         for child in self.children[parent]:
-            if without_eos(self.nodes[child].token_ids, self.eos_id) == key:
+            if without_eos(self.nodes[child].token_ids, self.ends) == key:
                 return child
         index = len(self.nodes)
         self._append(

@@ -27,7 +27,7 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh, replicated
 from o1jax.parallel.processes import is_leader
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts.chat import Tokenizer, load_tokenizer
+from o1jax.prompts.chat import Tokenizer, check_embedding, load_tokenizer, size
 from o1jax.prompts.gguf_tokenizer import tokenizer_of
 from o1jax.records import InputError, PreferencePair
 from o1jax.stages.manifest import StageResult
@@ -206,16 +206,22 @@ def open_policy(directory: epath.Path, mesh: Mesh | None = None, dtype: str = ""
     mesh = mesh or make_mesh()
     for path in (directory / "policy", directory):
         if (path / "checkpoint").exists():
-            return load_policy(path, mesh, dtype)
+            return fitting(load_policy(path, mesh, dtype))
     if not hf.is_published(directory):
         raise _none_there(directory)
     published = hf.open_published(directory)
     tokenizer = _published_tokenizer(published)
     config, params = hf.load_published(published, mesh, dtype)
     config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
-    config = config.with_tokens(len(tokenizer))
+    config = config.with_tokens(size(tokenizer))
     graphdef, _ = abstract_params(config, mesh)
-    return Policy(config, graphdef, params, tokenizer)
+    return fitting(Policy(config, graphdef, params, tokenizer))
+
+
+def fitting(policy: Policy) -> Policy:
+    """The policy; InputError if its tokenizer is not its model's (chat.check_embedding)."""
+    check_embedding(policy.tokenizer, policy.config.vocab_size, f"policy {policy.tokenizer.name_or_path!r}")
+    return policy
 
 
 def open_tokenizer(directory: epath.Path) -> Tokenizer:

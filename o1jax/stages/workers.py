@@ -28,7 +28,7 @@ from o1jax.engine.step_scorer import StepScorer, score_ids
 from o1jax.engine.vllm_engine.settings import is_here
 from o1jax.parallel.mesh import make_mesh, own_devices
 from o1jax.parallel.processes import this_process
-from o1jax.prompts.chat import Tokenizer
+from o1jax.prompts.chat import Tokenizer, begin
 from o1jax.records import InputError
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Judge
@@ -137,8 +137,7 @@ class WeightSync:
         # With several processes each has an engine of its own, and its own copy of the parameters.
         self._mesh = make_mesh() if jax.process_count() == 1 else own_devices()
         self._program = log_probs_program(policy.graphdef, self._mesh)
-        prompt_ids = policy.tokenizer.encode(PROBE, add_special_tokens=False)
-        self._request = Request(tuple(prompt_ids), max_tokens=PROBE_TOKENS, reuse_prefix=False)
+        self._request = Request(begin(policy.tokenizer, PROBE), max_tokens=PROBE_TOKENS, reuse_prefix=False)
 
     async def push(self, engine: Engine, params: nnx.State, version: int) -> float:
         """Loads the parameters, which the engine then samples with; returns `difference`."""

@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt
 
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat
+from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Status
 from o1jax.sandbox.fork_judge import ForkJudge
@@ -194,6 +195,6 @@ def _messages(case_set: CaseSet, settings: CaseSettings) -> tuple[chat.Message, 
 
 
 def answer_ids(cases: Sequence[Case], tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
-    """The answer that gives these cases, ending with the end-of-sequence token."""
+    """The answer that gives these cases, ending as trained answers do."""
     text = prompt.render_answer(cases, traced=settings.traced)
-    return (*chat.encode(tokenizer, text), tokenizer.eos_token_id)
+    return (*chat.encode(tokenizer, text), end_ids(tokenizer)[0])

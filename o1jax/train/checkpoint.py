@@ -21,10 +21,12 @@ from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
 from o1jax.model.config import ModelConfig
+from o1jax.model.hf import checkpoint as hf
 from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.parallel.memory import check_fits
 from o1jax.parallel.processes import barrier, is_leader, reporting_slow
-from o1jax.prompts.chat import load_tokenizer, save_tokenizer
+from o1jax.prompts.chat import load_tokenizer, save_tokenizer, size
+from o1jax.prompts.ends import token_ids
 from o1jax.records import InputError
 from o1jax.train import integrity
 
@@ -181,6 +183,17 @@ def save_policy(
     barrier(f"saved_policy {directory}")  # the first process seals
 
 
+def export_policy(
+    directory: epath.PathLike,
+    config: ModelConfig,
+    params: nnx.State,
+    tokenizer: transformers.PreTrainedTokenizerFast,
+) -> None:
+    """Writes a Hugging Face directory, weights and tokenizer, for transformers and vLLM to load."""
+    save_tokenizer(directory, tokenizer, config.family)
+    hf.export(directory, config, params, token_ids(tokenizer))  # last: without config.json it is half-written
+
+
 def load_policy(directory: epath.PathLike, mesh: Mesh, dtype: str = "") -> Policy:
     """The policy of a directory, its parameters on the mesh, in `dtype` (ModelConfig.kept_in). InputError if
     it is missing or damaged, or larger than the memory."""
@@ -196,10 +209,10 @@ def load_policy(directory: epath.PathLike, mesh: Mesh, dtype: str = "") -> Polic
             )
         tokenizer = load_tokenizer(str(directory / "tokenizer"))
         config = ModelConfig.from_json(checkpoints.meta(0)["config"]).kept_in(dtype)
-        config = config.with_tokens(len(tokenizer))
+        config = config.with_tokens(size(tokenizer))
         graphdef, like = abstract_params(config, mesh)
         check_fits(directory, like)
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
-        with reporting_slow(f"loaded {directory}, {size / 1e6:,.0f} MB,", says=is_leader()):
+        n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+        with reporting_slow(f"loaded {directory}, {n_bytes / 1e6:,.0f} MB,", says=is_leader()):
             params = checkpoints.restore(0, {"params": like})["params"]
     return Policy(config, graphdef, params, tokenizer)

@@ -7,8 +7,8 @@ from o1jax.engine.jobs import Stop, token_bytes
 TABLE = [b"<", b"|Step", b"_End", b">\n", b"x", b"<Step_End>", b"a<Step_End>b", b"Step"]
 
 
-def stop_at(*strings: str, eos: int = -1, ids: frozenset[int] = frozenset()) -> Stop:
-    return Stop(eos, ids, tuple(text.encode() for text in strings))
+def stop_at(*strings: str, ends: tuple[int, ...] = (), ids: frozenset[int] = frozenset()) -> Stop:
+    return Stop(ends, ids, tuple(text.encode() for text in strings))
 
 
 def test_the_token_that_runs_past_the_end_is_the_one_that_stops():
@@ -30,17 +30,17 @@ def test_the_tail_holds_no_whole_stop_and_stays_short():
 
 
 def test_the_first_of_string_and_token_stops():
-    stop = stop_at("<Step_End>", eos=4, ids=frozenset({1}))
+    stop = stop_at("<Step_End>", ends=(4,), ids=frozenset({1}))
     assert stop.find(b"", [0, 4, 5], TABLE) == 1
     assert stop.find(b"", [0, 5, 4], TABLE) == 1
     assert stop.find(b"", [0, 1, 4], TABLE) == 1
     assert stop.find(b"", [0, 2], TABLE) is None
 
 
-def test_the_device_sees_the_end_the_ids_and_tokens_that_hold_a_whole_string():
-    stop = stop_at("<Step_End>", eos=3, ids=frozenset({1}))
-    assert stop.device_ids(TABLE, 8) == (3, 1, 5, 6)
-    assert stop.device_ids(TABLE, 2) == (3, 1)
+def test_the_device_sees_the_ends_the_ids_and_tokens_that_hold_a_whole_string():
+    stop = stop_at("<Step_End>", ends=(3, 2), ids=frozenset({1}))
+    assert stop.device_ids(TABLE, 8) == (3, 2, 1, 5, 6)
+    assert stop.device_ids(TABLE, 2) == (3, 2)
 
 
 def test_token_bytes_join_to_the_decoded_text():

@@ -29,6 +29,7 @@ from o1jax.train.checkpoint import save_policy
 from o1jax.train.reference import token_log_probs_of
 
 EOS = 1  # of the nano tokenizer
+ENDS = (EOS,)
 GOOD, BAD = 40, 41  # the token that tells a good step from a bad one
 AC, WA = CaseResult(Status.AC), CaseResult(Status.WA)
 PASS, HALF, FAIL = Verdict(True, (AC, AC)), Verdict(True, (AC, WA)), Verdict(True, (WA, WA))
@@ -100,7 +101,7 @@ def spec_of(house, config, *found, policy="start"):
 def ids(trees, kind, seed=0, **settings):
     rounds = trees if isinstance(trees[0], list) else [trees]
     settings = dataclasses.replace(ANY, **settings)
-    return [pair.id for pair in dpo.pairs_of(rounds, kind, settings, EOS, seed)]
+    return [pair.id for pair in dpo.pairs_of(rounds, kind, settings, ENDS, seed)]
 
 
 def test_pairs_are_siblings_or_passing_against_failing_answers():
@@ -114,7 +115,7 @@ def test_pairs_are_siblings_or_passing_against_failing_answers():
         "0/siblings/p07#5>6",
     ]
     assert sorted(ids(trees, "paths")) == ["0/paths/p07#2>3", "0/paths/p07#2>5", "0/paths/p07#2>6"]
-    (pair,) = dpo.pairs_of([trees], "siblings", dataclasses.replace(ANY, max_per_problem=1), EOS, 2)
+    (pair,) = dpo.pairs_of([trees], "siblings", dataclasses.replace(ANY, max_per_problem=1), ENDS, 2)
     assert pair.prompt_ids[:3] == trees[0].prompt_ids and pair.margin == 0.5
 
 
@@ -166,7 +167,7 @@ def test_the_chosen_answers_margin_rises_also_on_other_problems(house, tmp_path,
     assert len(lines) == figures["steps"] and abs(lines[0]["margin"]) < 1e-3  # the reference is the start
     assert lines[-1]["margin"] > 5 and lines[-1]["accuracy"] > 0.9
     kind = "siblings" if kinds == "siblings" else "paths"
-    pairs = dpo.pairs_of([trees_of(range(60, 80))], kind, ANY, EOS, 0)
+    pairs = dpo.pairs_of([trees_of(range(60, 80))], kind, ANY, ENDS, 0)
     before = log_probs(open_policy(house / "start"), pairs)
     after = log_probs(open_policy(out), pairs)
     margin_P = (after[0] - before[0]) - (after[1] - before[1])

@@ -35,6 +35,7 @@ from o1jax.store import write_records
 from o1jax.train.checkpoint import save_policy
 
 EOS = 1  # of the nano tokenizer
+ENDS = (EOS,)
 GOOD = 40  # a step that holds this token is a good one
 PASS, FAIL = (Verdict(True, (CaseResult(status),)) for status in (Status.AC, Status.WA))
 TRAIN = TrainSettings(row_length=64, rows_per_batch=16, learning_rate=3e-3, weight_decay=0.01)
@@ -153,10 +154,10 @@ def test_a_stage_without_trees_is_refused(inputs, tmp_path):
 
 def test_a_cap_draws_paths_by_seed():
     trees, capped = trees_of(range(6)), dataclasses.replace(SETTINGS, max_paths_per_problem=3)
-    draws = [[s.id for s in prm.samples_of([trees], capped, EOS, seed)] for seed in (0, 0, 1)]
+    draws = [[s.id for s in prm.samples_of([trees], capped, ENDS, seed)] for seed in (0, 0, 1)]
     assert [len(draw) for draw in draws] == [18] * 3 and draws[0] == draws[1] != draws[2]
-    twice = prm.samples_of([trees, trees], SETTINGS, EOS, 0)
-    assert len({sample.id for sample in twice}) == 2 * len(prm.samples_of([trees], SETTINGS, EOS, 0)) == 96
+    twice = prm.samples_of([trees, trees], SETTINGS, ENDS, 0)
+    assert len({sample.id for sample in twice}) == 2 * len(prm.samples_of([trees], SETTINGS, ENDS, 0)) == 96
 
 
 class LengthScorer:
@@ -172,8 +173,8 @@ class LengthScorer:
 
 def test_every_step_is_scored_once_and_malformed_ones_are_not():
     trees, scorer = trees_of(range(3)), LengthScorer()
-    nodes = nodes_of(trees, EOS)
-    scores = asyncio.run(score_nodes(trees, scorer, EOS))
+    nodes = nodes_of(trees, ENDS)
+    scores = asyncio.run(score_nodes(trees, scorer, ENDS))
     assert len(nodes) == len(scores) == 3 * 12 and scorer.paths == 3 * 8
     np.testing.assert_array_equal(scores, nodes.path_tokens_N + 3)  # the prompt's; no eos
     assert nodes.number_N.tolist()[:3] == [1, 2, 2] and nodes.is_leaf_N.tolist()[:3] == [False, True, True]
@@ -271,6 +272,6 @@ def test_figures_of_perfect_and_of_constant_scores():
 
 def test_pairs_are_those_of_step_pairs():
     trees = trees_of(range(20))
-    nodes = nodes_of(trees, EOS)
-    n_pairs = sum(len(step_pairs(tree, eos_id=EOS)) for tree in trees)
+    nodes = nodes_of(trees, ENDS)
+    n_pairs = sum(len(step_pairs(tree, ends=ENDS)) for tree in trees)
     assert ranking(nodes, nodes.soft_N, 0)["n_pairs"] == n_pairs > 20

@@ -284,7 +284,7 @@ def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
     def before_each_step(rollout):
         steps = (rollout.prompt_ids[-2:], rollout.token_ids[:3], rollout.token_ids[3:5])
         nodes = [Node(i, i - 1, i, 1, token_ids=ids) for i, ids in enumerate(steps)]
-        return path_of(rollout.prompt_ids[:-2], nodes, eos_id=-1)
+        return path_of(rollout.prompt_ids[:-2], nodes, ends=())
 
     async def scores():
         scorer = scorer_of(policy, slots=4, context=tiny_rl.CONTEXT)

@@ -11,6 +11,7 @@ from o1jax.search import samples
 from o1jax.search.tree import children_of, path_ids, path_to
 
 EOS = 99
+ENDS = (EOS, 98)  # answers may end with both, and are trained with the first
 AC, WA = CaseResult(Status.AC), CaseResult(Status.WA)
 PASS, HALF, FAIL = Verdict(True, (AC, AC)), Verdict(True, (AC, WA)), Verdict(True, (WA, WA))
 
@@ -48,7 +49,7 @@ TREE = draw(
     (1, (11,), None, ""),
     (1, (12, EOS), FAIL, "fails()"),
     (2, (21,), None, "malformed"),
-    (4, (13, EOS), PASS, "passes()"),
+    (4, (13, 98), PASS, "passes()"),
     (4, (14,), HALF, "half()"),
     (4, (15, 16), PASS, "passes()"),
 )
@@ -71,28 +72,28 @@ def test_labels_are_means_over_distinct_leaves():
 
 
 def test_passing_samples_are_distinct_by_program_and_end_with_eos():
-    (sample,) = samples.passing_samples(TREE, eos_id=EOS)
+    (sample,) = samples.passing_samples(TREE, ends=ENDS)
     assert sample.answer_ids == (10, 11, 13, EOS) and sample.is_trained == (True,) * 4
     assert (sample.id, sample.prompt_ids) == ("p#7", (1, 2))
 
 
 def test_an_end_of_sequence_that_search_did_not_sample_is_added_once():
-    by_id = {s.id: s for s in samples.passing_samples(OTHER, eos_id=EOS)}
+    by_id = {s.id: s for s in samples.passing_samples(OTHER, ends=ENDS)}
     assert by_id["p#1"].answer_ids == (10, 11, 12, 13, 14, 15, EOS)
 
 
 def test_passing_samples_are_the_shortest_first():
-    assert [sample.id for sample in samples.passing_samples(OTHER, eos_id=EOS)] == ["p#2", "p#1", "p#3"]
+    assert [sample.id for sample in samples.passing_samples(OTHER, ends=ENDS)] == ["p#2", "p#1", "p#3"]
 
 
 def test_an_unsolved_tree_gives_no_sample():
     unsolved = draw((0, (9,), FAIL, "d()"))
-    assert samples.passing_samples(unsolved, eos_id=EOS) == []
-    assert samples.path_preferences(unsolved, eos_id=EOS, max_per_problem=1) == []
+    assert samples.passing_samples(unsolved, ends=ENDS) == []
+    assert samples.path_preferences(unsolved, ends=ENDS, max_per_problem=1) == []
 
 
 def test_step_labels_end_steps_at_their_marker_not_at_eos():
-    labelled = {label.id: label for label in samples.step_labels(TREE, eos_id=EOS)}
+    labelled = {label.id: label for label in samples.step_labels(TREE, ends=ENDS)}
     assert sorted(labelled) == ["p#2", "p#5", "p#7", "p#8", "p#9"]
     assert labelled["p#7"].answer_ids == (10, 11, 13) and labelled["p#7"].step_ends == (0, 1, 2)
     assert labelled["p#9"].answer_ids == (10, 11, 15, 16) and labelled["p#9"].step_ends == (0, 1, 3)
@@ -102,20 +103,20 @@ def test_step_labels_end_steps_at_their_marker_not_at_eos():
 
 def test_a_step_whose_leaves_are_all_dead_is_labelled_with_nothing():
     """The steps of labelled paths are those that held-out figures ask about."""
-    labelled = {label.id: label for label in samples.step_labels(TREE, eos_id=EOS)}
+    labelled = {label.id: label for label in samples.step_labels(TREE, ends=ENDS)}
     dead = labelled["p#2"]
     assert (dead.answer_ids, dead.soft, dead.hard, dead.n_leaves) == ((20,), (0.0,), (0.0,), (1,))
     paths = (path_to(TREE.nodes, int(id.removeprefix("p#"))) for id in labelled)
-    rows = nodes_of([TREE], EOS)
+    rows = nodes_of([TREE], ENDS)
     assert len({node.index for path in paths for node in path}) == len(rows) == 7
 
 
 def test_step_pairs_are_siblings_with_a_margin():
-    pairs = samples.step_pairs(TREE, eos_id=EOS)
+    pairs = samples.step_pairs(TREE, ends=ENDS)
     assert [pair.id for pair in pairs] == ["p#1>2", "p#4>5", "p#7>8", "p#9>8"]
-    widest = samples.step_pairs(TREE, eos_id=EOS, margin=0.55)
+    widest = samples.step_pairs(TREE, ends=ENDS, margin=0.55)
     assert [pair.id for pair in widest] == ["p#1>2", "p#4>5"]
-    assert len(samples.step_pairs(TREE, eos_id=EOS, max_per_parent=1)) == 3
+    assert len(samples.step_pairs(TREE, ends=ENDS, max_per_parent=1)) == 3
     seventh = pairs[2]
     assert (seventh.prefix_ids, seventh.chosen_ids, seventh.rejected_ids) == ((1, 2, 10, 11), (13,), (14,))
     assert (seventh.chosen_value, seventh.rejected_value) == (1.0, 0.5)
@@ -123,23 +124,23 @@ def test_step_pairs_are_siblings_with_a_margin():
 
 def test_dead_siblings_are_not_paired():
     tree = draw((0, (1,), PASS, "a()"), (0, (2,), None, "malformed"))
-    assert samples.step_pairs(tree, eos_id=EOS) == []
+    assert samples.step_pairs(tree, ends=ENDS) == []
 
 
 def test_sibling_preferences_are_the_step_pairs():
-    pairs, preferences = samples.step_pairs(TREE, eos_id=EOS), samples.sibling_preferences(TREE, eos_id=EOS)
+    pairs, preferences = samples.step_pairs(TREE, ends=ENDS), samples.sibling_preferences(TREE, ends=ENDS)
     assert [p.prompt_ids for p in preferences] == [p.prefix_ids for p in pairs]
     assert preferences[2].margin == 0.5
 
 
 def test_path_preferences_pair_passing_with_failing_answers():
-    pairs = samples.path_preferences(TREE, eos_id=EOS, max_per_problem=9)
+    pairs = samples.path_preferences(TREE, ends=ENDS, max_per_problem=9)
     assert {pair.id for pair in pairs} == {"p#7>5", "p#7>8"}
     by_id = {pair.id: pair for pair in pairs}
     assert by_id["p#7>8"].chosen_ids == (10, 11, 13, EOS) and by_id["p#7>8"].rejected_ids == (10, 11, 14, EOS)
     assert by_id["p#7>8"].margin == 0.5
-    assert samples.path_preferences(TREE, eos_id=EOS, max_per_problem=1, seed=3) == samples.path_preferences(
-        TREE, eos_id=EOS, max_per_problem=1, seed=3
+    assert samples.path_preferences(TREE, ends=ENDS, max_per_problem=1, seed=3) == samples.path_preferences(
+        TREE, ends=ENDS, max_per_problem=1, seed=3
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from etils import epath
 
-from o1jax.model.hf import checkpoint as hf
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
@@ -16,7 +15,7 @@ from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError
 from o1jax.stages.manifest import StageResult, StageSpec, begin, finish, input_hash
 from o1jax.stages.training import open_policy
-from o1jax.train.checkpoint import save_policy
+from o1jax.train.checkpoint import export_policy, save_policy
 
 
 def same(a, b):
@@ -29,7 +28,7 @@ def test_three_forms_of_one_policy(tmp_path):
     config = dataclasses.replace(preset("nano"), vocab_size=len(tokenizer))
     _, params = init_params(config, 0, make_mesh())
     save_policy(root / "stage" / "policy", config, params, tokenizer)
-    hf.export(root / "published", config, params, tokenizer)
+    export_policy(root / "published", config, params, tokenizer)
     for place in (root / "stage", root / "stage" / "policy", root / "published"):
         policy = open_policy(place)
         assert same(policy.params, params)
@@ -71,7 +70,7 @@ def test_weights_that_were_trained_on_are_another_input(tmp_path):
     spec = StageSpec("evaluate", {}, 0, {"policy": str(root / "published")})
     for seed in (0, 1):
         params = init_params(config, seed, make_mesh())[1]
-        hf.export(root / "published", config, params, tokenizer)
+        export_policy(root / "published", config, params, tokenizer)
         if seed == 0:
             begin(out, spec)
             finish(out, spec, StageResult({}, {}))

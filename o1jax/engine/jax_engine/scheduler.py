@@ -25,6 +25,7 @@ from o1jax.model.init import parameter_count
 from o1jax.model.kv_cache import KVCache, init_cache
 from o1jax.parallel.processes import report_slow
 from o1jax.parallel.seeds import fold_seed
+from o1jax.prompts.chat import size
 
 LARGE = 50_000_000  # parameters; smaller models compile silently, or the demo would say it at every stage
 
@@ -48,7 +49,7 @@ class Scheduler:
         self._prefill_round = reporting(
             "compiled prefill", lambda *arrays: programs.prefill(graphdef, sharding, *arrays)
         )
-        n_tokens = min(len(tokenizer), config.vocab_size)  # the rest of a padded vocabulary is never sampled
+        n_tokens = min(size(tokenizer), config.vocab_size)  # the rest of a padded vocabulary is never sampled
         self._decode_block = reporting(
             "compiled the decode step",
             lambda *arrays: programs.decode(graphdef, sharding, *arrays, shape.block, n_tokens),

@@ -44,6 +44,7 @@ from o1jax.model.hf import checkpoint as hf
 from o1jax.model.hf.names import hf_tensors, untied
 from o1jax.model.init import abstract_params, check_shapes
 from o1jax.parallel.mesh import own_devices
+from o1jax.prompts.chat import size
 from o1jax.records import InputError
 
 
@@ -150,7 +151,7 @@ class VllmEngine:
         version: int = 0,
         prefix_cache: bool = True,
     ):
-        config = config.with_tokens(len(tokenizer))
+        config = config.with_tokens(size(tokenizer))
         self.max_context, self._config = context, config
         # vLLM's bfloat16 attention uses AMX tiles, which Linux lets a process use that has asked. vLLM asks
         # in its worker processes, of which there is none here: without this the process ends by SIGILL.
@@ -162,7 +163,7 @@ class VllmEngine:
         )
         chosen["enable_prefix_caching"] = prefix_cache
         with tempfile.TemporaryDirectory(prefix="o1jax_vllm_") as directory:
-            hf.export(directory, *untied(config, params), tokenizer)
+            hf.export(directory, *untied(config, params))
             # Tokens go in and come out: vLLM needs no tokenizer.
             args = EngineArgs(model=directory, skip_tokenizer_init=True, disable_log_stats=True, **chosen)
             self._vllm = LLMEngine.from_engine_args(args)

@@ -34,6 +34,7 @@ from o1jax.model.hf.files import read_json
 from o1jax.model.hf.names import untied
 from o1jax.model.init import abstract_params, check_shapes
 from o1jax.parallel.mesh import own_devices
+from o1jax.prompts.chat import size
 from o1jax.records import InputError
 
 # What a server's config must have in common with the policy's, for it to take its weights.
@@ -89,7 +90,7 @@ class VllmServers:
         for url in endpoints or ("",):
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"engine.endpoints: saw {url!r}, wanted URLs such as http://host:8000")
-        config = config.with_tokens(len(tokenizer))
+        config = config.with_tokens(size(tokenizer))
         self.max_context, self._config, self._tokenizer = context, config, tokenizer
         self._slots, self._tries = slots, tries
         _, self._abstract = abstract_params(config, own_devices())

@@ -118,6 +118,6 @@ def sampling(job: Job, index: int) -> dict[str, Any]:
         "seed": fold_seed(request.seed, index),
         "max_tokens": job.limit,
         "stop_token_ids": list(job.stop_ids),
-        "ignore_eos": True,  # the tokenizer's end is one of the stop ids: so it is sampled, kept and counted
+        "ignore_eos": True,  # the tokenizer's ends are stop ids: so they are sampled, kept and counted
         "logprobs": 0,  # of the sampled token alone
     }

@@ -184,12 +184,12 @@ def export(
     path: str | os.PathLike,
     config: ModelConfig,
     params: nnx.State,
-    tokenizer: Any = None,
+    token_ids: Mapping[str, int | None] = {},
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes safetensors, config.json and the tokenizer's files, for transformers and vLLM to load.
+    """Writes safetensors and config.json, for transformers and vLLM to load.
 
-    `tokenizer` is a transformers tokenizer or None. Several files with an index above shard_bytes.
+    `token_ids` is what config.json says of the tokenizer. Several files with an index above shard_bytes.
     config.json comes last: a directory without it is half-written. The host holds one tensor at a time.
     """
     directory = pathlib.Path(path)
@@ -202,9 +202,4 @@ def export(
     ]
     arrays = (np.asarray(array) for _, array in hf_tensors(config, params))
     write_tensors(directory, specs, arrays, shard_bytes)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
-        fields |= {
-            f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
-        }
-    (directory / "config.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps({**fields, **token_ids}, indent=1), encoding="utf-8")

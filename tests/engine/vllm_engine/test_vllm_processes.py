@@ -13,7 +13,7 @@ import tiny_engine as tiny
 
 from o1jax.engine.vllm_engine import processes
 from o1jax.engine.vllm_engine.processes import Server, ServerSettings
-from o1jax.model.hf import checkpoint as hf
+from o1jax.train.checkpoint import export_policy
 
 ROOT = pathlib.Path(__file__).parents[3]
 SETTINGS = ServerSettings(
@@ -93,7 +93,7 @@ def test_the_command_line_says_each_argument_and_what_the_user_adds():
 
 @pytest.mark.vllm
 def test_serve_prints_endpoints_starts_a_killed_server_again_and_ends_all(tmp_path):
-    hf.export(tmp_path / "policy", tiny.config(), tiny.graphdef_and_params()[1], tiny.tokenizer())
+    export_policy(tmp_path / "policy", tiny.config(), tiny.graphdef_and_params()[1], tiny.tokenizer())
     flags = [f"--policy={tmp_path / 'policy'}", f"--workdir={tmp_path}", "--slots=2", "--context=64"]
     flags += [f"--port={served.free_ports(1)}"]
     command = [sys.executable, str(ROOT / "launch" / "serve.py"), *flags]
