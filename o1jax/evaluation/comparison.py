@@ -71,7 +71,9 @@ class Comparison:
         }
 
     def sampler(self, prompt: Prompt, n: int) -> Sampler:
-        sample = dataclasses.replace(self.sample, prompt=prompt, n=n)
+        # A path with a program is what search finds, so the arms beside it count well-formed ones alone.
+        extract = "strict" if prompt == "pseudocode" else self.sample.extract
+        sample = dataclasses.replace(self.sample, prompt=prompt, n=n, extract=extract)
         return Sampler(self.workers.engine, self.workers.judge, self.workers.tokenizer, sample)
 
     async def _trees(self) -> list[Tree]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -30,7 +30,7 @@ from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Prompt, Rollout
 from o1jax.rewards.outcome import final_tests, search_tests
 from o1jax.search.mcts import SearchSettings
-from o1jax.search.sampling import Sampler, SampleSettings, sample_paths
+from o1jax.search.sampling import Sampler, SampleSettings, sample_paths, strict_program
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share, wait_for
@@ -63,8 +63,9 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> StageResult:
-    """figures: a prompt -> pass_at_<k>, by_rung, malformed_share, tokens_a_sample; prompt_differences;
-    search; aspr; search_differences, with a PRM or a TCG; generated_tokens."""
+    """figures: a prompt -> pass_at_<k>, by_rung, malformed_share, no_program_share, cut_share,
+    tokens_a_sample; prompt_differences; search; aspr; search_differences, with a PRM or a TCG;
+    generated_tokens."""
     if max(settings.ks) > settings.sample.n:
         raise InputError(
             f"evaluate.ks: pass@{max(settings.ks)} needs sample.n of at least that, saw {settings.sample.n}; "
@@ -106,9 +107,9 @@ async def _evaluate(
         opened as workers,
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
-        groups = {}
+        groups, as_asked = {}, with_extract(settings.sample)
         for prompt in settings.prompts:
-            sample = dataclasses.replace(settings.sample, prompt=prompt)
+            sample = dataclasses.replace(as_asked, prompt=prompt)
             sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, sample, examples)
             groups[prompt] = await store.groups(
                 f"rollouts/{prompt}",
@@ -116,12 +117,12 @@ async def _evaluate(
                 lambda p, sampler=sampler: sample_paths(sampler, p, final_tests(p), seed),
                 sampler,
             )
-            figures[prompt] = _prompt_figures(problems, groups[prompt], settings.ks, seed)
+            figures[prompt] = _prompt_figures(problems, groups[prompt], sampler, settings.ks, seed)
             figures["generated_tokens"] += tokens_of(groups[prompt])
         figures["prompt_differences"] = _prompt_differences(groups, seed)
         if settings.with_search:
             comparison = Comparison(
-                workers, settings.search, settings.sample, settings.aspr_samples, searched, seed, store
+                workers, settings.search, as_asked, settings.aspr_samples, searched, seed, store
             )
             beside = await _beside(comparison, scorer, cases)
             figures["generated_tokens"] += beside.pop("generated_tokens")
@@ -188,10 +189,23 @@ def _prompt_differences(groups: Mapping[str, Sequence[Sequence[Rollout]]], seed:
     }
 
 
+def with_extract(sample: SampleSettings) -> SampleSettings:
+    """The settings with the way to find programs that "" means in an evaluation."""
+    # A chat model was not trained on our form, and other harnesses judge what it writes in its own; a nano
+    # policy was.
+    by_style = "lenient" if sample.style == "full" else "strict"
+    return dataclasses.replace(sample, extract=sample.extract or by_style)
+
+
 def _prompt_figures(
-    problems: Sequence[Problem], rollouts_P_G: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int
+    problems: Sequence[Problem],
+    rollouts_P_G: Sequence[Sequence[Rollout]],
+    sampler: Sampler,
+    ks: Sequence[int],
+    seed: int,
 ) -> dict[str, Any]:
-    """pass@k with intervals over problems, in all and by difficulty, and the share that is malformed."""
+    """pass@k with intervals over problems, in all and by difficulty; the shares of answers that are not in
+    the form that was asked for, that have no program, and that were cut by the token limit."""
     rollouts = [rollout for group in rollouts_P_G for rollout in group]
     by_rung: dict[str, list[Sequence[Rollout]]] = {}
     for problem, group in zip(problems, rollouts_P_G, strict=True):
@@ -199,9 +213,16 @@ def _prompt_figures(
     return {
         **_pass_figures(rollouts_P_G, ks, seed),
         "by_rung": {rung: _pass_figures(groups, ks, seed) for rung, groups in sorted(by_rung.items())},
-        "malformed_share": round(sum(r.verdict is None for r in rollouts) / len(rollouts), 4),
+        "malformed_share": _share(not strict_program(sampler, rollout) for rollout in rollouts),
+        "no_program_share": _share(not rollout.program for rollout in rollouts),
+        "cut_share": _share(rollout.finish_reason == "length" for rollout in rollouts),
         "tokens_a_sample": round(tokens_of(rollouts_P_G) / len(rollouts), 1),
     }
+
+
+def _share(holds: Iterable[bool]) -> float:
+    held = list(holds)
+    return round(sum(held) / len(held), 4)
 
 
 def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int) -> dict[str, Any]:
@@ -215,38 +236,45 @@ def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: 
 
 # The figures as one Markdown table, for a terminal and for table.md.
 
-Row = tuple[str, Figures | None, int | None]  # what it is, {mean, low, high, n}, generated tokens
+# What it is, {mean, low, high, n}, generated tokens, and the prompt's figures where it is of one.
+Row = tuple[str, Figures | None, int | None, Figures]
 
 
 def table(figures: Figures) -> str:
     """A row for each figure that is there: what it is, its mean, its 95 % interval, over how many problems,
-    at how many generated tokens."""
-    head = "| what | mean | 95 % interval | problems | generated tokens |\n| --- | --- | --- | --- | --- |"
+    at how many generated tokens; of a prompt the shares of its answers without a program and of those that
+    the token limit cut."""
+    names = ("what", "mean", "95 % interval", "problems", "no program", "cut", "generated tokens")
+    head = f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
     return "\n".join([head, *(_line(*row) for row in _rows(figures) if row[1] is not None)]) + "\n"
 
 
 def _rows(figures: Figures) -> Iterator[Row]:
     for prompt in PROMPTS:
-        for key, figure in figures.get(prompt, {}).items():
+        of_prompt = figures.get(prompt, {})
+        for key, figure in of_prompt.items():
             if key.startswith("pass_at_"):
-                yield f"{prompt}, pass@{key.removeprefix('pass_at_')}", figure, None
+                yield f"{prompt}, pass@{key.removeprefix('pass_at_')}", figure, None, of_prompt
     for pair, figure in figures.get("prompt_differences", {}).items():
-        yield f"pass@1, {pair}", figure, None
+        yield f"pass@1, {pair}", figure, None, {}
     for arm, result in figures.get("search", {}).items():
-        yield _words(arm), result["pass_rate"], result["generated_tokens"]
+        yield _words(arm), result["pass_rate"], result["generated_tokens"], {}
     for pair, figure in figures.get("search_differences", {}).items():
-        yield _words(pair), figure, None
+        yield _words(pair), figure, None, {}
     aspr = figures.get("aspr", {"pseudocode": None, "common": {}})
-    yield "ASPR, problems that search solved", aspr["pseudocode"], None
+    yield "ASPR, problems that search solved", aspr["pseudocode"], None, {}
     for prompt, figure in aspr["common"].items():
-        yield f"ASPR, commonly solved problems, {prompt}", figure, None
+        yield f"ASPR, commonly solved problems, {prompt}", figure, None, {}
 
 
 def _words(name: str) -> str:
     return name.replace("best_of_n", "best-of-n").replace("_", " ")
 
 
-def _line(what: str, figure: Figures, tokens: int | None) -> str:
+def _line(what: str, figure: Figures, tokens: int | None, of_prompt: Figures) -> str:
     interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
+    shares = (of_prompt.get(name) for name in ("no_program_share", "cut_share"))
+    no_program, was_cut = ("" if share is None else f"{share:.3f}" for share in shares)
     spent = "" if tokens is None else f"{tokens:,}"
-    return f"| {what} | {figure['mean']:.3f} | {interval} | {figure['n']} | {spent} |"
+    cells = (what, f"{figure['mean']:.3f}", interval, str(figure["n"]), no_program, was_cut, spent)
+    return f"| {' | '.join(cells)} |"

@@ -21,7 +21,7 @@ from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout, Tree
 from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.search.sampling import Sampler, judged
+from o1jax.search.sampling import Sampler, judged, read_again
 from o1jax.stages.together import all_have_finished, my_share, wait_for
 from o1jax.stages.workers import EngineSettings, Workers
 from o1jax.store import ShardWriter, read_records, read_shards, read_trees, write_records
@@ -44,7 +44,8 @@ class SampleStore:
         """rollouts_P_G of the file <name>.parquet, in the order of `problems`: those of this evaluation so
         far, and for other problems new samples, or the earlier evaluation's.
 
-        The earlier one's are judged again on the final tests, or without `judge_again` stand as they are.
+        The earlier one's are read and judged again, on the final tests, or without `judge_again` stand as
+        they are.
         Raises InputError for a problem that the earlier one lacks.
         """
         whole = self.out / f"{name}.parquet"
@@ -83,7 +84,8 @@ class SampleStore:
                 else:
                     group = earlier[problem.id]
                     if judge_again is not None:
-                        group = await judged(judge_again, problem, final_tests(problem), group)
+                        again = read_again(judge_again, problem, group)
+                        group = await judged(judge_again, problem, final_tests(problem), again)
                 store.extend(group)
                 # How many, and no mean of them: the problems that end first are the easy ones.
                 done_now = len(problems) - len(left) + next(ended)

@@ -49,19 +49,22 @@ def messages(problem: Problem, few_shot: int = 0, style: Style = "full") -> tupl
     turns: list[Message] = [{"role": "system", "content": _INSTRUCTION}]
     for task, steps in EXAMPLES[:few_shot]:
         turns.append({"role": "user", "content": task})
-        turns.append({"role": "assistant", "content": render_path(steps)})
+        # With the marker on a line of its own, as the instruction shows it, Qwen2.5-Coder-1.5B-Instruct keeps
+        # to the form in 46 of 48 answers; at the end of a line, in 31.
+        turns.append({"role": "assistant", "content": render_path(steps, before_end="\n")})
     return (*turns, {"role": "user", "content": task_text(problem)})
 
 
-def render_step(step: Step, number: int) -> str:
-    """One step with its markers and header, counted from 1."""
+def render_step(step: Step, number: int, before_end: str = "") -> str:
+    """One step with its markers and header, counted from 1; white space `before_end` may stand before the
+    last marker."""
     body = fence.render(step.text) if step.action == 3 else step.text
-    return f"{BEGIN}### Step {number}: <Action {step.action}>\n{body}{STOP}"
+    return f"{BEGIN}### Step {number}: <Action {step.action}>\n{body}{before_end}{STOP}"
 
 
-def render_path(steps: Sequence[Step]) -> str:
+def render_path(steps: Sequence[Step], before_end: str = "") -> str:
     """All steps, a newline between them: the text after the prompt, without end-of-message token."""
-    return "\n".join(render_step(step, number) for number, step in enumerate(steps, 1))
+    return "\n".join(render_step(step, number, before_end) for number, step in enumerate(steps, 1))
 
 
 def parse_step(text: str, number: int) -> Step:

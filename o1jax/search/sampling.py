@@ -18,6 +18,7 @@ from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, direct, fence, pseudocode
+from o1jax.prompts.extraction import Extract, find_program, with_starter
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Prompt, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import judge_program, outcome_of
@@ -40,6 +41,9 @@ class SampleSettings:
     max_tokens: PositiveInt = 2048  # of an answer
     few_shot: NonNegativeInt = 0  # worked examples in the pseudocode prompt
     style: Style = "full"  # of the pseudocode and the direct prompt
+    # How a program is found in an answer. strict: only in the form that search and RL teach. lenient: as
+    # other harnesses find it (prompts/extraction.py). "": strict, but lenient in an evaluation of full style.
+    extract: Extract = ""
     limits: Limits = Limits()  # of one execution of a program
 
 
@@ -160,7 +164,7 @@ async def _sample(
             temperature=settings.temperature,
             policy_version=completion.policy_version,
             prompt=settings.prompt,
-            program=_program(sampler, problem, completion, number),
+            program=program_of_answer(sampler, problem, completion, number),
         )
         for i, completion in enumerate(completions)
     ]
@@ -182,16 +186,37 @@ async def judged(
     return await asyncio.gather(*map(work, rollouts))
 
 
-def _program(sampler: Sampler, problem: Problem, answer: Completion, number: int) -> str:
-    """The program of an answer that begins with step `number` (pseudocode), or "" if it is malformed."""
+def program_of_answer(
+    sampler: Sampler, problem: Problem, answer: Completion | Rollout, number: int = 1
+) -> str:
+    """The program of an answer that begins with step `number` (pseudocode), or "" if there is none."""
+    text = text_of(sampler.tokenizer, answer.token_ids)
+    if sampler.settings.prompt == "completion":
+        return direct.completed_program(problem, text)
+    program = strict_program(sampler, answer, number)
+    if not program and sampler.settings.extract == "lenient":
+        program = find_program(text, problem)
+    return with_starter(program, problem)
+
+
+def strict_program(sampler: Sampler, answer: Completion | Rollout, number: int = 1) -> str:
+    """The program of a well-formed answer, as its prompt asks for it; "" of a malformed one."""
     settings = sampler.settings
     if settings.prompt == "pseudocode":
         return cut(sampler.tokenizer, answer, number, settings.max_tokens)[-1].program
     text = text_of(sampler.tokenizer, answer.token_ids)
     if settings.prompt == "completion":
-        return direct.completed_program(problem, text)
+        return text.strip()
     try:
         return fence.only_program(text)
     except fence.FenceError:
         # A malformed answer is an expected result of sampling, not a fault: no program, reward 0.
         return ""
+
+
+def read_again(sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Whole answers with the programs that the settings find in them now."""
+    return [
+        dataclasses.replace(rollout, program=program_of_answer(sampler, problem, rollout))
+        for rollout in rollouts
+    ]

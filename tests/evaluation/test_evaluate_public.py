@@ -118,12 +118,11 @@ def evaluated(house, monkeypatch, program_of, name="evaluation", examples=(), **
     engine = AnsweringEngine(byte_tokenizer(), problems, program_of)
 
     @contextlib.asynccontextmanager
-    async def open_workers(policy, settings):
+    async def sampling_workers(policy, settings):
         async with ForkJudge(slots=settings.judge_slots) as judge:
             yield Workers(engine, judge, engine.tokenizer, time.monotonic())
 
-    monkeypatch.setattr(evaluate, "open_policy", lambda place: None)
-    monkeypatch.setattr(evaluate, "open_workers", open_workers)
+    monkeypatch.setattr(evaluate, "sampling_workers", sampling_workers)
     inputs = {key: str(house / key) for key in ("policy", "problems", *examples)}
     inputs |= {key: str(house / changes.pop(key)) for key in ("samples",) if key in changes}
     spec = StageSpec("evaluate", {**SETTINGS, **changes}, 0, inputs)

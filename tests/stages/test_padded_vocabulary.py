@@ -14,13 +14,12 @@ from etils import epath
 from o1jax.engine.interface import Request
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.config import ModelConfig
-from o1jax.model.hf import checkpoint as hf
 from o1jax.model.init import init_params, merge
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import nano_tokenizer
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import EngineSettings, WeightSync, open_engine
-from o1jax.train.checkpoint import save_policy
+from o1jax.train.checkpoint import export_policy, save_policy
 
 PADDING = 30
 SHAPE = {"slots": 4, "context": 96}
@@ -49,7 +48,7 @@ def published(directory, tied):
     name = "embed_VD" if tied else "untied_head_DV"
     rows = (slice(len(tokenizer), None),) if tied else (slice(None), slice(len(tokenizer), None))
     params[name] = params[name].replace(params[name][...].at[rows].multiply(4))
-    hf.export(directory, config, params, tokenizer)
+    export_policy(directory, config, params, tokenizer)
     return open_policy(epath.Path(directory))
 
 

@@ -105,8 +105,7 @@ def problems(tmp_path):
 
 def write_stage(problems, monkeypatch, said=CASES, **settings):
     engine = Scripted(said, max_context=240)
-    monkeypatch.setattr(write_tests, "open_policy", lambda _: None)
-    monkeypatch.setattr(write_tests, "open_workers", lambda *_: workers(engine))
+    monkeypatch.setattr(write_tests, "sampling_workers", lambda *_: workers(engine))
     out = problems.parent / "out"
     inputs = {"tcg": problems, "problems": problems}
     return write_tests.run(out, write_tests.Settings(write=WRITE, **settings), inputs, 0).figures, out
