@@ -116,6 +116,7 @@ async def _evaluate(
                 problems,
                 lambda p, sampler=sampler: sample_paths(sampler, p, final_tests(p), seed),
                 sampler,
+                are_whole=True,
             )
             figures[prompt] = _prompt_figures(problems, groups[prompt], sampler, settings.ks, seed)
             figures["generated_tokens"] += tokens_of(groups[prompt])

@@ -39,18 +39,24 @@ class SampleStore:
     concurrency: int  # problems at once
 
     async def groups(
-        self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: Sampler | None = None
+        self,
+        name: str,
+        problems: Sequence[Problem],
+        sample: Sample,
+        judge_again: Sampler | None = None,
+        *,
+        are_whole: bool = False,
     ) -> list[list[Rollout]]:
         """rollouts_P_G of the file <name>.parquet, in the order of `problems`: those of this evaluation so
         far, and for other problems new samples, or the earlier evaluation's.
 
-        The earlier one's are read and judged again, on the final tests, or without `judge_again` stand as
-        they are.
+        The earlier one's are judged again, on the final tests, or without `judge_again` stand as they are;
+        if they are whole answers, not the ends of some, their programs are found anew before.
         Raises InputError for a problem that the earlier one lacks.
         """
         whole = self.out / f"{name}.parquet"
         if not whole.exists():
-            await self._sample(name, my_share(problems), sample, judge_again)
+            await self._sample(name, my_share(problems), sample, judge_again, are_whole)
             # One file of all processes' shards, when all have sampled.
             await all_have_finished(self.out, name.replace("/", "_"))
             if this_process().index == 0:
@@ -63,7 +69,12 @@ class SampleStore:
         return [by_problem[problem.id] for problem in problems]
 
     async def _sample(
-        self, name: str, problems: Sequence[Problem], sample: Sample, judge_again: Sampler | None
+        self,
+        name: str,
+        problems: Sequence[Problem],
+        sample: Sample,
+        judge_again: Sampler | None,
+        are_whole: bool,
     ) -> None:
         shards, line = self.out / f"{name}.shards", ProgressLine(f"evaluate {name}", len(problems))
         done = {rollout.problem_id for rollout in read_shards(shards, Rollout)}
@@ -84,7 +95,7 @@ class SampleStore:
                 else:
                     group = earlier[problem.id]
                     if judge_again is not None:
-                        again = read_again(judge_again, problem, group)
+                        again = read_again(judge_again, problem, group) if are_whole else group
                         group = await judged(judge_again, problem, final_tests(problem), again)
                 store.extend(group)
                 # How many, and no mean of them: the problems that end first are the easy ones.
