@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from download_models import path_of
 
 from o1jax.engine.interface import Request
 from o1jax.model.hf import checkpoint
@@ -17,7 +18,6 @@ from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import chat
 from o1jax.stages.training import open_tokenizer
 from o1jax.stages.workers import EngineSettings, sampling_workers
-from tests.real_models import path_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed; make test-real does that")
 transformers = pytest.importorskip("transformers")

