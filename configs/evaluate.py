@@ -8,8 +8,8 @@
     python launch/evaluate.py --config=configs/evaluate.py:mbpp --workdir=runs/evaluate_mbpp \
         --config.inputs.policy=weights/qwen2.5-coder-7b-instruct
 
-`inputs.policy` is a stage that trained one, a policy directory (an Orbax checkpoint with its tokenizer), or a
-directory of published safetensors. `inputs.prm` and `inputs.tcg` add their arms; `inputs.samples`, an earlier
+`inputs.policy` is a stage that trained one, a policy directory (an Orbax checkpoint with its tokenizer), a
+directory of published safetensors, or a .gguf file. `inputs.prm` and `inputs.tcg` add their arms; `inputs.samples`, an earlier
 evaluation, has its samples judged again, by other tests perhaps (humaneval's by humaneval_plus:
 --config.evaluate.engine.judge_packages="('numpy',)" then).
 

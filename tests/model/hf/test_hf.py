@@ -184,6 +184,27 @@ def test_a_tied_checkpoint_that_also_holds_its_head_loads(tmp_path):
     assert_same_bits(perturbed(CONFIGS["qwen2"])[1], load(tmp_path, make_mesh())[1])
 
 
+def test_a_head_that_differs_from_the_embedding_is_used_whatever_the_config_says(tmp_path, caplog):
+    config = CONFIGS["qwen2"]
+    weights = exported(tmp_path, config) / "model.safetensors"
+    tensors = load_file(weights)
+    head = tensors["model.embed_tokens.weight"] + 1
+    save_file(tensors | {"lm_head.weight": head}, weights)
+    config_back, params = load(tmp_path, make_mesh())
+    assert config_back == dataclasses.replace(config, tie_embeddings=False)
+    np.testing.assert_array_equal(np.asarray(params["untied_head_DV"][...]).T, head)
+    assert "lm_head.weight differs" in caplog.text
+
+
+def test_a_missing_head_is_refused_unless_the_config_ties_it(tmp_path):
+    weights = exported(tmp_path, CONFIGS["llama"]) / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["lm_head.weight"]
+    save_file(tensors, weights)
+    with pytest.raises(InputError, match="does not tie the head"):
+        load(tmp_path, make_mesh())
+
+
 def test_the_dtype_of_products_comes_back_with_parameters_of_another(tmp_path):
     config = dataclasses.replace(CONFIGS["qwen2"], compute_dtype="bfloat16")
     assert load(exported(tmp_path, config), make_mesh())[0] == config
