@@ -9,9 +9,10 @@
         --config.inputs.policy=weights/qwen2.5-coder-7b-instruct
 
 `inputs.policy` is a stage that trained one, a policy directory (an Orbax checkpoint with its tokenizer), a
-directory of published safetensors, or a .gguf file. `inputs.prm` and `inputs.tcg` add their arms; `inputs.samples`, an earlier
-evaluation, has its samples judged again, by other tests perhaps (humaneval's by humaneval_plus:
---config.evaluate.engine.judge_packages="('numpy',)" then).
+directory of published safetensors, or a .gguf file. `inputs.prm` and `inputs.tcg` add their arms;
+`inputs.samples`, an earlier evaluation, has its samples judged again, by other tests perhaps (humaneval's by
+humaneval_plus: --config.evaluate.engine.judge_packages="('numpy',)" then), or found in its answers in another
+way (sample.extract).
 
 demo: 2 CPU cores, a few minutes. mbpp: the paper's settings for Qwen2.5 and Qwen2.5-Coder, on accelerators
 that hold the weights (7B: 16 GiB) and 64 sequences of 4,096 tokens. Its MBPP figures, direct -> pseudocode:
