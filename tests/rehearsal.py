@@ -64,17 +64,18 @@ def until_parsed(parser, *given):
 def rehearse(command):
     """ "" or what is wrong, in a line."""
     script, *sys.argv[1:] = command
-    sys.argv[0], said = script, io.StringIO()
+    sys.argv[0], said, printed = script, *(io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     if importlib.util.find_spec("torch") is None:
         sys.modules["torch"] = TORCH
     if script.startswith("tests/") and "argparse" not in pathlib.Path(script).read_text(encoding="utf-8"):
         return "" if not any(word.startswith("-") for word in command) else f"{script} takes no flags"
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
             runpy.run_path(str(ROOT / script), run_name="__main__")
     except SystemExit as ended:
         if ended.code not in (0, None):
-            return ((said.getvalue().strip() or str(ended.code)).splitlines())[-1]
+            said.seek(0)
+            return ((said.read().strip() or str(ended.code)).splitlines())[-1]
     return ""
 
 
