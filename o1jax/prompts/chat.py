@@ -7,6 +7,7 @@ Knows no prompt: what is said to a model is in pseudocode.py and direct.py.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -20,7 +21,8 @@ from o1jax.records import InputError
 
 Tokenizer = transformers.PreTrainedTokenizerFast
 OWN = "tokenizer.json"
-FILES = (OWN, "tokenizer.model", "vocab.json")  # one of them is there; else it would be empty
+SPM = "tokenizer.model"
+FILES = (OWN, SPM, "vocab.json")  # one of them is there; else it would be empty
 DATE = "26 Jul 2024"  # what Llama 3's own template says where it cannot know the day
 ANCHOR = "a"  # a token of every vocabulary that spells letters
 Message = Mapping[str, str]  # role ("system", "user" or "assistant") and content
@@ -40,6 +42,12 @@ def load_tokenizer(path: str) -> Tokenizer:
     directory = pathlib.Path(path)
     if directory.is_dir() and not any((directory / name).exists() for name in FILES):
         raise InputError(f"no tokenizer at {str(path)!r}, wanted one of {', '.join(FILES)} there")
+    if not any((directory / name).exists() for name in (OWN, "vocab.json")) and (directory / SPM).exists():
+        if importlib.util.find_spec("sentencepiece") is None:
+            raise InputError(
+                f"tokenizer at {str(path)!r}: {SPM} alone is there, which needs the package sentencepiece; "
+                f"pip install it, or give the directory with {OWN}"
+            )
     # By the class that config files name, AutoTokenizer would put a model family's splitting in place of
     # the one that tokenizer.json says.
     own = transformers.PreTrainedTokenizerFast if (directory / OWN).exists() else transformers.AutoTokenizer

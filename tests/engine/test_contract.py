@@ -12,6 +12,7 @@ import pytest
 import tiny_engine as tiny
 
 from o1jax.engine.interface import Request
+from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError
 
 ENGINES = ["jax", *(pytest.param(name, marks=pytest.mark.vllm) for name in ("vllm", "vllm_server"))]
@@ -121,12 +122,13 @@ def test_a_stop_token_ends_the_sample_and_is_kept(started):
     assert stopped.finish_reason == "stop"
 
 
-def test_end_of_sequence_is_kept_in_the_ids_and_not_in_the_text(started):
+def test_every_end_token_ends_a_sample_and_is_kept_in_the_ids_and_not_in_the_text(started):
     (samples,) = generate(started, Request(PROMPT, n=64, max_tokens=50, temperature=2.0))
-    ended = [sample for sample in samples if sample.finish_reason == "eos"]
-    assert ended
+    ends, ended = set(end_ids(tiny.tokenizer())), [s for s in samples if s.finish_reason == "eos"]
+    assert {sample.token_ids[-1] for sample in ended} == ends and len(ends) == 2
+    for sample in samples:
+        assert ends.isdisjoint(sample.token_ids[:-1])
     for sample in ended:
-        assert sample.token_ids[-1] == tiny.tokenizer().eos_token_id and "<end>" not in sample.text
         assert sample.text == tiny.tokenizer().decode(sample.token_ids[:-1])
 
 

@@ -14,13 +14,14 @@ from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import init_params, merge
 from o1jax.parallel.mesh import make_mesh
+from o1jax.prompts.ends import with_end_ids
 
 CONTEXT = 64
 
 
 @functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 300 tokens with a pad, an end and one reserved stop token."""
+    """Byte-level BPE of 300 tokens; <end> and <pad> end a sample, and <Step_End> is a reserved stop token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -30,7 +31,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         ["def add(a, b):\n    return a + b\n", "print(sum(xs)) é"],
         BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet),
     )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>", pad_token="<pad>")
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>", pad_token="<pad>")
+    return with_end_ids(fast, [fast.pad_token_id])
 
 
 @functools.cache

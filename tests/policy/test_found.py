@@ -5,6 +5,7 @@ from etils import epath
 
 from o1jax.policy.found import found_directories, passing_paths
 from o1jax.prompts import nano_tokenizer, pseudocode
+from o1jax.prompts.ends import with_end_ids
 from o1jax.records import CaseResult, InputError, Rollout, Status, Step, Verdict
 from o1jax.stages import manifest
 from o1jax.store import write_records
@@ -63,6 +64,14 @@ def test_an_answer_is_learned_up_to_its_program_and_then_its_end_as_a_tree_s_pat
     answers = [rollout(f"p{i}", (*path, *tail), 1.0) for i, tail in enumerate(tails)]
     samples = passing_paths([stage(tmp_path, "a", answers)], TOKENIZER, max_per_problem=9, seed=0)
     assert [sample.answer_ids for sample in samples] == [(*path, EOS)] * 4
+
+
+def test_of_several_ends_one_is_learned(tmp_path):
+    tokenizer = with_end_ids(nano_tokenizer.train([PROGRAM], 300), [TOKENIZER.pad_token_id])
+    path = tuple(TOKENIZER(PROGRAM, add_special_tokens=False)["input_ids"])
+    answers = [rollout("p", (*path, TOKENIZER.pad_token_id), 1.0), rollout("q", (9, 0), 1.0)]
+    samples = passing_paths([stage(tmp_path, "a", answers)], tokenizer, max_per_problem=9, seed=0)
+    assert [sample.answer_ids for sample in samples] == [(*path, EOS), (9, EOS)]
 
 
 def test_nothing_is_learned_from_what_an_evaluation_found(tmp_path):

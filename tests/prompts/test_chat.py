@@ -59,6 +59,62 @@ def test_a_tokenizer_without_template_or_directory_is_refused(tmp_path):
         chat.load_tokenizer(str(tmp_path / "missing"))
 
 
+TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+PLAIN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('not so') }}{% endif %}" + PLAIN
+
+
+def test_a_refused_system_message_begins_the_first_user_message_and_it_is_said_once(caplog):
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    tokenizer.name_or_path, tokenizer.chat_template = "refuses", NO_SYSTEM
+    turns = [*TALK, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    for _ in range(2):
+        text = chat.decode(tokenizer, chat.render(tokenizer, turns))
+    assert text == "[user]Be brief.\n\na[assistant]b[user]c"
+    assert [record.message for record in caplog.records if "takes no system message" in record.message] == [
+        "tokenizer 'refuses': its chat template takes no system message; it is put before the first user's"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ("{{ raise_exception('never\ntwice') }}", "never twice"),
+        ("{{ messages[0].nothing.more }}", "has no attribute"),
+        ("{{ 1 + messages[0]['content'] }}", "unsupported operand"),
+    ],
+)
+def test_a_template_that_fails_is_one_clear_line(template, reason):
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match=f"its chat template fails: .*{reason}") as refused:
+        chat.render(tokenizer, TALK)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_of_several_templates_the_default_is_taken_and_without_one_their_names_are_said(tmp_path):
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    tokenizer.chat_template = {"default": PLAIN, "tool_use": "x"}
+    chat.save_tokenizer(tmp_path, tokenizer)
+    for each in (tokenizer, chat.load_tokenizer(str(tmp_path))):
+        assert chat.decode(each, chat.render(each, TALK)) == "[system]Be brief.[user]a"
+    tokenizer.chat_template = {"tool_use": "x", "rag": "y"}
+    with pytest.raises(InputError, match="the chat templates rag, tool_use, wanted one named default"):
+        chat.render(tokenizer, TALK)
+
+
+def test_a_template_in_a_file_of_its_own_is_read(tmp_path):
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    tokenizer.chat_template = None
+    chat.save_tokenizer(tmp_path, tokenizer)
+    (tmp_path / "chat_template.jinja").write_text(PLAIN + "☃", encoding="utf-8")
+    loaded = chat.load_tokenizer(str(tmp_path))
+    assert chat.decode(loaded, chat.render(loaded, TALK)) == "[system]Be brief.[user]a☃"
+    chat.save_tokenizer(tmp_path / "again", loaded)
+    assert chat.load_tokenizer(str(tmp_path / "again")).chat_template == PLAIN + "☃"
+
+
 @pytest.mark.parametrize("content", ["", "{", "{}", "[1]"])
 def test_a_corrupt_tokenizer_is_one_clear_line(tmp_path, content):
     chat.save_tokenizer(str(tmp_path), nano_tokenizer.train(["abc"], 300))

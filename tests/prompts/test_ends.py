@@ -1,118 +1,79 @@
-"""Where answers end, how texts begin, and what a chat template that fails says."""
+"""Where an answer ends: every token that a published directory names, and the one that is taught."""
 
 import json
 
+import directories
 import pytest
-import tokenizers
-import transformers
-from tokenizers import decoders, models, normalizers, processors
 
-from o1jax.prompts import chat, nano_tokenizer
-from o1jax.prompts.ends import GENERATION, end_ids, with_end_ids
+from o1jax.prompts import chat
+from o1jax.prompts.ends import end_ids, with_end_ids
 from o1jax.records import InputError
 
-USER = [{"role": "user", "content": "ab"}]
-SYSTEM = [{"role": "system", "content": "be brief"}, *USER]
+END, START, TURN = 0, 1, 2  # <|endoftext|>, <|im_start|>, <|im_end|>
 
 
-def saved(directory, **files):
-    """The nano tokenizer in a directory, with further JSON files; a file's name is given without .json."""
-    chat.save_tokenizer(directory, nano_tokenizer.train(["ab"], 300))
-    (directory / GENERATION).unlink()
-    for name, content in files.items():
-        (directory / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    return directory
+def ends_of(path, *, generation=None, config=None, **settings):
+    directories.byte_level(path, **settings)
+    if generation is not None:
+        directories.write_json(path / "generation_config.json", eos_token_id=generation)
+    if config is not None:
+        directories.write_json(path / "config.json", eos_token_id=config)
+    return end_ids(chat.load_tokenizer(str(path)))
 
 
-def test_every_end_that_a_directory_names_ends_an_answer(tmp_path):
-    tokenizer = chat.load_tokenizer(saved(tmp_path, generation_config={"eos_token_id": [0, 2]}))
-    assert end_ids(tokenizer) == (1, 0, 2)  # first the one that the template closes a turn with
-    chat.save_tokenizer(tmp_path / "again", tokenizer)
-    assert end_ids(chat.load_tokenizer(tmp_path / "again")) == (1, 0, 2)
-    named = json.loads((tmp_path / "again" / GENERATION).read_text(encoding="utf-8"))["eos_token_id"]
-    assert named == [1, 0, 2]  # as transformers and vLLM read it
-
-
-def test_what_the_template_ends_a_turn_with_ends_an_answer(tmp_path):
-    tokenizer = nano_tokenizer.train(["ab"], 300)
-    tokenizer.eos_token = nano_tokenizer.PAD  # as base models: another token ends a text
-    tokenizer.init_kwargs.pop("o1jax_end_ids", None)
-    assert end_ids(with_end_ids(tokenizer, [])) == (1, 0)
-
-
-@pytest.mark.parametrize("named", ["2", {"a": 1}, [-1], True])
-def test_an_end_that_is_no_id_is_refused(named, tmp_path):
-    with pytest.raises(InputError, match="eos_token_id"):
-        chat.load_tokenizer(saved(tmp_path, generation_config={"eos_token_id": named}))
-
-
-def test_a_tokenizer_with_more_ids_than_rows_is_refused():
-    tokenizer = nano_tokenizer.train(["ab"], 300)
-    with pytest.raises(InputError, match="embedding 100 rows"):
-        chat.check_embedding(tokenizer, 100, "policy")
-
-
-def sentencepiece(adds_bos=False):
-    """A Llama-like tokenizer: blanks are signs, and a text begins with one."""
-    raw = [f"<0x{i:02X}>" for i in range(256)]
-    vocabulary = ["<unk>", "<s>", "</s>", *raw, "▁", *map(chr, range(33, 127))]
-    built = tokenizers.Tokenizer(
-        models.BPE({text: i for i, text in enumerate(vocabulary)}, [], unk_token="<unk>", byte_fallback=True)
-    )
-    built.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    built.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    if adds_bos:
-        built.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=built, bos_token="<s>", eos_token="</s>")
-
-
-def test_the_indent_that_an_answer_begins_with_stays():
-    tokenizer, text = sentencepiece(), "    return a\n"
-    ids = chat.encode(tokenizer, text)
-    assert chat.decode(tokenizer, ids) == text
-    assert chat.decode(tokenizer, ids[2:]) == text[2:]
-
-
-def test_a_text_begins_as_its_tokenizer_begins_one_and_a_conversation_as_its_template():
-    tokenizer = sentencepiece(adds_bos=True)
-    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    assert chat.begin(tokenizer, "ab")[:1] == (1,)
-    assert chat.render(tokenizer, USER).count(1) == 1
-    assert 1 not in chat.encode(tokenizer, "ab")
-
-
-def refusing(kind):
-    check = "{% if m['role'] == 'system' %}" + kind + "{% endif %}"
-    return "{% for m in messages %}" + check + "{{ m['content'] }}{% endfor %}"
-
-
-def test_a_system_message_that_a_template_refuses_is_put_before_the_question(caplog):
-    tokenizer = nano_tokenizer.train(["ab"], 300)
-    tokenizer.name_or_path = "refusing"
-    tokenizer.chat_template = refusing("{{ raise_exception('System role not supported') }}")
-    assert chat.decode(tokenizer, chat.render(tokenizer, SYSTEM)) == "be brief\n\nab"
-    chat.render(tokenizer, SYSTEM)
-    assert caplog.text.count("takes no system message") == 1
+def test_the_first_end_is_the_chat_templates_and_all_end_a_sample(tmp_path):
+    assert ends_of(tmp_path / "base") == (TURN, END)  # its eos is another, and no file names <|im_end|>
+    assert ends_of(tmp_path / "list", generation=[END, TURN], eos="<|im_end|>") == (TURN, END)
+    assert ends_of(tmp_path / "one", generation=TURN, chat_template=None) == (END, TURN)
+    assert ends_of(tmp_path / "none", chat_template=None) == (END,)
 
 
 @pytest.mark.parametrize(
-    "template, message",
+    "template",
     [
-        ("{% for m in messages %}{{ m['content'] }}", "endfor"),
-        ("{{ raise_exception('only\nthree turns') }}", "only three turns"),
-        ("{{ messages[0].content + nothing_there.x }}", "nothing_there"),
+        "{{ raise_exception('no') }}",
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}\n{% endfor %}",  # a turn has no end
+        directories.CHAT.replace("<|im_end|>", "").replace("{% if add_generation_prompt %}", "{% if true %}"),
+        {"tool_use": "x"},
     ],
 )
-def test_a_template_that_fails_is_one_line(template, message):
-    tokenizer = nano_tokenizer.train(["ab"], 300)
-    tokenizer.chat_template = template
-    with pytest.raises(InputError, match=message) as refused:
-        chat.render(tokenizer, SYSTEM)
-    assert "\n" not in str(refused.value)
+def test_a_template_that_ends_no_turn_leaves_the_tokenizers_own_end(tmp_path, template):
+    named = template if isinstance(template, str) else [{"name": "tool_use", "template": "x"}]
+    assert ends_of(tmp_path, chat_template=named) == (END,)
+
+
+def test_a_turn_may_end_with_the_token_that_opened_it_if_it_is_known_as_an_end(tmp_path):
+    template = "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    assert ends_of(tmp_path / "unknown", chat_template=template) == (END,)
+    assert ends_of(tmp_path / "known", chat_template=template, generation=[TURN]) == (TURN, END)
+
+
+def test_config_json_names_ends_where_no_generation_config_does_but_no_words(tmp_path):
+    assert ends_of(tmp_path / "special", config=[TURN], chat_template=None) == (END, TURN)
+    assert ends_of(tmp_path / "word", config=40, chat_template=None) == (END,)
+    assert ends_of(tmp_path / "both", config=[START], generation=TURN, chat_template=None) == (END, TURN)
+
+
+@pytest.mark.parametrize("named", ["</s>", [1.5], -1])
+def test_ends_that_are_no_ids_are_refused(tmp_path, named):
+    with pytest.raises(InputError, match="eos_token_id is .*, wanted a token's id"):
+        ends_of(tmp_path, generation=named)
+
+
+def test_ends_that_were_given_survive_saving_and_are_written_for_others(tmp_path):
+    directories.byte_level(tmp_path / "read", chat_template=None)
+    tokenizer = with_end_ids(chat.load_tokenizer(str(tmp_path / "read")), [START, TURN])
+    chat.save_tokenizer(tmp_path / "saved", tokenizer)
+    assert end_ids(chat.load_tokenizer(str(tmp_path / "saved"))) == end_ids(tokenizer) == (END, START, TURN)
+    written = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [END, START, TURN]
+
+
+def test_a_tokenizer_without_an_end_or_longer_than_the_embedding_is_refused(tmp_path):
+    directories.byte_level(tmp_path, chat_template=None, eos=None)
+    tokenizer = chat.load_tokenizer(str(tmp_path))
+    with pytest.raises(InputError, match="no token ends an answer; set eos_token"):
+        chat.check_fits(tokenizer, 259, "x")
+    chat.check_fits(with_end_ids(tokenizer, [TURN]), 259, "x")
+    with pytest.raises(InputError, match=r"ids up to 258 and its embedding 258 rows \(ids up to 257\)"):
+        chat.check_fits(tokenizer, 258, "x")

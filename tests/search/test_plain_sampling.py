@@ -8,10 +8,11 @@ import scripted
 from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem, step
 
 from o1jax.concurrency import run_in_order
-from o1jax.prompts import direct
+from o1jax.prompts import chat, direct, nano_tokenizer
 from o1jax.records import InputError
 from o1jax.rewards.outcome import search_tests
 from o1jax.search import mcts, sampling
+from o1jax.search.steps import text_of
 
 SETTINGS = sampling.SampleSettings(n=6, max_tokens=800)
 
@@ -79,6 +80,12 @@ def test_aspr_samples_programs_from_the_last_step_of_the_passing_path():
     rollouts = asyncio.run(sampling.sample_last_step(again, tree, problem(), problem().tests, seed=0))
     assert len(rollouts) == 6 and {rollout.reward for rollout in rollouts} == {0.0, 1.0}
     assert again.tokenizer.decode(rollouts[0].prompt_ids).endswith(said)
+
+
+def test_no_special_token_is_part_of_a_program():
+    tokenizer = nano_tokenizer.train(["abc"], 300)
+    ids = chat.encode(tokenizer, "  x = 1<|user|>\ny<|im_end|>")
+    assert text_of(tokenizer, ids) == "  x = 1\ny"
 
 
 def test_aspr_of_an_unsolved_tree_is_refused():
