@@ -15,10 +15,9 @@ def write_json(path, **fields):
     path.write_text(json.dumps(fields), encoding="utf-8")
 
 
-def byte_level(
-    path, *, chat_template=CHAT, begins=False, split=None, eos="<|endoftext|>", more={}, **settings
-):
-    """A byte-level BPE without merges: a token a byte, and `more`. `begins`: texts begin with <|endoftext|>."""
+def byte_level(path, *, chat_template=CHAT, begins=False, split=None, eos=SPECIALS[0], far=None, **settings):
+    """A byte-level BPE without merges: a token a byte, and one named far with the id `far`. `begins`: texts
+    begin with <|endoftext|>."""
     vocab = {token: i for i, token in enumerate((*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())))}
     bpe = tokenizers.Tokenizer(models.BPE(vocab=vocab | ({} if far is None else {"far": far}), merges=[]))
     bpe.pre_tokenizer = split or pre_tokenizers.ByteLevel(add_prefix_space=False)
