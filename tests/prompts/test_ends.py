@@ -73,7 +73,7 @@ def test_a_tokenizer_without_an_end_or_longer_than_the_embedding_is_refused(tmp_
     directories.byte_level(tmp_path, chat_template=None, eos=None)
     tokenizer = chat.load_tokenizer(str(tmp_path))
     with pytest.raises(InputError, match="no token ends an answer; set eos_token"):
-        chat.check_fits(tokenizer, 259, "x")
-    chat.check_fits(with_end_ids(tokenizer, [TURN]), 259, "x")
+        chat.check_embedding(tokenizer, 259, "x")
+    chat.check_embedding(with_end_ids(tokenizer, [TURN]), 259, "x")
     with pytest.raises(InputError, match=r"ids up to 258 and its embedding 258 rows \(ids up to 257\)"):
-        chat.check_fits(tokenizer, 258, "x")
+        chat.check_embedding(tokenizer, 258, "x")
