@@ -13,7 +13,7 @@ from o1jax.records import Problem
 Style = Literal["nano", "full"]  # nano: the question and a marker; full: instructions and examples
 # A fence counts only where it begins a line, so that one inside a string of the program does not end it.
 _BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
-_PYTHON = ("python", "python3", "py")
+PYTHON = ("python", "python3", "py")
 
 
 class FenceError(ValueError):
@@ -34,19 +34,20 @@ def task_text(problem: Problem) -> str:
 
 def render(source: str) -> str:
     """The program in a fenced Python block, without a newline after it."""
-    return f"```python\n{_canonical(source)}```"
+    return f"```python\n{canonical(source)}```"
 
 
 def only_program(text: str) -> str:
     """The program in the only fenced Python block of a text; FenceError if there is not exactly one."""
-    blocks = [body for language, body in _BLOCK.findall(text) if language.strip().lower() in _PYTHON]
+    blocks = [body for language, body in _BLOCK.findall(text) if language.strip().lower() in PYTHON]
     # With two blocks, picking one would be a guess, and the policy would never learn to write one.
     if len(blocks) != 1:
         raise FenceError(f"saw {len(blocks)} closed ```python blocks, wanted exactly 1")
     if not blocks[0].strip():
         raise FenceError("saw an empty ```python block, wanted a program")
-    return _canonical(blocks[0])
+    return canonical(blocks[0])
 
 
-def _canonical(source: str) -> str:
+def canonical(source: str) -> str:
+    """The program without empty lines around it."""
     return source.strip("\n") + "\n"
