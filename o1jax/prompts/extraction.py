@@ -35,7 +35,9 @@ LONGEST_FENCE = 40
 _CODE = re.compile(  # how a line of a program begins that is not indented
     r"@|(?:async|def|class|import|from|if|for|while|with|try|print)\b|[A-Za-z_][\w.\[\], ]*[-+*/|&]?="
 )
-_GOES_ON = re.compile(r"[)\]}]|(?:else|elif|except|finally)\b")  # such a line that belongs to those before it
+_GOES_ON = re.compile(
+    r"[)\]}#]|(?:else|elif|except|finally)\b"
+)  # such a line that belongs to those before it
 _QUOTES = re.compile('"""|' + "'''")
 _READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0")
 

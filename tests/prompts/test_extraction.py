@@ -30,6 +30,7 @@ QUOTED = INC + "# do not use '''\n"
 BRANCH = "if True:\n    def inc(x):\n        return x + 1\n"
 CACHED = f"import functools\n\n@functools.cache\n{INC}"
 TRIED = f"try:\n    import a\nexcept ImportError:\n    a = 1\n{INC}"
+COMMENTED = INC.replace("\n", "\n# adds\n", 1)
 TABLE = f"T = {{\n1: 2,\n}}\n{INC}"
 TAGS = f'TAGS = "<think>", "</think>"\n{INC}'
 PIPE = "import sys\nprint(sys.stdin.read())\n"
@@ -75,7 +76,7 @@ ANSWERS = {
     "end on a line of code": (f"```python\n{INC.rstrip()}```\nDone.", INC),
     "the answer fenced as a whole": (f"```markdown\n# Answer\n{fenced(INC)}\n```", INC),
     "the answer fenced by four": (f"````markdown\n# Answer\n{fenced(INC)}\n````", INC),
-    "cut by length in an example": (f"```python\n{INC}\n# Example\nprint(inc(", INC),
+    "cut by length in an example": (f"```python\n{INC}\n# Example\nprint(inc(", f"{INC}\n# Example\n"),
     "empty lines": (f"```python\n\n\n{INC}\n\n```", INC),
     # several blocks
     "an example of use": (f"{fenced(INC)}\nUse it:\n{fenced('print(inc(1))')}", INC),
@@ -98,7 +99,7 @@ ANSWERS = {
     "a fence in a docstring that is not indented": (f"{fenced(UNINDENTED)}\nDone.", UNINDENTED),
     "a program in a string": (f"{fenced(NESTED)}\nDone.", NESTED),
     "a fence in a string": (fenced('S = "```python"\n' + INC), 'S = "```python"\n' + INC),
-    "quotes in a comment": (f"{fenced(QUOTED)}\n{fenced('inc(1)')}", INC),
+    "quotes in a comment": (f"{fenced(QUOTED)}\n{fenced('inc(1)')}", QUOTED),
     # no fence
     "bare": (INC, INC),
     "bare after words": (f"Sure! Here is the function.\n\n{INC}", INC),
@@ -111,6 +112,7 @@ ANSWERS = {
     "bare, decorated": (f"Use a cache:\n\n{CACHED}", CACHED),
     "bare, a table over lines": (TABLE, TABLE),
     "bare, else": (TRIED, TRIED),
+    "bare, a comment that is not indented": (f"So:\n{COMMENTED}", COMMENTED),
     "bare program, fenced example": (f"{INC}\n{fenced('inc(1)')}", INC),
     "bare with carriage returns": (INC.replace("\n", "\r\n"), INC),
     # thoughts
