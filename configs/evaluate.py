@@ -11,8 +11,9 @@
 `inputs.policy` is a stage that trained one, a policy directory (an Orbax checkpoint with its tokenizer), a
 directory of published safetensors, or a .gguf file. `inputs.prm` and `inputs.tcg` add their arms;
 `inputs.samples`, an earlier evaluation, has its samples judged again, by other tests perhaps (humaneval's by
-humaneval_plus: --config.evaluate.engine.judge_packages="('numpy',)" then), or found in its answers in another
-way (sample.extract).
+humaneval_plus: --config.evaluate.engine.judge_packages="('numpy',)" then) or read otherwise:
+evaluate.sample.extract is `lenient` (a program is found as the field's harnesses find one) with style full,
+`strict` (in the form that is taught here, and nowhere else) with style nano, unless it is set.
 
 demo: 2 CPU cores, a few minutes. mbpp: the paper's settings for Qwen2.5 and Qwen2.5-Coder, on accelerators
 that hold the weights (7B: 16 GiB) and 64 sequences of 4,096 tokens. Its MBPP figures, direct -> pseudocode:

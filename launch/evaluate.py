@@ -2,7 +2,8 @@
 
     python launch/evaluate.py --config=configs/evaluate.py --workdir=runs/evaluate
 
-With --config.inputs.samples=runs/evaluate, that evaluation's samples are judged again, and none are drawn.
+With --config.inputs.samples=runs/evaluate, that evaluation's samples are judged again, and none are drawn:
+by other tests, or read by --config.evaluate.sample.extract=strict (or lenient) instead.
 """
 
 import stage

@@ -236,3 +236,4 @@ class Rollout:
     program: str  # the source that is judged; "" where none could be read
     verdict: Verdict | None = None  # None without a program
     reward: float = 0.0  # rewards.outcome.outcome_of the verdict: 1 if every test passes, else 0
+    error: str = ""  # how the answer breaks the form that search and RL teach; a program may be read even so

@@ -1,7 +1,7 @@
 """Choosing one of the samples that a search's tokens buy without any test, and search by a reward model.
 
 search_prm searches each problem at the tokens that the plain search took there. The other arms choose among
-the samples of best_of_n that hold a well-formed program. Part of the evaluate stage.
+the samples of best_of_n that are well-formed paths, as a reward model needs them. Part of the evaluate stage.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Search beside sampling on the same problems, at equal generated tokens, and ASPR (D8).
 
 Search, best-of-n and the direct best-of-n each choose one program a problem by the visible tests;
-the final tests then decide. Where an earlier evaluation's samples are judged again, its choices stand.
-Part of the evaluate stage.
+the final tests then decide. The samples of best-of-n are read as strictly as a search reads its steps; those
+of the direct prompt and of ASPR as the evaluation does. Where an earlier evaluation's samples are judged
+again, its choices stand, but for programs that are read otherwise now. Part of the evaluate stage.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from o1jax.records import Problem, Prompt, Rollout, Tree
 from o1jax.rewards.outcome import final_tests, judge_program, outcome_of, search_tests
 from o1jax.search.mcts import Searcher, SearchSettings, search_many
 from o1jax.search.samples import program_of
-from o1jax.search.sampling import Sampler, SampleSettings, sample_last_step, sample_paths, sample_tokens
+from o1jax.search.sampling import (
+    Sampler,
+    SampleSettings,
+    judged,
+    read,
+    sample_last_step,
+    sample_paths,
+    sample_tokens,
+)
+from o1jax.search.tree import passing_leaves
 from o1jax.stages.together import my_share
 from o1jax.stages.workers import Workers
 
@@ -71,9 +81,7 @@ class Comparison:
         }
 
     def sampler(self, prompt: Prompt, n: int) -> Sampler:
-        # A path with a program is what search finds, so the arms beside it count well-formed ones alone.
-        extract = "strict" if prompt == "pseudocode" else self.sample.extract
-        sample = dataclasses.replace(self.sample, prompt=prompt, n=n, extract=extract)
+        sample = dataclasses.replace(self.sample, prompt=prompt, n=n)
         return Sampler(self.workers.engine, self.workers.judge, self.workers.tokenizer, sample)
 
     async def _trees(self) -> list[Tree]:
@@ -86,11 +94,15 @@ class Comparison:
     async def _best_of(self, prompt: Prompt, trees: Sequence[Tree]) -> list[list[Rollout]]:
         """Samples judged on the visible tests, for each problem at the tokens that its search took."""
         sampler = self.sampler(prompt, n=4)
+        if prompt == "pseudocode":
+            strict = dataclasses.replace(sampler.settings, extract="strict")
+            sampler = dataclasses.replace(sampler, settings=strict)
         budgets = {tree.problem_id: tree.generated_tokens for tree in trees}
         return await self.store.groups(
             f"best_of_n/{prompt}",
             self.problems,
             lambda p: sample_tokens(sampler, p, search_tests(p), self.seed, tokens=budgets[p.id]),
+            lambda p, group: _read_otherwise(sampler, p, group),
         )
 
     async def _chosen_rollouts(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
@@ -134,8 +146,8 @@ class Comparison:
         by_prompt = await self.store.groups(
             "aspr/direct",
             [self.problems[i] for i in common],
-            lambda problem: sample_paths(sampler, problem, final_tests(problem), self.seed),
-            sampler,
+            lambda p: sample_paths(sampler, p, final_tests(p), self.seed),
+            lambda p, group: judged(sampler, p, final_tests(p), read(sampler, p, group)),
         )
         return {
             "pseudocode": self._share(by_step.values()),
@@ -150,17 +162,32 @@ class Comparison:
     async def _last_steps(self, trees: Sequence[Tree]) -> list[list[Rollout]]:
         """Fresh programs from the last pseudocode step of each tree's passing path."""
         sampler, tree_of = self.sampler("pseudocode", self.aspr_samples), {t.problem_id: t for t in trees}
+
+        async def again(problem: Problem, group: Sequence[Rollout]) -> list[Rollout]:
+            number = passing_leaves(tree_of[problem.id])[0].depth  # of the step that they begin with
+            return await judged(sampler, problem, final_tests(problem), read(sampler, problem, group, number))
+
         return await self.store.groups(
             "aspr/pseudocode",
             [problem for problem in self.problems if problem.id in tree_of],
             lambda p: sample_last_step(sampler, tree_of[p.id], p, final_tests(p), self.seed),
-            sampler,
+            again,
         )
 
     def _share(self, groups: Iterable[Sequence[Rollout]]) -> dict[str, Any] | None:
         """The mean over problems of the share of samples that pass; None over no problems."""
         shares = [sum(rollout.reward for rollout in group) / len(group) for group in groups]
         return mean_with_interval(shares, self.seed) if shares else None
+
+
+async def _read_otherwise(sampler: Sampler, problem: Problem, group: Sequence[Rollout]) -> list[Rollout]:
+    """Samples read by the present settings; those whose program is another one are judged again, on the
+    visible tests."""
+    fresh = read(sampler, problem, group)
+    stand = [new.program == old.program for new, old in zip(fresh, group, strict=True)]
+    others = [new for new, stands in zip(fresh, stand, strict=True) if not stands]
+    newly = iter(await judged(sampler, problem, search_tests(problem), others))
+    return [new if stands else next(newly) for new, stands in zip(fresh, stand, strict=True)]
 
 
 def tokens_of(rollouts_P_G: Iterable[Sequence[Rollout]]) -> int:

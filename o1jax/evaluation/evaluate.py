@@ -3,8 +3,9 @@
 Inputs: policy, problems and perhaps
   prm, tcg     which add arms to the comparison with search,
   examples     solved problems that the completion prompt begins with,
-  samples      an earlier evaluation of the same problems, perhaps with other tests: nothing is sampled then,
-               its samples are judged, and of the policy only the tokenizer is needed.
+  samples      an earlier evaluation of the same problems, perhaps with other tests or another `extract`:
+               nothing is sampled then, programs are read in its samples again and judged, and of the policy
+               only the tokenizer is needed.
 Samples are judged on the problems' hidden tests (where there are none, on their tests), which nothing else
 ever sees; search and best-of-n choose by the visible ones. Every sample and tree is kept: a stage that was
 killed goes on. The figures are in the manifest, and as a table in table.md. Trains nothing.
@@ -30,7 +31,7 @@ from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Prompt, Rollout
 from o1jax.rewards.outcome import final_tests, search_tests
 from o1jax.search.mcts import SearchSettings
-from o1jax.search.sampling import Sampler, SampleSettings, sample_paths, strict_program
+from o1jax.search.sampling import Sampler, SampleSettings, for_evaluation, judged, read, sample_paths
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share, wait_for
@@ -40,6 +41,11 @@ from o1jax.store import read_records, write_records
 from o1jax.tcg.writing import WriteSettings, write_cases
 
 PROMPTS = ("direct", "pseudocode", "completion")  # in the order of the table
+LOST = {
+    "no_program_share": "no program",  # nothing to judge
+    "malformed_share": "malformed",  # not in the form that search and RL teach, though a program may be there
+    "cut_share": "cut by length",  # at sample.max_tokens
+}
 Figures = Mapping[str, Any]
 Inputs = Mapping[str, epath.Path]
 
@@ -63,9 +69,10 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> StageResult:
-    """figures: a prompt -> pass_at_<k>, by_rung, malformed_share, no_program_share, cut_share,
-    tokens_a_sample; prompt_differences; search; aspr; search_differences, with a PRM or a TCG;
+    """figures: a prompt -> pass_at_<k>, by_rung, tokens_a_sample, extract (how programs were found), and the
+    shares of answers in LOST; prompt_differences; search; aspr; search_differences, with a PRM or a TCG;
     generated_tokens."""
+    settings = dataclasses.replace(settings, sample=for_evaluation(settings.sample))
     if max(settings.ks) > settings.sample.n:
         raise InputError(
             f"evaluate.ks: pass@{max(settings.ks)} needs sample.n of at least that, saw {settings.sample.n}; "
@@ -107,23 +114,23 @@ async def _evaluate(
         opened as workers,
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
-        groups, as_asked = {}, with_extract(settings.sample)
+        groups = {}
         for prompt in settings.prompts:
-            sample = dataclasses.replace(as_asked, prompt=prompt)
+            sample = dataclasses.replace(settings.sample, prompt=prompt)
             sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, sample, examples)
             groups[prompt] = await store.groups(
                 f"rollouts/{prompt}",
                 problems,
-                lambda p, sampler=sampler: sample_paths(sampler, p, final_tests(p), seed),
-                sampler,
-                are_whole=True,
+                lambda p, s=sampler: sample_paths(s, p, final_tests(p), seed),
+                lambda p, group, s=sampler: judged(s, p, final_tests(p), read(s, p, group)),
             )
-            figures[prompt] = _prompt_figures(problems, groups[prompt], sampler, settings.ks, seed)
+            figures[prompt] = _prompt_figures(problems, groups[prompt], settings.ks, seed)
+            figures[prompt]["extract"] = "" if prompt == "completion" else settings.sample.extract
             figures["generated_tokens"] += tokens_of(groups[prompt])
         figures["prompt_differences"] = _prompt_differences(groups, seed)
         if settings.with_search:
             comparison = Comparison(
-                workers, settings.search, as_asked, settings.aspr_samples, searched, seed, store
+                workers, settings.search, settings.sample, settings.aspr_samples, searched, seed, store
             )
             beside = await _beside(comparison, scorer, cases)
             figures["generated_tokens"] += beside.pop("generated_tokens")
@@ -190,23 +197,11 @@ def _prompt_differences(groups: Mapping[str, Sequence[Sequence[Rollout]]], seed:
     }
 
 
-def with_extract(sample: SampleSettings) -> SampleSettings:
-    """The settings with the way to find programs that "" means in an evaluation."""
-    # A chat model was not trained on our form, and other harnesses judge what it writes in its own; a nano
-    # policy was.
-    by_style = "lenient" if sample.style == "full" else "strict"
-    return dataclasses.replace(sample, extract=sample.extract or by_style)
-
-
 def _prompt_figures(
-    problems: Sequence[Problem],
-    rollouts_P_G: Sequence[Sequence[Rollout]],
-    sampler: Sampler,
-    ks: Sequence[int],
-    seed: int,
+    problems: Sequence[Problem], rollouts_P_G: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int
 ) -> dict[str, Any]:
-    """pass@k with intervals over problems, in all and by difficulty; the shares of answers that are not in
-    the form that was asked for, that have no program, and that were cut by the token limit."""
+    """pass@k with intervals over problems, in all and by difficulty, and the shares that are malformed,
+    without a program, and cut by length."""
     rollouts = [rollout for group in rollouts_P_G for rollout in group]
     by_rung: dict[str, list[Sequence[Rollout]]] = {}
     for problem, group in zip(problems, rollouts_P_G, strict=True):
@@ -214,16 +209,16 @@ def _prompt_figures(
     return {
         **_pass_figures(rollouts_P_G, ks, seed),
         "by_rung": {rung: _pass_figures(groups, ks, seed) for rung, groups in sorted(by_rung.items())},
-        "malformed_share": _share(not strict_program(sampler, rollout) for rollout in rollouts),
-        "no_program_share": _share(not rollout.program for rollout in rollouts),
-        "cut_share": _share(rollout.finish_reason == "length" for rollout in rollouts),
+        "malformed_share": _share(bool(r.error) or not r.program for r in rollouts),
+        "no_program_share": _share(not r.program for r in rollouts),
+        "cut_share": _share(r.finish_reason == "length" for r in rollouts),
         "tokens_a_sample": round(tokens_of(rollouts_P_G) / len(rollouts), 1),
     }
 
 
-def _share(holds: Iterable[bool]) -> float:
-    held = list(holds)
-    return round(sum(held) / len(held), 4)
+def _share(of: Iterable[bool]) -> float:
+    found = list(of)
+    return round(sum(found) / len(found), 4)
 
 
 def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int) -> dict[str, Any]:
@@ -237,45 +232,52 @@ def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: 
 
 # The figures as one Markdown table, for a terminal and for table.md.
 
-# What it is, {mean, low, high, n}, generated tokens, and the prompt's figures where it is of one.
-Row = tuple[str, Figures | None, int | None, Figures]
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What it is, and what there is to say of it."""
+
+    what: str
+    figure: Figures | None  # {mean, low, high, n}
+    tokens: int | None = None  # generated
+    prompt: Figures = dataclasses.field(default_factory=dict)  # of pass@k, the prompt's figures
 
 
 def table(figures: Figures) -> str:
     """A row for each figure that is there: what it is, its mean, its 95 % interval, over how many problems,
-    at how many generated tokens; of a prompt the shares of its answers without a program and of those that
-    the token limit cut."""
-    names = ("what", "mean", "95 % interval", "problems", "no program", "cut", "generated tokens")
-    head = f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
-    return "\n".join([head, *(_line(*row) for row in _rows(figures) if row[1] is not None)]) + "\n"
+    at how many generated tokens; beside pass@k, the shares of the prompt's answers without a program, not in
+    the form that is taught, and cut by length. Below, how programs were found in answers."""
+    head = ("what", "mean", "95 % interval", "problems", "generated tokens", *LOST.values())
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    lines += [_line(row) for row in _rows(figures) if row.figure is not None]
+    found = [f"{p} {figures[p]['extract']}" for p in PROMPTS if figures.get(p, {}).get("extract")]
+    return "\n".join([*lines, *(["", f"Programs were found: {', '.join(found)}."] if found else [])]) + "\n"
 
 
 def _rows(figures: Figures) -> Iterator[Row]:
     for prompt in PROMPTS:
-        of_prompt = figures.get(prompt, {})
-        for key, figure in of_prompt.items():
+        for key, figure in figures.get(prompt, {}).items():
             if key.startswith("pass_at_"):
-                yield f"{prompt}, pass@{key.removeprefix('pass_at_')}", figure, None, of_prompt
+                yield Row(f"{prompt}, pass@{key.removeprefix('pass_at_')}", figure, prompt=figures[prompt])
     for pair, figure in figures.get("prompt_differences", {}).items():
-        yield f"pass@1, {pair}", figure, None, {}
+        yield Row(f"pass@1, {pair}", figure)
     for arm, result in figures.get("search", {}).items():
-        yield _words(arm), result["pass_rate"], result["generated_tokens"], {}
+        yield Row(_words(arm), result["pass_rate"], result["generated_tokens"])
     for pair, figure in figures.get("search_differences", {}).items():
-        yield _words(pair), figure, None, {}
+        yield Row(_words(pair), figure)
     aspr = figures.get("aspr", {"pseudocode": None, "common": {}})
-    yield "ASPR, problems that search solved", aspr["pseudocode"], None, {}
+    yield Row("ASPR, problems that search solved", aspr["pseudocode"])
     for prompt, figure in aspr["common"].items():
-        yield f"ASPR, commonly solved problems, {prompt}", figure, None, {}
+        yield Row(f"ASPR, commonly solved problems, {prompt}", figure)
 
 
 def _words(name: str) -> str:
     return name.replace("best_of_n", "best-of-n").replace("_", " ")
 
 
-def _line(what: str, figure: Figures, tokens: int | None, of_prompt: Figures) -> str:
+def _line(row: Row) -> str:
+    figure, spent = row.figure, "" if row.tokens is None else f"{row.tokens:,}"
     interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
-    shares = (of_prompt.get(name) for name in ("no_program_share", "cut_share"))
-    no_program, was_cut = ("" if share is None else f"{share:.3f}" for share in shares)
-    spent = "" if tokens is None else f"{tokens:,}"
-    cells = (what, f"{figure['mean']:.3f}", interval, str(figure["n"]), no_program, was_cut, spent)
-    return f"| {' | '.join(cells)} |"
+    lost = (f"{row.prompt[key]:.3f}" if row.prompt else "" for key in LOST)
+    cells = (row.what, f"{figure['mean']:.3f}", interval, str(figure["n"]), spent, *lost)
+    return "| " + " | ".join(cells) + " |"

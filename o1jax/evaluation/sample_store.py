@@ -19,15 +19,14 @@ from o1jax.engine.interface import Completion, Request
 from o1jax.parallel.processes import this_process
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout, Tree
-from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.search.sampling import Sampler, judged, read_again
 from o1jax.stages.together import all_have_finished, my_share, wait_for
 from o1jax.stages.workers import EngineSettings, Workers
 from o1jax.store import ShardWriter, read_records, read_shards, read_trees, write_records
 from o1jax.train.metrics import ProgressLine
 
 Sample = Callable[[Problem], Awaitable[list[Rollout]]]
+Again = Callable[[Problem, Sequence[Rollout]], Awaitable[list[Rollout]]]  # earlier samples read and judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,24 +38,16 @@ class SampleStore:
     concurrency: int  # problems at once
 
     async def groups(
-        self,
-        name: str,
-        problems: Sequence[Problem],
-        sample: Sample,
-        judge_again: Sampler | None = None,
-        *,
-        are_whole: bool = False,
+        self, name: str, problems: Sequence[Problem], sample: Sample, again: Again
     ) -> list[list[Rollout]]:
         """rollouts_P_G of the file <name>.parquet, in the order of `problems`: those of this evaluation so
-        far, and for other problems new samples, or the earlier evaluation's.
+        far, and for other problems new samples, or what `again` makes of the earlier evaluation's.
 
-        The earlier one's are judged again, on the final tests, or without `judge_again` stand as they are;
-        if they are whole answers, not the ends of some, their programs are found anew before.
         Raises InputError for a problem that the earlier one lacks.
         """
         whole = self.out / f"{name}.parquet"
         if not whole.exists():
-            await self._sample(name, my_share(problems), sample, judge_again, are_whole)
+            await self._sample(name, my_share(problems), sample, again)
             # One file of all processes' shards, when all have sampled.
             await all_have_finished(self.out, name.replace("/", "_"))
             if this_process().index == 0:
@@ -68,14 +59,7 @@ class SampleStore:
         by_problem = _by_problem(read_records(whole, Rollout))
         return [by_problem[problem.id] for problem in problems]
 
-    async def _sample(
-        self,
-        name: str,
-        problems: Sequence[Problem],
-        sample: Sample,
-        judge_again: Sampler | None,
-        are_whole: bool,
-    ) -> None:
+    async def _sample(self, name: str, problems: Sequence[Problem], sample: Sample, again: Again) -> None:
         shards, line = self.out / f"{name}.shards", ProgressLine(f"evaluate {name}", len(problems))
         done = {rollout.problem_id for rollout in read_shards(shards, Rollout)}
         left, ended = [problem for problem in problems if problem.id not in done], itertools.count(1)
@@ -93,10 +77,7 @@ class SampleStore:
                         "give the problems that were sampled, or sample anew without inputs.samples"
                     )
                 else:
-                    group = earlier[problem.id]
-                    if judge_again is not None:
-                        again = read_again(judge_again, problem, group) if are_whole else group
-                        group = await judged(judge_again, problem, final_tests(problem), again)
+                    group = await again(problem, earlier[problem.id])
                 store.extend(group)
                 # How many, and no mean of them: the problems that end first are the easy ones.
                 done_now = len(problems) - len(left) + next(ended)

@@ -20,7 +20,7 @@ from o1jax.evaluation.choice import agreement, majority
 from o1jax.intervals import mean_with_interval
 from o1jax.records import InputError, Problem
 from o1jax.rewards.outcome import final_tests
-from o1jax.search.sampling import Sampler, SampleSettings, sample_paths, sample_tokens
+from o1jax.search.sampling import Sampler, SampleSettings, for_evaluation, sample_paths, sample_tokens
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.workers import EngineSettings, Workers, sampling_workers
@@ -44,7 +44,7 @@ class Choice:
 
     agreement: float  # among n programs, by the generator's cases
     majority: float  # among more programs, at the tokens of those and the cases
-    random: float  # among the same: the share of the well-formed ones that pass
+    random: float  # among the same: the share that passes of those with a program
     any_passes: float  # whether one of the n programs does
     tokens: int  # of the n programs and the cases
     more_tokens: int  # of the programs of majority and random
@@ -55,6 +55,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: the pass rate of each choice and its tokens, agreement less majority and random, and
     long_prompts (longer than the generator's context). InputError, before anything is sampled, for a problem
     without visible tests, on whose inputs a majority is found."""
+    settings = dataclasses.replace(settings, sample=for_evaluation(settings.sample))
     problems = read_problems(inputs["problems"])
     for problem in problems:
         if problem.form != "assertion" and not problem.tests:
@@ -103,7 +104,7 @@ async def _choose(
     few = await sample_paths(sampler, problem, tests, seed)
     tokens = sum(len(rollout.token_ids) for rollout in few) + written.generated_tokens
     many = await sample_tokens(sampler, problem, tests, seed, tokens=tokens)
-    # Every way chooses among the well-formed ones, so that none is better for seeing the form.
+    # Every way chooses among those with a program, so that none is better for seeing the form.
     few_formed, many_formed = ([r for r in group if r.verdict is not None] for group in (few, many))
     by_agreement = by_majority = by_chance = 0.0
     if few_formed:

@@ -22,7 +22,7 @@ from o1jax.records import Problem
 Extract = Literal["", "strict", "lenient"]
 # Characters that are parsed of one answer, each as often as it is: Python reads about 1.5 MB a second, and an
 # answer without an end is no program.
-MOST_PARSED = 200_000
+MOST_PARSED = 100_000
 EACH_PARSE = 50  # what one costs beside its length, in characters
 NOT_PYTHON = (SyntaxError, ValueError, MemoryError, RecursionError)  # the last two: nested too deep
 # A tag counts where a model of thoughts writes it, not inside a string of a program: the first one begins a
@@ -35,7 +35,9 @@ LONGEST_FENCE = 40
 _CODE = re.compile(  # how a line of a program begins that is not indented
     r"@|(?:async|def|class|import|from|if|for|while|with|try|print)\b|[A-Za-z_][\w.\[\], ]*[-+*/|&]?="
 )
-_GOES_ON = re.compile(r"[)\]}]|(?:else|elif|except|finally)\b")  # such a line that belongs to those before it
+_GOES_ON = re.compile(
+    r"[)\]}#]|(?:else|elif|except|finally)\b"
+)  # such a line that belongs to those before it
 _QUOTES = re.compile('"""|' + "'''")
 _READS = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0")
 
@@ -303,7 +305,7 @@ def _blocks(lines: Sequence[str], is_careful: bool) -> Iterator[_Block]:
         # is an answer that was fenced as a whole.
         is_begin = bool(mark) and (not opened or bool(info))
         if (is_end or is_begin) and not quote:
-            if opened:
+            if body:
                 yield _Block(start, is_python, "\n".join(body))
             opened = mark if is_begin else ""
             is_python = _LANGUAGE.match(info)[1].lower() in fence.PYTHON
@@ -313,7 +315,7 @@ def _blocks(lines: Sequence[str], is_careful: bool) -> Iterator[_Block]:
             quote = _quote_after(line, quote) if is_careful else ""
         elif "```" in line and (begun := _AFTER_WORDS.search(line[-LONGEST_FENCE:])):
             opened, is_python, start, body = begun[1], True, number + 1, []
-    if opened:
+    if body:
         yield _Block(start, is_python, "\n".join(body))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from o1jax.prompts import fence
+from o1jax.prompts import extraction, fence
 from o1jax.prompts.chat import Message
 from o1jax.prompts.examples import EXAMPLES
 from o1jax.prompts.fence import Style, task_text
@@ -93,3 +93,11 @@ def parse_step(text: str, number: int) -> Step:
         return Step(3, fence.only_program(body))
     except fence.FenceError as error:
         raise StepError(f"step {number}: {error}") from error
+
+
+def program_part(text: str) -> str:
+    """What an answer says from its first action 3 on, "" without one; markers are line ends. For evaluations
+    that find a program there although the path is malformed: its last marker is missing, say, or a refinement
+    calls itself action 3."""
+    _, _, rest = extraction.without_thinking(text).partition(f"<Action {ACTIONS[-1]}>")
+    return rest.replace(BEGIN, "\n").replace(STOP, "\n")

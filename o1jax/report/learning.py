@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from o1jax.report.run_files import RunFiles
-from o1jax.report.summary import evaluations
+from o1jax.report.summary import PROMPTS, evaluations
 
 NORMAL_95 = 1.96
 SELF_PLAY = "self-play"
@@ -77,10 +77,20 @@ def _without_change(files: RunFiles, summary: Mapping[str, Any]) -> Headline:
 
 
 def _rates(files: RunFiles, summary: Mapping[str, Any]) -> list[str]:
-    rates = {name.replace("_", "-"): rate for name, rate in summary["held_out_pass_at_1"].items()}
+    first = summary["held_out_pass_at_1"].items()
+    rates = {name.replace("_", "-"): (rate, summary["lost"][name]["pseudocode"]) for name, rate in first}
     others = other_evaluations(files, summary).items()
-    rates |= {name: figures["pass_at_1"] for name, figures in others if "pass_at_1" in figures}
-    return [f"pass@1 on {rate['n']} problems ({name}): {with_interval(rate)}" for name, rate in rates.items()]
+    rates |= {name: (figures["pass_at_1"], figures) for name, figures in others if "pass_at_1" in figures}
+    return [
+        f"pass@1 on {rate['n']} problems ({name}): {with_interval(rate)}{_lost(figures)}"
+        for name, (rate, figures) in rates.items()
+    ]
+
+
+def _lost(figures: Mapping[str, Any]) -> str:
+    """What of the answers there was nothing of to judge, where that was counted."""
+    words = {"no_program_share": "without a program", "cut_share": "cut by length"}
+    return "".join(f", {percent(figures[name])} {what}" for name, what in words.items() if name in figures)
 
 
 def _models(summary: Mapping[str, Any]) -> list[str]:
@@ -125,8 +135,8 @@ def other_evaluations(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, 
     return {
         f"{path}, {prompt} prompt": figures[prompt]
         for path, figures in files.figures("evaluate").items()
-        for prompt in ("pseudocode", "direct")
-        if prompt in figures and (path not in drawn or prompt == "direct")
+        for prompt in PROMPTS
+        if prompt in figures and (path not in drawn or prompt != "pseudocode")
     }
 
 

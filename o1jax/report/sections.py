@@ -88,6 +88,7 @@ def learning(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Any]:
             for key, title in MEASURES.items()
         ],
         "by_rung": list(_by_rung(curves, rungs)) if len(rungs) > 1 else [],
+        "other_figures": others,
         "others": [
             charts.shares(
                 key.replace("pass_at_", "pass@"), [(name, f[key]) for name, f in others.items() if key in f]

@@ -2,13 +2,14 @@
 
 Keys: `held_out_pass_at_1`, `held_out_pass_at_8` (pseudocode prompt) and `direct_pass_at_1` hold
 {warm_up (or start, the policy that was given), round_0, ..., final}, each {mean, low, high, n} with a
-95 % bootstrap interval over problems; `by_rung` holds {warm_up, round_0, ...} -> rung -> {pass_at_1,
-pass_at_8}; `compare` holds the same for each other arm; `prm` holds {soft, hard, pair} -> the held-out
-AUC and pair accuracy of a process reward model and of its baseline, and the pass rates of search with
-one; `tcg` holds <form>/<stage> -> what a test-case generator's cases are worth before and after the
-gate, and `selection`; `rl` holds the path of every policy_rl and policy_dpo stage -> its headline
-figures (below); `stages` holds path -> {seconds, generated_tokens, trained_tokens} (where the stage has
-them); `totals` sums them. Makes no page (page.py does).
+95 % bootstrap interval over problems; `lost` holds {warm_up, round_0, ...} -> prompt -> the shares of its
+answers {no_program_share, malformed_share, cut_share}, those that were counted; `by_rung` holds {warm_up,
+round_0, ...} -> rung -> {pass_at_1, pass_at_8}; `compare` holds the same for each other arm; `prm` holds
+{soft, hard, pair} -> the held-out AUC and pair accuracy of a process reward model and of its baseline, and
+the pass rates of search with one; `tcg` holds <form>/<stage> -> what a test-case generator's cases are worth
+before and after the gate, and `selection`; `rl` holds the path of every policy_rl and policy_dpo stage -> its
+headline figures (below); `stages` holds path -> {seconds, generated_tokens, trained_tokens} (where the stage
+has them); `totals` sums them. Makes no page (page.py does).
 
 Of policy_rl, first and last being means over a tenth of the updates: updates, and those without a signal;
 first_ and last_outcome; first_ and last_process, the reward model's mean score of a step (null without
@@ -28,6 +29,8 @@ from typing import Any
 from o1jax.report.run_files import RunFiles
 from o1jax.writing import write_whole
 
+PROMPTS = ("pseudocode", "direct", "completion")
+LOST = ("no_program_share", "malformed_share", "cut_share")
 COUNTED = ("generated_tokens", "trained_tokens")
 PRM_FIGURES = ("auc", "within_problem_auc", "pair_accuracy")
 ENDS = ("first_outcome", "last_outcome", "first_process", "last_process")
@@ -87,8 +90,14 @@ def _curve(manifests: dict[str, dict], prefix: str) -> dict[str, Any]:
         "held_out_pass_at_1": {name: f["pseudocode"]["pass_at_1"] for name, f in figures.items()},
         "held_out_pass_at_8": {name: f["pseudocode"]["pass_at_8"] for name, f in figures.items()},
         "direct_pass_at_1": {name: f["direct"]["pass_at_1"] for name, f in figures.items() if "direct" in f},
+        "lost": {name: {p: lost(f[p]) for p in PROMPTS if p in f} for name, f in figures.items()},
         "by_rung": {name: f["pseudocode"]["by_rung"] for name, f in figures.items()},
     }
+
+
+def lost(figures: dict[str, Any]) -> dict[str, float]:
+    """The shares of a prompt's answers that stand beside its pass@1; evaluations of old have fewer."""
+    return {name: figures[name] for name in LOST if name in figures}
 
 
 def _compare(manifests: dict[str, dict]) -> dict[str, Any]:

@@ -15,13 +15,16 @@ def of_run(summary: dict[str, Any]) -> str:
 
 def curves(summary: dict[str, Any]) -> str:
     """The curves as text: one line an arm and round."""
-    lines = [f"{'arm':16} {'round':8} {'pass@1':>7} {'95 % interval':>16} {'pass@8':>7}"]
+    head = f"{'arm':16} {'round':8} {'pass@1':>7} {'95 % interval':>16} {'pass@8':>7}"
+    lines = [f"{head} {'no program':>10} {'cut':>6}"]
     for arm, curve in [("self-play", summary), *summary["compare"].items()]:
         for name, figure in curve["held_out_pass_at_1"].items():
             if name != "final":
                 interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
                 at_8 = curve["held_out_pass_at_8"][name]["mean"]
-                lines.append(f"{arm:16} {name:8} {figure['mean']:7.3f} {interval:>16} {at_8:7.3f}")
+                of = curve["lost"][name]["pseudocode"]
+                lost = f"{_share(of, 'no_program_share'):>10} {_share(of, 'cut_share'):>6}"
+                lines.append(f"{arm:16} {name:8} {figure['mean']:7.3f} {interval:>16} {at_8:7.3f} {lost}")
     return "\n".join(lines)
 
 
@@ -73,6 +76,10 @@ def _rl_line(figures: dict[str, Any]) -> str:
             parts.append(f"{name} {ends['first']:.3g} > {ends['last']:.3g}")
     parts += [name.upper() for name, is_raised in figures["flags"].items() if is_raised]
     return ", ".join(parts).replace("_", " ")
+
+
+def _share(figures: dict[str, float], name: str) -> str:
+    return f"{figures[name]:.3f}" if name in figures else "-"
 
 
 def _mean(figure: dict[str, Any] | None) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from o1jax.prompts.extraction import with_starter
 from o1jax.records import InputError, Problem, Status, TestCase, Verdict
 from o1jax.sandbox.interface import Judge, Limits, job_of
 
@@ -43,7 +44,9 @@ async def judge_program(
     # A verdict on no tests would say that nothing failed, and nothing that something passed.
     if not tests:
         raise ValueError(f"{problem.id} has no tests to judge by; pass at least one")
-    verdict = await judge.judge(job_of(problem, program, tests, limits))
+    # A program that search or a reference gives may lean on the starter code too; others have it already.
+    source = with_starter(program, problem)
+    verdict = await judge.judge(job_of(problem, source, tests, limits))
     # Seconds and memory addresses differ from run to run, and equal seeds must give equal records (D2).
     cases = (
         dataclasses.replace(case, cpu_s=0.0, detail=ADDRESS.sub("0x", case.detail)) for case in verdict.cases

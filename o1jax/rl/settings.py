@@ -18,7 +18,7 @@ from o1jax.policy.found import found_directories
 from o1jax.records import InputError
 from o1jax.rewards.phi import Reward
 from o1jax.rl.objective import PolicyGradient
-from o1jax.search.sampling import SampleSettings
+from o1jax.search.sampling import SampleSettings, refuse_lenient
 from o1jax.stages.training import TrainSettings
 from o1jax.stages.workers import EngineSettings
 
@@ -123,6 +123,7 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
             raise refused(f"sample.{name}", f"{neutral}: the trainer's log-probs know no {name}")
     if settings.sample.temperature <= 0:
         raise refused("sample.temperature", "more than 0: greedy answers are all alike")
+    refuse_lenient(settings.sample, "policy_rl.sample")
     _check_rewards(settings, inputs)
 
 

@@ -17,7 +17,7 @@ from o1jax.concurrency import run_in_order
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import search_tests
-from o1jax.search.sampling import Sampler, SampleSettings, sample_tokens
+from o1jax.search.sampling import Sampler, SampleSettings, refuse_lenient, sample_tokens
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import joined, my_share
@@ -38,6 +38,7 @@ class Settings:
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: problems, solved, solved_share, samples, passed, generated_tokens."""
+    refuse_lenient(settings.sample, "sample.sample")
     problems = read_problems(inputs["problems"])
     mine = my_share(problems)
     tokens_P = _budgets(mine, settings, inputs)

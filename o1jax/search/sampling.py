@@ -1,7 +1,8 @@
 """Plain sampling: whole answers, judged. What search is compared with, and what evaluation counts.
 
 Samples from one of the prompts, to a number of samples or of tokens, and for ASPR from the last pseudocode
-step of a path that search found. Does not search, and chooses no tests itself.
+step of a path that search found. Reads the program of an answer strictly, or as lenient harnesses do. Does
+not search, and chooses no tests itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.concurrency import run_in_order
-from o1jax.engine.interface import Completion, Engine, Request
+from o1jax.engine.interface import Engine, Request
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts import chat, direct, fence, pseudocode
-from o1jax.prompts.extraction import Extract, find_program, with_starter
+from o1jax.prompts import chat, direct, extraction, fence, pseudocode
+from o1jax.prompts.extraction import Extract
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Prompt, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import judge_program, outcome_of
@@ -41,10 +42,26 @@ class SampleSettings:
     max_tokens: PositiveInt = 2048  # of an answer
     few_shot: NonNegativeInt = 0  # worked examples in the pseudocode prompt
     style: Style = "full"  # of the pseudocode and the direct prompt
-    # How a program is found in an answer. strict: only in the form that search and RL teach. lenient: as
-    # other harnesses find it (prompts/extraction.py). "": strict, but lenient in an evaluation of full style.
+    # How the program of an answer to those two is found. strict: in the form that search and RL teach, and
+    # nowhere else. lenient: as in the field's harnesses. "": strict, but in evaluations lenient with style
+    # full, whose models were not taught here (`for_evaluation`).
     extract: Extract = ""
     limits: Limits = Limits()  # of one execution of a program
+
+
+def for_evaluation(settings: SampleSettings) -> SampleSettings:
+    """The settings with `extract` decided, as evaluations have it."""
+    by_style = "lenient" if settings.style == "full" else "strict"
+    return dataclasses.replace(settings, extract=settings.extract or by_style)
+
+
+def refuse_lenient(settings: SampleSettings, where: str) -> None:
+    """InputError for answers that are trained on and read leniently."""
+    if settings.extract == "lenient":
+        raise InputError(
+            f"{where}.extract: saw 'lenient', wanted 'strict': what is trained on keeps the form; leave it "
+            "out, only evaluations may be lenient"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +78,7 @@ class Sampler:
 async def sample_paths(sampler: Sampler, problem: Problem, tests: Tests, seed: int) -> list[Rollout]:
     """settings.n whole answers to `problem`, judged on `tests`; reward 1 if every test passes, else 0.
 
-    An answer without a well-formed program is not judged: verdict None, reward 0.
+    An answer without a program is not judged: verdict None, reward 0.
     """
     seed = fold_seed(seed, problem.id, "sample", sampler.settings.prompt)
     return await _sample(sampler, problem, tests, prompt_of(sampler, problem), 1, seed)
@@ -164,11 +181,21 @@ async def _sample(
             temperature=settings.temperature,
             policy_version=completion.policy_version,
             prompt=settings.prompt,
-            program=program_of_answer(sampler, problem, completion, number),
+            program="",
         )
         for i, completion in enumerate(completions)
     ]
-    return await judged(sampler, problem, tests, rollouts)
+    return await judged(sampler, problem, tests, read(sampler, problem, rollouts, number))
+
+
+def read(sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout], number: int = 1) -> list[Rollout]:
+    """Answers that begin with step `number` (pseudocode) or are whole, with the program and the error that
+    the settings' `extract` finds in their tokens in place of what they had before."""
+    found = [_program(sampler, problem, rollout, number) for rollout in rollouts]
+    return [
+        dataclasses.replace(rollout, program=program, error=error)
+        for rollout, (program, error) in zip(rollouts, found, strict=True)
+    ]
 
 
 async def judged(
@@ -186,37 +213,29 @@ async def judged(
     return await asyncio.gather(*map(work, rollouts))
 
 
-def program_of_answer(
-    sampler: Sampler, problem: Problem, answer: Completion | Rollout, number: int = 1
-) -> str:
-    """The program of an answer that begins with step `number` (pseudocode), or "" if there is none."""
-    text = text_of(sampler.tokenizer, answer.token_ids)
-    if sampler.settings.prompt == "completion":
-        return direct.completed_program(problem, text)
-    program = strict_program(sampler, answer, number)
-    if not program and sampler.settings.extract == "lenient":
-        program = find_program(text, problem)
-    return with_starter(program, problem)
-
-
-def strict_program(sampler: Sampler, answer: Completion | Rollout, number: int = 1) -> str:
-    """The program of a well-formed answer, as its prompt asks for it; "" of a malformed one."""
+def _program(sampler: Sampler, problem: Problem, answer: Rollout, number: int) -> tuple[str, str]:
+    """The program of an answer, and how it breaks the form that is taught; "" for what there is none of."""
     settings = sampler.settings
-    if settings.prompt == "pseudocode":
-        return cut(sampler.tokenizer, answer, number, settings.max_tokens)[-1].program
     text = text_of(sampler.tokenizer, answer.token_ids)
     if settings.prompt == "completion":
-        return text.strip()
+        program = direct.completed_program(problem, text)
+        return program, "" if program else "the answer says nothing"
+    if settings.prompt == "pseudocode":
+        step = cut(sampler.tokenizer, answer, number, settings.max_tokens)[-1]
+        program, error = step.program, "" if step.program else step.error or "no program"
+    else:
+        program, error = _fenced(text)
+    if settings.extract == "lenient" and settings.prompt == "direct":
+        program = extraction.find_program(text, problem)
+    elif settings.extract == "lenient" and error:
+        program = extraction.find_program(pseudocode.program_part(text), problem)
+    # The prompt shows starter code, and an answer need not repeat its imports and helpers.
+    return extraction.with_starter(program, problem), error
+
+
+def _fenced(text: str) -> tuple[str, str]:
     try:
-        return fence.only_program(text)
-    except fence.FenceError:
+        return fence.only_program(text), ""
+    except fence.FenceError as error:
         # A malformed answer is an expected result of sampling, not a fault: no program, reward 0.
-        return ""
-
-
-def read_again(sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Whole answers with the programs that the settings find in them now."""
-    return [
-        dataclasses.replace(rollout, program=program_of_answer(sampler, problem, rollout))
-        for rollout in rollouts
-    ]
+        return "", str(error)

@@ -171,6 +171,30 @@ def test_kept_samples_are_judged_again_without_an_engine(house, monkeypatch):
     assert after["generated_tokens"] == before["generated_tokens"]
 
 
+def test_the_same_samples_are_read_strictly_and_leniently(house, monkeypatch):
+    answer = "pass\n```\n\nNo, so:\n\n```python\n{}"  # in a fence: two programs
+
+    def said(problem):
+        return answer.format(reference(problem))
+
+    only = {"prompts": ("direct",)}
+    lenient, _ = evaluated(house, monkeypatch, said, **only)
+    sample = {**SETTINGS["sample"], "extract": "strict"}
+    strict, engine = evaluated(
+        house, monkeypatch, said, "strict", samples="evaluation", sample=sample, **only
+    )
+    again, _ = evaluated(house, monkeypatch, said, "again", samples="strict", **only)
+    assert not engine.requests and again["direct"] == lenient["direct"]
+    assert rates(lenient, ["direct"]) == {1.0} and rates(strict, ["direct"]) == {0.0}
+    shares = [
+        [figures["direct"][f"{name}_share"] for name in ("no_program", "malformed", "cut")]
+        for figures in (lenient, strict)
+    ]
+    assert shares == [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    assert "| no program | malformed | cut by length |" in (house / "evaluation" / "table.md").read_text()
+    assert "direct strict" in (house / "strict" / "table.md").read_text()
+
+
 def test_samples_of_other_problems_or_settings_are_refused(house, monkeypatch):
     evaluated(house, monkeypatch, reference, prompts=("direct",))
     with pytest.raises(InputError, match="pseudocode.parquet: no such file"):

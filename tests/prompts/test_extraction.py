@@ -1,4 +1,4 @@
-"""The program in answers of chat models: a table of forms with the program wanted, and hostile text."""
+"""The program in answers of chat models: forms and the program wanted of each, and hostile text."""
 
 import dataclasses
 import random
@@ -23,11 +23,25 @@ DOCUMENTED = (
     'def inc(x):\n    """Add one.\n\n    ```python\n    def inc(x): ...\n    ```\n    """\n    return x + 1\n'
 )
 UNINDENTED = 'def inc(x):\n    """Add one:\n```\ninc(1)\n```\n"""\n    return x + 1\n'
+ADD = "def add(x):\n    return x + 1\n"
+CUT = "def inc(x)\n    retur\n"
+LAMBDA = "inc = lambda x: x + 1\n"
+QUOTED = INC + "# do not use '''\n"
+BRANCH = "if True:\n    def inc(x):\n        return x + 1\n"
+CACHED = f"import functools\n\n@functools.cache\n{INC}"
+TRIED = f"try:\n    import a\nexcept ImportError:\n    a = 1\n{INC}"
+COMMENTED = INC.replace("\n", "\n# adds\n", 1)
+TABLE = f"T = {{\n1: 2,\n}}\n{INC}"
+TAGS = f'TAGS = "<think>", "</think>"\n{INC}'
+PIPE = "import sys\nprint(sys.stdin.read())\n"
+LOOP = "n = int(input())\nfor i in range(n):\n    print(i)\n"
+MAIN = "def main():\n    print(input())\n\n\nmain()\n"
 NESTED = "TEXT = '''\n```python\ndef inc(x):\n    return None\n```\n'''\n" + INC
 
 
 def fenced(source, tag="python", mark="```"):
-    return f"{mark}{tag}\n{source}{mark}"
+    end = "" if source.endswith("\n") else "\n"
+    return f"{mark}{tag}\n{source}{end}{mark}"
 
 
 def indented(text, by="   "):
@@ -62,73 +76,44 @@ ANSWERS = {
     "end on a line of code": (f"```python\n{INC.rstrip()}```\nDone.", INC),
     "the answer fenced as a whole": (f"```markdown\n# Answer\n{fenced(INC)}\n```", INC),
     "the answer fenced by four": (f"````markdown\n# Answer\n{fenced(INC)}\n````", INC),
-    "cut by length in an example": (f"```python\n{INC}\n# Example\nprint(inc(", INC),
+    "cut by length in an example": (f"```python\n{INC}\n# Example\nprint(inc(", f"{INC}\n# Example\n"),
     "empty lines": (f"```python\n\n\n{INC}\n\n```", INC),
     # several blocks
-    "an example of use": (f"{fenced(INC)}\nUse it:\n{fenced('print(inc(1))' + chr(10))}", INC),
-    "tests": (f"{fenced(INC)}\n{fenced('assert inc(1) == 2' + chr(10))}", INC),
-    "an import of it": (
-        f"{fenced(INC)}\n{fenced('from inc import inc' + chr(10) + 'inc(1)' + chr(10))}",
-        INC,
-    ),
-    "its output": (f"{fenced(INC)}\nOutput:\n{fenced('2' + chr(10), '')}", INC),
-    "a command": (f"{fenced('pip install numpy' + chr(10), 'bash')}\n{fenced(INC)}", INC),
-    "a shell after it": (f"{fenced(INC)}\n{fenced('python inc.py' + chr(10), 'sh')}", INC),
+    "an example of use": (f"{fenced(INC)}\nUse it:\n{fenced('print(inc(1))')}", INC),
+    "tests": (f"{fenced(INC)}\n{fenced('assert inc(1) == 2')}", INC),
+    "an import of it": (f"{fenced(INC)}\n{fenced('from a import inc')}", INC),
+    "its output": (f"{fenced(INC)}\nOutput:\n{fenced('2', '')}", INC),
+    "a command": (f"{fenced('pip install numpy', 'bash')}\n{fenced(INC)}", INC),
+    "a shell after it": (f"{fenced(INC)}\n{fenced('python inc.py', 'sh')}", INC),
     "a draft": (f"First:\n{fenced(BAD)}\nWrong. Better:\n{fenced(INC)}", INC),
-    "a draft that does not parse": (
-        f"{fenced(INC)}\n{fenced('def inc(x)' + chr(10) + ' retur' + chr(10))}",
-        INC,
-    ),
-    "another function": (
-        f"{fenced(INC)}\n{fenced('def dec(x):' + chr(10) + '    return x - 1' + chr(10))}",
-        INC,
-    ),
-    "JavaScript beside it": (
-        f"{fenced(INC)}\n{fenced('function inc(x) {' + chr(10) + '}' + chr(10), 'js')}",
-        INC,
-    ),
+    "a draft that does not parse": (f"{fenced(INC)}\n{fenced(CUT)}", INC),
+    "another function": (f"{fenced(INC)}\n{fenced(ADD)}", INC),
+    "JavaScript beside it": (f"{fenced(INC)}\n{fenced('function inc(x) {}', 'js')}", INC),
     # what defines the entry point
-    "a method of Solution": (f"{fenced(SOLUTION)}\n{fenced('Solution().inc(1)' + chr(10))}", SOLUTION),
-    "a name for a lambda": (
-        f"{fenced('inc = lambda x: x + 1' + chr(10))}\n{fenced('inc(1)' + chr(10))}",
-        "inc = lambda x: x + 1\n",
-    ),
-    "under a condition": (
-        f"{fenced('if True:' + chr(10) + indented(INC))}\n{fenced('inc(2)' + chr(10))}",
-        "if True:\n" + indented(INC),
-    ),
+    "a method of Solution": (f"{fenced(SOLUTION)}\n{fenced('Solution().inc(1)')}", SOLUTION),
+    "a name for a lambda": (f"{fenced(LAMBDA)}\n{fenced('inc(1)')}", LAMBDA),
+    "under a condition": (f"{fenced(BRANCH)}\n{fenced('inc(2)')}", BRANCH),
     "asynchronous": (fenced("async " + INC), "async " + INC),
     # fences and quotes inside the program
     "a fence in a docstring": (f"{fenced(DOCUMENTED)}\nDone.", DOCUMENTED),
     "a fence in a docstring that is not indented": (f"{fenced(UNINDENTED)}\nDone.", UNINDENTED),
     "a program in a string": (f"{fenced(NESTED)}\nDone.", NESTED),
     "a fence in a string": (fenced('S = "```python"\n' + INC), 'S = "```python"\n' + INC),
-    "quotes in a comment": (
-        f"{fenced(INC + '# do not use ' + chr(39) * 3 + chr(10))}\n{fenced('inc(1)' + chr(10))}",
-        INC,
-    ),
+    "quotes in a comment": (f"{fenced(QUOTED)}\n{fenced('inc(1)')}", QUOTED),
     # no fence
     "bare": (INC, INC),
     "bare after words": (f"Sure! Here is the function.\n\n{INC}", INC),
     "bare before words": (f"{INC}\nThis function adds one.\nHope this helps!", INC),
-    "bare between words": (
-        f"Sure\n\nimport math\n\n\n{INC}\nExample:\n- inc(1) is 2",
-        f"import math\n\n\n{INC}",
-    ),
+    "bare between words": (f"Sure\n\n{TRIED}\nExample:\n- inc(1) is 2", TRIED),
     "bare, one word after it": (f"{INC}\nDone\n", INC),
     "bare, a note after it": (f"{INC}\nNote: this\n", INC),
     "bare, an apostrophe": (f"It's easy (see below:\n\n{INC}\nDon't forget.", INC),
     "bare, a docstring that is not indented": (f"So:\n{UNINDENTED}\nThat is it.", UNINDENTED),
-    "bare, decorated": (
-        f"Use a cache:\n\nimport functools\n\n@functools.cache\n{INC}",
-        f"import functools\n\n@functools.cache\n{INC}",
-    ),
-    "bare, a table over lines": (f"T = {{\n1: 2,\n}}\n{INC}", f"T = {{\n1: 2,\n}}\n{INC}"),
-    "bare, else": (
-        f"try:\n    import a\nexcept ImportError:\n    a = 1\n{INC}",
-        f"try:\n    import a\nexcept ImportError:\n    a = 1\n{INC}",
-    ),
-    "bare program, fenced example": (f"{INC}\n{fenced('inc(1)' + chr(10))}", INC),
+    "bare, decorated": (f"Use a cache:\n\n{CACHED}", CACHED),
+    "bare, a table over lines": (TABLE, TABLE),
+    "bare, else": (TRIED, TRIED),
+    "bare, a comment that is not indented": (f"So:\n{COMMENTED}", COMMENTED),
+    "bare program, fenced example": (f"{INC}\n{fenced('inc(1)')}", INC),
     "bare with carriage returns": (INC.replace("\n", "\r\n"), INC),
     # thoughts
     "thoughts": (f"<think>\n{fenced(BAD)}\n</think>\n\n{fenced(INC)}", INC),
@@ -140,10 +125,7 @@ ANSWERS = {
     "thoughts without an end": (f"<think>\nMaybe\n{fenced(INC)}", ""),
     "thoughts alone": (f"<think>\n{fenced(INC)}\n</think>", ""),
     "thoughts after the program": (f"{fenced(INC)}\n<think>\nor\n{fenced(BAD)}", INC),
-    "a program about thoughts": (
-        fenced('TAGS = "<think>", "</think>"\n' + INC),
-        'TAGS = "<think>", "</think>"\n' + INC,
-    ),
+    "a program about thoughts": (fenced(TAGS), TAGS),
     # nothing that could be judged, or only something that will fail
     "nothing": ("", ""),
     "blanks": (" \n\t\n", ""),
@@ -151,39 +133,21 @@ ANSWERS = {
     "a word that parses": ("Sorry", ""),
     "words in a block": (fenced("Sorry\n", ""), ""),
     "an empty block": ("```python\n\n```", ""),
-    "a block of Python that does not parse": (
-        fenced("def inc(x)\n    return x\n"),
-        "def inc(x)\n    return x\n",
-    ),
+    "a block of Python that does not parse": (fenced(CUT), CUT),
     "a block of C": (fenced("int inc(int x) { return x + 1; }\n", "c"), ""),
-    "a program with another name": (
-        fenced("def add(x):\n    return x + 1\n"),
-        "def add(x):\n    return x + 1\n",
-    ),
-    "another name, then output": (
-        f"{fenced('def add(x):' + chr(10) + '    return 1' + chr(10))}\n{fenced('x = 2' + chr(10), '')}",
-        "def add(x):\n    return 1\n",
-    ),
+    "a program with another name": (fenced(ADD), ADD),
+    "another name, then output": (f"{fenced(ADD)}\n{fenced('x = 2', '')}", ADD),
 }
 STDIN_ANSWERS = {
     "plain": (fenced(READS), READS),
     "its input and output": (
-        f"{fenced(READS)}\nInput:\n{fenced('1' + chr(10), '')}\nOutput:\n{fenced('2' + chr(10), '')}",
+        f"{fenced(READS)}\nInput:\n{fenced('1', '')}\nOutput:\n{fenced('2', '')}",
         READS,
     ),
-    "an example of a call": (
-        f"{fenced('import sys' + chr(10) + 'print(sys.stdin.read())' + chr(10))}\nSo:\n{fenced('print(1)' + chr(10))}",
-        "import sys\nprint(sys.stdin.read())\n",
-    ),
-    "nothing is read": (f"{fenced('print(1)' + chr(10))}\n{fenced('1' + chr(10), '')}", "print(1)\n"),
-    "bare": (
-        "Program:\nn = int(input())\nfor i in range(n):\n    print(i)\n\nIt counts.",
-        "n = int(input())\nfor i in range(n):\n    print(i)\n",
-    ),
-    "a whole program": (
-        fenced("def main():\n    print(input())\n\n\nmain()\n"),
-        "def main():\n    print(input())\n\n\nmain()\n",
-    ),
+    "an example of a call": (f"{fenced(PIPE)}\nSo:\n{fenced('print(1)')}", PIPE),
+    "nothing is read": (f"{fenced('print(1)')}\n{fenced('1', '')}", "print(1)\n"),
+    "bare": (f"Program:\n{LOOP}\nIt counts.", LOOP),
+    "a whole program": (fenced(MAIN), MAIN),
 }
 
 
@@ -259,16 +223,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_reading_hostile_text_takes_time_in_proportion_to_its_length(kind):
-    def seconds(text: str) -> float:
-        began = time.process_time()
-        for problem in (CALL, STDIN, STARTED):
-            find_program(text, problem)
-        return time.process_time() - began
-
-    # Sixteen times the text: a quadratic reading takes 256 times as long. The constant is what a parse costs.
-    part = seconds(HOSTILE[kind][: LONG // 16])
-    assert seconds(HOSTILE[kind]) < 64 * (part + 0.01)
+def test_hostile_text_takes_less_than_a_second(kind):
+    began = time.process_time()
+    for problem in (CALL, STDIN, STARTED):
+        find_program(HOSTILE[kind], problem)
+    # Three readings. A quadratic one takes minutes.
+    assert time.process_time() - began < 3.0
 
 
 def test_a_program_longer_than_what_is_parsed_is_none():

@@ -83,6 +83,9 @@ def evaluation(run, path, passes, of=4, split="held_out"):
         "pass_at_1": mean,
         "pass_at_8": mean,
         "by_rung": {"rung 1": {"pass_at_1": mean, "pass_at_8": mean}},
+        "no_program_share": 0.125,
+        "malformed_share": 0.375,
+        "cut_share": 0.0625,
     }
     figures["by_rung"]["rung 2"] = figures["by_rung"]["rung 1"]
     directory = stage(

@@ -53,7 +53,9 @@ def test_an_evaluation_alone_is_a_run_too(tmp_path):
     run = epath.Path(tmp_path) / "mine"
     assert said(run).text.startswith("pass@1 on 2 problems (., pseudocode prompt): 50.0 %")
     files = RunFiles(run)
-    assert "Other evaluations" in page.html(files, summary.of(files), said(run))
+    assert said(run).text.endswith(", 12.5 % without a program, 6.2 % cut by length")
+    shown = page.html(files, summary.of(files), said(run))
+    assert "Other evaluations" in shown and "37.5 %" in shown and "cut by length" in shown
 
 
 def test_the_headline_of_nothing_says_so(tmp_path):

@@ -20,7 +20,8 @@ def write(workdir, path, figures, seconds=2.0):
 
 def evaluation(mean):
     of = {**MEAN, "mean": mean}
-    prompt = {"pass_at_1": of, "pass_at_8": of, "by_rung": {"rung 2": {"pass_at_1": of}}}
+    lost = {"no_program_share": 0.125, "malformed_share": 0.375, "cut_share": 0.0625}
+    prompt = {**lost, "pass_at_1": of, "pass_at_8": of, "by_rung": {"rung 2": {"pass_at_1": of}}}
     return {"pseudocode": prompt, "direct": prompt, "generated_tokens": 100}
 
 
@@ -37,7 +38,16 @@ def test_curves_costs_and_arms(tmp_path):
     assert means == {"warm_up": 0.1, "round_0": 0.2, "round_1": 0.3, "final": 0.3}
     assert got["compare"]["sampling"]["held_out_pass_at_1"]["final"]["mean"] == 0.15
     assert got["totals"] == {"seconds": 10.0, "generated_tokens": 400, "trained_tokens": 7}
-    assert len(tables.curves(got).splitlines()) == 6
+    lines = tables.curves(got).splitlines()
+    assert len(lines) == 6 and all(line.split()[-2:] == ["0.125", "0.062"] for line in lines[1:5])
+    assert got["lost"]["round_0"]["direct"]["malformed_share"] == 0.375
+
+
+def test_an_evaluation_of_old_without_the_shares_is_shown_without_them(tmp_path):
+    workdir = epath.Path(tmp_path)
+    old = {name: value for name, value in evaluation(0.1)["direct"].items() if "share" not in name}
+    write(workdir, "warm_up_evaluate", {"pseudocode": old, "generated_tokens": 1})
+    assert tables.curves(summary.write(RunFiles(workdir))).splitlines()[1].split()[-2:] == ["-", "-"]
 
 
 def test_an_unfinished_run_has_what_there_is(tmp_path):

@@ -11,7 +11,7 @@ from o1jax.concurrency import run_in_order
 from o1jax.prompts import chat, direct, nano_tokenizer
 from o1jax.records import InputError
 from o1jax.rewards.outcome import search_tests
-from o1jax.search import mcts, sampling
+from o1jax.search import mcts, sample_stage, sampling
 from o1jax.search.steps import text_of
 
 SETTINGS = sampling.SampleSettings(n=6, max_tokens=800)
@@ -43,6 +43,61 @@ def test_the_direct_prompt_takes_one_fenced_program(said, reward):
     (rollout,) = asyncio.run(sampling.sample_paths(one, problem(), problem().tests, seed=0))
     assert rollout.reward == reward
     assert rollout.prompt_ids != sampling.prompt_of(sampler(two_kinds), problem())
+
+
+PROGRAM = direct.render_answer("print(input(), 'good')")
+PLAN = step(1, 1, "a") + "\n<Step_Begin>### Step 2: <Action 3>\n"
+FORMS = {  # what is said -> by which prompt, whether strict and whether lenient reading find the program
+    "fence": ("direct", PROGRAM, True, True),
+    "fence and example": ("direct", f"{PROGRAM}\n{direct.render_answer('print(1)')}", False, True),
+    "no fence": ("direct", "print(input(), 'good')", False, True),
+    "thoughts": ("direct", f"<think>\n{PROGRAM}", True, False),
+    "well-formed path": ("pseudocode", f"{PLAN}{PROGRAM}<Step_End>", True, True),
+    "no last marker": ("pseudocode", f"{PLAN}{PROGRAM}", False, True),
+    "no language": ("pseudocode", PLAN + PROGRAM.replace("python", "") + "<Step_End>", False, True),
+    "a refinement called action 3": (
+        "pseudocode",
+        f"{PLAN}read, then print<Step_End>\n<Step_Begin>### Step 3: <Action 3>\n{PROGRAM}<Step_End>",
+        False,
+        True,
+    ),
+    "a program in no action 3": ("pseudocode", PROGRAM, False, False),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_lenient_reading_finds_programs_and_still_says_what_is_malformed(form):
+    prompt, said, is_strict, is_lenient = FORMS[form]
+    for extract, found in (("", is_strict), ("strict", is_strict), ("lenient", is_lenient)):
+        settings = dataclasses.replace(SETTINGS, prompt=prompt, n=1, extract=extract)
+        one = sampler(lambda prefix, seed: said, settings)
+        (rollout,) = asyncio.run(sampling.sample_paths(one, problem(), problem().tests, seed=0))
+        assert (rollout.reward == 1.0) == bool(rollout.program) == found
+        assert bool(rollout.error) == (not is_strict)
+
+
+def test_evaluations_are_lenient_with_models_that_were_not_taught_here_and_training_never_is():
+    for style, extract, wanted in (
+        ("full", "", "lenient"),
+        ("nano", "", "strict"),
+        ("full", "strict", "strict"),
+        ("nano", "lenient", "lenient"),
+    ):
+        settings = sampling.SampleSettings(style=style, extract=extract)
+        assert sampling.for_evaluation(settings).extract == wanted
+    with pytest.raises(InputError, match="sample.sample.extract: saw 'lenient', wanted 'strict'"):
+        sample_stage.run(None, sample_stage.Settings(sample=settings), {}, 0)
+
+
+@pytest.mark.parametrize("extract", ["strict", "lenient"])
+def test_the_starter_code_stands_before_a_program_that_leans_on_it(extract):
+    started = dataclasses.replace(
+        problem(), form="call", entry_point="f", starter_code="import math\n\n\ndef f(x):\n    "
+    )
+    settings = dataclasses.replace(SETTINGS, prompt="direct", n=1, extract=extract)
+    one = sampler(lambda prefix, seed: direct.render_answer("def f(x):\n    return math.pi"), settings)
+    (rollout,) = asyncio.run(sampling.sample_paths(one, started, started.tests, seed=0))
+    assert one.judge.sources == [rollout.program] == ["import math\n\n\ndef f(x):\n    return math.pi\n"]
 
 
 def test_samples_of_many_problems_do_not_depend_on_concurrency():
