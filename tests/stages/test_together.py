@@ -34,7 +34,7 @@ object.__setattr__(collector, "out", out)  # all that it waits by; the record is
 waits = {
     "marks": lambda: all_have_finished(out, "trees"),
     "parts": lambda: joined(out, out / "parts", Rollout, [], [], lambda rollout: rollout.problem_id),
-    "evaluation": lambda: SampleStore(out, None, 1).groups("rollouts/direct", [], None),
+    "evaluation": lambda: SampleStore(out, None, 1).groups("rollouts/direct", [], None, None),
     "trees": lambda: SampleStore(out, None, 1).all_trees("trees", []),
     "update": lambda: collector._gathered([], [], 3),
 }
