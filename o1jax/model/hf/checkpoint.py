@@ -34,9 +34,9 @@ from o1jax.records import InputError
 
 SHARD_BYTES = 5 << 30  # of a file, as transformers writes them
 LARGE = 100 << 20  # bytes, from which on it is said how long they took to read
-# Tensors that some checkpoints hold and no model needs: rotary tables, and a head tied to the embedding.
-IGNORED = ("rotary_emb.inv_freq", "lm_head.weight")
 HEAD = "lm_head.weight"
+# Tensors that some checkpoints hold and no model needs: rotary tables, and a head tied to the embedding.
+IGNORED = ("rotary_emb.inv_freq", HEAD)
 
 
 @dataclasses.dataclass(frozen=True)

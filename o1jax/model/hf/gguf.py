@@ -177,6 +177,7 @@ def open_reader(path: pathlib.Path) -> gguf.GGUFReader:
 
 def check_kind(path: pathlib.Path, name: str, kind: gguf.GGMLQuantizationType) -> None:
     """InputError for a quantization that the package cannot undo."""
+    # Asked with one empty block: the package has no list of what it can undo.
     _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     try:
         gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
