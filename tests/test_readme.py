@@ -129,7 +129,8 @@ def test_other_commands_have_pages_keys_and_flags_that_are_there(rehearsed, comm
 @pytest.mark.parametrize("command", by("make"), ids=str)
 def test_a_target_of_make_is_in_the_makefile(command):
     targets = re.findall(r"^([\w-]+):", text_of("Makefile"), re.MULTILINE)
-    assert set(command.words) <= set(targets)
+    asked = {word for word in command.words if "=" not in word}  # the others set make's variables
+    assert asked and asked <= set(targets)
 
 
 @pytest.mark.parametrize("command", by("install"), ids=str)

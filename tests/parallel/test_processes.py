@@ -22,13 +22,15 @@ from o1jax.records import InputError
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 PROGRAM = """
+import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 from o1jax.parallel.processes import barrier, is_leader, start_processes
 start_processes()
 barrier("started")
 found = (jax.process_index(), jax.process_count(), is_leader(), len(jax.devices()))
-print("found", *found, end="\\n", flush=True)
+sys.stdout.write("\\nfound " + " ".join(map(str, found)) + "\\n")  # at once: others write there too
+sys.stdout.flush()
 barrier("done")
 """
 
