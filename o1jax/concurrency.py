@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -11,17 +12,24 @@ Result = TypeVar("Result")
 
 
 async def run_in_order(
-    work: Callable[[Item], Awaitable[Result]], items: Sequence[Item], concurrency: int
+    work: Callable[[Item], Awaitable[Result]],
+    items: Sequence[Item],
+    concurrency: int,
+    *,
+    ended: Callable[[int], None] = lambda count: None,
 ) -> list[Result]:
-    """[await work(item) for item in items], begun in order, at most `concurrency` at once.
+    """[await work(item) for item in items], begun in order, at most `concurrency` at once; `ended` is told
+    after each how many have ended.
 
     The first failure cancels the others, waits until they have ended, and is raised.
     """
-    gate = asyncio.Semaphore(concurrency)
+    gate, counts = asyncio.Semaphore(concurrency), itertools.count(1)
 
     async def one(item: Item) -> Result:
         async with gate:
-            return await work(item)
+            result = await work(item)
+        ended(next(counts))
+        return result
 
     tasks = [asyncio.create_task(one(item)) for item in items]
     try:

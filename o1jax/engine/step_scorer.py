@@ -103,7 +103,8 @@ class StepScorer:
 
     A score does not depend, to the bit, on what is scored beside it: a pass has one shape for each class
     of lengths, and takes paths of one class only. `params` are copied, so that a trainer may donate its
-    own. `context` is the longest path in tokens, `slots` how many paths a forward pass takes.
+    own; with `owned` they become the scorer's. `context` is the longest path in tokens, `slots` how many
+    paths a forward pass takes.
     """
 
     def __init__(
@@ -116,13 +117,16 @@ class StepScorer:
         *,
         slots: int = 16,
         context: int = 256,
+        owned: bool = False,
     ):
         if not 0 < context <= config.max_context:
             raise InputError(f"scorer context {context}: wanted 1 to the model's {config.max_context}")
         if not {good_id, bad_id} <= set(range(config.vocab_size)):
             raise InputError(f"score tokens {good_id} and {bad_id}: wanted ids below {config.vocab_size}")
         self.context, self.slots, self._vocab_size = context, slots, config.vocab_size
-        self._params = copied(params, shapes_on(params, own_devices()))
+        here = shapes_on(params, own_devices())
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, here)
+        self.params = jax.device_put(params, shardings) if owned else copied(params, here)
         self._program = make_program(config, graphdef, good_id, bad_id)
         self._buckets = buckets_of(context)
         self._counters: collections.Counter[str] = collections.Counter()
@@ -196,7 +200,7 @@ class StepScorer:
             lengths_B[row] = len(job.path.token_ids)
             tokens_BT[row, : lengths_B[row]] = job.path.token_ids
             program_tokens_BT[row, list(job.path.step_ends)] = job.path.program_tokens
-        scores_BT = np.asarray(self._program(self._params, tokens_BT, lengths_B, program_tokens_BT))
+        scores_BT = np.asarray(self._program(self.params, tokens_BT, lengths_B, program_tokens_BT))
         scores = [tuple(scores_BT[b, list(j.path.step_ends)].tolist()) for b, j in enumerate(self._running)]
         self._counters.update(paths=len(self._running), tokens=int(lengths_B.sum()), passes=1)
         self._counters["busy_s"] += time.monotonic() - began

@@ -27,6 +27,7 @@ from o1jax.stages.together import my_share
 from o1jax.store import read_trees
 from o1jax.tcg.gate import distinct, is_degenerate, killed
 from o1jax.tcg.traces import outputs_matrix
+from o1jax.train.metrics import ProgressLine
 
 PAIRED = (
     ("search_prm", "search"),
@@ -103,7 +104,9 @@ class ChoiceArms:
                 searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings, scorer)
                 kept.append(await Search(searcher, problem, self.comparison.seed).run())
 
-            await run_in_order(work, my_share(self.comparison.problems), store.concurrency)
+            share = my_share(self.comparison.problems)
+            line = ProgressLine("search with a process reward model", len(share))
+            await run_in_order(work, share, store.concurrency, ended=line.count)
         return await store.all_trees("trees_prm", self.comparison.problems)
 
     def _budget(self, plain: Tree) -> int:

@@ -39,6 +39,7 @@ from o1jax.stages.training import open_tokenizer
 from o1jax.stages.workers import EngineSettings, open_scorer, sampling_workers, scorer_timings
 from o1jax.store import read_records, write_records
 from o1jax.tcg.writing import WriteSettings, write_cases
+from o1jax.train.metrics import ProgressLine
 
 PROMPTS = ("direct", "pseudocode", "completion")  # in the order of the table
 LOST = {
@@ -152,7 +153,9 @@ async def _cases(
                 written = await write_cases(workers, problem, None, settings.write, seed)
                 return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
 
-            mine = await run_in_order(write, my_share(problems), settings.concurrency)
+            share = my_share(problems)
+            line = ProgressLine("write tests", len(share))
+            mine = await run_in_order(write, share, settings.concurrency, ended=line.count)
         parts = store.out / "tcg_cases.parts"
         cases = await joined(store.out, parts, CasesOf, mine, problems, lambda cases: cases.problem_id)
         if this_process().index == 0:

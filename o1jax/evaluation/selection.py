@@ -25,6 +25,7 @@ from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.workers import EngineSettings, Workers, sampling_workers
 from o1jax.tcg.writing import WriteSettings, Written, write_cases
+from o1jax.train.metrics import ProgressLine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +87,14 @@ async def _choose_all(
             lambda problem: write_cases(workers, problem, None, settings.write, seed),
             problems,
             settings.concurrency,
+            ended=ProgressLine("write tests", len(problems)).count,
         )
     async with sampling_workers(inputs["policy"], settings.engine) as workers:
         choices = await run_in_order(
             lambda item: _choose(workers, settings, *item, seed),
             list(zip(problems, written, strict=True)),
             settings.concurrency,
+            ended=ProgressLine("choose", len(problems)).count,
         )
         return choices, workers.timings()
 

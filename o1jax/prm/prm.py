@@ -148,7 +148,7 @@ def _held_out(
     ends = end_ids(prm.tokenizer)
 
     async def scores() -> np.ndarray:
-        scorer = scorer_of(prm, slots=settings.scorer_slots, context=prm.config.max_context)
+        scorer = scorer_of(prm, slots=settings.scorer_slots, context=prm.config.max_context, owned=True)
         try:
             return await score_nodes(held_out, scorer, ends)
         finally:

@@ -57,7 +57,7 @@ class Learner:
         """What the policy was: its parameters, or its frozen ones with adapters that add nothing."""
         # With adapters the reference costs no second copy of the model.
         if not self.settings.train.lora.rank:
-            return policy.params
+            return jax.tree.map(jnp.copy, policy.params)  # for the trainer donates its own
         return dataclasses.replace(policy, params=switched_off(policy.params)).all_params
 
     def values(self, params: nnx.State, groups: Sequence[Group], t: int) -> list[np.ndarray]:

@@ -37,6 +37,7 @@ import jax
 from etils import epath
 
 from o1jax.model.init import NO_PARAMS
+from o1jax.parallel.memory import report_held
 from o1jax.parallel.mesh import make_mesh, own_copy
 from o1jax.parallel.processes import is_leader
 from o1jax.records import InputError, Problem
@@ -55,7 +56,7 @@ from o1jax.train.checkpoint import Policy
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.optimizer import make_optimizer
 from o1jax.train.resumable import Resumable, open_resumable
-from o1jax.train.step import abstract_state, init_state
+from o1jax.train.step import abstract_state
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -107,8 +108,7 @@ class Run:
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         like = abstract_state(policy.params, transformation, mesh)
         self.learner = Learner(policy, like, settings, mesh, seed)
-        restored = resumable.restored(like, Progress)
-        self.state, self.progress = restored or (init_state(policy.params, transformation, mesh), Progress())
+        self.state, self.progress = resumable.begin(like, Progress(), policy.params, transformation, mesh)
 
     @property
     def t(self) -> int:
@@ -128,6 +128,7 @@ class Run:
             self.collector.check(self.problems)
             self.collector.remove_parts()
             await self.weight_sync.push(workers.engine, self.policy().params, self.t)
+            report_held(self.held() | ({} if scorer is None else {"reward model": scorer.params}))
             line = ProgressLine("policy_rl", self.settings.updates, writes=is_leader())
             with MetricsLog(self.out / "fit", self.progress.updates, writes=is_leader()) as log:
                 ahead = None
@@ -220,6 +221,12 @@ class Run:
         trained = dataclasses.replace(self.trained, params=self.state.params)
         plain = without_adapters(trained, self.settings.train.lora)
         return dataclasses.replace(plain, params=own_copy(plain.params))
+
+    def held(self) -> dict[str, Any]:
+        """What the run itself keeps on the devices, by name."""
+        state, reference = self.state, self.learner.reference
+        kept = {"parameters": state.params, "optimizer": state.opt_state, "frozen": self.trained.frozen}
+        return kept | ({} if reference is None else {"reference": reference})
 
     def save(self) -> None:
         """Begins to save where the run stands, once."""

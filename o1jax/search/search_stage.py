@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 from pydantic import PositiveInt
 
+from o1jax.parallel.memory import report_held
 from o1jax.records import Problem, Tree
 from o1jax.search.mcts import Searcher, SearchSettings, search_many
 from o1jax.search.tree import passing_leaves
@@ -68,6 +69,7 @@ async def _search(
         sampling_workers(inputs["policy"], settings.engine) as workers,
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
+        report_held({} if scorer is None else {"reward model": scorer.params})
         searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings.search, scorer)
         with ShardWriter(out / "trees", Tree) as store:
             await search_many(

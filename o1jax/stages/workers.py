@@ -232,15 +232,16 @@ async def open_scorer(
             f"{inputs['prm']}: this process reward model has another tokenizer than the policy; "
             "give one that was trained from this policy or one with its tokenizer"
         )
-    scorer = scorer_of(prm, slots=slots, context=context)
+    scorer = scorer_of(prm, slots=slots, context=context, owned=True)
     try:
         yield scorer
     finally:
         await scorer.close()
 
 
-def scorer_of(prm: Policy, *, slots: int, context: int) -> StepScorer:
-    """A scorer of paths of at most `context` tokens, or of what the model takes."""
+def scorer_of(prm: Policy, *, slots: int, context: int, owned: bool = False) -> StepScorer:
+    """A scorer of paths of at most `context` tokens, or of what the model takes; with `owned` the model's
+    parameters are the scorer's from then on."""
     return StepScorer(
         prm.config,
         prm.graphdef,
@@ -248,6 +249,7 @@ def scorer_of(prm: Policy, *, slots: int, context: int) -> StepScorer:
         *score_ids(prm.tokenizer),
         slots=slots,
         context=min(context, prm.config.max_context),
+        owned=owned,
     )
 
 

@@ -37,6 +37,7 @@ from o1jax.tcg.gate import distinct, is_degenerate, killed, true_cases
 from o1jax.tcg.prompt import CASES
 from o1jax.tcg.writing import WriteSettings, parse_completion, request_for, sample
 from o1jax.train.checkpoint import Policy
+from o1jax.train.metrics import ProgressLine
 
 ROUNDING = 1e-9  # of a difference of rewards, so that 0.3 - 0.2 is not less than a margin of 0.1
 
@@ -247,6 +248,7 @@ def _answers(
                 lambda problem: judged_answers(workers, problem, wrong[problem.id], settings, seed),
                 asked,
                 settings.concurrency,
+                ended=ProgressLine("write tests", len(asked)).count,
             )
             return [answer for answers in answers_P_A for answer in answers], workers.timings()
 

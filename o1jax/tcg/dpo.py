@@ -41,6 +41,7 @@ from o1jax.tcg.prompt import CASES, Case, canonical, is_renderable
 from o1jax.tcg.traces import traced_cases
 from o1jax.tcg.writing import WriteSettings, parse_completion, request_for, sample
 from o1jax.train.checkpoint import Policy
+from o1jax.train.metrics import ProgressLine
 
 Rejected = Literal["shuffled", "near_miss", "sampled"]
 Cases = tuple[Case, ...]
@@ -126,7 +127,10 @@ async def _counterparts(
     )
     async with open_workers(policy, settings.engine) as workers:
         return await run_in_order(
-            lambda case_set: chosen_and_sampled(workers, case_set, write, limits, seed), sets, CONCURRENCY
+            lambda case_set: chosen_and_sampled(workers, case_set, write, limits, seed),
+            sets,
+            CONCURRENCY,
+            ended=ProgressLine("sample rejected tests", len(sets)).count,
         )
 
 

@@ -39,6 +39,7 @@ from o1jax.tcg.gate import (
     write_and_gate,
 )
 from o1jax.tcg.writing import WriteSettings, Written, write_cases
+from o1jax.train.metrics import ProgressLine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +102,14 @@ async def _evaluate(
                 lambda problem: write_cases(workers, problem, None, settings.write, seed_of),
                 problem_of,
                 settings.gate.concurrency,
+                ended=ProgressLine("write tests, no program shown", len(tests)).count,
             )
             written += [(p, "question", cases) for p, cases in zip(problem_of, unshown, strict=True)]
         tallies = await run_in_order(
-            lambda one: tally(workers.judge, *one, settings.gate.limits), written, settings.gate.concurrency
+            lambda one: tally(workers.judge, *one, settings.gate.limits),
+            written,
+            settings.gate.concurrency,
+            ended=ProgressLine("judge tests", len(written)).count,
         )
         figures = {
             "before": {

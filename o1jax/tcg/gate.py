@@ -23,6 +23,7 @@ from o1jax.sandbox.literals import parsed
 from o1jax.stages.workers import Workers
 from o1jax.tcg.mutants import mutants, parses
 from o1jax.tcg.writing import WriteSettings, Written, write_cases
+from o1jax.train.metrics import ProgressLine
 
 # What a constant program would print or return: a case that expects it lets wrong programs pass.
 EMPTY_OUTPUTS = frozenset({"", "0", "None", "[]", "()", "{}", "set()", "''", '""'})
@@ -213,7 +214,7 @@ async def write_and_gate(
         gated = await gate(judge, problem, reference, wrong, written.cases, gating.limits)
         return WrittenTests(problem, written, gated, tuple(wrong))
 
-    return await run_in_order(one, fit, gating.concurrency)
+    return await run_in_order(one, fit, gating.concurrency, ended=ProgressLine("write tests", len(fit)).count)
 
 
 def unfit(problem: Problem, tests_of: TestsOf) -> str:

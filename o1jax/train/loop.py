@@ -27,7 +27,7 @@ from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.resumable import open_resumable
-from o1jax.train.step import TrainState, abstract_state, check_finite, init_state, make_train_step
+from o1jax.train.step import abstract_state, check_finite, make_train_step
 
 LAG = 2  # steps between dispatch and fetching metrics, so that the device never waits for the host
 AGREE_EVERY = 16  # steps; several processes agree on the clock by a collective, which waits for the device
@@ -129,7 +129,7 @@ class Run:
         self.frozen = (frozen,) if frozen else ()
         transformation = make_optimizer(optimizer)
         self.like = abstract_state(params, transformation, mesh)
-        self.state, self.progress = self._begin(params, transformation)
+        self.state, self.progress = resumable.begin(self.like, Progress(), params, transformation, mesh)
         self.step = make_train_step(
             graphdef,
             objective,
@@ -144,14 +144,6 @@ class Run:
         self.first = self.progress.step  # whose dispatch compiles
         self.pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         self.fetched_at = time.monotonic()
-
-    def _begin(self, params: nnx.State, transformation) -> tuple[TrainState, Progress]:
-        """The latest checkpoint's state, or step 0; the parameters are let go of."""
-        fresh = self.resumable.checkpoints.latest is None
-        state = init_state(params, transformation, self.mesh) if fresh else None
-        for leaf in jax.tree.leaves(params):  # before a checkpoint's state takes as much room again
-            leaf.delete()
-        return (state, Progress()) if fresh else self.resumable.restored(self.like, Progress)
 
     def until_done(self, log: MetricsLog, line: ProgressLine) -> None:
         """Steps until max_steps or the plateau; Preempted after saving if SIGTERM came."""

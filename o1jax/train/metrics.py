@@ -87,3 +87,7 @@ class ProgressLine:
             tqdm.write(f"{self.title} {done}/{self.total} {text}", file=self.stream)
         if self._bar is not None and done >= self.total:
             self._bar.close()
+
+    def count(self, done: int) -> None:
+        """Shows `done` alone; the last as a line that stays."""
+        self.show(done, "", now=done == self.total)

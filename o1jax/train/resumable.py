@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import optax
 from etils import epath
+from flax import nnx
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from o1jax.parallel.processes import agreed
 from o1jax.records import InputError
 from o1jax.train.checkpoint import Checkpoints
-from o1jax.train.step import TrainState
+from o1jax.train.step import TrainState, init_state
 
 Progress = TypeVar("Progress")  # a frozen dataclass of plain numbers: where a run stands
 
@@ -45,12 +48,25 @@ class Resumable:
     agree_every: int = 1  # steps after which several processes ask that clock
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
-    def restored(self, like: TrainState, progress: type[Progress]) -> tuple[TrainState, Progress] | None:
-        """The latest checkpoint's state, as `like` lies, and its progress; None where there is none yet.
-        InputError if the directory is another run's, or damaged."""
+    def begin(
+        self,
+        like: TrainState,
+        progress: Progress,
+        params: nnx.State,
+        optimizer: optax.GradientTransformation,
+        mesh: Mesh,
+    ) -> tuple[TrainState, Progress]:
+        """The latest checkpoint's state, as `like` lies, and its progress; or `progress` and step 0 of
+        training `params`. Those are deleted: nobody holds a second copy during the run. InputError if the
+        directory is another run's, or damaged."""
+        fresh = self.checkpoints.latest is None
+        state = init_state(params, optimizer, mesh) if fresh else None
+        for leaf in jax.tree.leaves(params):  # before a checkpoint's state takes as much room again
+            leaf.delete()
+        return (state, progress) if fresh else self._restored(like, type(progress))
+
+    def _restored(self, like: TrainState, progress: type[Progress]) -> tuple[TrainState, Progress]:
         steps = self.checkpoints.steps()
-        if not steps:
-            return None
         meta = self.checkpoints.meta(steps[-1])
         if meta["identity"] != self.identity:
             changed = [name for name in self.identity if meta["identity"].get(name) != self.identity[name]]

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 from etils import epath
 
@@ -53,3 +54,10 @@ def test_a_model_larger_than_the_memory_is_refused_with_both_sizes(policy, monke
     monkeypatch.setattr(memory, "device_bytes", lambda device: 100_000)
     with pytest.raises(InputError, match=r"its weights take .* GB as float32, and the memory is 0\.0 GB"):
         open_policy(policy)
+
+
+def test_what_is_held_is_said_once_a_buffer(capsys, monkeypatch):
+    monkeypatch.setattr(memory, "WORTH_SAYING", 0)
+    large = jnp.ones((25_000, 1000))
+    memory.report_held({"parameters": [large, large], "optimizer": jnp.ones((50_000, 1000))})
+    assert "GB: parameters 0.1, optimizer 0.2" in capsys.readouterr().err
