@@ -206,22 +206,20 @@ def open_policy(directory: epath.Path, mesh: Mesh | None = None, dtype: str = ""
     mesh = mesh or make_mesh()
     for path in (directory / "policy", directory):
         if (path / "checkpoint").exists():
-            return fitting(load_policy(path, mesh, dtype))
+            policy = load_policy(path, mesh, dtype)
+            check_embedding(policy.tokenizer, policy.config.vocab_size, f"policy {str(path)!r}")
+            return policy
     if not hf.is_published(directory):
         raise _none_there(directory)
     published = hf.open_published(directory)
     tokenizer = _published_tokenizer(published)
+    rows = hf.config_from_hf(published.fields, "float32").vocab_size
+    check_embedding(tokenizer, rows, f"policy {str(directory)!r}")  # before minutes of reading
     config, params = hf.load_published(published, mesh, dtype)
     config = dataclasses.replace(config, remat="full")  # config.json has no say in it, and they are large
     config = config.with_tokens(size(tokenizer))
     graphdef, _ = abstract_params(config, mesh)
-    return fitting(Policy(config, graphdef, params, tokenizer))
-
-
-def fitting(policy: Policy) -> Policy:
-    """The policy; InputError if its tokenizer is not its model's (chat.check_embedding)."""
-    check_embedding(policy.tokenizer, policy.config.vocab_size, f"policy {policy.tokenizer.name_or_path!r}")
-    return policy
+    return Policy(config, graphdef, params, tokenizer)
 
 
 def open_tokenizer(directory: epath.Path) -> Tokenizer:

@@ -98,11 +98,16 @@ def engines(options: argparse.Namespace) -> dict:
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         model.parent, gguf_file=model.name, dtype=torch.float32
     )
-    began, same, worst, generated = time.monotonic(), {"jax": 0, "vllm": 0}, {"jax": 0.0, "vllm": 0.0}, []
-    for prompt in prompts:
-        out = theirs.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False)
-        generated.append(out[0, len(prompt) :].tolist())
+    length, same, worst = max(map(len, prompts)), {"jax": 0, "vllm": 0}, {"jax": 0.0, "vllm": 0.0}
+    ends = theirs.generation_config.eos_token_id
+    padded = [[ends] * (length - len(prompt)) + [*prompt] for prompt in prompts]  # on the left
+    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    batch = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
+    theirs.generate(**batch, max_new_tokens=1, do_sample=False)
+    began = time.monotonic()
+    out = theirs.generate(**batch, max_new_tokens=TOKENS, do_sample=False, pad_token_id=ends)
     seconds = time.monotonic() - began
+    generated = [upto(row[length:].tolist(), ends) for row in out]
     for prompt, ids, *pairs in zip(prompts, generated, answers["jax"][0], answers["vllm"][0], strict=True):
         with torch.no_grad():
             logits = theirs(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
@@ -122,6 +127,11 @@ def engines(options: argparse.Namespace) -> dict:
             "transformers": round(sum(map(len, generated)) / seconds, 1),
         },
     }
+
+
+def upto(ids: list[int], end: int) -> list[int]:
+    """The ids up to the first end token, with it: what follows is padding."""
+    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 async def answers_of(name: str, model: pathlib.Path) -> tuple[list, float, list]:
