@@ -23,9 +23,10 @@ def get_config() -> ml_collections.ConfigDict:
                     "top_k": 0,
                     "style": "nano",
                     "max_tokens": 176,
+                    "few_shot": 0,
                 },
                 "engine": {"prefix_cache_mb": 64.0, "slots": 64, "context": 256},
-                "tokens_per_problem": 1000,
+                "stop": {"tokens": 1000, "answers": 0, "passes": 0, "fails": 0},
             },
         }
     )

@@ -22,11 +22,12 @@ from o1jax.search.samples import program_of
 from o1jax.search.sampling import (
     Sampler,
     SampleSettings,
+    StopRule,
     judged,
     read,
     sample_last_step,
     sample_paths,
-    sample_tokens,
+    sample_until,
 )
 from o1jax.search.tree import passing_leaves
 from o1jax.stages.together import my_share
@@ -101,7 +102,7 @@ class Comparison:
         return await self.store.groups(
             f"best_of_n/{prompt}",
             self.problems,
-            lambda p: sample_tokens(sampler, p, search_tests(p), self.seed, tokens=budgets[p.id]),
+            lambda p: sample_until(sampler, p, search_tests(p), self.seed, StopRule(tokens=budgets[p.id])),
             lambda p, group: _read_otherwise(sampler, p, group),
         )
 

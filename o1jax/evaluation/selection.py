@@ -20,7 +20,14 @@ from o1jax.evaluation.choice import agreement, majority
 from o1jax.intervals import mean_with_interval
 from o1jax.records import InputError, Problem
 from o1jax.rewards.outcome import final_tests
-from o1jax.search.sampling import Sampler, SampleSettings, for_evaluation, sample_paths, sample_tokens
+from o1jax.search.sampling import (
+    Sampler,
+    SampleSettings,
+    StopRule,
+    for_evaluation,
+    sample_paths,
+    sample_until,
+)
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.workers import EngineSettings, Workers, sampling_workers
@@ -106,7 +113,7 @@ async def _choose(
     tests, limits = final_tests(problem), settings.sample.limits
     few = await sample_paths(sampler, problem, tests, seed)
     tokens = sum(len(rollout.token_ids) for rollout in few) + written.generated_tokens
-    many = await sample_tokens(sampler, problem, tests, seed, tokens=tokens)
+    many = await sample_until(sampler, problem, tests, seed, StopRule(tokens=tokens))
     # Every way chooses among those with a program, so that none is better for seeing the form.
     few_formed, many_formed = ([r for r in group if r.verdict is not None] for group in (few, many))
     by_agreement = by_majority = by_chance = 0.0

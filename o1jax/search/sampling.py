@@ -98,21 +98,43 @@ async def sample_many(
     )
 
 
-async def sample_tokens(
-    sampler: Sampler, problem: Problem, tests: Tests, seed: int, *, tokens: int
-) -> list[Rollout]:
-    """Answers in groups of settings.n until about `tokens` tokens are generated: best-of-n at equal tokens.
+@dataclasses.dataclass(frozen=True)
+class StopRule:
+    """When the sampling of one problem ends: at the first that is reached. 0: no such limit."""
 
-    There is at least one answer; what was sampled beyond `tokens` is left out.
-    """
+    tokens: NonNegativeInt = 0  # about so many are generated
+    answers: NonNegativeInt = 0
+    passes: NonNegativeInt = 0  # answers that pass
+    fails: NonNegativeInt = 0  # answers that do not, with as many that pass if `passes` is given too
+
+    def is_reached(self, rollouts: Sequence[Rollout]) -> bool:
+        """Whether these answers are enough, tokens apart."""
+        passes = sum(rollout.reward == 1 for rollout in rollouts)
+        counts = [(passes, self.passes), (len(rollouts) - passes, self.fails)]
+        asked = [count >= wanted for count, wanted in counts if wanted]
+        return bool(self.answers) and len(rollouts) >= self.answers or bool(asked) and all(asked)
+
+
+async def sample_until(
+    sampler: Sampler, problem: Problem, tests: Tests, seed: int, stop: StopRule
+) -> list[Rollout]:
+    """Answers in groups of settings.n (the last one smaller, where `stop.answers` leaves less) until a group
+    ends with `stop` reached. With `stop.tokens` it is best-of-n at equal tokens: there is at least one
+    answer, and what was sampled beyond them is left out."""
+    if not (stop.tokens or stop.answers):
+        raise InputError(
+            "stop rule: saw neither tokens nor answers, so that sampling might never end; give one"
+        )
     prompt_ids, rollouts, spent = prompt_of(sampler, problem), [], 0
-    while spent < tokens:
+    while (not stop.tokens or spent < stop.tokens) and not stop.is_reached(rollouts):
+        n = min(sampler.settings.n, stop.answers - len(rollouts) if stop.answers else sampler.settings.n)
+        group = dataclasses.replace(sampler, settings=dataclasses.replace(sampler.settings, n=n))
         group_seed = fold_seed(seed, problem.id, "sample_tokens", len(rollouts))
-        for rollout in await _sample(sampler, problem, tests, prompt_ids, 1, group_seed):
+        for rollout in await _sample(group, problem, tests, prompt_ids, 1, group_seed):
             # The answer that passes `tokens` counts if half of it fits, so that over many problems nothing
             # is gained or lost: always counting it would give sampling more tokens than search, and never
             # counting it would give it fewer.
-            if rollouts and spent + len(rollout.token_ids) / 2 > tokens:
+            if stop.tokens and rollouts and spent + len(rollout.token_ids) / 2 > stop.tokens:
                 return rollouts
             rollouts.append(dataclasses.replace(rollout, id=f"{rollout.group_id}#{len(rollouts)}"))
             spent += len(rollout.token_ids)

@@ -114,11 +114,36 @@ def test_samples_of_many_problems_do_not_depend_on_concurrency():
 
 def test_best_of_n_at_equal_tokens_ends_within_half_an_answer_of_them():
     many = sampler(scripted.random_script)
-    rollouts = asyncio.run(sampling.sample_tokens(many, problem(), problem().tests, 0, tokens=1500))
+    rollouts = asyncio.run(
+        sampling.sample_until(many, problem(), problem().tests, 0, sampling.StopRule(tokens=1500))
+    )
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     assert abs(sum(lengths) - 1500) <= max(lengths) / 2 and len(lengths) > SETTINGS.n
     assert len({rollout.id for rollout in rollouts}) == len(rollouts)
     assert len({rollout.token_ids for rollout in rollouts}) > SETTINGS.n
+
+
+def test_sampling_stops_at_the_rule_with_every_answer_that_was_paid_for():
+    def script(prefix, seed):
+        return path(step(1, 1, "a"), step(2, 3, "good" if seed % 2 else "bad"))
+
+    one = sampler(script, dataclasses.replace(SETTINGS, n=1))
+
+    def rewards(**rule):
+        stop, found = sampling.StopRule(**rule), []
+        for seed in range(20):
+            rollouts = asyncio.run(sampling.sample_until(one, problem(), problem().tests, seed, stop))
+            found.append([rollout.reward for rollout in rollouts])
+        return found
+
+    assert {len(group) for group in rewards(answers=4)} == {4}
+    for group in rewards(answers=6, passes=1):
+        assert 1.0 not in group[:-1] and (len(group) == 6 or group[-1] == 1)
+    both = rewards(answers=40, passes=2, fails=2)
+    assert all(sorted(group)[1] == 0 and sorted(group)[-2] == 1 for group in both)
+    assert all(group.count(group[-1]) == 2 for group in both)
+    with pytest.raises(InputError, match="neither tokens nor answers"):
+        rewards(passes=1)
 
 
 def test_aspr_samples_programs_from_the_last_step_of_the_passing_path():
