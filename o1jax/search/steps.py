@@ -66,7 +66,7 @@ def cut(
             return steps
         start, end = end, _step_end(tokenizer, answer.token_ids, end)
     if start < len(answer.token_ids) or not steps:
-        return [*steps, _unfinished(tokenizer, answer, start)]
+        return [*steps, _unfinished(tokenizer, answer, start, number + len(steps))]
     # An expansion stops here too, and is no dead end: its path has room for the next step.
     if start >= room:
         steps[-1] = dataclasses.replace(steps[-1], error=f"the path's {room} tokens are used up, no program")
@@ -103,16 +103,31 @@ def _read(
     return _slice(answer, start, end, text, action=PROGRAM, program=step.text)
 
 
-def _unfinished(tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout, start: int) -> SampledStep:
-    """The dead step made of the tokens after the last `<Step_End>`."""
+def _unfinished(
+    tokenizer: PreTrainedTokenizerBase, answer: Completion | Rollout, start: int, number: int
+) -> SampledStep:
+    """Step `number`, of the tokens after the last `<Step_End>`: a program whose answer ended in order, or a
+    dead step."""
     end = len(answer.token_ids)
     text = _step_text(tokenizer, answer.token_ids[start:])
+    if answer.finish_reason == "eos" and (program := _program_without_marker(text, number)):
+        return _slice(answer, start, end, text + pseudocode.STOP, action=PROGRAM, program=program)
     error = "the path ends without a program (action 3)"
     if answer.finish_reason == "length":
         error = f"no {pseudocode.STOP} within {end - start} tokens"
     elif text.strip():
         error = f"the text ends without {pseudocode.STOP}"
     return _slice(answer, start, end, text, error=error)
+
+
+def _program_without_marker(text: str, number: int) -> str:
+    """The program of a last step that lacks nothing but its `<Step_End>`; "" of any other."""
+    # Models that were not taught here often end their message with the block: all that was asked is there.
+    try:
+        step = pseudocode.parse_step(text + pseudocode.STOP, number)
+    except pseudocode.StepError:
+        return ""
+    return step.text if step.action == PROGRAM else ""
 
 
 def _slice(

@@ -53,7 +53,7 @@ FORMS = {  # what is said -> by which prompt, whether strict and whether lenient
     "no fence": ("direct", "print(input(), 'good')", False, True),
     "thoughts": ("direct", f"<think>\n{PROGRAM}", True, False),
     "well-formed path": ("pseudocode", f"{PLAN}{PROGRAM}<Step_End>", True, True),
-    "no last marker": ("pseudocode", f"{PLAN}{PROGRAM}", False, True),
+    "no last marker": ("pseudocode", f"{PLAN}{PROGRAM}", True, True),
     "no language": ("pseudocode", PLAN + PROGRAM.replace("python", "") + "<Step_End>", False, True),
     "a refinement called action 3": (
         "pseudocode",
@@ -98,6 +98,19 @@ def test_the_starter_code_stands_before_a_program_that_leans_on_it(extract):
     one = sampler(lambda prefix, seed: direct.render_answer("def f(x):\n    return math.pi"), settings)
     (rollout,) = asyncio.run(sampling.sample_paths(one, started, started.tests, seed=0))
     assert one.judge.sources == [rollout.program] == ["import math\n\n\ndef f(x):\n    return math.pi\n"]
+
+
+def test_a_program_without_its_last_marker_is_whole_only_where_the_answer_ended():
+    said = f"{PLAN}{PROGRAM}"
+    for script, reason, error in (
+        (said, "eos", ""),
+        (said + "x" * 900, "length", "no <Step_End> within"),
+        (said.removesuffix("```"), "eos", "the text ends without <Step_End>"),
+    ):
+        one = sampler(lambda prefix, seed, script=script: script, dataclasses.replace(SETTINGS, n=1))
+        (rollout,) = asyncio.run(sampling.sample_paths(one, problem(), problem().tests, seed=0))
+        assert rollout.finish_reason == reason and bool(rollout.program) == (error == "")
+        assert rollout.error.startswith(error)
 
 
 def test_samples_of_many_problems_do_not_depend_on_concurrency():
