@@ -7,6 +7,16 @@ Hardware: 2 CPU cores, 4 GiB. Expected time and figures: tests/benchmarks/RESULT
 
     python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-7b --workdir=runs/coder_7b
 
+qwen2.5-coder-1.5b-cpu: the loop in small with a trained model and no accelerator. Passing paths, which plain
+sampling finds with two worked examples in the prompt, teach by LoRA to write such paths without them. MBPP's
+training problems 601 to 720; evaluated on its test problems 11 to 110. 2 CPU cores, 20 GiB, about 3 hours;
+figures: tests/benchmarks/RESULTS.md. Sampled with vLLM, so from its environment; qwen.gguf is the path that
+make real-models prints:
+
+    make install-vllm && make real-models MODELS=qwen2.5-coder-1.5b
+    .venv-vllm/bin/python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-1.5b-cpu \
+        --config.policy=qwen.gguf --workdir=runs/coder_1.5b
+
 qwen2.5-coder-7b: published safetensors of it and of deepseek-coder-1.3b-instruct in weights/; TACO's training
 problems in standard-input form, evaluated on MBPP's test split. The paper's settings where it gives them. All
 weights are trained: 8 devices of 80 GiB or more and O1JAX_MESH=fsdp=*; policies are sampled on the first four
@@ -33,10 +43,11 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     """`demo`: all six steps, two short rounds. `ladder`: three longer ones. `search`: search and SFT only,
     and the arms that stand beside them at equal tokens. `qwen2.5-coder-7b`: all six steps with real models.
     --config.steps adds policy_dpo or tcg_adversarial."""
-    if variant == "qwen2.5-coder-7b":
-        return ml_collections.ConfigDict(_coder_7b())
+    real = {"qwen2.5-coder-1.5b-cpu": _coder_cpu, "qwen2.5-coder-7b": _coder_7b}
+    if variant in real:
+        return ml_collections.ConfigDict(real[variant]())
     if variant not in ("demo", "ladder", "search"):
-        raise ValueError(f"variant {variant!r}: there are demo, ladder, search and qwen2.5-coder-7b")
+        raise ValueError(f"variant {variant!r}: there are demo, ladder, search, {' and '.join(real)}")
     demo = variant == "demo"
     page = {
         "seed": 0,
@@ -45,7 +56,9 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         "rounds": 2 if demo else 3,
         "arms": ("self_play",),
         "generated_tests": True,
+        "find": ("search",),
         "steps": ("policy_sft", "prm", "policy_rl"),
+        "evaluations": ("evaluate",),
         "prm_start": "continue",
         "references": problems(
             "warm_up", {1: 60, 2: 120, 3: 120, 4: 100} if demo else {1: 60, 2: 170, 3: 200, 4: 170}
@@ -175,6 +188,48 @@ def _rewards(demo: bool) -> dict:
     }
 
 
+def _coder_cpu() -> dict:
+    """One round of sampling and SFT; filters of the vocabulary would cost more than the model on a CPU."""
+    engine = {"name": "vllm", "dtype": "bfloat16", "slots": 48, "context": 3072}
+    answer = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 768}
+    answer["limits"] = {"cpu_s": 10.0, "wall_s": 40.0}
+    greedy = {**answer, "n": 1, "temperature": 0.0, "extract": "strict"}
+    evaluate = {"sample": {**greedy}, "prompts": ("direct", "pseudocode"), "ks": (1,), "engine": {**engine}}
+    few_shot = {**evaluate, "sample": {**greedy, "few_shot": 2}, "prompts": ("pseudocode",)}
+    problems = {"keep": "consistent", "shown_tests": 1, "cpu_s": 10.0}
+    test = tuple(f"mbpp/{k}" for k in range(11, 111))
+    return {
+        "seed": 0,
+        "policy": "",
+        "rounds": 1,
+        "arms": ("self_play",),
+        "generated_tests": False,
+        "find": ("sample",),
+        "steps": ("policy_sft",),
+        "evaluations": ("evaluate", "evaluate_few_shot"),
+        "pool": {**problems, "source": "mbpp:train", "max_problems": 120},
+        "held_out": {**problems, "source": "mbpp:test", "filter": {"ids": test}},
+        "sample": {
+            "sample": {**answer, "n": 2, "few_shot": 2},
+            "stop": {"answers": 4},
+            "engine": {**engine},
+        },
+        "policy_sft": {
+            "train": {
+                "row_length": 1024,
+                "rows_per_batch": 2,
+                "learning_rate": 2e-4,
+                "warmup_steps": 3,
+                "lora": {"rank": 16, "alpha": 32.0},
+            },
+            "train_tokens": 40_000,
+            "max_per_problem": 1,
+        },
+        "evaluate": evaluate,
+        "evaluate_few_shot": few_shot,
+    }
+
+
 def _coder_7b() -> dict:
     """Real models and problems; generated tests judge beside the problems' own."""
     sampling = {"temperature": 0.8, "top_p": 0.95, "top_k": 40}
@@ -199,7 +254,9 @@ def _coder_7b() -> dict:
         "rounds": 3,
         "arms": ("self_play",),
         "generated_tests": True,
+        "find": ("search",),
         "steps": ("policy_sft", "prm", "policy_rl"),
+        "evaluations": ("evaluate",),
         "prm_start": "continue",
         "policy": "weights/qwen2.5-coder-7b-instruct",
         "tcg_from": "weights/deepseek-coder-1.3b-instruct",

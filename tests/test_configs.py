@@ -27,7 +27,7 @@ VARIANTS = {
         "apps",
         "codecontests",
     ),
-    "self_play": ("demo", "ladder", "search", "qwen2.5-coder-7b"),
+    "self_play": ("demo", "ladder", "search", "qwen2.5-coder-1.5b-cpu", "qwen2.5-coder-7b"),
     "search": ("nano",),
     "evaluate": ("demo", "mbpp", "humaneval"),
     "tcg": ("ladder", "deepseek-coder-1.3b"),
@@ -53,9 +53,22 @@ NOT_A_STAGE = {
     "more_trees",
     "rl_at_once",
 }
-NOT_A_STAGE |= {"forms", "tcg_from", "prm_from", "references_from", "generated_tests", "steps", "prm_start"}
+NOT_A_STAGE |= {
+    "forms",
+    "tcg_from",
+    "prm_from",
+    "references_from",
+    "generated_tests",
+    "find",
+    "steps",
+    "evaluations",
+    "prm_start",
+}
 PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems", "tcg_held_out", "audit")
-STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {"search_evaluate": "evaluate"}
+STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {
+    "search_evaluate": "evaluate",
+    "evaluate_few_shot": "evaluate",
+}
 PAGES = [(path.stem, v) for path in sorted(CONFIGS.glob("*.py")) for v in VARIANTS.get(path.stem, (None,))]
 
 

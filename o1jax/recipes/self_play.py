@@ -16,6 +16,7 @@ of its name. Where this departs from the paper:
 - The generator writes tests once for all rounds, not anew in step 5. Only cases that the reference program
   confirms judge; the problems' own tests judge beside them.
 - Without a given policy, a nano model is warmed up on a few references, which steps 3 and 5 replay.
+- config["find"] may name plain sampling beside the search of a round, or in its place.
 - Not in the paper: DPO instead of or after step 5 (policy_dpo), and the generator's turn (tcg_adversarial).
 """
 
@@ -55,7 +56,7 @@ def play(recipe: Recipe) -> dict[str, Any]:
         references, validation = recipe.problems("references"), recipe.problems("validation")
         policy = recipe.stage("warm_up", "warm_up", references=references, validation=validation)
     pool = recipe.problems("pool")
-    evaluation = recipe.stage("evaluate", f"{name}_evaluate", policy=policy, problems=held_out)
+    evaluation = evaluate(recipe, f"{name}_", policy, held_out)
     for arm in recipe.config["arms"]:
         ARMS[arm](recipe, State(policy, pool, evaluation, references), held_out)
     return recipe.report()
@@ -63,17 +64,27 @@ def play(recipe: Recipe) -> dict[str, Any]:
 
 def self_play(recipe: Recipe, state: State, held_out: str) -> None:
     """Algorithm 1: each round's data come from the policy that the round before left."""
-    for step in recipe.config["steps"]:  # all of them first: the last may be hours away
+    steps = (*recipe.config["find"], *recipe.config["steps"])
+    for step in steps:  # all of them first: the last may be hours away
         if step not in STEPS:
             raise InputError(f"steps: saw {step!r}, wanted {', '.join(sorted(STEPS))}")
     if recipe.config["generated_tests"]:
         state = train_tcg(recipe, state, held_out)
     for k in range(recipe.config["rounds"]):
         directory = f"round_{k:02d}"
-        for step in ("search", *recipe.config["steps"]):
+        for step in steps:
             state = STEPS[step](recipe, directory, state)
-        recipe.stage("evaluate", f"{directory}/evaluate", policy=state.policy, problems=held_out)
-    recipe.stage("evaluate", "search_evaluate", "search_evaluate", policy=state.policy, problems=held_out)
+        evaluate(recipe, f"{directory}/", state.policy, held_out)
+    if "search_evaluate" in recipe.config:
+        recipe.stage("evaluate", "search_evaluate", "search_evaluate", policy=state.policy, problems=held_out)
+
+
+def evaluate(recipe: Recipe, prefix: str, policy: str, held_out: str) -> str:
+    """The policy on held-out problems by every page of config["evaluations"]; returns the first's directory,
+    `prefix` before its name."""
+    pages = recipe.config["evaluations"]
+    made = [recipe.stage("evaluate", prefix + p, p, policy=policy, problems=held_out) for p in pages]
+    return made[0]
 
 
 def train_tcg(recipe: Recipe, state: State, held_out: str) -> State:
@@ -101,6 +112,12 @@ def search(recipe: Recipe, directory: str, state: State) -> State:
     """Steps 2 and 6: D <- D + D', the trees of the newest policy."""
     trees = recipe.stage("search", f"{directory}/search", policy=state.policy, problems=state.pool)
     return dataclasses.replace(state, searches=(*state.searches, trees))
+
+
+def sample(recipe: Recipe, directory: str, state: State) -> State:
+    """Whole answers of the newest policy, judged: D grows by them as by trees."""
+    answers = recipe.stage("sample", f"{directory}/sample", policy=state.policy, problems=state.pool)
+    return dataclasses.replace(state, searches=(*state.searches, answers))
 
 
 def policy_sft(recipe: Recipe, directory: str, state: State) -> State:
@@ -155,8 +172,10 @@ def tcg_adversarial(recipe: Recipe, directory: str, state: State) -> State:
     return dataclasses.replace(state, tcg=tcg, pool=pool)
 
 
-# Of a round, named as the stages; config["steps"] are those after the search, in order.
-STEPS = {step.__name__: step for step in (search, policy_sft, prm, policy_rl, policy_dpo, tcg_adversarial)}
+# Of a round, named as the stages: config["find"] and then config["steps"], in order.
+STEPS = {
+    step.__name__: step for step in (search, sample, policy_sft, prm, policy_rl, policy_dpo, tcg_adversarial)
+}
 
 
 def sampling(recipe: Recipe, state: State, held_out: str) -> None:
