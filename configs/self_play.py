@@ -10,10 +10,9 @@ Hardware: 2 CPU cores, 4 GiB. Expected time and figures: tests/benchmarks/RESULT
 qwen2.5-coder-1.5b-cpu: the loop in small with a trained model and no accelerator. Passing paths, which plain
 sampling finds with two worked examples in the prompt, teach by LoRA to write such paths without them. MBPP's
 training problems 601 to 720; evaluated on its test problems 11 to 110. 2 CPU cores, 20 GiB, about 3 hours;
-figures: tests/benchmarks/RESULTS.md. Sampled with vLLM, so from its environment; qwen.gguf is the path that
-make real-models prints:
+figures: tests/benchmarks/RESULTS.md. Sampled with vLLM, so from the environment of make install-vllm;
+qwen.gguf is the path that make real-models prints with MODELS=qwen2.5-coder-1.5b:
 
-    make install-vllm && make real-models MODELS=qwen2.5-coder-1.5b
     .venv-vllm/bin/python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-1.5b-cpu \
         --config.policy=qwen.gguf --workdir=runs/coder_1.5b
 
