@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from o1jax.problems.formats.mbpp import without_tests
 from o1jax.prompts.chat import Message
 from o1jax.prompts.fence import Style, task_text
-from o1jax.records import Form, Problem, TestCase
+from o1jax.records import Form, InputError, Problem, TestCase
 
 CASES = 3  # an answer, as published: the fewest that can be shuffled with none in its place in two ways
 INPUT, TRACE, OUTPUT = "Input:", "Trace:", "Output:"
@@ -45,6 +45,43 @@ class Case:
     trace: tuple[str, ...] = ()  # lines of the program, each with the value that it leads to
 
 
+def _example(
+    form: Form, question: str, source: str, *cases: tuple[str, str]
+) -> tuple[Problem, tuple[Case, ...]]:
+    name = "overlap" if form == "call" else ""
+    problem = Problem(id="example", question=question, form=form, entry_point=name, solutions=(source,))
+    return problem, tuple(Case(TestCase(given, expected)) for given, expected in cases)
+
+
+# Written for this project: a problem with its program, and three cases of different kinds.
+EXAMPLES = {
+    "call": _example(
+        "call",
+        "Write a function that gives the length of the longest suffix of `a` that is a prefix of `b`.",
+        """\
+def overlap(a, b):
+    for n in range(min(len(a), len(b)), 0, -1):
+        if a.endswith(b[:n]):
+            return n
+    return 0""",
+        ("['steam', 'amber']", "2"),
+        ("['cat', 'dog']", "0"),
+        ("['', 'x']", "0"),
+    ),
+    "stdin": _example(
+        "stdin",
+        "The first line holds `n`, the second `n` integers. Print how many are larger than the one before.",
+        """\
+n = int(input())
+values = list(map(int, input().split()))
+print(sum(b > a for a, b in zip(values, values[1:])))""",
+        ("5\n1 3 2 4 4", "2"),
+        ("1\n7", "0"),
+        ("4\n-2 -1 0 1", "3"),
+    ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Parsed:
     """What an answer says."""
@@ -54,11 +91,27 @@ class Parsed:
 
 
 def messages(
-    problem: Problem, source: str | None, *, traced: bool = False, style: Style = "full"
+    problem: Problem,
+    source: str | None,
+    *,
+    traced: bool = False,
+    style: Style = "full",
+    few_shot: bool = False,
 ) -> tuple[Message, ...]:
     """The conversation that asks for cases; `source` is a program for the problem, None the form that
-    knows the question only. Style nano: question, program and a marker."""
+    knows the question only. Style nano: question, program and a marker. `few_shot` puts a worked example
+    before it, in the plain form: a model that was not trained for it does not keep to the form without."""
+    if few_shot and (traced or style == "nano"):
+        raise InputError(
+            f"write.few_shot: saw it with traced {traced} and style {style!r}; wanted False and 'full': "
+            "generators of the other forms are trained"
+        )
     problem = without_tests(problem)  # that end an MBPP question, and may be the hidden ones
+    turns: tuple[Message, ...] = ()
+    if few_shot:
+        example, cases = EXAMPLES["stdin" if problem.form == "stdin" else "call"]
+        turns = messages(example, source and example.solutions[0])
+        turns = (*turns, {"role": "assistant", "content": render_answer(cases)})
     if style == "nano":
         parts = [problem.question, *([source.strip()] if source else []), NANO_MARKER[traced]]
         return ({"role": "user", "content": "\n".join(parts)},)
@@ -66,7 +119,7 @@ def messages(
         f"### Instruction\n{_INSTRUCTION}\n{_format(problem.form, traced)}\n"
         f"### Problem\n{task_text(problem)}\n### Code Part\n{source.strip() if source else ''}\n### Test Part"
     )
-    return ({"role": "user", "content": text},)
+    return (*turns, {"role": "user", "content": text})
 
 
 def _format(form: Form, traced: bool) -> str:

@@ -30,6 +30,7 @@ class WriteSettings:
     top_k: NonNegativeInt = 40  # 0: no limit
     max_tokens: PositiveInt = 1024  # of an answer
     style: Style = "full"  # as the generator was trained
+    few_shot: bool = False  # a worked example in the prompt, for one that was not trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,8 @@ def request_for(
 ) -> Request:
     """Asks for settings.answers answers about `problem`, under the program `source` or (None) the question
     only."""
-    asking = messages(problem, source, traced=settings.traced, style=settings.style)
+    shape = {"traced": settings.traced, "style": settings.style, "few_shot": settings.few_shot}
+    asking = messages(problem, source, **shape)
     return Request(
         prompt_ids=chat.render(tokenizer, asking),
         n=settings.answers,

@@ -1,11 +1,15 @@
 """The test-case generator's template: what is rendered is parsed back, what is malformed is named."""
 
+import asyncio
+import dataclasses
 import warnings
 
 import pytest
 
 from o1jax.problems.ladder import problems as ladder
-from o1jax.records import TestCase
+from o1jax.records import InputError, TestCase
+from o1jax.sandbox.fork_judge import ForkJudge
+from o1jax.sandbox.interface import Limits, job_of
 from o1jax.tcg import prompt
 from o1jax.tcg.prompt import Case, canonical, is_renderable, parse_answer, render_answer, without_last
 
@@ -110,3 +114,25 @@ def test_a_literal_that_python_warns_of_is_dropped_in_silence():
         parsed = parse_answer("Input:\n[1if 2]\nOutput:\n1", "call")
     assert not parsed.cases and "wanted the literal" in parsed.dropped[0]
     assert not found
+
+
+@pytest.mark.parametrize("form", ["call", "stdin"])
+def test_the_worked_example_is_true_and_in_the_form_that_is_asked_for(form):
+    problem, cases = prompt.EXAMPLES[form]
+    asked = dataclasses.replace(problem, id="p", question="Another.")
+    for source in (problem.solutions[0], None):
+        *example, asking = prompt.messages(asked, source, few_shot=True)
+        assert (asking,) == prompt.messages(asked, source)
+        assert [turn["role"] for turn in example] == ["user", "assistant"]
+        assert (problem.solutions[0] in example[0]["content"]) == (source is not None)
+        parsed = parse_answer(example[1]["content"], form)
+        assert len(parsed.cases) == prompt.CASES and parsed.dropped == ()
+
+    async def verdict():
+        async with ForkJudge(slots=1) as judge:
+            tests = [case.test for case in cases]
+            return await judge.judge(job_of(problem, problem.solutions[0], tests, Limits()))
+
+    assert asyncio.run(verdict()).passed
+    with pytest.raises(InputError, match="write.few_shot: saw it with traced True"):
+        prompt.messages(asked, None, traced=True, few_shot=True)
