@@ -66,6 +66,7 @@ class Tally:
     degenerate: int
     true_not_degenerate: int
     distinct_inputs: int
+    dropped: tuple[str, ...] = ()  # why other text was no case
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -139,6 +140,7 @@ async def tally(judge: Judge, problem: Problem, prompt: str, written: Written, l
         degenerate=sum(degenerate_C),
         true_not_degenerate=sum(t and not d for t, d in zip(true_C, degenerate_C, strict=True)),
         distinct_inputs=len({case.input.strip() for case in written.cases}),
+        dropped=written.dropped,
     )
 
 
