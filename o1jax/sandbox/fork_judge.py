@@ -18,8 +18,8 @@ from o1jax.sandbox.zygote_process import Isolation
 
 SLOTS_A_SUPERVISOR = 8
 TIERS = ("T0", "T1", "T2")
-# Of the jobs that are run, the share that may be lost, and how many may be even so: with more something is wrong
-# with the machine, and what is left is no fair sample.
+# Of the jobs that are run, the share that may be lost, and how many may be even so: with more something is
+# wrong with the machine, and what is left is no fair sample.
 MOST_LOST_SHARE, MOST_LOST = 0.05, 3
 
 
@@ -39,7 +39,8 @@ class ForkJudge:
     outputs (keep_output) are only shared by jobs that are asked for meanwhile. stats() counts.
 
     A job that the infrastructure fails on, each of three times, is lost: its verdict says so (Verdict.lost).
-    When more than three, and more than a twentieth of the jobs that were run, are lost, SandboxError is raised.
+    When more than three, and more than a twentieth of the jobs that were run, are lost, SandboxError is
+    raised.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class ForkJudge:
 
     def _lost(self, job: Job, why: str) -> Verdict:
         self.jobs_lost += 1
+        why = f"{job.name}: {why}" if job.name else why
         if self.jobs_lost > max(MOST_LOST, MOST_LOST_SHARE * self._run):
             raise SandboxError(
                 f"{self.jobs_lost} of {self._run} programs could not be judged, more than {MOST_LOST} and "

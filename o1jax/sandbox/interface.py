@@ -51,6 +51,7 @@ class Job:
     # "" is this sandbox's own strict comparison; the others (graders.py) are for problems that need one, or
     # for parity with a data set's own grader.
     grader: str = ""
+    name: str = dataclasses.field(default="", compare=False)  # whose it is, for messages
 
 
 def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Limits) -> Job:
@@ -71,6 +72,7 @@ def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Lim
         json_values=problem.json_values,
         limits=limits,
         grader=problem.grader,
+        name=problem.id,
     )
 
 

@@ -106,9 +106,7 @@ class Zygote:
             for file in files:
                 os.close(file)
 
-    async def _run(
-        self, payload: Iterable[bytes], checks: bytes, deadline_s: float, files: list[int]
-    ) -> int:
+    async def _run(self, payload: Iterable[bytes], checks: bytes, deadline_s: float, files: list[int]) -> int:
         self._busy = True
         try:
             for data in (payload, (), (checks,)):  # the second is for the records
