@@ -21,8 +21,8 @@ from o1jax.sandbox.literals import parsed
 
 RECORD, LENGTH = struct.Struct("<ciiidII"), struct.Struct("<Q")  # as in jail/program.py
 WALL, OUTPUT, OWN, CPU = 1, 2, 3, 4  # as in jail/watch.py
-# What one program may say beyond what its tests expect, whatever their number (or, where that is more, as much
-# as one output may be).
+# What one program may say beyond what its tests expect, whatever their number (or, where that is more, as
+# much as one output may be).
 MOST_BYTES = 16 << 20
 WINDOW = 1 << 16  # bytes of records that are read at once
 LEAST_OUTPUT = 64  # bytes: a small value with what is around it

@@ -11,7 +11,7 @@ REPO = pathlib.Path(__file__).parents[2]
 ABOVE_IDLE_MB = 64
 TRUNCATE = "import os, resource\nos.ftruncate({}, resource.getrlimit(resource.RLIMIT_FSIZE)[0])\nos._exit(0)"
 ENDLESS = "import os\ntry:\n  while True: os.write({}, {})\nexcept OSError: os._exit(0)"
-ROUNDS = "import os\ndef f(x):\n  os.write(3, {})\n  return x"
+ROUNDS = "import os\ndef f(x):\n  os.write(3, {})\n  return 0"
 # name: (form, program); each is given a hundred tests.
 FLOODS = {
     "truncated answers": ("call", TRUNCATE.format(3)),
@@ -85,4 +85,4 @@ def test_a_flood_is_capped(name):
     assert not {"AC", "PE", "SANDBOX_ERROR"} & set(statuses), statuses
     assert above_idle_mb < ABOVE_IDLE_MB, (above_idle_mb, statuses)
     # What the loop waits for is one call of the parser's on one answer; and for a processor.
-    assert longest_wait_s < 1.0 and seconds < 120, (longest_wait_s, seconds, statuses)
+    assert longest_wait_s < 3.0 and seconds < 120, (longest_wait_s, seconds, statuses)

@@ -165,11 +165,9 @@ def test_above_a_share_of_lost_jobs_the_judge_stops(monkeypatch, no_pauses):
         async with ForkJudge(slots=1) as judge:
             monkeypatch.setattr("o1jax.sandbox.wire.records_in", nothing_found)
             assert all([(await judge.judge(echo(1, str(i)))).lost for i in range(3)])
-            with pytest.raises(
-                SandboxError, match="4 of 4 programs could not be judged, more than 3 and 5%"
-            ) as e:
+            with pytest.raises(SandboxError, match="4 of 4 programs could not be judged") as caught:
                 await judge.judge(echo(1, "one more"))
-            assert "\n" not in str(e.value)
+            assert "more than 3 and 5%" in str(caught.value) and "\n" not in str(caught.value)
 
     asyncio.run(go())
 

@@ -111,7 +111,7 @@ def test_time_in_all_is_bounded(call_cases):
 
 
 def test_memory_is_the_programs(runner, judge):
-    """Neither the inputs of other tests nor what their reader holds of them lies under an execution's limit."""
+    """Neither the inputs of other tests nor what their reader holds of them lies under its limit."""
     limits = Limits(cpu_s=5.0, wall_s=120.0, memory_mb=64)
     text = "x" * (2 << 20)
     for form, source, test in (

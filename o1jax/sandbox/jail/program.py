@@ -249,8 +249,8 @@ def checked(job, code, answers, checks_file, job_file):
 
 
 def execution(job, files, cpu_s, file_bytes, run, *arguments):
-    """Forks a jailed process with the descriptors `files` from 0 on, in which `run(*arguments)` never returns.
-    Returns its number."""
+    """Forks a jailed process with the descriptors `files` from 0 on, in which `run(*arguments)` never
+    returns. Returns its number."""
     own = os.getpid()
     for target, file in enumerate(files):
         os.dup2(file, target)

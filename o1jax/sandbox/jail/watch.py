@@ -1,7 +1,7 @@
 """An execution on the kernel's clocks: waits for it, reads its answers, ends it when its time is over.
 
-CPU time decides where it can: past the wall time a test is over only if it does not want the processor either,
-so that a machine with too much to do changes no verdict.
+CPU time decides where it can: past the wall time a test is over only if it does not want the processor
+either, so that a machine with too much to do changes no verdict.
 """
 
 import os
