@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
 from o1jax.records import Form, Problem, TestCase, Verdict
 
+T = TypeVar("T")
 LEAST_S, LEAST_MB = 0.01, 4  # of time and memory, below which no program could keep a limit
 
 
@@ -80,6 +81,7 @@ class Judge(Protocol):
     """Awaitable by many coroutines at once: as many jobs run as there are slots, the rest wait."""
 
     isolation: str  # the tier in force, stamped into every verdict
+    jobs_lost: int  # so far
 
     async def judge(self, job: Job) -> Verdict:
         """The verdict, decided outside the child. Infrastructure failure is retried; a job that it outlasts
@@ -91,6 +93,22 @@ class Judge(Protocol):
     async def close(self) -> None:
         """Kills every process."""
         ...
+
+
+async def verdict_of(judge: Judge, job: Job) -> Verdict:
+    """The judge's verdict, for those who go on without the problem: raises JobLost where there is none."""
+    verdict = await judge.judge(job)
+    if verdict.lost:
+        raise JobLost(verdict.cases[0].detail)
+    return verdict
+
+
+async def unless_lost(work: Awaitable[T], otherwise: T) -> T:
+    """What the work gives, or `otherwise` where it raises JobLost, which the judge has counted."""
+    try:
+        return await work
+    except JobLost:
+        return otherwise
 
 
 class SandboxError(RuntimeError):

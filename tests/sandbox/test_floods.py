@@ -85,4 +85,4 @@ def test_a_flood_is_capped(name):
     assert not {"AC", "PE", "SANDBOX_ERROR"} & set(statuses), statuses
     assert above_idle_mb < ABOVE_IDLE_MB, (above_idle_mb, statuses)
     # What the loop waits for is one call of the parser's on one answer; and for a processor.
-    assert longest_wait_s < 3.0 and seconds < 120, (longest_wait_s, seconds, statuses)
+    assert longest_wait_s < 5.0 and seconds < 120, (longest_wait_s, seconds, statuses)
