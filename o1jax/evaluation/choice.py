@@ -149,10 +149,10 @@ class ChoiceArms:
             paid = group[: self._fitting(problem, group)]
             fitting = [rollout.program for rollout in paid if rollout.verdict is not None]
             cases = self.cases[problem.id].cases
-            agreeing = agreement(judge, problem, fitting, cases, limits)
-            agreed = await unless_lost(agreeing, None) if fitting else None
-            unknown = math.nan if fitting else 0.0
-            chosen["best_of_n_tcg"] = unknown if agreed is None else passed_G[agreed]
+            chosen["best_of_n_tcg"] = 0.0
+            if fitting:
+                agreed = await unless_lost(agreement(judge, problem, fitting, cases, limits), None)
+                chosen["best_of_n_tcg"] = math.nan if agreed is None else passed_G[agreed]
         return chosen
 
     def _ways(self) -> list[str]:
