@@ -34,6 +34,24 @@ def fork():
     return checked(LIBC.fork(), "fork")
 
 
+def inherit_mapped_files():
+    """Lets forks inherit which pages of the program and its libraries are mapped. Otherwise each finds that
+    out again, by a fault for every sixteen pages: a quarter of all of a short program's."""
+    # The kernel copies such entries only for mappings that hold a page of their own: one is made in each, by
+    # writing to it what is there.
+    with open("/proc/self/maps", encoding="utf-8") as file:
+        mappings = [line.split() for line in file]
+    for place, flags, *_, name in (fields for fields in mappings if len(fields) > 5):
+        start, end = (int(number, 16) for number in place.split("-"))
+        protection = {"r-xp": 5, "r--p": 1}.get(flags)
+        if protection is None or not name.startswith("/"):
+            continue
+        mapping = ctypes.c_void_p(start), ctypes.c_size_t(end - start)
+        if LIBC.mprotect(*mapping, protection | 2) == 0:  # refused by some hardened kernels: so be it
+            ctypes.memmove(start, ctypes.string_at(start, 1), 1)
+            checked(LIBC.mprotect(*mapping, protection), "mprotect")
+
+
 def prctl(option, value, pointer=None):
     # Ints of 32 bits and pointers: cheap to pass.
     checked(LIBC.prctl(option, value, pointer, None, None), f"prctl {option}")

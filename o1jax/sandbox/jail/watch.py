@@ -16,6 +16,7 @@ MOST_WALLS = 16  # times the wall time: there a test ends that uses the processo
 LEAST_SHARE = 1 / 64  # of a processor in the last window: what wants one gets more, with 60 others beside it
 WINDOW_S = 1.0
 TICK_S = 0.004  # between looks at answers: the time of a test in call form is exact to this
+LEAST_LIMIT_S = 0.5  # the kernel counts limits of CPU time in seconds, and no program can set a lower one
 CHUNK = 1 << 16  # all that a pipe holds
 
 
@@ -102,7 +103,7 @@ class Watch:
     def _reaped(self, over):
         if not self._ended:
             os.kill(self._pid, signal.SIGKILL)
-        elif not over and kernel.killed_by_own_limit(self._pid, self._limit_s):
+        elif not over and self._used > LEAST_LIMIT_S and kernel.killed_by_own_limit(self._pid, self._limit_s):
             over = OWN
         _, status, usage = os.wait4(self._pid, 0)
         os.close(self._handle)
