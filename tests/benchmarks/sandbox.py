@@ -4,9 +4,10 @@
 
 Prints one JSON line: executions (in call form tests) a second and CPU milliseconds an execution of every
 method; ours in stdin and call form, with one worker and two, and 1, 10 and 100 tests a program; `ratios` of
-ours (one worker, ten tests) to each other method. The same ratios by CPU time stand beside them: they say more
-on a machine that does other work. human-eval's and evalplus's methods are rebuilt here in a few lines each: a process an execution, with a manager or
-with shared memory for the answer. SandboxFusion's way is bash and python in a temporary directory.
+ours (one worker, ten tests) to each other method. The same ratios by CPU time stand beside: they say more on
+a machine that does other work. human-eval's and evalplus's methods are rebuilt here in a few lines each: a
+process an execution, with a manager or with shared memory for the answer. SandboxFusion's way is bash and
+python in a temporary directory.
 """
 
 import asyncio
