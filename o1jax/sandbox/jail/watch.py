@@ -16,13 +16,18 @@ MOST_WALLS = 16  # times the wall time: there a test ends that uses the processo
 LEAST_SHARE = 1 / 64  # of a processor in the last window: what wants one gets more, with 60 others beside it
 WINDOW_S = 1.0
 TICK_S = 0.004  # between looks at answers: the time of a test in call form is exact to this
-LEAST_LIMIT_S = 0.5  # the kernel counts limits of CPU time in seconds, and no program can set a lower one
+SHORT_S = 0.01  # a shorter execution reached no limit of CPU time: the least is a second, of all its threads
 CHUNK = 1 << 16  # all that a pipe holds
 
 
 class Watch:
     """One execution and what runs `beside` it, which uses the same time. `cpu_s` and `wall_s` are a test's;
     `limit_s` lies below the limit of CPU time that the execution was given for all of its tests."""
+
+    __slots__ = (
+        "_pid", "_cpu_s", "_wall_s", "_limit_s", "_beside", "_handle", "_poller", "_window", "_used", "_ended",
+        "_born", "_mark", "_start", "_next", "_seen",
+    )  # fmt: skip
 
     def __init__(self, pid, cpu_s, wall_s, limit_s, beside=None):
         self._pid, self._beside, self._cpu_s, self._wall_s = pid, beside, cpu_s, wall_s
@@ -33,10 +38,12 @@ class Watch:
         self._window = min(WINDOW_S, wall_s / 4)
         self._used, self._ended = 0.0, False
         self._begin()
+        self._born = self._start
 
     def wait(self):
         """Waits for the end, or brings it about; returns as `follow`."""
-        over = 0
+        # Most end before there is anything to look at: then every page that is not touched is time won.
+        self._ended, over = bool(self._poller.poll(self._patience_ms(self._cpu_s))), 0
         while not over and not self._ended:
             over = self._look(self._patience_ms(self._cpu_s))
         return self._reaped(over)
@@ -103,8 +110,8 @@ class Watch:
     def _reaped(self, over):
         if not self._ended:
             os.kill(self._pid, signal.SIGKILL)
-        elif not over and self._used > LEAST_LIMIT_S and kernel.killed_by_own_limit(self._pid, self._limit_s):
-            over = OWN
+        elif not over and time.monotonic() - self._born > SHORT_S:
+            over = OWN if kernel.killed_by_own_limit(self._pid, self._limit_s) else 0
         _, status, usage = os.wait4(self._pid, 0)
         os.close(self._handle)
         used = self._used if self._beside else max(self._used, usage.ru_utime + usage.ru_stime)
