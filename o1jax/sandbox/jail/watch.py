@@ -25,8 +25,8 @@ class Watch:
     `limit_s` lies below the limit of CPU time that the execution was given for all of its tests."""
 
     __slots__ = (
-        "_pid", "_cpu_s", "_wall_s", "_limit_s", "_beside", "_handle", "_poller", "_window", "_used", "_ended",
-        "_born", "_mark", "_start", "_next", "_seen",
+        "_pid", "_cpu_s", "_wall_s", "_limit_s", "_beside", "_handle", "_poller", "_window", "_used",
+        "_ended", "_born", "_mark", "_start", "_next", "_seen",
     )  # fmt: skip
 
     def __init__(self, pid, cpu_s, wall_s, limit_s, beside=None):
