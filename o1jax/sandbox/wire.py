@@ -20,7 +20,7 @@ from o1jax.sandbox.jail import values
 from o1jax.sandbox.literals import parsed
 
 RECORD, LENGTH = struct.Struct("<ciiidII"), struct.Struct("<Q")  # as in jail/program.py
-WALL, OUTPUT, OWN, CPU = 1, 2, 3, 4  # as in jail/watch.py
+WALL, OUTPUT, OWN, CPU = 1, 2, 3, 4  # as in jail/program.py
 # What one program may say beyond what its tests expect, whatever their number (or, where that is more, as
 # much as one output may be).
 MOST_BYTES = 16 << 20
