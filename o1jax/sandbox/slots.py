@@ -26,9 +26,7 @@ from o1jax.sandbox.zygote_process import Isolation, Zygote, ZygoteDied
 PAUSES_S = (0.1, 10.0)
 ATTEMPTS = 1 + len(PAUSES_S)
 SLACK_S = 120.0  # beyond all wall limits: only a stuck sandbox process gets there
-MOST_WALLS = (
-    17  # times the wall time of a test, which it may take on a busy machine (jail/program.py), and one
-)
+MOST_WALLS = 17  # times its wall time: what a test may take on a busy machine (jail/program.py), and one
 MAX_THREADS = 64  # of one program
 SPARE_THREADS = 256  # which the others of this user may start while a program runs that is counted with them
 COUNTED_S = 5.0  # for so long the number of this user's threads is taken to stay
