@@ -26,13 +26,15 @@ def pass_at_k(n: int, passed: int, k: int) -> float:
 
 
 def mean_with_interval(values: Sequence[float], seed: int) -> dict[str, float | int]:
-    """{mean, low, high, n}: the mean over problems, and the 95 % percentile bootstrap over them.
+    """{mean, low, high, n}: the mean over problems, and the 95 % percentile bootstrap over them. NaN are the
+    problems of which nothing is known: they are left out, and not in n.
 
     Raises ValueError on no values.
     """
-    if not len(values):
-        raise ValueError("a mean of no values")
     array = np.asarray(values, np.float64)
+    array = array[~np.isnan(array)]
+    if not len(array):
+        raise ValueError("a mean of no values")
     rng = np.random.default_rng(seed)
     means = array[rng.integers(0, len(array), (BOOTSTRAP_DRAWS, len(array)))].mean(axis=1)
     return with_interval(array.mean(), means, len(array))

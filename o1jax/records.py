@@ -83,7 +83,7 @@ class Status(enum.StrEnum):
     CE = "CE"  # does not compile
     NORESULT = "NORESULT"  # no function of that name, or nothing came back
     BADVALUE = "BADVALUE"  # a value that is not of an exact built-in type
-    SANDBOX_ERROR = "SANDBOX_ERROR"  # infrastructure: retried, then raised; never a reward
+    SANDBOX_ERROR = "SANDBOX_ERROR"  # infrastructure failed, three times: nobody's failure, never a reward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +112,11 @@ class Verdict:
     def pass_rate(self) -> float:
         """passed tests / tests, in [0, 1]; 0 without tests."""
         return sum(case.passed for case in self.cases) / len(self.cases) if self.cases else 0.0
+
+    @property
+    def lost(self) -> bool:
+        """The infrastructure failed: neither a pass nor a failure of the program's."""
+        return any(case.status is Status.SANDBOX_ERROR for case in self.cases)
 
     @property
     def passed(self) -> bool:

@@ -25,3 +25,11 @@ def test_interval_holds_the_mean_and_narrows_with_more_problems():
     assert few["low"] < 0.5 < few["high"]
     assert many["high"] - many["low"] < (few["high"] - few["low"]) / 5
     assert mean_with_interval([1.0, 1.0], 0) == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 2}
+
+
+def test_problems_of_which_nothing_is_known_are_left_out_of_a_mean():
+    values = [0.0, float("nan"), 1.0, 1.0, float("nan")]
+    assert mean_with_interval(values, 0) == mean_with_interval([0.0, 1.0, 1.0], 0)
+    assert mean_with_interval(values, 0)["n"] == 3
+    with pytest.raises(ValueError, match="no values"):
+        mean_with_interval([float("nan")], 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from o1jax.intervals import mean_with_interval
 from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import search_tests
-from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.interface import Judge, Limits, unless_lost
 from o1jax.sandbox.literals import parsed
 from o1jax.search.mcts import Search, Searcher
 from o1jax.search.steps import cut, path_of
@@ -128,15 +129,17 @@ class ChoiceArms:
         return {name: [row[name] for row in rows] for name in self._ways()}, tokens
 
     async def _choose(self, problem: Problem, group: Sequence[Rollout]) -> dict[str, float]:
-        """Whether what each way takes of a problem's samples passes; 0 where none is well-formed."""
+        """Whether what each way takes of a problem's samples passes; 0 where none is well-formed, NaN where
+        the judge lost a program."""
         formed = [rollout for rollout in group if rollout.verdict is not None]
         if not formed:
             return dict.fromkeys(self._ways(), 0.0)
         judge, tokenizer = self.comparison.workers.judge, self.comparison.workers.tokenizer
         limits, programs = self.comparison.search.limits, [rollout.program for rollout in formed]
         passed_G = await asyncio.gather(*(self.comparison.passes(problem, program) for program in programs))
+        most = await unless_lost(majority(judge, problem, programs, limits), None)
         chosen = {"random": sum(passed_G) / len(passed_G)}
-        chosen["best_of_n_majority"] = passed_G[await majority(judge, problem, programs, limits)]
+        chosen["best_of_n_majority"] = math.nan if most is None else passed_G[most]
         if self.scorer is not None:
             room = self.comparison.sample.max_tokens
             answers = [cut(tokenizer, rollout, 1, room) for rollout in formed]
@@ -149,8 +152,10 @@ class ChoiceArms:
             paid = group[: self._fitting(problem, group)]
             fitting = [rollout.program for rollout in paid if rollout.verdict is not None]
             cases = self.cases[problem.id].cases
-            agreed = await agreement(judge, problem, fitting, cases, limits) if fitting else None
-            chosen["best_of_n_tcg"] = 0.0 if agreed is None else passed_G[agreed]
+            chosen["best_of_n_tcg"] = 0.0
+            if fitting:
+                agreed = await unless_lost(agreement(judge, problem, fitting, cases, limits), None)
+                chosen["best_of_n_tcg"] = math.nan if agreed is None else passed_G[agreed]
         return chosen
 
     def _ways(self) -> list[str]:

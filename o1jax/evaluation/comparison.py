@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from o1jax.evaluation.sample_store import SampleStore
 from o1jax.intervals import mean_with_interval
 from o1jax.records import Problem, Prompt, Rollout, Tree
-from o1jax.rewards.outcome import final_tests, judge_program, outcome_of, search_tests
+from o1jax.rewards.outcome import final_tests, judge_program, outcome_of, search_tests, share_passed
 from o1jax.search.mcts import Searcher, SearchSettings, search_many
 from o1jax.search.samples import program_of
 from o1jax.search.sampling import (
@@ -110,7 +111,7 @@ class Comparison:
         """The arm of the rollouts that pass most visible tests, the first of equals."""
         programs = []
         for group in rollouts_P_G:
-            formed = [rollout for rollout in group if rollout.verdict is not None]
+            formed = [r for r in group if r.verdict is not None and not r.verdict.lost]
             best = max(formed, key=lambda rollout: outcome_of(rollout.verdict, "fraction"), default=None)
             programs.append(best.program if best else "")
         passed_P = await asyncio.gather(*map(self.passes, self.problems, programs))
@@ -130,11 +131,14 @@ class Comparison:
         return {"pass_rate": mean_with_interval(passed_P, self.seed), "generated_tokens": tokens}
 
     async def passes(self, problem: Problem, program: str) -> float:
-        """1 if the program passes the final tests, else 0; none ("") passes nothing."""
+        """1 if the program passes the final tests, else 0; none ("") passes nothing; NaN where the judge lost
+        it."""
         verdict = None
         if program:
             judge, limits = self.workers.judge, self.search.limits
             verdict = await judge_program(judge, problem, program, final_tests(problem), limits)
+            if verdict.lost:
+                return math.nan
         return outcome_of(verdict)
 
     async def _aspr(self, trees: Sequence[Tree], direct_P_G: Sequence[Sequence[Rollout]]) -> tuple[dict, int]:
@@ -177,7 +181,7 @@ class Comparison:
 
     def _share(self, groups: Iterable[Sequence[Rollout]]) -> dict[str, Any] | None:
         """The mean over problems of the share of samples that pass; None over no problems."""
-        shares = [sum(rollout.reward for rollout in group) / len(group) for group in groups]
+        shares = list(map(share_passed, groups))
         return mean_with_interval(shares, self.seed) if shares else None
 
 

@@ -29,7 +29,7 @@ from o1jax.evaluation.sample_store import SampleStore, only_judging
 from o1jax.intervals import mean_with_interval, pass_at_k
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Prompt, Rollout
-from o1jax.rewards.outcome import final_tests, search_tests
+from o1jax.rewards.outcome import final_tests, is_lost, search_tests, share_passed
 from o1jax.search.mcts import SearchSettings
 from o1jax.search.sampling import Sampler, SampleSettings, for_evaluation, judged, read, sample_paths
 from o1jax.stages.manifest import StageResult
@@ -186,10 +186,7 @@ async def _beside(
 
 def _prompt_differences(groups: Mapping[str, Sequence[Sequence[Rollout]]], seed: int) -> dict[str, Any]:
     """Pass@1 of each prompt less that of the direct one, paired over problems."""
-    rates = {
-        prompt: [sum(r.reward for r in group) / len(group) for group in rollouts_P_G]
-        for prompt, rollouts_P_G in groups.items()
-    }
+    rates = {prompt: list(map(share_passed, rollouts_P_G)) for prompt, rollouts_P_G in groups.items()}
     direct = rates.pop("direct", None)
     if direct is None:
         return {}
@@ -204,7 +201,7 @@ def _prompt_figures(
     problems: Sequence[Problem], rollouts_P_G: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int
 ) -> dict[str, Any]:
     """pass@k with intervals over problems, in all and by difficulty, and the shares that are malformed,
-    without a program, and cut by length."""
+    without a program, and cut by length. lost_problems: of which the judge lost an answer, not in pass@k."""
     rollouts = [rollout for group in rollouts_P_G for rollout in group]
     by_rung: dict[str, list[Sequence[Rollout]]] = {}
     for problem, group in zip(problems, rollouts_P_G, strict=True):
@@ -215,6 +212,7 @@ def _prompt_figures(
         "malformed_share": _share(bool(r.error) or not r.program for r in rollouts),
         "no_program_share": _share(not r.program for r in rollouts),
         "cut_share": _share(r.finish_reason == "length" for r in rollouts),
+        "lost_problems": sum(map(is_lost, rollouts_P_G)),
         "tokens_a_sample": round(tokens_of(rollouts_P_G) / len(rollouts), 1),
     }
 
@@ -225,11 +223,13 @@ def _share(of: Iterable[bool]) -> float:
 
 
 def _pass_figures(groups: Sequence[Sequence[Rollout]], ks: Sequence[int], seed: int) -> dict[str, Any]:
+    judged = [group for group in groups if not is_lost(group)]
     return {
         f"pass_at_{k}": mean_with_interval(
-            [pass_at_k(len(group), int(sum(r.reward for r in group)), k) for group in groups], seed
+            [pass_at_k(len(group), int(sum(r.reward for r in group)), k) for group in judged], seed
         )
         for k in ks
+        if judged
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from o1jax.concurrency import run_in_order
 from o1jax.evaluation.choice import agreement, majority
 from o1jax.intervals import mean_with_interval
 from o1jax.records import InputError, Problem
-from o1jax.rewards.outcome import final_tests
+from o1jax.rewards.outcome import final_tests, is_lost
+from o1jax.sandbox.interface import unless_lost
 from o1jax.search.sampling import (
     Sampler,
     SampleSettings,
@@ -48,7 +50,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One problem: whether each way of choosing took a program that passes."""
+    """One problem: whether each way of choosing took a program that passes; NaN where the judge lost one."""
 
     agreement: float  # among n programs, by the generator's cases
     majority: float  # among more programs, at the tokens of those and the cases
@@ -119,17 +121,21 @@ async def _choose(
     by_agreement = by_majority = by_chance = 0.0
     if few_formed:
         programs = [rollout.program for rollout in few_formed]
-        chosen = await agreement(workers.judge, problem, programs, written.cases, limits)
-        by_agreement = few_formed[chosen].reward
+        agreeing = agreement(workers.judge, problem, programs, written.cases, limits)
+        chosen = await unless_lost(agreeing, None)
+        by_agreement = math.nan if chosen is None else few_formed[chosen].reward
     if many_formed:
         programs = [rollout.program for rollout in many_formed]
-        by_majority = many_formed[await majority(workers.judge, problem, programs, limits)].reward
+        most = await unless_lost(majority(workers.judge, problem, programs, limits), None)
+        by_majority = math.nan if most is None else many_formed[most].reward
         by_chance = sum(rollout.reward for rollout in many_formed) / len(many_formed)
+    if is_lost([*few, *many]):
+        by_agreement = by_majority = by_chance = math.nan
     return Choice(
         agreement=by_agreement,
         majority=by_majority,
         random=by_chance,
-        any_passes=float(any(rollout.reward for rollout in few)),
+        any_passes=math.nan if is_lost(few) else float(any(rollout.reward for rollout in few)),
         tokens=tokens,
         more_tokens=sum(len(rollout.token_ids) for rollout in many),
         long_prompts=written.long_prompts,

@@ -24,7 +24,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.policy.found import reference_provenance, reference_samples, reference_texts
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError, Problem
-from o1jax.rewards.outcome import search_tests
+from o1jax.rewards.outcome import is_lost, search_tests
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
@@ -126,7 +126,8 @@ class Validation:
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, self.settings.sample)
         # The same seed each time: two evaluations differ by the policy, not by the draw.
         rollouts_P_G = await sample_many(sampler, self.problems, search_tests, self.seed)
-        rates = _pass_at_1(self.problems, [[r.reward for r in rollouts] for rollouts in rollouts_P_G])
+        rewards_P_G = [[r.reward for r in rollouts if not is_lost([r])] for rollouts in rollouts_P_G]
+        rates = _pass_at_1(self.problems, rewards_P_G)
         return rates | {"push_difference": difference}
 
     def close(self) -> None:

@@ -94,10 +94,11 @@ async def _checked(judge: ForkJudge, problem: Problem, judging: Judging) -> Refe
     ]
     verdicts = await asyncio.gather(*map(judge.judge, jobs))
     passing = tuple(i for i, verdict in enumerate(verdicts) if verdict.passed)
+    judged = sum(not verdict.lost for verdict in verdicts)  # the others neither passed nor failed
     failures = (
         f"reference {i}, test {j}: {case.status} {case.detail}".strip()
         for i, verdict in enumerate(verdicts)
         for j, case in enumerate(verdict.cases)
         if not case.passed
     )
-    return ReferenceCheck(problem.id, len(tests), len(verdicts), passing, next(failures, ""))
+    return ReferenceCheck(problem.id, len(tests), judged, passing, next(failures, ""))

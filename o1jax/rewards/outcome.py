@@ -7,12 +7,13 @@ no process rewards (phi.py), and runs no program itself (sandbox/).
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Literal
 
 from o1jax.prompts.extraction import with_starter
-from o1jax.records import InputError, Problem, Status, TestCase, Verdict
+from o1jax.records import InputError, Problem, Rollout, TestCase, Verdict
 from o1jax.sandbox.interface import Judge, Limits, job_of
 
 Outcome = Literal["all", "fraction"]
@@ -36,10 +37,9 @@ def final_tests(problem: Problem) -> tuple[TestCase, ...]:
 async def judge_program(
     judge: Judge, problem: Problem, program: str, tests: Sequence[TestCase], limits: Limits
 ) -> Verdict:
-    """The verdict on `program` that a record keeps.
+    """The verdict on `program` that a record keeps; `lost` where the infrastructure failed on it alone.
 
-    Raises ValueError without tests, SandboxError (the infrastructure failed: not a verdict) and InputError
-    (a malformed test).
+    Raises ValueError without tests, SandboxError (it failed too often) and InputError (a malformed test).
     """
     # A verdict on no tests would say that nothing failed, and nothing that something passed.
     if not tests:
@@ -57,12 +57,13 @@ async def judge_program(
 def terminal_value(verdict: Verdict | None, compile_weight: float) -> float:
     """v = compile_weight * compile + (1 - compile_weight) * pass, in [0, 1], which search backs up.
 
-    None is a path without a program: 0. ValueError for a weight outside [0, 1].
+    None is a path without a program: 0. ValueError for a weight outside [0, 1], and as in `outcome_of`.
     """
     if not 0.0 <= compile_weight <= 1.0:
         raise ValueError(f"compile_weight is {compile_weight}; it must lie in [0, 1]")
     if verdict is None:
         return 0.0
+    _refuse_lost(verdict)
     # The pass rate, not all or nothing: early on hardly a program passes, and search needs a slope to climb.
     return compile_weight * verdict.compiled + (1.0 - compile_weight) * verdict.pass_rate
 
@@ -75,8 +76,22 @@ def outcome_of(verdict: Verdict | None, kind: Outcome = "all") -> float:
     """
     if verdict is None:
         return 0.0
-    # It would count as a failed test, and teach the policy that a machine was busy.
-    if any(case.status is Status.SANDBOX_ERROR for case in verdict.cases):
-        raise ValueError("a verdict with a sandbox error has no outcome; judge that program again")
+    _refuse_lost(verdict)
     # All or nothing is the default: with a fraction, printing the most frequent answer pays.
     return verdict.pass_rate if kind == "fraction" else float(verdict.passed)
+
+
+def is_lost(rollouts: Sequence[Rollout]) -> bool:
+    """Whether the judge lost one of a problem's answers: then nothing is said of the problem."""
+    return any(rollout.verdict is not None and rollout.verdict.lost for rollout in rollouts)
+
+
+def share_passed(rollouts: Sequence[Rollout]) -> float:
+    """The share of a problem's answers that pass, in [0, 1]; NaN where it `is_lost`."""
+    return math.nan if is_lost(rollouts) else sum(rollout.reward for rollout in rollouts) / len(rollouts)
+
+
+def _refuse_lost(verdict: Verdict) -> None:
+    # It would count as a failed test, and teach the policy that a machine was busy.
+    if verdict.lost:
+        raise ValueError("a verdict with a sandbox error has no outcome; judge that program again")

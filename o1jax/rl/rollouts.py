@@ -23,9 +23,10 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer
 from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, Problem, Rollout
-from o1jax.rewards.outcome import judge_program, search_tests
+from o1jax.rewards.outcome import is_lost, judge_program, search_tests
 from o1jax.rewards.phi import RewardParts
 from o1jax.rl.settings import Settings
+from o1jax.sandbox.interface import SandboxError
 from o1jax.search.sampling import Sampler, prompt_of, sample_paths
 from o1jax.search.steps import SampledStep, cut, path_of
 from o1jax.stages.together import joined
@@ -103,7 +104,8 @@ class RolloutCollector:
 
     async def collect(self, problems: Sequence[Problem], t: int) -> list[list[Answer]]:
         """groups_P_G of update t: what the engine's weights, or the update's file, answer. Of several
-        processes each samples its share, and all get all groups."""
+        processes each samples its share, and all get all groups, but those of problems of which the judge
+        lost an answer. Raises SandboxError where these are all."""
         index, count, _ = this_process()
         path, mine = rollouts_path(self.out / "rollouts", t), problems[index::count]
         saved = groups_in(path) if path.exists() else {}
@@ -120,7 +122,11 @@ class RolloutCollector:
         if not is_saved and index == 0:
             write_records(path, Rollout, [answer.rollout for answer in answers])
         by_problem = itertools.groupby(answers, key=lambda answer: answer.rollout.problem_id)
-        return [list(group) for _, group in by_problem]
+        groups = [list(group) for _, group in by_problem]
+        judged = [group for group in groups if not is_lost([answer.rollout for answer in group])]
+        if groups and not judged:
+            raise SandboxError(f"update {t}: of each of {len(groups)} problems the judge lost an answer")
+        return judged
 
     async def _gathered(self, mine: Sequence[Answer], problems: Sequence[Problem], t: int) -> list[Answer]:
         """Those of all processes, in the order of the problems."""
@@ -154,7 +160,7 @@ class RolloutCollector:
         verdict = await judge_program(
             self.sampler.judge, audited, rollout.program, search_tests(audited), limits
         )
-        return not verdict.passed
+        return None if verdict.lost else not verdict.passed
 
 
 async def read_answers(

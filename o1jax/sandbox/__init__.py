@@ -18,8 +18,9 @@
 
 Form `stdin` compares what a program prints, `call` what its function `entry_point` returns, `assertion`
 runs assert statements. Every test has a status (`o1jax.records.Status`): AC and PE pass; WA, TLE, MLE, OLE,
-RE, CE, NORESULT and BADVALUE (a value of no built-in type) do not. InputError says that the job is malformed,
-SandboxError that the infrastructure failed, which is nobody's verdict.
+RE, CE, NORESULT and BADVALUE (a value of no built-in type) do not. SANDBOX_ERROR says that the infrastructure
+failed on the job three times (`Verdict.lost`), which is no failure of the program's; SandboxError is raised
+when that is so of too many. InputError says that the job is malformed.
 
 `assert f(2) == 3` is asked of the program as `f(2)`. A test that would tell the program what it expects, or
 is more than a question (a check function), runs in another process, a checker, where the program's names can

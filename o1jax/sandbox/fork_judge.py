@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from o1jax.records import InputError, Verdict
+from o1jax.records import CaseResult, InputError, Status, Verdict
 from o1jax.sandbox import wire
-from o1jax.sandbox.interface import Job, SandboxError
+from o1jax.sandbox.interface import Job, JobLost, SandboxError
 from o1jax.sandbox.slots import Slots, SlotSettings
 from o1jax.sandbox.supervisor import SupervisorProcess
 from o1jax.sandbox.zygote_process import Isolation
 
 SLOTS_A_SUPERVISOR = 8
 TIERS = ("T0", "T1", "T2")
+# Of the jobs that are run, the share that may be lost, and how many may be even so: with more something is
+# wrong with the machine, and what is left is no fair sample.
+MOST_LOST_SHARE, MOST_LOST = 0.05, 3
 
 
 class ForkJudge:
@@ -34,6 +37,10 @@ class ForkJudge:
     (seccomp and either Landlock or a root directory of its own are the least), unless `insecure=True`.
     `memo` verdicts are kept, so that the same job is not run twice (0: equal jobs are all run); those with
     outputs (keep_output) are only shared by jobs that are asked for meanwhile. stats() counts.
+
+    A job that the infrastructure fails on, each of three times, is lost: its verdict says so (Verdict.lost).
+    When more than three, and more than a twentieth of the jobs that were run, are lost, SandboxError is
+    raised.
     """
 
     def __init__(
@@ -54,7 +61,8 @@ class ForkJudge:
             raise ValueError(f"slots {slots}, supervisors {supervisors}; wanted slots >= 1, 0..slots of them")
         if highest not in TIERS:
             raise ValueError(f"highest: saw {highest!r}, wanted one of {TIERS}")
-        self.jobs = self.memo_hits = 0
+        self.jobs = self.memo_hits = self.jobs_lost = 0
+        self._run = 0  # jobs that are not the memo's
         self._memo_size = memo
         self._memo: dict[Job, asyncio.Future[Verdict]] = {}  # in order of asking; of jobs under way too
         isolation = Isolation(highest, tuple(packages))
@@ -91,9 +99,10 @@ class ForkJudge:
         return self._teams[0].missing
 
     def stats(self) -> dict[str, float]:
-        """Counters: jobs, memo_hits, memo_hit_rate, executions, zygotes_lost, zygotes_replaced."""
+        """Counters: jobs, jobs_lost, memo_hits, memo_hit_rate, executions, zygotes_lost, zygotes_replaced."""
         return {
             "jobs": self.jobs,
+            "jobs_lost": self.jobs_lost,
             "memo_hits": self.memo_hits,
             "memo_hit_rate": self.memo_hits / self.jobs if self.jobs else 0.0,
             "executions": sum(team.executions for team in self._teams),
@@ -102,8 +111,9 @@ class ForkJudge:
         }
 
     async def judge(self, job: Job) -> Verdict:
-        """The verdict on one program. Raises SandboxError (infrastructure, after three attempts) and
-        InputError (a malformed test); cancelling the awaiting task kills the job's processes."""
+        """The verdict on one program. Raises SandboxError (too many jobs are lost, or the judge is closed or
+        cannot start) and InputError (a malformed test); cancelling the awaiting task kills the job's
+        processes."""
         self.jobs += 1
         if not self._memo_size:
             return await self._judged(job)
@@ -121,15 +131,18 @@ class ForkJudge:
         if len(self._memo) >= self._memo_size:
             del self._memo[next(iter(self._memo))]
         future = self._memo[job] = asyncio.get_running_loop().create_future()
+        remember = False
         try:
             verdict = await self._judged(job)
             future.set_result(verdict)
+            remember = not (job.keep_output or verdict.lost)
             return verdict
         except (InputError, SandboxError) as error:
             future.set_exception(error)
+            future.exception()  # seen: it is raised here, whether or not others wait for it
             raise
         finally:
-            if job.keep_output or not future.done() or future.exception() is not None:
+            if not remember:
                 self._memo.pop(job, None)
             future.cancel()
 
@@ -137,7 +150,22 @@ class ForkJudge:
         wire.check(job)
         job = wire.with_room(job)
         team = await self._turns.get()
+        self._run += 1
         try:
             return await team.judge(job)
+        except JobLost as error:
+            return self._lost(job, str(error))
         finally:
             self._turns.put_nowait(team)
+
+    def _lost(self, job: Job, why: str) -> Verdict:
+        self.jobs_lost += 1
+        why = f"{job.name}: {why}" if job.name else why
+        if self.jobs_lost > max(MOST_LOST, MOST_LOST_SHARE * self._run):
+            raise SandboxError(
+                f"{self.jobs_lost} of {self._run} programs could not be judged, more than {MOST_LOST} and "
+                f"{MOST_LOST_SHARE:.0%}; see to the machine's memory, processes and files (the last: {why})"
+            )
+        detail = why.replace("\n", " ")[:300]
+        cases = (CaseResult(Status.SANDBOX_ERROR, detail),) * max(1, len(job.tests))
+        return Verdict(False, cases, self.isolation)

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
 from o1jax.records import Form, Problem, TestCase, Verdict
 
+T = TypeVar("T")
 LEAST_S, LEAST_MB = 0.01, 4  # of time and memory, below which no program could keep a limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of one execution (one program on one test in stdin form; on all tests in call form). Raises ValueError
-    for one that is not finite or not above 0."""
+    """Of one program on one test. Raises ValueError for one that is not finite or not above 0."""
 
-    cpu_s: float = 2.0
-    wall_s: float = 8.0  # at least 4 x cpu_s, so that a busy machine does not change verdicts
+    cpu_s: float = 2.0  # in call form loading the program counts to the first test
+    # Of a program that waits. One that still wants the processor then goes on, to 16 times this: its CPU time
+    # decides, and a busy machine changes no verdict.
+    wall_s: float = 8.0
     memory_mb: int = 512  # MiB, beside what the interpreter and its packages take
     output_bytes: int = 1 << 20  # of standard output or a returned value; more where a test expects more
 
@@ -44,12 +46,13 @@ class Job:
     json_values: bool = True  # whether values came through JSON, so that a tuple equals a list
     limits: Limits = Limits()
     # Tests after the first failure carry the status NORESULT with detail "not run". In form stdin they are
-    # indeed not run; the other forms run all tests in one execution, whose time they share.
+    # indeed not run; the other forms run all tests in one execution.
     stop_at_failure: bool = False
     keep_output: bool = False  # form stdin: results carry what the program printed, if it ended well
     # "" is this sandbox's own strict comparison; the others (graders.py) are for problems that need one, or
     # for parity with a data set's own grader.
     grader: str = ""
+    name: str = dataclasses.field(default="", compare=False)  # whose it is, for messages
 
 
 def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Limits) -> Job:
@@ -70,6 +73,7 @@ def job_of(problem: Problem, source: str, tests: Sequence[TestCase], limits: Lim
         json_values=problem.json_values,
         limits=limits,
         grader=problem.grader,
+        name=problem.id,
     )
 
 
@@ -77,10 +81,13 @@ class Judge(Protocol):
     """Awaitable by many coroutines at once: as many jobs run as there are slots, the rest wait."""
 
     isolation: str  # the tier in force, stamped into every verdict
+    jobs_lost: int  # so far
 
     async def judge(self, job: Job) -> Verdict:
-        """The verdict, decided outside the child. Infrastructure failure is retried, then raises
-        SandboxError; cancelling the awaiting task kills the job's processes."""
+        """The verdict, decided outside the child. Infrastructure failure is retried; a job that it outlasts
+        has the status SANDBOX_ERROR on every test (`Verdict.lost`), which is nobody's failure and no pass.
+        Where too many jobs are lost SandboxError is raised. Cancelling the awaiting task kills the job's
+        processes."""
         ...
 
     async def close(self) -> None:
@@ -88,5 +95,25 @@ class Judge(Protocol):
         ...
 
 
+async def verdict_of(judge: Judge, job: Job) -> Verdict:
+    """The judge's verdict, for those who go on without the problem: raises JobLost where there is none."""
+    verdict = await judge.judge(job)
+    if verdict.lost:
+        raise JobLost(verdict.cases[0].detail)
+    return verdict
+
+
+async def unless_lost(work: Awaitable[T], otherwise: T) -> T:
+    """What the work gives, or `otherwise` where it raises JobLost, which the judge has counted."""
+    try:
+        return await work
+    except JobLost:
+        return otherwise
+
+
 class SandboxError(RuntimeError):
     """The infrastructure failed, not the program. Never a reward."""
+
+
+class JobLost(SandboxError):
+    """A job that the infrastructure failed on, each time it was tried. Others may well be judged."""

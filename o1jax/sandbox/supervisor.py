@@ -9,7 +9,9 @@ thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import operator
 import os
 import pickle
 import socket
@@ -18,9 +20,9 @@ import subprocess
 import sys
 
 from o1jax.records import InputError, Verdict
-from o1jax.sandbox.interface import Job, SandboxError
+from o1jax.sandbox.interface import Job, JobLost, SandboxError
 from o1jax.sandbox.jail import kernel
-from o1jax.sandbox.slots import ATTEMPTS, Slots, SlotSettings
+from o1jax.sandbox.slots import ATTEMPTS, PAUSES_S, Slots, SlotSettings
 
 LENGTH = struct.Struct("<I")  # before each message, its bytes
 START_S = 300.0  # generous: a loaded machine is no failure
@@ -37,7 +39,7 @@ async def read_message(reader: asyncio.StreamReader) -> object:
     return pickle.loads(await reader.readexactly(size))
 
 
-class SupervisorDied(SandboxError):
+class SupervisorDied(JobLost):
     """The supervisor process is gone, and the jobs it had with it."""
 
 
@@ -49,6 +51,7 @@ class SupervisorProcess:
         self.isolation = "not started"
         self.missing: dict[str, str] = {}
         self.lost = self.replaced = self.executions = 0
+        self._before = (0, 0, 0)  # these counts, of the processes that are gone
         self._settings = settings
         self._closed = False
         self._numbers = itertools.count()
@@ -95,7 +98,7 @@ class SupervisorProcess:
         try:
             while True:
                 number, answer, counts = await read_message(reader)
-                self.lost, self.replaced, self.executions = counts
+                self.lost, self.replaced, self.executions = map(operator.add, self._before, counts)
                 waiting = self._waiting.pop(number, None)
                 if waiting is None or waiting.done():  # cancelled while its verdict was on the way
                     continue
@@ -113,8 +116,11 @@ class SupervisorProcess:
             try:
                 return await self._ask(job)
             except SupervisorDied:
-                if self._closed or attempt == ATTEMPTS - 1:
+                if self._closed:
+                    raise SandboxError("the judge is closed") from None
+                if attempt == ATTEMPTS - 1:
                     raise
+            await asyncio.sleep(PAUSES_S[attempt])
         raise AssertionError("unreachable")
 
     async def _ask(self, job: Job) -> Verdict:
@@ -133,6 +139,8 @@ class SupervisorProcess:
             raise
         finally:
             self._waiting.pop(number, None)
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # seen: it may have come while this failed, or was cancelled
 
     async def close(self) -> None:
         """Kills the process, and by that its warm parents; jobs under way raise SandboxError."""
@@ -144,6 +152,7 @@ class SupervisorProcess:
         process, self._process = self._process, None
         writer, self._writer = self._writer, None
         reading, self._reading = self._reading, None
+        self._before = (self.lost, self.replaced, self.executions)
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(SupervisorDied("the supervisor process is gone"))
@@ -191,7 +200,8 @@ async def _answer(slots: Slots, writer: asyncio.StreamWriter, number: int, job: 
     except Exception as error:  # noqa: BLE001 - raised again where it was asked, in another process
         answer = _told(error)
     writer.write(packed((number, answer, (slots.lost, slots.replaced, slots.executions))))
-    await writer.drain()
+    with contextlib.suppress(ConnectionError):  # nobody asks any more
+        await writer.drain()
 
 
 def _told(error: Exception) -> Exception:
@@ -199,6 +209,8 @@ def _told(error: Exception) -> Exception:
     # An error of another class may not survive a pickle, and a message that cannot be read ends the process.
     if isinstance(error, InputError):
         return error
+    if isinstance(error, JobLost):
+        return JobLost(str(error))
     return SandboxError(str(error) if isinstance(error, SandboxError) else repr(error))
 
 

@@ -6,6 +6,7 @@ candidate code ran). Everything else in a record is the candidate's word.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from o1jax.records import CaseResult, Status, TestCase
 from o1jax.sandbox import assertions, compare, graders
 from o1jax.sandbox.interface import Job
 from o1jax.sandbox.literals import parsed
-from o1jax.sandbox.wire import OUTPUT, WALL, Incomplete, Record
+from o1jax.sandbox.wire import CPU, OUTPUT, OWN, WALL, Incomplete, Record
 
 CLAIMS = {"RE", "BADVALUE", "NORESULT", "MLE", "OLE"}  # statuses a child may give itself: none passes
 
@@ -33,32 +34,44 @@ def compile_failure(exit_status: int, found: list[Record]) -> str | None:
     raise Incomplete(f"the program's process ended with {exit_status} and records {kinds}")
 
 
-def results(job: Job, tests: tuple[TestCase, ...], found: list[Record]) -> Iterator[CaseResult]:
-    """One result a test, in order. Raises Incomplete, after the last one, where a test has none."""
-    runs = [record for record in found if record.kind == b"T"]
+def results(job: Job, tests: tuple[TestCase, ...], found: Iterator[Record]) -> Iterator[CaseResult]:
+    """One result a test, in order, each as soon as its record is read (those before the tests' are). Raises
+    Incomplete where a test has none, or it is another's."""
     made = 0
-    each = (_stdin_result(job, test, run) for test, run in zip(tests, runs, strict=False))
-    for case in each if job.form == "stdin" else _together(job, tests, runs):
+    while made < len(tests):
+        run = next(found, None)
+        if run is None or run.first != made:
+            raise Incomplete(f"{made} results for {len(tests)} tests")
+        if run.kind == b"S":
+            yield from itertools.repeat(_not_run(run), len(tests) - made)
+            return
+        yield _result(job, tests[made], run)
         made += 1
-        yield case
-    if made != len(tests):
-        raise Incomplete(f"{made} results for {len(tests)} tests")
 
 
-def killed_from_outside(job: Job, found: list[Record]) -> bool:
+def killed_from_outside(job: Job, run: Record) -> bool:
     """Whether an execution died of SIGKILL, which it cannot send itself, while it had time left."""
-    spent = 0.0
-    for run in found:
-        spent = run.cpu_s if job.form == "stdin" else spent + run.cpu_s
-        if _died_of(run.status, signal.SIGKILL) and run.over != WALL and spent < job.limits.cpu_s:
-            return True
-    return False
+    died = _died_of(run.status, signal.SIGKILL)
+    return died and run.over == 0 and run.cpu_s < job.limits.cpu_s
+
+
+def _result(job: Job, test: TestCase, run: Record) -> CaseResult:
+    if run.kind == b"A":
+        late = run.cpu_s >= job.limits.cpu_s
+        return CaseResult(Status.TLE, "CPU time", run.cpu_s) if late else _answer(job, test, run)
+    failure = _ended_badly(job, run)
+    if failure is None and job.form == "stdin":
+        return _stdin_result(job, test, run)
+    return CaseResult(*(failure or (Status.NORESULT, "exited early")), run.cpu_s)
+
+
+def _not_run(run: Record) -> CaseResult:
+    if run.over == OUTPUT:
+        return CaseResult(Status.OLE, "not run: all that one program may say was said before")
+    return CaseResult(Status.TLE, "not run: too many tests before ran out of time")
 
 
 def _stdin_result(job: Job, test: TestCase, run: Record) -> CaseResult:
-    failure = _ended_badly(job, run)
-    if failure is not None:
-        return CaseResult(*failure, run.cpu_s)
     output = run.output.decode("utf-8", "replace") if job.keep_output else None
     return CaseResult(*graders.grade_stdout(job.grader, test.output, run.output), run.cpu_s, output)
 
@@ -67,10 +80,12 @@ def _ended_badly(job: Job, run: Record) -> tuple[Status, str] | None:
     """The status that the clock, the output's size or the exit status decides, if one does."""
     if run.over == WALL:
         return Status.TLE, "wall time"
-    if run.cpu_s >= job.limits.cpu_s or _died_of(run.status, signal.SIGXCPU):
+    if run.over == CPU or run.cpu_s >= job.limits.cpu_s or _died_of(run.status, signal.SIGXCPU):
         return Status.TLE, "CPU time"
     if run.over == OUTPUT:
         return Status.OLE, f"more than {job.limits.output_bytes} bytes"
+    if run.over == OWN:
+        return Status.RE, "SIGKILL, by a time limit that it gave itself"
     if os.WIFSIGNALED(run.status):
         outside = _died_of(run.status, signal.SIGKILL)
         return Status.RE, "killed from outside" if outside else _signal_name(run.status)
@@ -80,24 +95,8 @@ def _ended_badly(job: Job, run: Record) -> tuple[Status, str] | None:
     return None
 
 
-def _together(job: Job, tests: tuple[TestCase, ...], runs: list[Record]) -> Iterator[CaseResult]:
-    done, spent = 0, 0.0
-    for run in runs:
-        lines = run.output.split(b"\n")[:-1][: len(tests) - done]
-        share = run.cpu_s / (len(lines) + 1)
-        for test, line in zip(tests[done:], lines, strict=False):
-            yield _answer(job, test, line, share)
-        done += len(lines)
-        spent += run.cpu_s
-        if done < len(tests):
-            failure = _ended_badly(job, run._replace(cpu_s=spent)) or (Status.NORESULT, "exited early")
-            late = failure[0] is Status.TLE
-            missed = len(tests) - done if late else 1
-            yield from [CaseResult(*failure, share)] * missed
-            done += missed
-
-
-def _answer(job: Job, test: TestCase, line: bytes, cpu_s: float) -> CaseResult:
+def _answer(job: Job, test: TestCase, run: Record) -> CaseResult:
+    line, cpu_s = run.output, run.cpu_s
     try:
         said = json.loads(line)
         if type(said) is dict and "v" in said:

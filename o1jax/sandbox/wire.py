@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, get_args
 
 from o1jax.records import Form, InputError, TestCase
@@ -18,7 +19,12 @@ from o1jax.sandbox.interface import LEAST_MB, LEAST_S, Job, Limits
 from o1jax.sandbox.jail import values
 from o1jax.sandbox.literals import parsed
 
-RECORD, WALL, OUTPUT = struct.Struct("<ciiidII"), 1, 2  # as in jail/program.py
+RECORD, LENGTH = struct.Struct("<ciiidII"), struct.Struct("<Q")  # as in jail/program.py
+WALL, OUTPUT, OWN, CPU = 1, 2, 3, 4  # as in jail/program.py
+# What one program may say beyond what its tests expect, whatever their number (or, where that is more, as
+# much as one output may be).
+MOST_BYTES = 16 << 20
+WINDOW = 1 << 16  # bytes of records that are read at once
 LEAST_OUTPUT = 64  # bytes: a small value with what is around it
 LONGEST_CHARACTER = 12  # bytes of JSON that one becomes
 
@@ -30,11 +36,13 @@ class Incomplete(RuntimeError):
 class Record(NamedTuple):
     """One record of a program's process."""
 
-    kind: bytes  # B began, C compiled, E did not compile, T one execution
-    first: int  # the first test that the execution answers
+    # B began, C compiled, E did not compile; A the answer to a test, T how an execution ended, at a test;
+    # S from this test on none is run
+    kind: bytes
+    first: int  # the test
     status: int  # the execution's wait status
-    over: int  # WALL or OUTPUT, if one of these limits ended it
-    cpu_s: float
+    over: int  # WALL, OUTPUT, OWN (a time limit that it gave itself) or CPU, if one of these ended it
+    cpu_s: float  # of the test
     output: bytes
     errors: bytes
 
@@ -98,25 +106,42 @@ def _encoded_bytes(value: Any) -> int:
     return len(json.dumps(values.encode(value)))
 
 
-def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> bytes:
-    """What the child may know: everything but the expected outputs, and the tests that hold them."""
-    return json.dumps(
+def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> Iterator[bytes]:
+    """What the child may know, piece by piece: everything but the expected outputs, and the tests that hold
+    them. The inputs come first, for their reader takes one at a time, then all else and its length."""
+    sizes = []
+    for test in tests:
+        data = _input(job, test).encode("utf-8", "surrogatepass")
+        sizes.append(len(data))
+        yield data
+    rest = json.dumps(
         {
             "source": job.source,
             "form": job.form,
             "entry_point": job.entry_point,
             "setup": job.setup,
             "prelude": job.prelude,
-            "inputs": [_input(job, test) for test in tests],
+            "sizes": sizes,
             "checked": bool(_blocks(job, tests)),
             "cpu_s": job.limits.cpu_s,
             "wall_s": job.limits.wall_s,
             "memory_bytes": job.limits.memory_mb << 20,
             "output_bytes": job.limits.output_bytes,
+            "total_bytes": most_bytes(job, tests),
             "sealed": sealed,
             "max_threads": max_threads,
         }
     ).encode()
+    yield rest
+    yield LENGTH.pack(len(rest))
+
+
+def most_bytes(job: Job, tests: tuple[TestCase, ...]) -> int:
+    """What a program may say on all tests together: a fixed part, and what a right one says."""
+    texts = (test.input if job.form == "assertion" else test.output for test in tests)
+    # Generous, for this bounds what is stored; what is read of it at once is one output.
+    expected = sum(LEAST_OUTPUT + 2 * LONGEST_CHARACTER * len(text) for text in texts)
+    return max(MOST_BYTES, job.limits.output_bytes) + expected
 
 
 def checks(job: Job, tests: tuple[TestCase, ...]) -> bytes:
@@ -152,11 +177,32 @@ def _input(job: Job, test: TestCase) -> str:
 
 def records(data: bytes) -> Iterator[Record]:
     """The records in order. Raises Incomplete on a torn one."""
+    return _records(lambda at, size: data[at : at + size], len(data))
+
+
+def records_in(file: int) -> Iterator[Record]:
+    """Those of a file, one of them in memory at a time."""
+    start, window = 0, b""
+
+    def read(at: int, size: int) -> bytes:
+        nonlocal start, window
+        if not start <= at <= at + size <= start + len(window):
+            start, window = at, os.pread(file, max(size, WINDOW), at)
+        return window[at - start : at - start + size]
+
+    return _records(read, os.fstat(file).st_size)
+
+
+def _records(read: Callable[[int, int], bytes], size: int) -> Iterator[Record]:
     at = 0
-    while at < len(data):
-        if at + RECORD.size > len(data):
+    while at < size:
+        data = read(at, RECORD.size)
+        if len(data) < RECORD.size:
             raise Incomplete("a torn record")
-        *head, n_output, n_errors = RECORD.unpack_from(data, at)
-        middle = at + RECORD.size + n_output
-        yield Record(*head, data[at + RECORD.size : middle], data[middle : middle + n_errors])
-        at = middle + n_errors
+        *head, n_output, n_errors = RECORD.unpack(data)
+        if at + RECORD.size + n_output + n_errors > size:
+            raise Incomplete("a torn record")
+        output = read(at + RECORD.size, n_output)
+        errors = read(at + RECORD.size + n_output, n_errors)
+        yield Record(*head, output, errors)
+        at += RECORD.size + n_output + n_errors

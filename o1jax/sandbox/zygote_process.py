@@ -17,9 +17,11 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterable
 
 from o1jax.sandbox.cgroup import Cgroup
 from o1jax.sandbox.interface import SandboxError
+from o1jax.sandbox.jail import kernel
 
 SCRIPT = pathlib.Path(__file__).parent / "jail" / "zygote.py"
 START_S = 300.0  # generous: a loaded machine is no failure
@@ -74,7 +76,7 @@ class Zygote:
                 "highest": wanted.highest,
                 "packages": wanted.packages,
                 "path": [path for path in sys.path if path] if wanted.packages else [],
-                "uid": FIRST_UID + self._process.pid if wanted.highest == "T2" and os.geteuid() == 0 else 0,
+                "uid": FIRST_UID + self._process.pid if os.geteuid() == 0 else 0,
                 "cgroup": "joined" if joined else cgroup,
             }
             self._control.send(json.dumps(told).encode())
@@ -91,27 +93,36 @@ class Zygote:
         self.sealed, self.missing, self.names = said["sealed"], said["missing"], said["names"]
         self.isolation = f"{said['tier']} ({' '.join(self.names)})"
 
-    async def run(self, payload: bytes, checks: bytes, deadline_s: float) -> tuple[int, bytes]:
-        """Runs one job: (wait status of the program's process, its records). `checks` is for its checker
-        alone. Raises ZygoteDied."""
-        loop = asyncio.get_running_loop()
-        self._busy, files = True, []
+    @contextlib.asynccontextmanager
+    async def run(
+        self, payload: Iterable[bytes], checks: bytes, deadline_s: float
+    ) -> AsyncIterator[tuple[int, int]]:
+        """Runs one job: (wait status of the program's process, the file of its records, open meanwhile).
+        `checks` is for its checker alone. Raises ZygoteDied."""
+        files: list[int] = []
         try:
-            for data in (payload, b"", checks):  # the second is for the records
-                files.append(os.memfd_create("job", os.MFD_CLOEXEC))
-                with open(files[-1], "wb", closefd=False) as file:
-                    file.write(data)
-            socket.send_fds(self._control, [b"J"], files)
-            data = await asyncio.wait_for(loop.sock_recv(self._control, 16), deadline_s)
-            if not data:
-                raise ZygoteDied(f"the warm parent died {self._complaint()}")
-            result = files[1]
-            return STATUS.unpack(data)[0], os.pread(result, os.fstat(result).st_size, 0)
-        except (OSError, TimeoutError) as error:
-            raise ZygoteDied(repr(error)) from error
+            yield await self._run(payload, checks, deadline_s, files), files[1]
         finally:
             for file in files:
                 os.close(file)
+
+    async def _run(self, payload: Iterable[bytes], checks: bytes, deadline_s: float, files: list[int]) -> int:
+        self._busy = True
+        try:
+            for data in (payload, (), (checks,)):  # the second is for the records
+                files.append(os.memfd_create("job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+                with open(files[-1], "wb", closefd=False) as file:
+                    file.writelines(data)
+            kernel.seal(files[0], kernel.READ_ONLY)  # an execution of functions reads its inputs there
+            socket.send_fds(self._control, [b"J"], files)
+            answer = asyncio.get_running_loop().sock_recv(self._control, 16)
+            data = await asyncio.wait_for(answer, deadline_s)
+            if not data:
+                raise ZygoteDied(f"the warm parent died {self._complaint()}")
+            return STATUS.unpack(data)[0]
+        except (OSError, TimeoutError) as error:
+            raise ZygoteDied(repr(error)) from error
+        finally:
             self._busy = False
             if self._dead:
                 self._control.close()

@@ -42,7 +42,7 @@ from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Tree, Verdict
 from o1jax.rewards.outcome import judge_program, search_tests, terminal_value
-from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.interface import JobLost, Judge, Limits
 from o1jax.search.steps import SampledStep, cut
 from o1jax.search.tree import ROOT, GrowingTree, path_ids
 from o1jax.store import ShardWriter, read_trees
@@ -156,9 +156,12 @@ class Search:
         self.programs: set[str] = set()  # different ones, judged
 
     async def run(self) -> Tree:
-        """The tree after all rollouts."""
-        while not self._is_done():
-            await self.wave(min(self.settings.wave, self.settings.rollouts - self.rollouts))
+        """The tree after all rollouts, or as it was before the one whose program the judge lost."""
+        try:
+            while not self._is_done():
+                await self.wave(min(self.settings.wave, self.settings.rollouts - self.rollouts))
+        except JobLost:  # counted by the judge; without the program's value the tree cannot go on as it would
+            pass
         return Tree(
             problem_id=self.problem.id,
             prompt_ids=self.prompt_ids,
@@ -305,13 +308,16 @@ class Search:
     # Judge.
 
     async def _judge(self, step: SampledStep) -> tuple[float | None, Verdict | None]:
-        """The value and the verdict of a path's last step; None twice for an inner one, which has neither."""
+        """The value and the verdict of a path's last step; None twice for an inner one, which has neither.
+        Raises JobLost."""
         if not step.program:
             return (terminal_value(None, self.settings.compile_weight) if step.error else None), None
         self.programs.add(step.program)
         verdict = await judge_program(
             self.searcher.judge, self.problem, step.program, self.tests, self.settings.limits
         )
+        if verdict.lost:
+            raise JobLost(verdict.cases[0].detail)
         return terminal_value(verdict, self.settings.compile_weight), verdict
 
     # Back up.

@@ -223,14 +223,16 @@ def read(sampler: Sampler, problem: Problem, rollouts: Sequence[Rollout], number
 async def judged(
     sampler: Sampler, problem: Problem, tests: Tests, rollouts: Sequence[Rollout]
 ) -> list[Rollout]:
-    """Answers with the verdict on `tests`, and its reward, in place of what they had before."""
+    """Answers with the verdict on `tests`, and its reward, in place of what they had before. One that the
+    judge lost has no reward: outcome.is_lost tells such groups."""
 
     async def work(rollout: Rollout) -> Rollout:
         verdict = None
         if rollout.program:
             limits = sampler.settings.limits
             verdict = await judge_program(sampler.judge, problem, rollout.program, tests, limits)
-        return dataclasses.replace(rollout, verdict=verdict, reward=outcome_of(verdict))
+        reward = 0.0 if verdict is not None and verdict.lost else outcome_of(verdict)
+        return dataclasses.replace(rollout, verdict=verdict, reward=reward)
 
     return await asyncio.gather(*map(work, rollouts))
 

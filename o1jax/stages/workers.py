@@ -171,7 +171,8 @@ class Workers:
     push_difference: float | None = None  # of vLLM's log-probs from the trainer's, when it was opened
 
     def timings(self) -> dict[str, float]:
-        """The engine's counters, with its busy share of the wall time since it was opened."""
+        """The engine's counters, with its busy share of the wall time since it was opened, and how many
+        programs the judge lost."""
         stats = self.engine.stats()
         wall_s = time.monotonic() - self.opened
         kept = {key: round(value, 4) for key, value in stats.items()}
@@ -179,6 +180,7 @@ class Workers:
             **kept,
             "play_seconds": round(wall_s, 2),
             "engine_busy_share": round(stats["busy_s"] / wall_s, 4),
+            "judge_jobs_lost": self.judge.jobs_lost,
             **({} if self.push_difference is None else {"push_difference": self.push_difference}),
         }
 

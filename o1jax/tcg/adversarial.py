@@ -26,7 +26,7 @@ from o1jax.parallel.seeds import drawn, fold_seed
 from o1jax.policy.found import found_directories, wrong_programs
 from o1jax.prompts import chat
 from o1jax.records import Form, InputError, PreferencePair, Problem, TestCase
-from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.interface import Judge, Limits, unless_lost
 from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
@@ -189,7 +189,7 @@ async def kills_of(
     judge: Judge, problem: Problem, cases: Sequence[TestCase], wrong: Sequence[str], limits: Limits
 ) -> dict[TestCase, frozenset[int]]:
     """For each different case that is true on the first reference program and not degenerate, the indices
-    of the `wrong` programs that fail it. Raises SandboxError."""
+    of the `wrong` programs that fail it. Raises JobLost."""
     different = list(dict.fromkeys(cases))
     true_C = await true_cases(judge, problem, problem.solutions[0], different, limits)
     # Only true cases kill: else a generator that writes nonsense kills every program, the right ones too.
@@ -261,14 +261,17 @@ async def judged_answers(
     workers: Workers, problem: Problem, wrong: Sequence[str], settings: Settings, seed: int
 ) -> list[JudgedAnswer]:
     """settings.write.answers answers about `problem`, its first reference program shown, with rewards; none
-    where the prompt fills the engine's context."""
+    where the prompt fills the engine's context, or the judge lost a program."""
     own_seed = fold_seed(seed, problem.id, "tcg_adversarial")
     request = request_for(workers.tokenizer, problem, problem.solutions[0], settings.write, own_seed)
     completions = await sample(workers.engine, request)
     parsed_A = [parse_completion(completion, problem.form) for completion in completions]
     cases_A_C = [[case.test for case in parsed.cases] for parsed in parsed_A]
     every = [case for cases in cases_A_C for case in cases]
-    kills, answers = await kills_of(workers.judge, problem, every, wrong, settings.limits), []
+    kills = await unless_lost(kills_of(workers.judge, problem, every, wrong, settings.limits), None)
+    if kills is None:
+        return []
+    answers = []
     for number, (answer, cases) in enumerate(zip(completions, cases_A_C, strict=True)):
         valid, dead, reward = reward_of(cases, kills, len(wrong), problem.form, settings.validity_weight)
         answers.append(

@@ -26,7 +26,7 @@ from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Status
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.graders import grade_stdout, same_value
-from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.interface import Judge, Limits, unless_lost
 from o1jax.sandbox.jail import values
 from o1jax.sandbox.literals import parsed
 from o1jax.stages.together import made_once
@@ -135,7 +135,11 @@ async def _solutions(
         if not parses(source):
             lost["unparsable"] += 1
             continue
-        cases = await traced_cases(judge, problem, source, list(stated), settings.limits)
+        tracing = traced_cases(judge, problem, source, list(stated), settings.limits)
+        cases = await unless_lost(tracing, None)
+        if cases is None:
+            lost["judge"] += 1
+            continue
         faults = [_fault(problem, case, stated, settings) for case in cases]
         lost.update(filter(None, faults))
         kept = [prompt.canonical(c, problem.form) for c, why in zip(cases, faults, strict=True) if not why]

@@ -26,7 +26,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, PreferencePair, Problem
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.interface import Judge, Limits, unless_lost
 from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
@@ -127,7 +127,7 @@ async def _counterparts(
     )
     async with open_workers(policy, settings.engine) as workers:
         return await run_in_order(
-            lambda case_set: chosen_and_sampled(workers, case_set, write, limits, seed),
+            lambda case_set: unless_lost(chosen_and_sampled(workers, case_set, write, limits, seed), None),
             sets,
             CONCURRENCY,
             ended=ProgressLine("sample rejected tests", len(sets)).count,
@@ -140,7 +140,9 @@ async def chosen_and_rejected(
     """For each set, in order, its cases and rejected ones; None where there are none really false."""
     one = {"shuffled": _shuffled, "near_miss": _near_miss}[kind]
     rejected_S = await run_in_order(
-        lambda s: one(judge, s, limits, random.Random(fold_seed(seed, "rejected", s.id))), sets, CONCURRENCY
+        lambda s: unless_lost(one(judge, s, limits, random.Random(fold_seed(seed, "rejected", s.id))), None),
+        sets,
+        CONCURRENCY,
     )
     return [None if cases is None else (s.cases, cases) for s, cases in zip(sets, rejected_S, strict=True)]
 

@@ -23,7 +23,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.problems.ladder import problems as ladder
 from o1jax.records import InputError, Problem, Rollout, TestCase
 from o1jax.rewards.outcome import final_tests
-from o1jax.sandbox.interface import Judge, Limits
+from o1jax.sandbox.interface import Judge, Limits, unless_lost
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.workers import EngineSettings, Workers, sampling_workers
@@ -106,12 +106,13 @@ async def _evaluate(
                 ended=ProgressLine("write tests, no program shown", len(tests)).count,
             )
             written += [(p, "question", cases) for p, cases in zip(problem_of, unshown, strict=True)]
-        tallies = await run_in_order(
-            lambda one: tally(workers.judge, *one, settings.gate.limits),
+        tallied = await run_in_order(
+            lambda one: unless_lost(tally(workers.judge, *one, settings.gate.limits), None),
             written,
             settings.gate.concurrency,
             ended=ProgressLine("judge tests", len(written)).count,
         )
+        tallies = [one for one in tallied if one is not None]
         figures = {
             "before": {
                 prompt: before_figures([one for one in tallies if one.prompt == prompt], seed)
@@ -167,7 +168,7 @@ def policy_wrong(inputs: Mapping[str, epath.Path], most: int) -> dict[str, list[
     """Problem id -> at most `most` different programs of an evaluation that fail its final tests."""
     wrong: dict[str, dict[str, None]] = {}
     for rollout in read_records(inputs["wrong"] / "rollouts" / "pseudocode.parquet", Rollout):
-        if rollout.verdict is not None and not rollout.verdict.passed:
+        if rollout.verdict is not None and not (rollout.verdict.passed or rollout.verdict.lost):
             wrong.setdefault(rollout.problem_id, {})[rollout.program] = None
     return {problem_id: list(programs)[:most] for problem_id, programs in wrong.items()}
 
@@ -210,7 +211,9 @@ async def _accepts(
 
     async def share(programs_of: Callable[[WrittenTests], Sequence[str]], passing: bool) -> dict[str, Any]:
         killed_P_R_C = await run_in_order(
-            lambda one: killed(judge, one[0].problem, programs_of(one[0]), one[1], limits), pairs, concurrency
+            lambda one: unless_lost(killed(judge, one[0].problem, programs_of(one[0]), one[1], limits), []),
+            pairs,
+            concurrency,
         )
         hits = [sum(any(killed_C) != passing for killed_C in killed_R_C) for killed_R_C in killed_P_R_C]
         return ratio_with_interval(hits, [len(killed_R_C) for killed_R_C in killed_P_R_C], seed)

@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from o1jax.concurrency import run_in_order
 from o1jax.parallel.seeds import fold_seed
 from o1jax.records import CaseResult, Form, InputError, Problem, Status, TestCase
-from o1jax.sandbox.interface import Judge, Limits, job_of
+from o1jax.sandbox.interface import Judge, Limits, job_of, unless_lost, verdict_of
 from o1jax.sandbox.literals import parsed
 from o1jax.stages.workers import Workers
 from o1jax.tcg.mutants import mutants, parses
@@ -44,7 +44,9 @@ class Gated:
     """What the gate made of cases."""
 
     kept: tuple[TestCase, ...]  # those that may judge
-    fates: tuple[str, ...]  # of each case that came in: "kept", "false", "duplicate" or "kills nothing"
+    # of each case that came in: "kept", "false", "duplicate" or "kills nothing"; "lost" where the judge lost
+    # a program of the problem's
+    fates: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ async def gate(
     """The cases that are true on the reference, once each, if one of them kills one of the mutants.
 
     `mutants` are programs known to be wrong (`wrong_mutants`). Where no kept case kills any, `kept` is
-    empty and those cases' fate is "kills nothing": skip the problem, and count it. SandboxError is raised.
+    empty and those cases' fate is "kills nothing": skip the problem, and count it. Raises JobLost.
     """
     true_C = await true_cases(judge, problem, reference, cases, limits)
     # Truth is asked first: a false case must not make a true one of the same input a duplicate.
@@ -129,13 +131,12 @@ async def true_cases(
 ) -> list[bool]:
     """true_C: whether the reference program `source` gives each case's output on its input.
 
-    A malformed case (no literal, no list of arguments, no assert statement) is False. Raises SandboxError
-    where the infrastructure failed.
+    A malformed case (no literal, no list of arguments, no assert statement) is False. Raises JobLost.
     """
 
     async def is_true(case: TestCase) -> bool:
         try:
-            return (await judge.judge(job_of(problem, source, [case], limits))).passed
+            return (await verdict_of(judge, job_of(problem, source, [case], limits))).passed
         except InputError:  # malformed: the judge says so before anything is run
             return False
 
@@ -148,14 +149,16 @@ async def killed(
 ) -> list[list[bool]]:
     """killed_R_C of R programs: True where a program fails a case.
 
-    Raises InputError on a malformed case (pass true ones) and SandboxError.
+    Raises InputError on a malformed case (pass true ones) and JobLost.
     """
 
     async def fails(source: str) -> list[bool]:
-        results: Sequence[CaseResult] = (await judge.judge(job_of(problem, source, cases, limits))).cases
+        results: Sequence[CaseResult] = (
+            await verdict_of(judge, job_of(problem, source, cases, limits))
+        ).cases
         # Outside stdin form one execution answers all cases, so after a time limit each is asked alone.
         if problem.form != "stdin" and any(case.status is Status.TLE for case in results):
-            alone = (judge.judge(job_of(problem, source, [case], limits)) for case in cases)
+            alone = (verdict_of(judge, job_of(problem, source, [case], limits)) for case in cases)
             results = [verdict.cases[0] for verdict in await asyncio.gather(*alone)]
         return [not case.passed for case in results][: len(cases)]
 
@@ -167,7 +170,7 @@ async def wrong_mutants(
 ) -> list[str]:
     """The mutants that fail at least one of `tests`, in order: the rest may do what the reference does.
 
-    Raises ValueError without tests, InputError on a malformed test, and SandboxError.
+    Raises ValueError without tests, InputError on a malformed test, and JobLost.
     """
     if not tests:
         raise ValueError(f"{problem.id}: no tests to tell mutants from the reference; pass at least one")
@@ -179,7 +182,7 @@ async def _is_killed(
     judge: Judge, problem: Problem, source: str, tests: Sequence[TestCase], limits: Limits
 ) -> bool:
     job = dataclasses.replace(job_of(problem, source, tests, limits), stop_at_failure=True)
-    return not (await judge.judge(job)).passed
+    return not (await verdict_of(judge, job)).passed
 
 
 # Cases written for problems, and gated: what write_tests.py and evaluate.py share.
@@ -209,9 +212,13 @@ async def write_and_gate(
         judge, reference = workers.judge, problem.solutions[0]
         written = await write_cases(workers, problem, reference, write, seed)
         made = mutants(reference, gating.mutants, fold_seed(seed, "mutants", problem.id))
+        lost = Gated((), ("lost",) * len(written.cases))
         # A mutant that passes the problem's tests may do what the reference does, and no true case kills it.
-        wrong = await wrong_mutants(judge, problem, made, tests_of(problem), gating.limits)
-        gated = await gate(judge, problem, reference, wrong, written.cases, gating.limits)
+        telling = wrong_mutants(judge, problem, made, tests_of(problem), gating.limits)
+        wrong = await unless_lost(telling, None)
+        if wrong is None:
+            return WrittenTests(problem, written, lost, ())
+        gated = await unless_lost(gate(judge, problem, reference, wrong, written.cases, gating.limits), lost)
         return WrittenTests(problem, written, gated, tuple(wrong))
 
     return await run_in_order(one, fit, gating.concurrency, ended=ProgressLine("write tests", len(fit)).count)

@@ -17,7 +17,7 @@ from typing import Any
 
 from o1jax.digits import many_digits
 from o1jax.records import CaseResult, InputError, Problem, TestCase
-from o1jax.sandbox.interface import Job, Judge, Limits, job_of
+from o1jax.sandbox.interface import Job, Judge, Limits, job_of, verdict_of
 from o1jax.sandbox.literals import parsed
 from o1jax.tcg.mutants import parses
 from o1jax.tcg.prompt import Case
@@ -142,7 +142,7 @@ async def outputs_of(
     of the arguments; it is read from the last line printed, so it is the program's own word. None where
     the program does not compile, ends badly, prints nothing at all, prints no UTF-8, or returns no value
     with a literal (of at most 65,536 characters). Raises InputError for assertion-form problems and
-    SandboxError where the infrastructure failed.
+    JobLost where the infrastructure failed.
     """
     if problem.form == "assertion":
         raise InputError(f"{problem.id}: assertion form has no inputs; use a problem in stdin or call form")
@@ -153,7 +153,7 @@ async def outputs_of(
             prelude=problem.prelude, setup=problem.setup, source=source, name=problem.entry_point
         )
     job = job_of(problem, driver, [TestCase(text) for text in inputs], limits)
-    verdict = await judge.judge(_as_stdin(job))
+    verdict = await verdict_of(judge, _as_stdin(job))
     return [read(problem, case) for case in verdict.cases][: len(inputs)]
 
 
@@ -197,7 +197,7 @@ async def traced_cases(
     """A true case of each input, by running `source` on INPUTS_A_PROCESS of them a process, which has the
     limits of one as many times over; None where it raises, or goes through more than MOST_VALUES values, or
     (all of a process) does not end within the limits. Raises InputError for a source that does not parse or a
-    problem in assertion form."""
+    problem in assertion form, and JobLost."""
     driver = TRACE_DRIVER.format(
         prelude=problem.prelude,
         setup=problem.setup,
@@ -218,7 +218,7 @@ async def _in_a_process(
     limits = dataclasses.replace(
         own, cpu_s=n * own.cpu_s, wall_s=n * own.wall_s, output_bytes=n * own.output_bytes
     )
-    verdict = await judge.judge(dataclasses.replace(_as_stdin(job), limits=limits))
+    verdict = await verdict_of(judge, dataclasses.replace(_as_stdin(job), limits=limits))
     try:
         runs = json.loads(verdict.cases[0].output or "null") or [None] * len(inputs)
         short = [run if run is not None and len(run[0]) <= MOST_VALUES else None for run in runs]

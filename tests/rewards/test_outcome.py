@@ -1,11 +1,12 @@
 """Terminal values and RL rewards, from a scripted judge."""
 
 import asyncio
+import math
 
 import pytest
 
-from o1jax.records import CaseResult, Problem, Status, TestCase, Verdict
-from o1jax.rewards.outcome import judge_program, outcome_of, terminal_value
+from o1jax.records import CaseResult, Problem, Rollout, Status, TestCase, Verdict
+from o1jax.rewards.outcome import is_lost, judge_program, outcome_of, share_passed, terminal_value
 from o1jax.sandbox.interface import Limits, SandboxError
 
 HALF = Verdict(True, (CaseResult(Status.AC), CaseResult(Status.WA)))
@@ -71,3 +72,16 @@ def test_no_tests_is_an_error_and_so_is_a_weight_outside_zero_to_one():
 def test_rl_reward_is_all_or_nothing_unless_by_fraction():
     assert [outcome_of(v) for v in (FULL, HALF, BROKEN)] == [1.0, 0.0, 0.0]
     assert outcome_of(HALF, "fraction") == 0.5
+
+
+def test_a_lost_verdict_has_no_value_and_its_problem_no_share():
+    lost = Verdict(False, (CaseResult(Status.SANDBOX_ERROR, "gone"),) * 2)
+    for number in (lambda: terminal_value(lost, 0.1), lambda: outcome_of(lost, "fraction")):
+        with pytest.raises(ValueError, match="sandbox error"):
+            number()
+    answers = [
+        Rollout("p#0", "p", "p", (), (), (), (), "eos", 1.0, 0, "direct", "x", verdict, reward)
+        for verdict, reward in ((FULL, 1.0), (HALF, 0.0), (None, 0.0), (lost, 0.0))
+    ]
+    assert share_passed(answers[:2]) == 0.5 and not is_lost(answers[:3])
+    assert is_lost(answers) and math.isnan(share_passed(answers))

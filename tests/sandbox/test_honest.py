@@ -95,10 +95,41 @@ def test_exceptions_carry_their_last_line(call_cases):
     assert (case.status, case.detail) == (Status.RE, "ZeroDivisionError: integer division or modulo by zero")
 
 
-def test_time_is_of_all_call_tests_together(call_cases):
+def test_time_is_a_tests_in_call_form(call_cases):
+    """A test that is stuck costs its own; those after it go on in a fresh execution."""
     source = "def f(x):\n  while x: pass\n  return x"
-    cases = call_cases(source, ("[0]", "0"), ("[1]", "1"), ("[0]", "0"))
-    assert [case.status for case in cases] == [Status.AC, Status.TLE, Status.TLE]
+    cases = call_cases(source, ("[0]", "0"), ("[1]", "1"), ("[0]", "0"), ("[2]", "2"), ("[0]", "0"))
+    assert [case.status for case in cases] == [Status.AC, Status.TLE, Status.AC, Status.TLE, Status.AC]
+    assert 0.45 < cases[1].cpu_s < 1.5 and cases[2].cpu_s < 0.3
+
+
+def test_time_in_all_is_bounded(call_cases):
+    source = "def f(x):\n  while x: pass\n  return x"
+    cases = call_cases(source, *[("[1]", "1")] * 100, limits=Limits(cpu_s=0.05, wall_s=60.0))
+    assert {case.status for case in cases} == {Status.TLE}
+    assert cases[7].detail == "CPU time" and cases[8].detail.startswith("not run")
+
+
+def test_memory_is_the_programs(runner, judge):
+    """Neither the inputs of other tests nor what their reader holds of them lies under its limit."""
+    limits = Limits(cpu_s=5.0, wall_s=120.0, memory_mb=64)
+    text = "x" * (2 << 20)
+    for form, source, test in (
+        ("stdin", "n = len(input())\ntaken = bytearray(40 << 20)\nprint(n)", TestCase(text, f"{2 << 20}")),
+        (
+            "call",
+            "def f(x):\n  taken = bytearray(40 << 20)\n  return len(x)",
+            TestCase(f"['{text}']", f"{2 << 20}"),
+        ),
+        (
+            "assertion",
+            "def f(x):\n  taken = bytearray(40 << 20)\n  return len(x)",
+            TestCase(f"assert f('{text}') == {2 << 20}"),
+        ),
+    ):
+        job = Job(source, (test,) * 30, form, "f", limits=limits)
+        verdict = runner.run(judge.judge(job))
+        assert verdict.passed, (form, verdict.cases[0], verdict.cases[-1])
 
 
 def test_assertions_are_judged_one_by_one(assertion_cases):

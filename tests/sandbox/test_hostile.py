@@ -82,10 +82,11 @@ def test_malformed_answers_are_no_result(call_cases, answer):
     assert call_cases(forged, ("[]", "1"))[0].status is Status.NORESULT
 
 
-def test_crashing_until_the_time_is_over_is_a_time_verdict(call_cases):
-    source = "import os, time\ndef f(x):\n  time.sleep(0.2)\n  os._exit(0)"
-    cases = call_cases(source, *[("[1]", "1")] * 8, limits=Limits(cpu_s=5.0, wall_s=0.9))
-    assert [cases[0].status, cases[-1].status] == [Status.NORESULT, Status.TLE]
+def test_crashing_at_every_test_is_bounded(call_cases):
+    """A crash costs its test; but a program that takes long to load, and crashes, is not loaded for all."""
+    source = "import os\nfrom time import process_time as t\nwhile t() < 0.2: pass\ndef f(x): os._exit(0)"
+    cases = call_cases(source, *[("[1]", "1")] * 100, limits=Limits(cpu_s=0.3, wall_s=60.0))
+    assert cases[0].status is Status.NORESULT and cases[-1].status is Status.TLE
 
 
 @pytest.mark.parametrize(
@@ -98,13 +99,13 @@ def test_crashing_until_the_time_is_over_is_a_time_verdict(call_cases):
 )
 def test_expected_outputs_never_leave_the_supervisor(form, test):
     job = Job("def f(x): return x", (test,), form, "f")
-    assert b"secret" not in payload(job, job.tests, sealed=True, max_threads=1)
+    assert b"secret" not in b"".join(payload(job, job.tests, sealed=True, max_threads=1))
     assert checks(job, job.tests) == b""
 
 
 def test_a_test_that_cannot_be_rewritten_goes_to_its_checker_only():
     job = Job("def f(x): return x", (TestCase("x = f(1)\nassert x == 'secret'"),), "assertion")
-    assert b"secret" not in payload(job, job.tests, sealed=True, max_threads=1)
+    assert b"secret" not in b"".join(payload(job, job.tests, sealed=True, max_threads=1))
     assert b"secret" in checks(job, job.tests)
 
 

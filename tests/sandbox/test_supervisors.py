@@ -106,8 +106,8 @@ def test_a_slot_is_replaced_when_it_has_served_its_time(monkeypatch):
             for number in range(4):
                 assert (await judge.judge(echo(number))).passed
             assert judge.stats() | {"memo_hit_rate": 0} == {
-                "jobs": 4, "memo_hits": 0, "memo_hit_rate": 0, "executions": 4, "zygotes_lost": 0,
-                "zygotes_replaced": 1,
+                "jobs": 4, "jobs_lost": 0, "memo_hits": 0, "memo_hit_rate": 0, "executions": 4,
+                "zygotes_lost": 0, "zygotes_replaced": 1,
             }  # fmt: skip
 
     asyncio.run(go())

@@ -84,7 +84,6 @@ def test_another_architecture_is_killed(seccomp):
         ("clone", [0x00008011], EPERM),  # a sibling
         ("clone3", [], ENOSYS),
         ("prlimit64", [0], ALLOW),
-        ("prlimit64", [1], EPERM),
         ("ioctl", [0, 0x5401], ALLOW),
         ("ioctl", [0, 0x5412], EPERM),  # typing into a terminal
         ("fcntl", [0, 1030], ALLOW),
@@ -115,6 +114,9 @@ def test_what_a_slot_may_call_in_part(seccomp, call, arguments, want):
         ("prctl", [15], ALLOW),
         ("prctl", [1], EPERM),  # PR_SET_PDEATHSIG
         ("prctl", [22], EPERM),  # PR_SET_SECCOMP
+        ("prlimit64", [0], ALLOW),
+        ("prlimit64", [1], EPERM),  # another's
+        ("prlimit64", [77], EPERM),
     ],
 )
 def test_what_an_execution_may_call(seccomp, call, arguments, want):

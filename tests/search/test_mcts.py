@@ -9,7 +9,7 @@ import pytest
 import scripted
 from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem, step
 
-from o1jax.records import InputError, Tree
+from o1jax.records import CaseResult, InputError, Status, Tree
 from o1jax.search import mcts
 from o1jax.search.tree import path_ids
 from o1jax.store import ShardWriter
@@ -284,3 +284,29 @@ def test_only_new_trees_are_told_of_and_those_of_the_store_are_returned_as_they_
         on = {"store": store, "on_tree": lambda tree: told.append(tree.problem_id)}
         trees = asyncio.run(mcts.search_many(searcher, scripted.PROBLEMS[:3], 0, **on))
     assert told == ["p2"] and trees[:2] == first
+
+
+class LosingJudge(ReadingJudge):
+    """Loses every program about problem p1 after the first two that it is asked about."""
+
+    async def judge(self, job):
+        verdict = await super().judge(job)
+        if job.name == "p1" and len(self.sources) > 2:
+            return dataclasses.replace(
+                verdict, compiled=False, cases=(CaseResult(Status.SANDBOX_ERROR),) * len(verdict.cases)
+            )
+        return verdict
+
+
+def test_a_lost_program_ends_its_problems_search_alone():
+    tokenizer = byte_tokenizer()
+
+    def trees(judge):
+        engine = ScriptedEngine(tokenizer, scripted.random_script)
+        searcher = mcts.Searcher(engine, judge, tokenizer, scripted.SETTINGS)
+        return asyncio.run(mcts.search_many(searcher, scripted.PROBLEMS[:3], 0, concurrency=1))
+
+    whole, lost = trees(ReadingJudge()), trees(LosingJudge())
+    assert (lost[0], lost[2]) == (whole[0], whole[2])
+    assert lost[1].rollouts < whole[1].rollouts
+    assert lost[1].nodes[1:] == () or not any(n.verdict and n.verdict.lost for n in lost[1].nodes)

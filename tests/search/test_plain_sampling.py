@@ -9,8 +9,8 @@ from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem
 
 from o1jax.concurrency import run_in_order
 from o1jax.prompts import chat, direct, nano_tokenizer
-from o1jax.records import InputError
-from o1jax.rewards.outcome import search_tests
+from o1jax.records import CaseResult, InputError, Status, Verdict
+from o1jax.rewards.outcome import is_lost, search_tests
 from o1jax.search import mcts, sample_stage, sampling
 from o1jax.search.steps import text_of
 
@@ -203,3 +203,13 @@ def test_the_first_failure_cancels_what_else_runs_and_is_raised():
     with pytest.raises(ValueError, match="item 0"):
         asyncio.run(run_in_order(work, [0, 1, 2], concurrency=2))
     assert {0, 1} <= set(ended)  # the one that waited may have begun, and was cancelled too
+
+
+def test_an_answer_that_the_judge_lost_has_no_reward_and_says_so():
+    class LosingJudge(ReadingJudge):
+        async def judge(self, job):
+            return Verdict(False, (CaseResult(Status.SANDBOX_ERROR),))
+
+    one = dataclasses.replace(sampler(two_kinds), judge=LosingJudge())
+    rollouts = asyncio.run(sampling.sample_paths(one, problem(), problem().tests, seed=0))
+    assert is_lost(rollouts) and {rollout.reward for rollout in rollouts} == {0.0}

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from o1jax.problems.ladder.problems import make_problems
-from o1jax.records import InputError, Problem, TestCase
+from o1jax.records import CaseResult, InputError, Problem, Status, TestCase, Verdict
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.sandbox.interface import Limits, SandboxError
+from o1jax.sandbox.interface import Limits, SandboxError, unless_lost
 from o1jax.tcg.gate import Gated, distinct, gate, is_degenerate, killed, true_cases, wrong_mutants
 from o1jax.tcg.mutants import mutants
 
@@ -152,3 +152,17 @@ def test_hidden_tests_of_the_ladder_kill_most_mutants(runner, judge):
         told = runner.run(wrong_mutants(judge, problem, found, problem.hidden_tests, LIMITS))
         made, wrong = made + len(found), wrong + len(told)
     assert made >= 120 and wrong >= 0.85 * made
+
+
+def test_a_lost_program_is_no_result_either():
+    class LosingJudge:
+        async def judge(self, job):
+            return Verdict(False, (CaseResult(Status.SANDBOX_ERROR, "gone"),) * len(job.tests))
+
+    made = cases(("[1]", "2"))
+    for work in (
+        true_cases(LosingJudge(), CALL, DOUBLE_F, made, LIMITS),
+        killed(LosingJudge(), CALL, [DOUBLE_F], made, LIMITS),
+        wrong_mutants(LosingJudge(), CALL, [SQUARE_F], made, LIMITS),
+    ):
+        assert asyncio.run(unless_lost(work, "lost")) == "lost"

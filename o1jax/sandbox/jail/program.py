@@ -1,10 +1,16 @@
 """One program's process: compiles the source, then forks one execution a test (stdin form) or one
 for all tests (call and assertion form), with a checker beside it where tests need one, and measures them.
 
-Runs no candidate code itself. Records go to a file in memory that no execution can reach.
+Runs no candidate code itself. Records go to a file in memory that no execution can reach. What a program may
+say is capped here, a test and in all; which of it is right is not known here. CPU time decides where it can:
+past the wall time a test is over only if it does not want the processor either, so that a machine with too
+much to do changes no verdict.
+
+One file of 400 lines, for the protocol and the clocks of an execution are read together.
 """
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -19,22 +25,56 @@ import checker
 import kernel
 import leaf
 
-# kind, first test, wait status, what it is over (0: nothing), cpu seconds, length of output, of errors
+# kind, test, wait status, what it is over (0: nothing), cpu seconds, length of output, of errors
 RECORD = struct.Struct("<ciiidII")
-WALL, OUTPUT = 1, 2  # wall time; the output's limit in stdin form: then none of it is in the record
+LENGTH = struct.Struct("<Q")  # the end of the job's file: the length of what stands before it
+WALL, OUTPUT, OWN, CPU = 1, 2, 3, 4  # what an execution is over; OWN: a time limit that it gave itself
+MOST_WALLS = 16  # times the wall time: there a test ends that uses the processor now and then
+LEAST_SHARE = 1 / 64  # of a processor in the last window: what wants one gets more, with 60 others beside it
+WINDOW_S = 1.0
+TICK_S = 0.004  # between looks at answers: the time of a test in call form is exact to this
+SHORT_S = 0.01  # a shorter execution reached no limit of CPU time: the least is a second, of all its threads
 KEPT_ERROR_BYTES = 4096
-NULL = 7  # an execution's own descriptors are below it
+FILE_BYTES = 16 << 20  # of a file that is written, standard error among them; what is read of it is less
+CHUNK = 1 << 16  # all that a pipe holds
+INPUTS = 7  # where an execution of functions reads the tests' inputs
+NULL = 8  # an execution's own descriptors are below it
 GONE_S = 0.2  # from hanging up to being dead, for a candidate that ends by itself
+# Executions of functions that end badly cost their test only, and a fresh one goes on: but the tests are not
+# run that are left when this many times one test's CPU time was lost so.
+MOST_LOST = 8
+
+
+class Inputs:
+    """The tests' inputs, each read from `file` when it is asked for: all of them together would lie under the
+    memory limit of every execution."""
+
+    def __init__(self, file, sizes):
+        self.file = file
+        self._ends = [0, *itertools.accumulate(sizes)]
+
+    def __len__(self):
+        return len(self._ends) - 1
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return map(self.__getitem__, range(*index.indices(len(self))))
+        at, size = self.place(index)
+        return os.pread(self.file, size, at).decode("utf-8", "surrogatepass")
+
+    def place(self, index):
+        """(where an input begins, its bytes)."""
+        return self._ends[index], self._ends[index + 1] - self._ends[index]
 
 
 def judge(job_file, result_file, checks_file, held):
-    """Reads the job, writes records: b"B" before compiling, b"C" compiled or b"E" not, b"T" an execution.
-    `checks_file`, what a checker needs, is not read here: this memory is the candidate's too. `held` are the
-    bytes of the interpreter itself, which the program's limit is beside."""
-    job = json.loads(os.pread(job_file, os.fstat(job_file).st_size, 0))
+    """Reads the job, writes records: b"B" before compiling, b"C" compiled or b"E" not, b"T" how an execution
+    ended, b"A" an answer of an execution of functions, b"S" tests that are not run. `checks_file`, what a
+    checker needs, is not read here: this memory is the candidate's too. `held` are the bytes of the
+    interpreter itself, which the program's limit is beside."""
+    job_file, result_file, checks_file = reserve(job_file, result_file, checks_file)
+    job = read_job(job_file)
     job["memory_bytes"] += held
-    os.close(job_file)
-    result_file, checks_file = reserve(result_file, checks_file)
     leaf.prepare()
     write_record(result_file, b"B")
     code, failure = compiled(job)
@@ -42,9 +82,18 @@ def judge(job_file, result_file, checks_file, held):
     if code is None:
         return
     if job["form"] == "stdin":
-        run_each(job, code, result_file)
+        run_each(job, code, result_file, job_file)
     else:
-        run_together(job, code, result_file, checks_file)
+        run_together(job, code, result_file, checks_file, job_file)
+
+
+def read_job(file):
+    """The job, its inputs left where they are."""
+    end = os.fstat(file).st_size - LENGTH.size
+    (length,) = LENGTH.unpack(os.pread(file, LENGTH.size, end))
+    job = json.loads(os.pread(file, length, end - length))
+    job["inputs"] = Inputs(INPUTS, job.pop("sizes"))
+    return job
 
 
 def reserve(*files):
@@ -77,91 +126,251 @@ def compiled(job):
         resource.setrlimit(resource.RLIMIT_CPU, (unlimited, unlimited))
 
 
-def write_record(file, kind, first=0, status=0, over=0, cpu_s=0.0, output=b"", errors=b""):
-    data = RECORD.pack(kind, first, status, over, cpu_s, len(output), len(errors)) + output + errors
-    while data:
-        data = data[os.write(file, data) :]
+def record(kind, test=0, status=0, over=0, cpu_s=0.0, output=b"", errors=b""):
+    return RECORD.pack(kind, test, status, over, cpu_s, len(output), len(errors)) + output + errors
 
 
-def run_each(job, code, result_file):
-    cpu_s, most = job["cpu_s"], job["output_bytes"] + 1
+def write_record(file, kind, **fields):
+    kernel.write_all(file, record(kind, **fields))
+
+
+def run_each(job, code, result_file, job_file):
+    """A record T a test. What a program prints is copied to it, until that is `total_bytes` in all."""
+    cpu_s, inputs, left = job["cpu_s"], job["inputs"], job["total_bytes"]
+    most, file_bytes = job["output_bytes"], max(FILE_BYTES, job["output_bytes"] + 1)
     leaf.new_module("__main__")  # every execution's own, for each is a copy
     # Apart from the program, whose line numbers and syntax errors are its own.
     prelude = compile(job["prelude"], "<prelude>", "exec", dont_inherit=True)
-    output, errors = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr"))
-    for index, text in enumerate(job["inputs"]):
-        for file in (output, errors):  # nothing of the last execution is left to write to them
-            os.ftruncate(file, 0)
-            os.lseek(file, 0, os.SEEK_SET)
-            fcntl.fcntl(file, fcntl.F_SETFL, 0)
-        pid = execution(job, text, (output, errors), cpu_s, most, leaf.run_stdin, prelude, code)
-        status, over, used = watch(pid, cpu_s, job["wall_s"])
-        said, complained = contents(output), contents(errors)[-KEPT_ERROR_BYTES:]
-        if len(said) >= most:
-            said, over = b"", over or OUTPUT
-        write_record(result_file, b"T", index, status, over, used, said, complained)
+    for index in range(len(inputs)):
+        # Files of its own: another's flags, seals and threads reach none of them.
+        stdin = kernel.read_only_file("stdin", job_file, *inputs.place(index))
+        output, errors = kernel.memory_file("stdout"), kernel.memory_file("stderr")
+        pid = execution(job, (stdin, output, errors), cpu_s, file_bytes, leaf.run_stdin, prelude, code)
+        status, over, used = Watch(pid, cpu_s, job["wall_s"], cpu_s).wait()
+        size = os.fstat(output).st_size
+        if size > min(most, left):
+            size, over = 0, over or OUTPUT
+        left -= size
+        complained = os.pread(errors, KEPT_ERROR_BYTES, max(0, os.fstat(errors).st_size - KEPT_ERROR_BYTES))
+        head = RECORD.pack(b"T", index, status, over, used, size, len(complained))
+        if size <= CHUNK:
+            kernel.write_all(result_file, head + os.pread(output, size, 0) + complained)
+        else:
+            kernel.write_all(result_file, head)
+            kernel.copy(output, 0, size, result_file)
+            kernel.write_all(result_file, complained)
+        for file in (stdin, output, errors):
+            os.close(file)
 
 
-def run_together(job, code, result_file, checks_file):
-    """All tests in one execution; after a crash the next ones go on in a fresh one, on what is left
-    of the time."""
+def run_together(job, code, result_file, checks_file, job_file):
+    """All tests in one execution, a record A an answer; after one that ends badly (a record T for the test it
+    was at) a fresh one goes on with the next test."""
     execute = checked if job["checked"] else called
-    first, spent, wall, end = 0, 0.0, 0, time.monotonic() + job["wall_s"]
-    while first < len(job["inputs"]) and not wall and spent < job["cpu_s"]:
-        found = os.memfd_create("values", os.MFD_CLOEXEC)
-        left = job["cpu_s"] - spent, end - time.monotonic()
-        status, wall, cpu_s = execute(job, code, first, found, checks_file, *left)
-        output = contents(found)
-        os.close(found)
-        write_record(result_file, b"T", first, status, wall, cpu_s, output)
-        first += output.count(b"\n") + 1
-        spent += cpu_s
+    answers, lost = Answers(job, result_file), 0.0
+    while answers.wanted:
+        if answers.left <= 0 or lost >= MOST_LOST:
+            over = OUTPUT if answers.left <= 0 else CPU
+            write_record(result_file, b"S", test=answers.next, over=over)
+            return
+        status, over, used = execute(job, code, answers, checks_file, job_file)
+        if answers.wanted:
+            write_record(result_file, b"T", test=answers.next, status=status, over=over, cpu_s=used)
+            answers.next += 1
+            lost += 1.0 if over else min(1.0, used / job["cpu_s"])
 
 
-def called(job, code, first, found, checks_file, cpu_s, wall_s):
+class Answers:
+    """The lines that executions answer the tests with, each made a record when it is whole."""
+
+    def __init__(self, job, result_file):
+        self.next, self.left = 0, job["total_bytes"]
+        self._n, self._most, self._file = len(job["inputs"]), job["output_bytes"], result_file
+        self._parts, self._size = [], 0  # of the line that is not whole
+
+    @property
+    def wanted(self):
+        return self.next < self._n
+
+    def begin(self):
+        """A fresh execution speaks."""
+        self._parts, self._size = [], 0
+
+    def take(self, data, used):
+        """Takes what was read after `used` seconds of CPU time; says whether a line ended in it."""
+        *ends, rest = data.split(b"\n", self._n - self.next)
+        records = []
+        for end in ends:
+            line = b"".join([*self._parts, end])
+            self._parts, self._size = [], 0
+            self.left -= len(line)
+            if len(line) > self._most or self.left < 0:
+                self._size = self._most + 1
+                break
+            records.append(record(b"A", self.next, cpu_s=used / len(ends), output=line))
+            self.next += 1
+        else:
+            self._parts.append(rest)
+            self._size += len(rest)
+        kernel.write_all(self._file, b"".join(records))
+        return bool(records)
+
+    @property
+    def over(self):
+        """OUTPUT where the line is longer than a line may be."""
+        return OUTPUT if self._size > min(self._most, self.left) else 0
+
+
+def called(job, code, answers, checks_file, job_file):
     """The candidate answers for itself."""
-    pid = execution(job, "", (NULL, NULL, found), cpu_s, most(job), calls.run, job, code, first)
-    return watch(pid, cpu_s, wall_s)
+    found, values = os.pipe()
+    seconds = (len(job["inputs"]) - answers.next) * job["cpu_s"]
+    files = (NULL, NULL, NULL, values, NULL, NULL, NULL, job_file)
+    pid = execution(job, files, seconds, FILE_BYTES, calls.run, job, code, answers.next)
+    os.close(values)
+    nothing_placed()  # a pipe ends when nobody holds its other end
+    ended = Watch(pid, job["cpu_s"], job["wall_s"], seconds).follow(found, answers)
+    os.close(found)
+    return ended
 
 
-def checked(job, code, first, found, checks_file, cpu_s, wall_s):
+def checked(job, code, answers, checks_file, job_file):
     """The candidate and, in another process, its checker: the checker's answers count, and the
     candidate's end where it ended by itself before the last of them."""
     asked, questions = os.pipe()
-    answers, answered = os.pipe()
-    pid = execution(job, "", (NULL, NULL, answered, asked), cpu_s, most(job), calls.serve, job, code)
-    files = (NULL, NULL, found, answers, checks_file, questions)
-    judge = execution(job, "", files, cpu_s, most(job), checker.run, job, first)
-    for file in (asked, questions, answers, answered):
+    replies, replied = os.pipe()
+    found, values = os.pipe()
+    seconds = (len(job["inputs"]) - answers.next) * job["cpu_s"]
+    files = (NULL, NULL, NULL, replied, asked)
+    pid = execution(job, files, seconds, FILE_BYTES, calls.serve, job, code)
+    files = (NULL, NULL, NULL, values, replies, checks_file, questions, job_file)
+    judge = execution(job, files, seconds, FILE_BYTES, checker.run, job, answers.next)
+    for file in (asked, questions, replies, replied, values):
         os.close(file)
-    nothing_placed()  # a pipe ends when nobody holds its other end
-    status, wall, used = watch(judge, cpu_s, wall_s, beside=pid)
-    answered_all = first + contents(found).count(b"\n") == len(job["inputs"])
-    alone = not answered_all and not os.WIFSIGNALED(status) and has_ended(pid, GONE_S)
-    used += kernel.cpu_seconds(pid)
+    nothing_placed()
+    watch = Watch(judge, job["cpu_s"], job["wall_s"], seconds, beside=pid)
+    status, over, used = watch.follow(found, answers)
+    os.close(found)
+    alone = answers.wanted and not os.WIFSIGNALED(status) and has_ended(pid, GONE_S)
     if not alone:
         os.kill(pid, signal.SIGKILL)
+    by_itself = alone and kernel.killed_by_own_limit(pid, seconds)
     its_status = os.waitpid(pid, 0)[1]
-    return its_status if alone else status, wall, used
+    return its_status if alone else status, OWN if by_itself else over, used
 
 
-def most(job):
-    """Bytes that one execution may answer all tests with."""
-    return job["output_bytes"] * len(job["inputs"])
-
-
-def execution(job, text, files, cpu_s, file_bytes, run, *arguments):
-    """Forks a jailed process with `text` to read and the descriptors `files` from 1 on, in which
-    `run(*arguments)` never returns. Returns its number."""
-    own, stdin = os.getpid(), leaf.sealed_file(text)
-    for target, file in enumerate((stdin, *files)):
+def execution(job, files, cpu_s, file_bytes, run, *arguments):
+    """Forks a jailed process with the descriptors `files` from 0 on, in which `run(*arguments)` never
+    returns. Returns its number."""
+    own = os.getpid()
+    for target, file in enumerate(files):
         os.dup2(file, target)
-    os.close(stdin)
     pid = kernel.fork()
     if pid == 0:
-        leaf.become(job, own, 1 + len(files), cpu_s, file_bytes)
-        run(*arguments)
+        try:
+            leaf.become(job, own, len(files), cpu_s, file_bytes)
+            run(*arguments)
+        finally:  # what is below here on the stack is the harness's
+            os._exit(1)
     return pid
+
+
+class Watch:
+    """One execution and what runs `beside` it, which uses the same time. `cpu_s` and `wall_s` are a test's;
+    `limit_s` lies below the limit of CPU time that the execution was given for all of its tests."""
+
+    __slots__ = (
+        "_pid", "_cpu_s", "_wall_s", "_limit_s", "_beside", "_handle", "_poller", "_window", "_used",
+        "_ended", "_born", "_mark", "_start", "_next", "_seen",
+    )  # fmt: skip
+
+    def __init__(self, pid, cpu_s, wall_s, limit_s, beside=None):
+        self._pid, self._beside, self._cpu_s, self._wall_s = pid, beside, cpu_s, wall_s
+        self._limit_s = limit_s
+        self._handle = os.pidfd_open(pid)
+        self._poller = select.poll()
+        self._poller.register(self._handle, select.POLLIN)
+        self._window = min(WINDOW_S, wall_s / 4)
+        self._used, self._ended = 0.0, False
+        self._begin()
+        self._born = self._start
+
+    def wait(self):
+        """Waits for the end, or brings it about; returns as `follow`."""
+        # Most end before there is anything to look at: then every page that is not touched is time won.
+        self._ended, over = bool(self._poller.poll(self._patience_ms(self._cpu_s))), 0
+        while not over and not self._ended:
+            over = self._look(self._patience_ms(self._cpu_s))
+        return self._reaped(over)
+
+    def follow(self, pipe, answers):
+        """Reads answers until the end, or until no more are wanted; returns (wait status, what the execution
+        is over, CPU seconds of its last test)."""
+        os.set_blocking(pipe, False)
+        answers.begin()
+        over, flows = 0, False  # whether the pipe fills within a tick
+        while not (over or self._ended) and answers.wanted:
+            over, began = self._look(self._patience_ms(TICK_S)), self._start
+            flowed, flows = flows, self._drain(pipe, answers, to_the_end=over or self._ended)
+            if self._start != began and over:  # it did answer, in the time between two looks
+                over = 0
+            over = answers.over or over
+            if flows != flowed:
+                self._poller.register(pipe, select.POLLIN) if flows else self._poller.unregister(pipe)
+        return self._reaped(over)
+
+    def _begin(self):
+        """The next test's time starts."""
+        self._mark, self._start = self._used, time.monotonic()
+        self._next, self._seen = self._start + self._wall_s - self._window, self._used
+
+    def _look(self, patience_ms):
+        """Waits that long, or for the end, and looks: CPU or WALL where the test's time is over, else 0."""
+        self._ended = any(file == self._handle for file, _ in self._poller.poll(patience_ms))
+        self._used, now = self._clock(), time.monotonic()
+        if self._ended:
+            return 0
+        if self._used - self._mark >= self._cpu_s:
+            return CPU
+        if now < self._next:
+            return 0
+        # A window that this process itself could not keep says nothing of the other.
+        idle = self._used - self._seen < self._window * LEAST_SHARE and now - self._next < self._window
+        waited = now - self._start
+        if waited >= self._wall_s and (idle or waited >= MOST_WALLS * self._wall_s):
+            return WALL
+        self._next, self._seen = now + self._window, self._used
+        return 0
+
+    def _clock(self):
+        return kernel.cpu_seconds(self._pid) + (kernel.cpu_seconds(self._beside) if self._beside else 0.0)
+
+    def _patience_ms(self, most_s):
+        left = min(self._cpu_s - (self._used - self._mark), self._next - time.monotonic(), most_s)
+        return 1 + 1000 * max(0.0, left)
+
+    def _drain(self, pipe, answers, to_the_end):
+        """Reads what the pipe holds; says whether it was full."""
+        while answers.wanted and not answers.over:
+            try:
+                data = os.read(pipe, CHUNK)
+            except BlockingIOError:
+                return False
+            if answers.take(data, self._used - self._mark):
+                self._begin()
+            if not to_the_end or not data:
+                return len(data) == CHUNK
+        return False
+
+    def _reaped(self, over):
+        if not self._ended:
+            os.kill(self._pid, signal.SIGKILL)
+        elif not over and time.monotonic() - self._born > SHORT_S:
+            over = OWN if kernel.killed_by_own_limit(self._pid, self._limit_s) else 0
+        _, status, usage = os.wait4(self._pid, 0)
+        os.close(self._handle)
+        used = self._used if self._beside else max(self._used, usage.ru_utime + usage.ru_stime)
+        return status, over, used - self._mark  # rusage rounds down
 
 
 def has_ended(pid, seconds):
@@ -171,27 +380,3 @@ def has_ended(pid, seconds):
         return bool(select.select([handle], [], [], seconds)[0])
     finally:
         os.close(handle)
-
-
-def watch(pid, cpu_s, wall_s, beside=None):
-    """Waits for an execution, killing it past its time; what runs `beside` it uses the same time. Returns
-    (wait status, WALL or 0, its own CPU seconds)."""
-    handle = os.pidfd_open(pid)
-    poller = select.poll()
-    poller.register(handle, select.POLLIN)
-    end = time.monotonic() + wall_s
-    own, used, over = 0.0, 0.0, 0
-    while not poller.poll(1 + 1000 * max(0.0, min(cpu_s - used, end - time.monotonic()))):
-        own = kernel.cpu_seconds(pid)
-        used = own + (kernel.cpu_seconds(beside) if beside else 0.0)
-        over = WALL if time.monotonic() >= end and used < cpu_s else 0
-        if over or used >= cpu_s:
-            os.kill(pid, signal.SIGKILL)
-            break
-    os.close(handle)
-    _, status, usage = os.wait4(pid, 0)
-    return status, over, max(own, usage.ru_utime + usage.ru_stime)  # rusage rounds down
-
-
-def contents(file):
-    return os.pread(file, os.fstat(file).st_size, 0)

@@ -87,7 +87,7 @@ def slot_filter():
             "tgkill": ALLOW,
             "prctl": ALLOW,
             "clone": _if_any(0, ANY_BIT, [CLONE_APART], REFUSE, ALLOW),
-            "prlimit64": _if_any(0, EQUAL, [0], ALLOW, REFUSE),
+            "prlimit64": ALLOW,
             "ioctl": _if_any(1, EQUAL, TERMINAL_REQUESTS, ALLOW, REFUSE),
             "fcntl": _if_any(1, EQUAL, FILE_COMMANDS, ALLOW, REFUSE),
         }
@@ -127,6 +127,7 @@ def _execution_template():
             "kill": to_itself,
             "tgkill": to_thread,
             "prctl": _if_any(0, EQUAL, [SET_NAME, GET_NAME], ALLOW, REFUSE),
+            "prlimit64": _if_any(0, EQUAL, [0], ALLOW, REFUSE),
         }
     )
     return _op(LOAD, 0) + _filter(rules, ALLOW, ALLOW)

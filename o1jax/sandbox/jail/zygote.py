@@ -73,6 +73,7 @@ def warm_up(packages, path):
     sys.modules["random"].seed(0)  # every execution starts from here
     gc.collect()
     gc.freeze()
+    kernel.inherit_mapped_files()
     return [place for name in packages for place in places(name)]
 
 
