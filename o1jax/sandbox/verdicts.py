@@ -124,12 +124,7 @@ def _right(job: Job, test: TestCase, got: Any) -> bool:
     expected = assertions.rewrite(test.input, job.entry_point).expected
     if type(got) is not list or len(got) != len(expected):
         return False
-    return all(
-        compare.truth(value) is want
-        if kind == "truth"
-        else compare.equal_value(want, value, compare.Rules(bool_is_int=kind == "equal"))
-        for (kind, want), value in zip(expected, got, strict=True)
-    )
+    return all(compare.meets(*wanted, value) for wanted, value in zip(expected, got, strict=True))
 
 
 def _died_of(status: int, number: int) -> bool:
