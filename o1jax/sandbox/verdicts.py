@@ -121,7 +121,7 @@ def _right(job: Job, test: TestCase, got: Any) -> bool:
         return graders.same_value(job.grader, parsed(test.output), got, json_values=job.json_values)
     if job.grader in graders.BELIEVED:
         return got == [True]
-    expected = assertions.rewrite(test.input, job.entry_point).expected
+    expected = assertions.rewrite(test.input, job.entry_point, job.setup).expected
     if type(got) is not list or len(got) != len(expected):
         return False
     return all(compare.meets(*wanted, value) for wanted, value in zip(expected, got, strict=True))

@@ -3,8 +3,8 @@
 import pytest
 
 from o1jax.records import InputError, Status, TestCase
-from o1jax.sandbox.assertions import free_names
 from o1jax.sandbox.interface import Job
+from o1jax.sandbox.setups import free_names
 
 RIGHT = "def f(x): return x * 2"
 CHECK = (
