@@ -12,6 +12,7 @@ test's result, whatever the test catches.
 import importlib
 import json
 import os
+import select
 import sys
 import threading
 
@@ -48,7 +49,7 @@ class Candidate:
         """What it says to one question: a dict, "v" or "e" in it. Where it is gone, this process ends too, at
         once, for a test could catch an exception; then the lines end."""
         with self._lock:
-            line = exchanged(json.dumps(question).encode() + b"\n", self._most_bytes)
+            line = self._exchanged(json.dumps(question).encode() + b"\n")
         try:
             said = json.loads(line)
         except (ValueError, RecursionError):
@@ -56,6 +57,23 @@ class Candidate:
         if type(said) is dict and ("v" in said or type(said.get("e")) is str):
             return said
         return {"e": "NORESULT", "d": "unreadable answer"}
+
+    def _exchanged(self, data):
+        """The (untrusted) line that answers the line `data`; more than a line where it says more."""
+        if select.select([ANSWERS_FD], [], [], 0)[0]:  # it has ended, or answers what nobody asked
+            return os.read(ANSWERS_FD, 1 << 20) and b"" or os._exit(0)
+        try:
+            while data:
+                data = data[os.write(QUESTIONS_FD, data) :]
+        except BrokenPipeError:
+            os._exit(0)
+        parts, size = [], 0
+        while not parts or not parts[-1].endswith(b"\n"):
+            parts.append(os.read(ANSWERS_FD, 1 << 16))
+            size += len(parts[-1])
+            if not parts[-1] or size > self._most_bytes:
+                os._exit(0)
+        return b"".join(parts)
 
     def value(self, question):
         """The plain value that it answers. Raises the candidate's exception, and Failed."""
@@ -175,19 +193,3 @@ def check(block, setup, job):
     except BaseException as error:  # noqa: BLE001 - the test raises what it likes
         said = calls.described(error)
     return candidate.failure or said
-
-
-def exchanged(data, most_bytes):
-    """The (untrusted) line that answers the line `data`. Ends this process where none comes, or no end."""
-    try:
-        while data:
-            data = data[os.write(QUESTIONS_FD, data) :]
-    except BrokenPipeError:
-        os._exit(0)
-    parts, size = [], 0
-    while not parts or not parts[-1].endswith(b"\n"):
-        parts.append(os.read(ANSWERS_FD, 1 << 16))
-        size += len(parts[-1])
-        if not parts[-1] or size > most_bytes:
-            os._exit(0)
-    return b"".join(parts)
