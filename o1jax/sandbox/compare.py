@@ -134,7 +134,7 @@ def equal_value(expected: Any, got: Any, rules: Rules) -> bool:
             return False
         return all(equal_value(a, b, rules) for a, b in zip(expected, items, strict=True))
     if kind is dict:
-        return _equal_dicts(expected, _tagged(got, "d"), rules)
+        return _equal_dicts(expected, got, rules)
     if kind in (set, frozenset):
         items = _set_items(got)
         encoded = [values.encode(item) for item in expected]
@@ -191,7 +191,8 @@ def _set_items(got: Any) -> list | None:
     return _tagged(got, "f") if items is None else items
 
 
-def _equal_dicts(want: dict, pairs: list | None, rules: Rules) -> bool:
+def _equal_dicts(want: dict, got: Any, rules: Rules) -> bool:
+    pairs = next((found for tag in values.DICTS if (found := _tagged(got, tag)) is not None), None)
     if pairs is None or len(pairs) != len(want) or any(type(p) is not list or len(p) != 2 for p in pairs):
         return False
     found = {_key(key, rules): value for key, value in pairs}

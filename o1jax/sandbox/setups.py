@@ -89,6 +89,7 @@ def divided(setup: str, entry_point: str, questions: tuple[str, ...], blocks: tu
     return Setup(_joined(shown), "\n".join(ast.unparse(part.node) for part in kept))
 
 
+@functools.lru_cache(maxsize=1024)
 @many_digits()
 def whole(setup: str, *, overwrites: bool) -> Setup:
     """A setup that goes to the program as it is. Raises InputError where it is not Python."""

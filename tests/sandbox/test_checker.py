@@ -236,6 +236,23 @@ def test_values_travel_both_ways(assertion_cases):
     assert statuses(assertion_cases("def f(x): return x", "y = f(len)")) == [Status.BADVALUE]
 
 
+@pytest.mark.parametrize(
+    "test, passes",
+    [
+        ("y = f()\nassert y['c'].most_common(1) == [('a', 2)] and y['c'] == Counter('aa')", True),
+        ("y = f()\nassert y['o'] == {2: 1, 1: 2}", True),
+        ("y = f()\nassert y['o'] == OrderedDict([(2, 1), (1, 2)])", False),
+        ("y = f()\nassert y['d'] == {1: 0} and type(y['d']) is dict", True),
+        ("assert f()['c'] == {'a': 2, 'b': 0}", True),
+    ],
+)
+def test_dictionaries_keep_their_kind(assertion_cases, test, passes):
+    setup = "from collections import Counter, OrderedDict, defaultdict"
+    made = "'c': Counter(a=2, b=0), 'o': OrderedDict([(1, 2), (2, 1)]), 'd': defaultdict(int, {1: 0})"
+    source = f"def f(): return {{{made}}}"
+    assert assertion_cases(source, test, setup=setup, entry_point="f")[0].passed is passes
+
+
 def test_free_names_are_those_that_somebody_else_must_bind():
     text = "import math\nK = 2\ndef check(g, n=K):\n  z = [h(i) for i in range(n)]\n  return g(z, math.pi)\n"
     assert free_names(text + "check(f)") == ("f", "h")
