@@ -24,6 +24,9 @@ from o1jax.records import InputError
 BUILTINS = frozenset(vars(builtins))
 NOT_PYTHON = (SyntaxError, ValueError, MemoryError, RecursionError)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+DYNAMIC = frozenset(
+    {"eval", "exec", "globals", "locals", "vars", "setattr"}
+)  # they find and bind names by text
 COMPREHENSIONS = frozenset({"listcomp", "setcomp", "dictcomp", "genexpr"})
 
 
@@ -79,7 +82,7 @@ def divided(setup: str, entry_point: str, questions: tuple[str, ...], blocks: tu
         is_starter = entry_point in bound and part.is_definition  # what the answer begins with
         if part.is_import or part.needs_program or part.binds & asked:
             shown.append(part)
-        elif part.now & hidden or _asserts(part.node):
+        elif part.now & hidden or part.uses & DYNAMIC or _asserts(part.node):
             hidden |= part.binds
         elif part.binds & checked and not (is_starter or is_record(part.node)):
             hidden |= part.binds
@@ -208,7 +211,13 @@ def _union(sets: Iterable[Iterable[str]]) -> frozenset[str]:
 
 
 def _names_in(text: str) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    nodes = [*ast.walk(ast.parse(text))]
+    found = {node.id for node in nodes if isinstance(node, ast.Name)}
+    if found & DYNAMIC:
+        found |= {
+            node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+    return found
 
 
 def _within(node: ast.stmt) -> list[ast.stmt]:
@@ -250,6 +259,7 @@ def _names_of(text: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]
         top = symtable.symtable(text, "<setup>", "exec")
     except NOT_PYTHON as error:
         raise InputError(f"a setup is not Python ({error}): {text[:80]!r}; fix the problem file") from error
+    binds = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
     uses, now = set(), set()
     for table, at_once in _tables(top, True):
         for symbol in table.get_symbols():
@@ -257,7 +267,8 @@ def _names_of(text: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]
                 uses.add(symbol.get_name())
                 if at_once:
                     now.add(symbol.get_name())
-    binds = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+            if symbol.is_assigned() and symbol.is_declared_global():
+                binds.add(symbol.get_name())
     return frozenset(binds), frozenset(uses), frozenset(now)
 
 
