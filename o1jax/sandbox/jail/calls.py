@@ -108,7 +108,7 @@ def answered(job, namespace, asked):
 
         return {"v": values.encode(function(*ast.literal_eval(asked["arguments"])))}
     arguments = [*asked["positional"], *asked["named"].values()]
-    missing = [argument["n"] for argument in arguments if argument.get("n", "") not in {"", *namespace}]
+    missing = [a["n"] for a in arguments if "n" in a and a["n"] not in namespace]
     if missing:
         return {"e": "NORESULT", "d": f"no name {missing[0]!r}"}
     positional = [received(namespace, argument) for argument in asked["positional"]]

@@ -21,11 +21,8 @@ import leaf
 import values
 
 VALUES_FD, ANSWERS_FD, CHECKS_FD, QUESTIONS_FD = 3, 4, 5, 6
-ENDINGS = {
-    "StopIteration",
-    "StopAsyncIteration",
-    "SkipTest",
-}  # an iterator, or a test runner, takes for an end
+# What an iterator, or a test runner, takes for an end.
+ENDINGS = {"StopIteration", "StopAsyncIteration", "SkipTest"}
 
 
 class Failed(BaseException):
@@ -107,7 +104,7 @@ class Candidate:
                     return EndedIteration(f"the program raised {ended.pop()}")
                 vars(error).update(state)
                 return error if isinstance(error, Exception) or kind.__name__ in self._text else None
-        except (KeyError, TypeError, ValueError, ImportError):  # another process's word
+        except BaseException:  # noqa: BLE001 - another process's word, which also names what is imported
             pass
         return None
 
