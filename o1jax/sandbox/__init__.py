@@ -25,8 +25,13 @@ when that is so of too many. InputError says that the job is malformed.
 `assert f(2) == 3` is asked of the program as `f(2)`. A test that would tell the program what it expects, or
 is more than a question (a check function), runs in another process, a checker, where the program's names can
 only be called, with plain values, and return plain values: such a test sees no argument changed in place,
-cannot use the program's classes and methods, and cannot pass it a lambda or an object. Give `entry_point` in
-form `assertion` too: it says which calls are the program's.
+cannot use the program's classes and methods, and cannot pass it a lambda or an object. An exception of the
+program's arrives there as the nearest of its classes that is Python's, with its arguments (StopIteration as
+a RuntimeError, which ends no loop); leaving, and a value that is not plain, decide a test whatever it
+catches. Give `entry_point` in form `assertion` too: it says which calls are the program's.
+
+Of a problem's setup a program under assertions gets imports, what is made of its own classes, what it is
+asked about, and what no test names. The rest (`WANT = 3`, a check function) stays with the checker.
 
 Programs have no network, no child processes and no sockets, hence no asyncio; threads are fine.
 """

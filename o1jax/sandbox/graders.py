@@ -7,12 +7,13 @@ came with, generous as they are: a reward should never be decided by one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
 from o1jax.records import CALL_GRADERS, Form, InputError, Status
-from o1jax.sandbox.compare import Rules, compare_stdout, equal_value
+from o1jax.sandbox.compare import TOKEN, Rules, compare_stdout, equal_value, lines
 
 Outcome = tuple[Status, str]
 BELIEVED = frozenset({"humaneval", "mbpp"})  # assert statements run beside the candidate, and are believed
@@ -48,14 +49,20 @@ def fold_case(expected: str, output: bytes) -> Outcome:
 
 
 def unordered(expected: str, output: bytes) -> Outcome:
-    """The strict comparison of the lines in sorted order."""
-    want, got = ("\n".join(sorted(text.split("\n"))).strip() for text in (expected, _text(output)))
+    """The strict comparison of the lines in sorted order, without the empty ones."""
+    want, got = ("\n".join(sorted(filter(None, lines(text)))) for text in (expected, _text(output)))
     return compare_stdout(want, got.encode("utf-8", "surrogateescape"))
 
 
 def exact(expected: str, output: bytes) -> Outcome:
-    """The same tokens, letter by letter."""
-    return _outcome(expected.split() == _text(output).split())
+    """The same tokens, letter by letter; the same lines, blank by blank, where the expected output has a
+    layout of its own: blanks that begin a line, two beside each other, an empty line. Blanks that end a line,
+    and empty lines that end the text, do not count."""
+    want, got = lines(expected), lines(_text(output))
+    tokens = [TOKEN.findall(line) for line in want]
+    if want != [*map(" ".join, tokens)] or [] in tokens:
+        return _outcome(want == got)
+    return _outcome([*itertools.chain(*tokens)] == TOKEN.findall("\n".join(got)))
 
 
 def codecontests(expected: str, output: bytes) -> Outcome:

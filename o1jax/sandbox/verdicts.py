@@ -120,15 +120,10 @@ def _right(job: Job, test: TestCase, got: Any) -> bool:
         return graders.same_value(job.grader, parsed(test.output), got, json_values=job.json_values)
     if job.grader in graders.BELIEVED:
         return got == [True]
-    expected = assertions.rewrite(test.input, job.entry_point).expected
+    expected = assertions.rewrite(test.input, job.entry_point, job.setup).expected
     if type(got) is not list or len(got) != len(expected):
         return False
-    return all(
-        compare.truth(value) is want
-        if kind == "truth"
-        else compare.equal_value(want, value, compare.Rules(bool_is_int=kind == "equal"))
-        for (kind, want), value in zip(expected, got, strict=True)
-    )
+    return all(compare.meets(*wanted, value) for wanted, value in zip(expected, got, strict=True))
 
 
 def _died_of(status: int, number: int) -> bool:

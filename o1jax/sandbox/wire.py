@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, get_args
 
 from o1jax.records import Form, InputError, TestCase
-from o1jax.sandbox import assertions, graders
+from o1jax.sandbox import assertions, graders, setups
 from o1jax.sandbox.interface import LEAST_MB, LEAST_S, Job, Limits
 from o1jax.sandbox.jail import values
 from o1jax.sandbox.literals import parsed
@@ -60,8 +60,7 @@ def check(job: Job) -> None:
         _input(job, test)
         if job.form == "call":
             parsed(test.output)
-    if _blocks(job, job.tests):
-        assertions.free_names(job.setup)
+    _setup(job, job.tests)
 
 
 def check_limits(limits: Limits) -> None:
@@ -76,7 +75,7 @@ def check_prelude(text: str) -> None:
     """Raises InputError where a prelude does not compile, which would be no program's fault."""
     try:
         compile(text, "<prelude>", "exec", dont_inherit=True)
-    except assertions.NOT_PYTHON as error:
+    except setups.NOT_PYTHON as error:
         raise InputError(f"a prelude is not Python ({error}): {text[:80]!r}; fix the problem file") from error
 
 
@@ -97,7 +96,7 @@ def _expected_bytes(job: Job, test: TestCase) -> int:
         return len(text.encode("utf-8", "surrogatepass"))
     if job.form == "call":
         return _encoded_bytes(parsed(text))
-    rewritten = assertions.rewrite(text, job.entry_point)
+    rewritten = assertions.rewrite(text, job.entry_point, job.setup)
     values_bytes = sum(_encoded_bytes(value) for _, value in rewritten.expected)
     return values_bytes + LONGEST_CHARACTER * len(rewritten.block)  # which holds what it expects
 
@@ -119,7 +118,7 @@ def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads:
             "source": job.source,
             "form": job.form,
             "entry_point": job.entry_point,
-            "setup": job.setup,
+            "setup": _setup(job, tests).shown,
             "prelude": job.prelude,
             "sizes": sizes,
             "checked": bool(_blocks(job, tests)),
@@ -145,30 +144,42 @@ def most_bytes(job: Job, tests: tuple[TestCase, ...]) -> int:
 
 
 def checks(job: Job, tests: tuple[TestCase, ...]) -> bytes:
-    """What a checker may know beside that: the tests that cannot be rewritten, and the names in each that
-    are the candidate's. The setup goes along unless it needs the candidate; then its names are stubs."""
+    """What a checker may know beside that: the tests that cannot be rewritten, the names in each that are the
+    candidate's, and of the setup what can do without the candidate."""
     blocks = _blocks(job, tests)
     if not blocks:
         return b""
-    setup = "" if assertions.free_names(job.setup) else job.setup
-    found = {
-        str(index): {"text": text, "names": assertions.free_names(text, job.entry_point)}
-        for index, text in blocks.items()
-    }
+    setup, name = _setup(job, tests).kept, job.entry_point
+    found = {}
+    for index, text in blocks.items():
+        own = {name} & set(setups.free_names(text, name))  # also where the setup has one in its name
+        names = sorted(own.union(setups.free_names(f"{setup}\n{text}", name)))
+        found[str(index)] = {"text": text, "names": names}
     return json.dumps({"setup": setup, "blocks": found}).encode()
+
+
+def _setup(job: Job, tests: tuple[TestCase, ...]) -> setups.Setup:
+    if job.form != "assertion" or job.grader in graders.BELIEVED:
+        return setups.whole(job.setup, overwrites=job.form == "assertion")
+    found = [assertions.rewrite(test.input, job.entry_point, job.setup) for test in tests]
+    questions = tuple(step.get("value") or step["truth"] for test in found for step in test.steps)
+    blocks = tuple(test.block for test in found if test.block)
+    return setups.divided(job.setup, job.entry_point, questions, blocks)
 
 
 def _blocks(job: Job, tests: tuple[TestCase, ...]) -> dict[int, str]:
     if job.form != "assertion" or job.grader in graders.BELIEVED:
         return {}
-    found = ((i, assertions.rewrite(test.input, job.entry_point).block) for i, test in enumerate(tests))
+    found = (
+        (i, assertions.rewrite(test.input, job.entry_point, job.setup).block) for i, test in enumerate(tests)
+    )
     return {index: text for index, text in found if text}
 
 
 def _input(job: Job, test: TestCase) -> str:
     if job.form == "assertion":
         believed = job.grader in graders.BELIEVED
-        rewritten = assertions.rewrite(test.input, job.entry_point)
+        rewritten = assertions.rewrite(test.input, job.entry_point, job.setup)
         return json.dumps([{"block": test.input}] if believed else rewritten.steps)
     if job.form == "call" and not isinstance(parsed(test.input), list | tuple):
         raise InputError(f"a call-form input must be a list of arguments, got {test.input[:80]!r}")

@@ -26,20 +26,30 @@ MOST_CHARACTERS = 1 << 16  # of a returned value's literal: reading longer ones 
 LONGEST_VALUE = 200  # characters of a value that a trace shows
 MOST_VALUES = 24  # of a trace: a longer one is too much for a model to write by heart
 INPUTS_A_PROCESS = 8  # that are traced one after another: a process costs more than most programs
-# The setup runs before the program too, for programs that need it; it may need the program itself.
+# As in the judge (sandbox/jail/calls.py): the program's own names win over the setup's, which runs after the
+# program only where it needs it; a Solution's method wins over an imported function.
 ENTRY_POINT = """
 import builtins
 def entry_point(name, prelude, setup, program, names):
     exec(prelude, names)
-    if name in names:  # as in the judge: it is not the program's own
-        setattr(builtins, name, names.pop(name))
+    late = False
     try:
         exec(setup, names)
     except NameError:
-        pass
+        late = True
+    if name in names:
+        setattr(builtins, name, names.pop(name))
+    given = dict(names)
     exec(program, names)
-    exec(setup, names)
-    return names[name] if name in names else getattr(names["Solution"](), name)
+    if late:
+        own = [item for item in names.items() if given.get(item[0], given) is not item[1]]
+        exec(setup, names)
+        names.update(own)
+    found, solution = names.get(name), names.get("Solution")
+    imported = found is not None and getattr(found, "__module__", None) != names["__name__"]
+    if found is None or solution is not None and imported and hasattr(solution, name):
+        found = getattr(solution(), name)
+    return found
 """
 # A call's value comes back over standard output, on the last line, whatever the program printed before: the
 # judge keeps outputs in stdin form, and in call form it only compares.

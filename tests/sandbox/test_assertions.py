@@ -3,7 +3,8 @@
 import pytest
 
 from o1jax.records import InputError, Status
-from o1jax.sandbox.assertions import free_names, rewrite
+from o1jax.sandbox.assertions import rewrite
+from o1jax.sandbox.setups import free_names
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,41 @@ def test_call_form_finds_functions_and_methods(call_cases):
     assert call_cases("def g(): pass", ("[1, 2]", "3"))[0].status is Status.NORESULT
 
 
+@pytest.mark.parametrize(
+    "source, value",
+    [
+        ("from math import gcd\nclass Solution:\n  def f(self, a, b): return 7\nf = gcd", "7"),
+        ("from math import gcd as f\nclass Solution:\n  def g(self, a, b): return 7", "4"),
+        ("from math import gcd as f\nclass Solution:\n  def __init__(self, x): pass", "4"),
+        ("def f(a, b): return 8\nclass Solution:\n  def f(self, a, b): return 7", "8"),
+        ("import functools\n@functools.cache\ndef f(a, b): return 8\nclass Solution:\n  f = None", "8"),
+    ],
+)
+def test_a_solutions_method_wins_over_an_imported_function(call_cases, source, value):
+    assert call_cases(source, ("[8, 12]", value))[0].passed
+
+
+@pytest.mark.parametrize(
+    "setup, source, value",
+    [
+        ("def g(x): return -x", "def g(x): return x\ndef f(x): return g(x)", "8"),
+        ("MOD = 5", "MOD = 7\ndef f(x): return x % MOD", "1"),
+        ("MOD = 5", "def f(x): return x % MOD", "3"),
+        ("def gcd(a, b): return -1", "from math import *\ndef f(x): return gcd(x, 4)", "4"),
+        ("def f(x): pass", "def f(x): return x", "8"),
+        ("from math import sqrt as f", "class Solution:\n  def f(self, x): return f(x * 2)", "4"),
+        ("from typing import List\nn = N()", "class N:\n  v = 8\ndef f(x: List[int]): return n.v", "8"),
+    ],
+)
+def test_setup_never_overwrites_the_programs_names(call_cases, setup, source, value):
+    assert call_cases(source, ("[8]", value), setup=setup)[0].passed
+
+
+def test_a_function_of_the_setups_is_not_the_programs(call_cases):
+    (case,) = call_cases("pass", ("[4]", "2"), setup="from math import sqrt as f")
+    assert case.status is Status.NORESULT
+
+
 def test_call_form_may_print_and_mutate(call_cases):
     source = "print('x' * 10)\ndef f(x):\n  print(x)\n  x.append(1)\n  return x"
     assert call_cases(source, ("[[]]", "[1]"))[0].passed
@@ -157,6 +192,20 @@ def test_setup_may_need_the_program_and_the_program_setup(assertion_cases):
     assert assertion_cases(
         "def f(x: List[int]): return x", "assert f([]) == []", setup="from typing import List"
     )[0].passed
+
+
+def test_values_of_setup_are_the_tests_whatever_the_program_calls_so(assertion_cases):
+    program = "class Node:\n  def __init__(s, v): s.v = v\nroot = Node(8)\ndef f(n): return n.v"
+    assert assertion_cases(program, "assert f(root) == 3", setup="root = Node(3)")[0].passed
+
+
+def test_equality_is_pythons(assertion_cases):
+    source = "def f(x): return [{True: 1}, 1 + 0j, {1e20}, {(1, 10**20)}, 4e-7, 0.1 + 0.2][x]"
+    right = ["{1: 1}", "1", "{100000000000000000000}", "{(True, 1e20)}", "4e-7", "0.30000000000000004"]
+    wrong = ["{1: 2}", "1j", "{100000000000000000001}", "{(0, 1e20)}", "0", "0.3"]
+    for values, passes in ((right, True), (wrong, False)):
+        tests = [f"assert f({i}) == {value}" for i, value in enumerate(values)]
+        assert [case.passed for case in assertion_cases(source, *tests, entry_point="f")] == [passes] * 6
 
 
 @pytest.mark.parametrize("keep", [True, False])

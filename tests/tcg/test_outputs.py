@@ -85,6 +85,9 @@ def test_setup_serves_the_program_and_may_use_it(ask):
     setup = Problem("setup", "q", "call", entry_point="f", setup="import math\nBASE = f(2)")
     assert ask(setup, "def f(x): return math.floor(x)", "[2.5]") == ["2"]
     assert ask(setup, "K = math.floor(3.5)\ndef f(x): return K", "[0]") == ["3"]
+    assert ask(setup, "BASE = 7\ndef f(x): return BASE", "[0]") == ["7"]
+    solution = "from math import floor as f\nclass Solution:\n  def f(self, x): return -1"
+    assert ask(setup, solution, "[2.5]") == ["-1"]
 
 
 def test_a_prelude_runs_before_the_program(ask):

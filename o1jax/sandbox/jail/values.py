@@ -11,8 +11,9 @@ MAX_NODES = 1 << 22  # the CPU and memory limits come first, but for values that
 SMALL_INT = 1 << 60
 # Types are told by identity: a candidate's metaclass may say that it equals any other.
 PLAIN = frozenset(map(id, (type(None), bool, str, float)))
-# Exact standard-library dictionaries count as the dict they compare equal to.
-DICTS = frozenset(map(id, (dict, collections.Counter, collections.defaultdict, collections.OrderedDict)))
+# A defaultdict is the dict it compares equal to: its function cannot travel.
+DICTS = {"d": dict, "n": collections.Counter, "o": collections.OrderedDict}
+DICT_TAGS = {id(kind): tag for tag, kind in DICTS.items()} | {id(collections.defaultdict): "d"}
 KINDS = {"t": tuple, "s": set, "f": frozenset}
 TAGS = {id(kind): tag for tag, kind in KINDS.items()}
 
@@ -22,9 +23,9 @@ class BadValue(TypeError):
 
 
 def encode(value):
-    """`value` as JSON-able data: lists stay lists, {"t"|"s"|"f": items}, {"d": pairs}, {"i": hex},
-    {"b": hex} and {"c": [re, im]} stand for tuple, set, frozenset, dict, large int, bytes and
-    complex. Raises BadValue beyond the caps on depth (150) and count (4,194,304)."""
+    """`value` as JSON-able data: lists stay lists, {"t"|"s"|"f": items}, {"d"|"n"|"o": pairs},
+    {"i": hex}, {"b": hex} and {"c": [re, im]} stand for tuple, set, frozenset, dict, Counter, OrderedDict,
+    large int, bytes and complex. Raises BadValue beyond the caps on depth (150) and count (4,194,304)."""
     return _encode(value, 0, [MAX_NODES])
 
 
@@ -41,9 +42,13 @@ def _encode(value, depth, left):
         return [_encode(item, depth + 1, left) for item in value]
     if id(kind) in TAGS:
         return {TAGS[id(kind)]: [_encode(item, depth + 1, left) for item in value]}
-    if id(kind) in DICTS:
+    if id(kind) in DICT_TAGS:
         pairs = dict.items(value)
-        return {"d": [[_encode(k, depth + 1, left), _encode(v, depth + 1, left)] for k, v in pairs]}
+        return {
+            DICT_TAGS[id(kind)]: [
+                [_encode(k, depth + 1, left), _encode(v, depth + 1, left)] for k, v in pairs
+            ]
+        }
     if kind is bytes or kind is bytearray:
         return {"b": bytes(value).hex()}
     if kind is complex:
@@ -66,8 +71,8 @@ def _decode(data):
     if type(data) is list:
         return [_decode(item) for item in data]
     ((tag, content),) = data.items() if type(data) is dict else {"": 0}.items()
-    if tag == "d":
-        return {_decode(key): _decode(value) for key, value in content}
+    if tag in DICTS:
+        return DICTS[tag]({_decode(key): _decode(value) for key, value in content})
     if tag == "i":
         return int(content, 16)
     if tag == "b":
