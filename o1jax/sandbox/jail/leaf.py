@@ -7,20 +7,29 @@ harness can only change what it answers, and the expected answers are not here.
 
 import atexit
 import builtins
+import contextlib
 import fcntl
 import gc
+import io
+import itertools
+import operator
 import os
 import resource
 import signal
 import sys
 import threading
 import types
+import weakref
 
 import kernel
 import seccomp
 
 STACK_BYTES = 100 << 20  # deep recursion in C; the address space stays capped
 MAX_FILES = 64
+STDOUT = sys.stdout  # the interpreter's own
+# Types that have a finalizer, which writes nothing.
+ONLY_READ = frozenset(map(id, (io.BytesIO, io.StringIO, io.BufferedReader, io.FileIO)))
+HAVE_GC = 1 << 14  # among a type's flags
 
 
 def prepare():
@@ -74,58 +83,103 @@ def new_module(name):
 
 def run_stdin(prelude, code):
     """Runs a program as `python program.py` does, in the __main__ that there is, and never returns."""
-    status = 0
     try:
-        exec(prelude, vars(sys.modules["__main__"]))  # noqa: S102
-        exec(code, vars(sys.modules["__main__"]))  # noqa: S102 - the jail is what this file is for
+        run_program(prelude, code)
+        status = 0
     except SystemExit as stop:
         status = exit_status(stop.code)
     except BaseException as error:  # noqa: BLE001 - untrusted code raises anything
-        status = 1
-        report(error)
-    os._exit(finish(status))
+        status = report(error)
+    leave(status)
+
+
+def run_program(prelude, code):
+    namespace = vars(sys.modules["__main__"])
+    try:
+        exec(prelude, namespace)  # noqa: S102
+        exec(code, namespace)  # noqa: S102 - the jail is what this file is for
+    finally:  # as Python does at once, whatever comes then
+        for name in ("stderr", "stdout"):
+            with contextlib.suppress(BaseException):  # its stream may be missing, broken or the program's own
+                vars(sys)[name].flush()
 
 
 def exit_status(code):
-    if code is None or isinstance(code, int):
-        return int(code or 0) & 0xFF
+    """The status that Python makes of a SystemExit's code."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 0xFF  # -1 stands for what is no long of C
     print(code, file=sys.stderr)
     return 1
 
 
 def report(error):
+    """Does what Python does with an exception that nobody caught. Returns the exit status."""
     try:
-        sys.__excepthook__(type(error), error.with_traceback(None), None)
+        hook = sys.excepthook
+        trace = None if hook is sys.__excepthook__ else error.__traceback__.tb_next.tb_next  # without this file's
+        hook(type(error), error.with_traceback(trace), trace)
+    except SystemExit as stop:
+        return exit_status(stop.code)
     except BaseException:  # noqa: BLE001 - an exception's own __str__ is untrusted
         os.write(2, b"exception that cannot be printed\n")
+    return 1
 
 
-def finish(status):
-    """What Python does at exit: joins threads, runs atexit, flushes, drops the program's objects. Returns
-    the exit status."""
+def leave(status):
+    """Ends the process as Python ends: joins threads, runs atexit, flushes, drops every object.
+
+    Dropping them touches all of the interpreter's memory, which costs many times what else an execution
+    costs. So it is done only where something that the program made may act then.
+    """
     try:
         if len(threading._active) > 1 or threading._limbo or threading._threading_atexits:
             threading._shutdown()
         atexit._run_exitfuncs()
-        flush()
-        if defines_classes():
-            sys.modules.pop("__main__", None)
-            gc.collect()  # objects that write when they die do so now
-            flush()
-    except BaseException as error:  # noqa: BLE001 - untrusted streams and callbacks
-        report(error)
-        return status or 120
-    return status
+        if not may_act():
+            sys.stdout.flush()
+            kernel.LIBC.fflush(None)  # what C code has printed
+            os._exit(status)
+    except BaseException:  # noqa: BLE001, S110 - untrusted; Python's own end meets the same and reports it
+        pass
+    gc.unfreeze()  # the collector takes nothing that is frozen, and nothing that hangs on it
+    kernel.LIBC.Py_Exit(status)
 
 
-def flush():
-    for stream in (sys.stdout, sys.__stdout__):
-        if stream is not None and not getattr(stream, "closed", False):
-            stream.flush()
+def may_act():
+    """Whether anything of the program's may act while Python drops all objects."""
+    if len(threading._active) > 1 or gc.callbacks or sys.gettrace() or sys.getprofile():
+        return True
+    if sys.stdout is not STDOUT or sys.stderr is not sys.__stderr__ or vars(STDOUT) != {"mode": "w"}:
+        return True
+    objects = gc.get_objects()  # those that are not frozen: the program's
+    # There may be millions, so no loop in Python goes over them; types are told by identity, for a program's
+    # metaclass may say that its class equals any other.
+    kinds = dict(zip(map(id, map(type, objects)), map(type, objects), strict=True))
+    return any(of_kind_may_act(kind, objects) for kind in kinds.values())
 
 
-def defines_classes():
-    return any(
-        isinstance(value, type) and value.__module__ == "__main__"
-        for value in list(vars(sys.modules["__main__"]).values())
-    )
+def of_kind_may_act(kind, objects):
+    """Whether one of the `objects` whose type is `kind` may act when it is dropped."""
+    found = itertools.compress(objects, map(operator.is_, map(type, objects), itertools.repeat(kind)))
+    if kind is types.GeneratorType:
+        return any(map(operator.attrgetter("gi_suspended"), found))
+    if kind is io.TextIOWrapper:
+        return any(id(type(stream.buffer)) not in ONLY_READ for stream in found)
+    if issubclass(kind, weakref.ReferenceType):  # what is written in C, as abc's own, prints nothing
+        return any(type(reference.__callback__) not in (type(None), type(len)) for reference in found)
+    if issubclass(kind, type) and any(map(instances_hide, found)):
+        return True
+    return finalizes(kind) and id(kind) not in ONLY_READ
+
+
+def instances_hide(cls):
+    """Whether a class's instances finalize, and the collector, which knows objects that refer to others,
+    does not know them."""
+    return finalizes(cls) and not type.__getattribute__(cls, "__flags__") & HAVE_GC
+
+
+def finalizes(cls):
+    bases = type.__getattribute__(cls, "__mro__")
+    return any("__del__" in type.__getattribute__(base, "__dict__") for base in bases)
