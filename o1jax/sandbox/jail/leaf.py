@@ -7,8 +7,10 @@ harness can only change what it answers, and the expected answers are not here.
 
 import atexit
 import builtins
-import contextlib
+import collections
+import ctypes
 import fcntl
+import functools
 import gc
 import io
 import itertools
@@ -23,12 +25,26 @@ import weakref
 
 import kernel
 import seccomp
+import stand_ins
 
 STACK_BYTES = 100 << 20  # deep recursion in C; the address space stays capped
 MAX_FILES = 64
 STDOUT = sys.stdout  # the interpreter's own
-# Types that have a finalizer, which writes nothing.
-ONLY_READ = frozenset(map(id, (io.BytesIO, io.StringIO, io.BufferedReader, io.FileIO)))
+# The types of most objects, which do no more when they are dropped than drop what they refer to.
+IDLE = frozenset(
+    map(
+        id,
+        (
+            list, dict, tuple, set, frozenset, map, filter, zip, enumerate, reversed, property, slice,
+            collections.deque, collections.defaultdict, collections.OrderedDict, functools.partial,
+            types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.CellType, types.ModuleType,
+            types.FrameType, types.TracebackType, types.MappingProxyType, types.GetSetDescriptorType,
+            types.MemberDescriptorType, type(iter([])), type(iter(())), type(iter({})),
+            io.BytesIO, io.StringIO, io.BufferedReader, io.FileIO,
+        ),
+    )
+)  # fmt: skip
+C_FUNCTIONS = type(ctypes._CFuncPtr)  # what they print waits in buffers of C's
 HAVE_GC = 1 << 14  # among a type's flags
 
 
@@ -39,6 +55,7 @@ def prepare():
     most = resource.getrlimit(resource.RLIMIT_STACK)[1]  # stays: programs raise their own limit, up to it
     stack = STACK_BYTES if most == resource.RLIM_INFINITY else min(STACK_BYTES, most)
     resource.setrlimit(resource.RLIMIT_STACK, (stack, most))
+    stand_ins.install()
 
 
 def become(job, parent, n_files, cpu_s, file_bytes):
@@ -50,7 +67,8 @@ def become(job, parent, n_files, cpu_s, file_bytes):
         soft_cpu, limit = int(cpu_s) + 1, resource.setrlimit
         limit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
         limit(resource.RLIMIT_CPU, (soft_cpu, soft_cpu + 1))
-        limit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"]))
+        # The room above is for the stacks of threads, which claim many times what they use.
+        limit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"] + stand_ins.STACKS_BYTES))
         if job["max_threads"]:
             limit(resource.RLIMIT_NPROC, (job["max_threads"], job["max_threads"]))
         if job["sealed"]:
@@ -74,8 +92,10 @@ def sealed_file(text):
 
 def new_module(name):
     """A fresh module in the candidate's name, with what `site` would have added to builtins."""
+    gc.freeze()  # what is not frozen from here on is the program's: may_act() looks at that
     module = sys.modules[name] = types.ModuleType(name)
     module.__dict__["__builtins__"] = builtins
+    module.__dict__["__file__"] = "/program.py"
     builtins.exit = builtins.quit = sys.exit
     sys.argv[:] = [name]
     return module.__dict__
@@ -99,9 +119,11 @@ def run_program(prelude, code):
         exec(prelude, namespace)  # noqa: S102
         exec(code, namespace)  # noqa: S102 - the jail is what this file is for
     finally:  # as Python does at once, whatever comes then
-        for name in ("stderr", "stdout"):
-            with contextlib.suppress(BaseException):  # its stream may be missing, broken or the program's own
-                vars(sys)[name].flush()
+        try:
+            sys.stderr.flush()
+            sys.stdout.flush()
+        except BaseException:  # noqa: BLE001 - missing, broken or the program's own
+            pass
 
 
 def exit_status(code):
@@ -118,7 +140,8 @@ def report(error):
     """Does what Python does with an exception that nobody caught. Returns the exit status."""
     try:
         hook = sys.excepthook
-        trace = None if hook is sys.__excepthook__ else error.__traceback__.tb_next.tb_next  # without this file's
+        # Without this file's frames; the usual hook's last line says enough.
+        trace = None if hook is sys.__excepthook__ else error.__traceback__.tb_next.tb_next
         hook(type(error), error.with_traceback(trace), trace)
     except SystemExit as stop:
         return exit_status(stop.code)
@@ -139,12 +162,15 @@ def leave(status):
         atexit._run_exitfuncs()
         if not may_act():
             sys.stdout.flush()
-            kernel.LIBC.fflush(None)  # what C code has printed
             os._exit(status)
-    except BaseException:  # noqa: BLE001, S110 - untrusted; Python's own end meets the same and reports it
+    except BaseException:  # noqa: BLE001 - untrusted; Python's own end meets the same and reports it
         pass
+    end, frame = kernel.LIBC.Py_Exit, sys._getframe()
     gc.unfreeze()  # the collector takes nothing that is frozen, and nothing that hangs on it
-    kernel.LIBC.Py_Exit(status)
+    while frame is not None:  # nor what these files hold, which would not be there
+        frame.f_globals.clear()
+        frame = frame.f_back
+    end(status)
 
 
 def may_act():
@@ -156,8 +182,10 @@ def may_act():
     objects = gc.get_objects()  # those that are not frozen: the program's
     # There may be millions, so no loop in Python goes over them; types are told by identity, for a program's
     # metaclass may say that its class equals any other.
+    if IDLE.issuperset(map(id, map(type, objects))):
+        return False
     kinds = dict(zip(map(id, map(type, objects)), map(type, objects), strict=True))
-    return any(of_kind_may_act(kind, objects) for kind in kinds.values())
+    return any(of_kind_may_act(kind, objects) for number, kind in kinds.items() if number not in IDLE)
 
 
 def of_kind_may_act(kind, objects):
@@ -166,12 +194,12 @@ def of_kind_may_act(kind, objects):
     if kind is types.GeneratorType:
         return any(map(operator.attrgetter("gi_suspended"), found))
     if kind is io.TextIOWrapper:
-        return any(id(type(stream.buffer)) not in ONLY_READ for stream in found)
+        return any(id(type(stream.buffer)) not in IDLE for stream in found)
     if issubclass(kind, weakref.ReferenceType):  # what is written in C, as abc's own, prints nothing
         return any(type(reference.__callback__) not in (type(None), type(len)) for reference in found)
-    if issubclass(kind, type) and any(map(instances_hide, found)):
+    if issubclass(kind, type) and (kind is C_FUNCTIONS or any(map(instances_hide, found))):
         return True
-    return finalizes(kind) and id(kind) not in ONLY_READ
+    return finalizes(kind) or type(kind) is C_FUNCTIONS
 
 
 def instances_hide(cls):

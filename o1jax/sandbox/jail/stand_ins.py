@@ -1,0 +1,205 @@
+"""What honest programs use and the jail's kernel refuses, done without it, in the program's own process.
+
+The standard streams' names, semaphores, asyncio's wake-up, large stacks of threads, much talk on standard
+error. Allows nothing: each stands on calls that every program may make, and is the program's to patch.
+"""
+
+import _io
+import _thread
+import builtins
+import errno
+import importlib.machinery
+import io
+import os
+import resource
+import sys
+import threading
+import types
+
+STREAMS = {
+    f"{directory}/{name}": number
+    for number, stream in enumerate(("stdin", "stdout", "stderr"))
+    for directory, name in (("/dev", stream), ("/dev/fd", number), ("/proc/self/fd", number))
+}
+ERRORS_TIMES = 64  # as often standard error may say what one file holds; then it is a flood
+STACKS_BYTES = 257 << 20  # of threads, beside the program's memory: one of 256 MiB, and its guard
+RECURSIVE = 0  # the kind of semaphore that its owner may take again
+
+
+def install():
+    """Puts everything in its place, once a program."""
+    names = Names(builtins.open, os.open)
+    builtins.open = io.open = names.open
+    os.open = names.os_open
+    threading.stack_size = _thread.stack_size = stack_size
+    errors = io.BufferedWriter(Errors(2, "w", closefd=False))
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(errors, "utf-8", "backslashreplace", line_buffering=True)
+    sys.stderr.mode = "w"
+    sys.modules["_multiprocessing"] = semaphores = types.ModuleType("_multiprocessing")
+    semaphores.SemLock, semaphores.sem_unlink = SemLock, len
+    sys.meta_path.insert(0, Finder())
+
+
+class Names:
+    """open() and os.open(): the names of the standard streams mean a duplicate of the descriptor. What is
+    put in their place are methods of this: kept in a class, they do not bind to its instances either."""
+
+    def __init__(self, plain, plain_os):
+        self._plain, self._plain_os = plain, plain_os
+
+    def open(
+        self,
+        file,
+        mode="r",
+        buffering=-1,
+        encoding=None,
+        errors=None,
+        newline=None,
+        closefd=True,
+        opener=None,
+    ):
+        if type(file) is not int and opener is None and os.fspath(file) in STREAMS:
+            opener = duplicate
+        return self._plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
+
+    def os_open(self, path, flags, mode=0o777, *, dir_fd=None):
+        if path in STREAMS:
+            return duplicate(path, flags)
+        return self._plain_os(path, flags, mode, dir_fd=dir_fd)
+
+
+def duplicate(path, flags):
+    return os.dup(STREAMS[os.fspath(path)])
+
+
+class Errors(_io.FileIO):
+    """Standard error, of which the last counts: where the file is full, it begins anew."""
+
+    left = ERRORS_TIMES
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EFBIG or self.left == 0:
+                raise
+        self.left -= 1
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, os.SEEK_SET)
+        return super().write(data)
+
+
+def stack_size(size=0):
+    """threading.stack_size: the address space grows by a stack, as far as leaf.become left room."""
+    before = STACK_SIZE(size)
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if most != resource.RLIM_INFINITY:
+        room = min(size + (1 << 20), STACKS_BYTES) if size else 0
+        resource.setrlimit(resource.RLIMIT_AS, (most - STACKS_BYTES + room, most))
+    return before
+
+
+STACK_SIZE = _thread.stack_size
+
+
+class SemLock:
+    """A semaphore of multiprocessing, which needs a file in shared memory: here among threads, for there is
+    one process only."""
+
+    SEM_VALUE_MAX = (1 << 31) - 1
+    handle, name = 0, None
+
+    def __init__(self, kind, value, maxvalue, name, unlink):
+        self.kind, self.maxvalue = kind, maxvalue
+        self._changed = threading.Condition(threading.Lock())
+        self._value, self._owner, self._taken = value, 0, 0
+
+    def acquire(self, block=True, timeout=None):
+        own = threading.get_ident()
+        with self._changed:
+            if not (self.kind == RECURSIVE and self._is_mine()):
+                wait_s = None if timeout is None else max(0.0, timeout)
+                if not self._changed.wait_for(lambda: self._value > 0, wait_s if block else 0.0):
+                    return False
+                self._value -= 1
+            self._owner, self._taken = own, self._taken + 1
+        return True
+
+    def release(self):
+        with self._changed:
+            if self.kind == RECURSIVE and not self._is_mine():
+                raise AssertionError("attempt to release recursive lock not owned by thread")
+            if self.kind != RECURSIVE and self._value >= self.maxvalue:
+                raise ValueError("semaphore or lock released too many times")
+            self._taken -= 1
+            if self.kind != RECURSIVE or self._taken == 0:
+                self._value += 1
+                self._changed.notify()
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *raised):
+        self.release()
+
+    def _is_mine(self):
+        return self._taken > 0 and self._owner == threading.get_ident()
+
+    def _count(self):
+        return self._taken
+
+    def _get_value(self):
+        return self._value
+
+    def _is_zero(self):
+        return self._value == 0
+
+    def _after_fork(self):
+        pass
+
+
+class Finder:
+    """Imports asyncio's event loop and gives it another way to wake itself up."""
+
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "asyncio.selector_events":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        spec.loader = Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class Loader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        module.BaseSelectorEventLoop._make_self_pipe = make_self_pipe
+
+
+def make_self_pipe(loop):
+    """In the place of asyncio's own method, which makes a pair of sockets."""
+    loop._ssock, loop._csock = (End(file) for file in os.pipe())
+    loop._internal_fds += 1
+    loop._add_reader(loop._ssock.fileno(), loop._read_from_self)
+
+
+class End:
+    """An end of a pipe, with those of a socket's methods that asyncio uses."""
+
+    def __init__(self, file):
+        os.set_blocking(file, False)
+        self._file = file
+
+    def fileno(self):
+        return self._file
+
+    def recv(self, most):
+        return os.read(self._file, most)
+
+    def send(self, data):
+        return os.write(self._file, data)
+
+    def close(self):
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
