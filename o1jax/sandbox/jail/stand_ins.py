@@ -7,7 +7,6 @@ error. Allows nothing: each stands on calls that every program may make, and is 
 import _io
 import _thread
 import builtins
-import errno
 import importlib.machinery
 import io
 import os
@@ -78,14 +77,10 @@ class Errors(_io.FileIO):
     left = ERRORS_TIMES
 
     def write(self, data):
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno != errno.EFBIG or self.left == 0:
-                raise
-        self.left -= 1
-        os.ftruncate(2, 0)
-        os.lseek(2, 0, os.SEEK_SET)
+        if self.left and self.tell() + len(data) > resource.getrlimit(resource.RLIMIT_FSIZE)[0]:
+            self.left -= 1
+            self.truncate(0)
+            self.seek(0)
         return super().write(data)
 
 
