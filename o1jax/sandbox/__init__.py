@@ -27,5 +27,7 @@ only be called, with plain values, and return plain values: such a test sees no 
 cannot use the program's classes and methods, and cannot pass it a lambda or an object. Give `entry_point` in
 form `assertion` too: it says which calls are the program's.
 
-Programs have no network, no child processes and no sockets, hence no asyncio; threads are fine.
+What `python program.py` prints is what is judged, to the last object that writes when it dies. Programs have
+no network, no sockets, no child processes, no files to write and no packages but those that the judge allows;
+threads, asyncio, /dev/stdin and temporary files (in the program's own memory) are fine.
 """

@@ -110,6 +110,14 @@ MACHINERY = {
     "loop.run_until_complete(asyncio.sleep(0)); print(3)",
     "a stack of 256 MiB": "import threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(256 << 20)\n"
     "def f(n): return n and 1 + f(n - 1)\nthreading.Thread(target=lambda: print(f(50000))).start()",
+    "a temporary file": "import tempfile\nwith tempfile.TemporaryFile() as f:\n"
+    "  f.write(bytes(3 << 20)), f.seek(1 << 20), f.write(b'x'), f.seek(0)\n"
+    "  print(len(f.read()), f.truncate(5))",
+    "a temporary file with a name": "import tempfile\n"
+    "with tempfile.NamedTemporaryFile('w+', suffix='.x') as f:\n"
+    "  f.write('1\\n2\\n'), f.flush(); print(open(f.name).readlines(), f.name[-2:])\n"
+    "  with open(f.name, 'a') as g: g.write('3')\n  f.seek(0); print(f.read())\n"
+    "try: open(f.name)\nexcept OSError as e: print(type(e))",
     "2 MiB of errors": "print(3); sys.stderr.write('x' * (2 << 20))",
     "many lines of errors": "for i in range(60000): print('x' * 40, file=sys.stderr)\nprint(3)",
 }
@@ -144,3 +152,8 @@ def test_the_last_error_is_told_behind_many(stdin_case):
 def test_the_room_for_stacks_is_no_memory_of_the_programs(stdin_case):
     source = "import threading\nthreading.stack_size(64 << 20)\nx = bytearray(400 << 20)\nprint('ok')"
     assert stdin_case(source, limits=Limits(5.0, 60.0, memory_mb=256)).status is Status.MLE
+
+
+def test_temporary_files_are_memory_of_the_programs(stdin_case):
+    source = "import tempfile\nwith tempfile.TemporaryFile() as f:\n  while True: f.write(bytes(1 << 20))"
+    assert stdin_case(source, limits=Limits(5.0, 60.0, memory_mb=64)).status is Status.MLE

@@ -1,7 +1,8 @@
 """What honest programs use and the jail's kernel refuses, done without it, in the program's own process.
 
-The standard streams' names, semaphores, asyncio's wake-up, large stacks of threads, much talk on standard
-error. Allows nothing: each stands on calls that every program may make, and is the program's to patch.
+The standard streams' names, temporary files, semaphores, asyncio's wake-up, large stacks of threads, much
+talk on standard error. Allows nothing: all of it stands on calls that every program may make, and is the
+program's to patch.
 """
 
 import _io
@@ -27,25 +28,28 @@ RECURSIVE = 0  # the kind of semaphore that its owner may take again
 
 def install():
     """Puts everything in its place, once a program."""
-    names = Names(builtins.open, os.open)
-    builtins.open = io.open = names.open
-    os.open = names.os_open
+    files = Files()
+    builtins.open = io.open = files.open
+    os.open, os.unlink, os.remove = files.os_open, files.unlink, files.unlink
     threading.stack_size = _thread.stack_size = stack_size
     errors = io.BufferedWriter(Errors(2, "w", closefd=False))
     sys.stderr = sys.__stderr__ = io.TextIOWrapper(errors, "utf-8", "backslashreplace", line_buffering=True)
     sys.stderr.mode = "w"
     sys.modules["_multiprocessing"] = semaphores = types.ModuleType("_multiprocessing")
     semaphores.SemLock, semaphores.sem_unlink = SemLock, len
-    sys.meta_path.insert(0, Finder())
+    sys.meta_path.insert(0, Finder({"asyncio.selector_events": wake_by_pipe, "tempfile": files.take_over}))
 
 
-class Names:
-    """open() and os.open(): the names of the standard streams mean a duplicate of the descriptor. What is
-    put in their place are methods of this: kept in a class, they do not bind to its instances either."""
+class Files:
+    """Files by name: those of the standard streams mean a duplicate of the descriptor, those of temporary
+    files bytes of this process's. What is put in the place of open() and others are methods of this: as
+    attributes of a class they do not bind to its instances, like Python's own."""
 
-    def __init__(self, plain, plain_os):
-        self._plain, self._plain_os = plain, plain_os
+    def __init__(self):
+        self._plain, self._plain_os, self._plain_unlink = io.open, os.open, os.unlink
+        self._temporary = {}  # the contents by name
 
+    # As in Python's own, down to the names of arguments.
     def open(
         self,
         file,
@@ -57,8 +61,11 @@ class Names:
         closefd=True,
         opener=None,
     ):
-        if type(file) is not int and opener is None and os.fspath(file) in STREAMS:
-            opener = duplicate
+        if type(file) is not int and opener is None:
+            name = os.fspath(file)
+            if name in self._temporary:
+                return opened(self._temporary[name], name, mode, encoding, errors, newline)
+            opener = duplicate if name in STREAMS else None
         return self._plain(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
     def os_open(self, path, flags, mode=0o777, *, dir_fd=None):
@@ -66,9 +73,103 @@ class Names:
             return duplicate(path, flags)
         return self._plain_os(path, flags, mode, dir_fd=dir_fd)
 
+    def unlink(self, path, *, dir_fd=None):
+        if self._temporary.pop(path, None) is None:
+            self._plain_unlink(path, dir_fd=dir_fd)
+
+    def take_over(self, tempfile):
+        """Gives module tempfile other functions, with the arguments of its own."""
+
+        def unnamed(
+            mode="w+b",
+            buffering=-1,
+            encoding=None,
+            newline=None,
+            suffix=None,
+            prefix=None,
+            dir=None,
+            *,
+            errors=None,
+        ):
+            return opened(bytearray(), "", mode, encoding, errors, newline)
+
+        def named(
+            mode="w+b",
+            buffering=-1,
+            encoding=None,
+            newline=None,
+            suffix=None,
+            prefix=None,
+            dir=None,
+            delete=True,
+            *,
+            errors=None,
+            delete_on_close=True,
+        ):
+            stem = (prefix or "tmp") + str(len(self._temporary)) + "-" + next(tempfile._get_candidate_names())
+            name = os.path.join(dir or "/tmp", stem + (suffix or ""))
+            self._temporary[name] = bytearray()
+            file = opened(self._temporary[name], name, mode, encoding, errors, newline)
+            return tempfile._TemporaryFileWrapper(file, name, delete and delete_on_close)
+
+        tempfile.TemporaryFile, tempfile.NamedTemporaryFile = unnamed, named
+
 
 def duplicate(path, flags):
     return os.dup(STREAMS[os.fspath(path)])
+
+
+def opened(data, name, mode, encoding, errors, newline):
+    """A file whose content is the bytearray `data`."""
+    raw = Stored(data, mode)
+    raw.name = name
+    if raw.readable() and raw.writable():
+        file = io.BufferedRandom(raw)
+    else:
+        file = io.BufferedReader(raw) if raw.readable() else io.BufferedWriter(raw)
+    return file if "b" in mode else io.TextIOWrapper(file, encoding, errors, newline)
+
+
+class Stored(io.RawIOBase):
+    """A file in this process's memory, and under its limit."""
+
+    def __init__(self, data, mode):
+        self._data, self._at, self._mode = data, 0, mode
+        if "w" in mode:
+            data.clear()
+
+    def readable(self):
+        return "r" in self._mode or "+" in self._mode
+
+    def writable(self):
+        return self._mode.strip("rbt") != ""
+
+    def seekable(self):
+        return True
+
+    def readinto(self, buffer):
+        part = self._data[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def write(self, data):
+        if "a" in self._mode:
+            self._at = len(self._data)
+        self._data.extend(bytes(max(0, self._at - len(self._data))))
+        self._data[self._at : self._at + len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset, whence=0):
+        self._at = max(0, (0, self._at, len(self._data))[whence] + offset)
+        return self._at
+
+    def truncate(self, size=None):
+        size = self._at if size is None else size
+        del self._data[size:]
+        self._data.extend(bytes(size - len(self._data)))
+        return size
 
 
 class Errors(_io.FileIO):
@@ -154,21 +255,28 @@ class SemLock:
 
 
 class Finder:
-    """Imports asyncio's event loop and gives it another way to wake itself up."""
+    """Imports some modules of the standard library, and then changes them: {name: what to do}."""
 
-    @staticmethod
-    def find_spec(name, path, target=None):
-        if name != "asyncio.selector_events":
+    def __init__(self, changes):
+        self._changes = changes
+
+    def find_spec(self, name, path, target=None):
+        if name not in self._changes:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         spec.loader = Loader(spec.loader.name, spec.loader.path)
+        spec.loader.change = self._changes[name]
         return spec
 
 
 class Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module):
         super().exec_module(module)
-        module.BaseSelectorEventLoop._make_self_pipe = make_self_pipe
+        self.change(module)
+
+
+def wake_by_pipe(selector_events):
+    selector_events.BaseSelectorEventLoop._make_self_pipe = make_self_pipe
 
 
 def make_self_pipe(loop):
