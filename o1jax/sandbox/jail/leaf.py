@@ -45,6 +45,11 @@ IDLE = frozenset(
     )
 )  # fmt: skip
 C_FUNCTIONS = type(ctypes._CFuncPtr)  # what they print waits in buffers of C's
+COLLECTIONS_OWN = frozenset(
+    id(collection._remove.__code__)
+    for collection in (weakref.WeakSet(), weakref.WeakKeyDictionary(), weakref.WeakValueDictionary())
+)
+NO_HANDLERS = sum(byte >> 7 for byte in (_ for _ in ()).gi_code.co_exceptiontable)  # of a plain generator
 HAVE_GC = 1 << 14  # among a type's flags
 
 
@@ -55,7 +60,6 @@ def prepare():
     most = resource.getrlimit(resource.RLIMIT_STACK)[1]  # stays: programs raise their own limit, up to it
     stack = STACK_BYTES if most == resource.RLIM_INFINITY else min(STACK_BYTES, most)
     resource.setrlimit(resource.RLIMIT_STACK, (stack, most))
-    stand_ins.install()
 
 
 def become(job, parent, n_files, cpu_s, file_bytes):
@@ -192,14 +196,34 @@ def of_kind_may_act(kind, objects):
     """Whether one of the `objects` whose type is `kind` may act when it is dropped."""
     found = itertools.compress(objects, map(operator.is_, map(type, objects), itertools.repeat(kind)))
     if kind is types.GeneratorType:
-        return any(map(operator.attrgetter("gi_suspended"), found))
+        return any(
+            generator.gi_suspended and handlers(generator.gi_code) > NO_HANDLERS for generator in found
+        )
     if kind is io.TextIOWrapper:
         return any(id(type(stream.buffer)) not in IDLE for stream in found)
-    if issubclass(kind, weakref.ReferenceType):  # what is written in C, as abc's own, prints nothing
-        return any(type(reference.__callback__) not in (type(None), type(len)) for reference in found)
+    if issubclass(kind, weakref.ReferenceType):
+        return any(callback_may_act(reference.__callback__) for reference in found)
     if issubclass(kind, type) and (kind is C_FUNCTIONS or any(map(instances_hide, found))):
         return True
     return finalizes(kind) or type(kind) is C_FUNCTIONS
+
+
+def generator_may_act(generator):
+    """Whether it waits where something is to run when it is left, or for an iterator, which is closed too."""
+    waits = generator.gi_suspended
+    return waits and (handlers(generator.gi_code) > NO_HANDLERS or generator.gi_yieldfrom is not None)
+
+
+def handlers(code):
+    """How many stretches of code have something that runs where they are left by an exception."""
+    return sum(byte >> 7 for byte in code.co_exceptiontable)  # a bit marks the first byte of an entry
+
+
+def callback_may_act(callback):
+    """Not those of the standard library's weak collections, nor what is written in C, as abc's own."""
+    if type(callback) is types.FunctionType:
+        return id(callback.__code__) not in COLLECTIONS_OWN
+    return type(callback) not in (type(None), types.BuiltinFunctionType)
 
 
 def instances_hide(cls):

@@ -27,7 +27,7 @@ RECURSIVE = 0  # the kind of semaphore that its owner may take again
 
 
 def install():
-    """Puts everything in its place, once a program."""
+    """Puts everything in its place, once for all programs, before what is there is frozen."""
     files = Files()
     builtins.open = io.open = files.open
     os.open, os.unlink, os.remove = files.os_open, files.unlink, files.unlink
