@@ -43,8 +43,8 @@ ENDS = {
     "a suspended generator": "def g():\n  try: yield\n  finally: print(3)\nx = g(); next(x)",
     "a generator in a chain": "import itertools\ndef g():\n  try: yield 1\n  finally: print(3)\n"
     "x = itertools.chain(g(), [2]); next(x)",
-    "an iterator that a generator waits for": "class I:\n  def __iter__(s): return s\n  def __next__(s): return 1\n"
-    "  def close(s): print(3)\ndef g(): yield from I()\nx = g(); next(x)",
+    "an iterator that a generator waits for": "class I:\n  def __iter__(s): return s\n"
+    "  def __next__(s): return 1\n  def close(s): print(3)\ndef g(): yield from I()\nx = g(); next(x)",
     "a suspended coroutine": "class W:\n  def __await__(s): yield\nasync def f():\n  try: await W()\n"
     "  finally: print(3)\nx = f(); x.send(None)",
     "an open context": "import contextlib\n@contextlib.contextmanager\ndef c():\n  try: yield\n"

@@ -196,9 +196,7 @@ def of_kind_may_act(kind, objects):
     """Whether one of the `objects` whose type is `kind` may act when it is dropped."""
     found = itertools.compress(objects, map(operator.is_, map(type, objects), itertools.repeat(kind)))
     if kind is types.GeneratorType:
-        return any(
-            generator.gi_suspended and handlers(generator.gi_code) > NO_HANDLERS for generator in found
-        )
+        return any(map(generator_may_act, found))
     if kind is io.TextIOWrapper:
         return any(id(type(stream.buffer)) not in IDLE for stream in found)
     if issubclass(kind, weakref.ReferenceType):
