@@ -33,5 +33,7 @@ catches. Give `entry_point` in form `assertion` too: it says which calls are the
 Of a problem's setup a program under assertions gets imports, what is made of its own classes, what it is
 asked about, and what no test names. The rest (`WANT = 3`, a check function) stays with the checker.
 
-Programs have no network, no child processes and no sockets, hence no asyncio; threads are fine.
+What `python program.py` prints is what is judged, to the last object that writes when it dies. Programs have
+no network, no sockets, no child processes, no files to write and no packages but those that the judge allows;
+threads, asyncio, /dev/stdin and temporary files (in the program's own memory) are fine.
 """

@@ -5,6 +5,7 @@ T2: also a user of its own and a cgroup. What the kernel refuses is noted, not h
 too little is the supervisor's decision.
 """
 
+import importlib.machinery
 import os
 import resource
 import sys
@@ -17,12 +18,21 @@ import seccomp
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 READABLE = (
-    sysconfig.get_path("stdlib"),
-    os.path.join(sys.base_prefix, "lib"),
-    os.path.join(sys.base_exec_prefix, "lib"),
-    "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache",
-    "/etc/localtime", "/usr/share/zoneinfo", *DEVICES,
+    f"/lib/{os.uname().machine}-linux-gnu", f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib/gcc",
+    "/usr/lib/locale", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", *DEVICES,
 )  # fmt: skip
+STANDARD_LIBRARY = {
+    sysconfig.get_path("stdlib"),
+    sysconfig.get_path("platstdlib", vars={"platbase": sys.base_exec_prefix}),
+}
+OWN_NAMES = sys.stdlib_module_names | {"__pycache__", "lib-dynload", "test"}
+LIBRARIES = {
+    "/lib", "/lib64", "/usr/lib", "/usr/lib64", *(
+        os.path.join(prefix, name)
+        for prefix in (sys.base_prefix, sys.base_exec_prefix)
+        for name in ("lib", sys.platlibdir)
+    )
+}  # fmt: skip
 T1 = {*kernel.NAMESPACES, "root"}
 T2 = T1 | {"uid", "cgroup"}
 
@@ -53,7 +63,8 @@ class Isolation:
     def seal(self, uid, packages):
         """Everything else, in the only order that works. `uid` 0: this user stays; `packages`: more
         readable places. Raises OSError where even the least is refused."""
-        readable = (*READABLE, *packages)
+        keep_listings()
+        readable = [*READABLE, *standard_library(), *shared_libraries(), *packages]
         if "mount" in self.names:
             self.attempt("root", root.pivot, readable)
         os.chdir("/")
@@ -84,3 +95,44 @@ class Isolation:
             return "insecure"
         names = set(self.names)
         return "T2" if names >= T2 else "T1" if names >= T1 else "T0"
+
+
+def standard_library():
+    """The files and directories of the standard library: by their names, for installed packages, and data
+    with them, lie in the same directory."""
+    for home in STANDARD_LIBRARY:
+        for name in names_in(home):
+            if name.partition(".")[0] in OWN_NAMES or name.startswith("_sysconfig"):
+                yield os.path.join(home, name)
+
+
+def shared_libraries():
+    """Those that the standard library is linked to, one by one: Python's packages lie below the same
+    directories (site-packages, dist-packages), and whatever else was installed there."""
+    for home in LIBRARIES:
+        yield from (os.path.join(home, name) for name in names_in(home) if ".so" in name)
+
+
+def names_in(directory):
+    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+
+
+def keep_listings():
+    """Python finds modules by listings of directories, which it renews. The standard library's, which would
+    show what is installed below it, can be read no more: the listing stays. Those of others are empty."""
+    own = {
+        os.path.realpath(os.path.join(home, name))
+        for home in STANDARD_LIBRARY
+        for name in ("", "lib-dynload")
+    }
+    for path in sys.path:
+        importlib.machinery.PathFinder.find_spec("__main__", [path])  # makes the finder, with its listing
+        finder = sys.path_importer_cache[path]
+        if isinstance(finder, importlib.machinery.FileFinder):
+            finder._fill_cache = do_nothing
+            if os.path.realpath(path) not in own:
+                finder._path_cache = set()
+
+
+def do_nothing():
+    pass

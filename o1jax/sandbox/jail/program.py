@@ -118,7 +118,8 @@ def compiled(job):
     resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"], unlimited))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, unlimited))
     try:
-        return compile(job["source"], "<program>", "exec", dont_inherit=True), ""
+        source = job["source"].removeprefix("\ufeff")  # a text's mark of its encoding, which Python skips
+        return compile(source, "<program>", "exec", dont_inherit=True), ""
     except Exception as error:  # noqa: BLE001 - whatever untrusted source makes compile() raise
         return None, f"{type(error).__name__}: {error}"[:300]
     finally:

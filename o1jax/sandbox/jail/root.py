@@ -38,8 +38,11 @@ def pivot(paths):
 
 def outermost(paths):
     """The paths that exist, without those that lie under another."""
-    found = {os.path.normpath(path) for path in paths if os.path.exists(path)}
-    return sorted(p for p in found if not any(p.startswith(other + "/") for other in found))
+    found = []
+    for path in sorted({os.path.normpath(path) + "/" for path in paths if os.path.exists(path)}):
+        if not (found and path.startswith(found[-1])):  # what lies under a path follows it
+            found.append(path)
+    return [path.rstrip("/") for path in found]
 
 
 def _make_like(path, target):
