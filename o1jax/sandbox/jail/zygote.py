@@ -21,8 +21,8 @@ import seccomp
 
 sys.path.pop(0)
 WARM = (
-    "bisect collections copy datetime fractions functools heapq io itertools math operator random re string"
-    " typing"
+    "ast bisect collections copy datetime fractions functools heapq io itertools math operator random re"
+    " string typing"
 ).split()
 STATUS = struct.Struct("<i")
 
