@@ -22,8 +22,8 @@ import stand_ins
 
 sys.path.pop(0)
 WARM = (
-    "bisect collections copy datetime fractions functools heapq io itertools math operator random re string"
-    " typing"
+    "ast bisect collections copy datetime fractions functools heapq io itertools math operator random re"
+    " string typing"
 ).split()
 STATUS = struct.Struct("<i")
 
