@@ -169,7 +169,7 @@ def test_a_program_that_needs_the_setup_passes(assertion_cases, name):
 def test_what_tests_expect_is_in_no_payload():
     setup = "secret = 'secret'\nroot = Node(1)\nimport math"
     job = Job("def f(x): return x", (TestCase("y = f(root)\nassert y == secret"),), "assertion", "f", setup)
-    sent = payload(job, job.tests, sealed=True, max_threads=1)
+    sent = b"".join(payload(job, job.tests, sealed=True, max_threads=1))
     assert b"secret" not in sent and b"root = Node(1)" in sent and b"import math" in sent
     assert b"secret = 'secret'" in checks(job, job.tests)
 
@@ -201,7 +201,7 @@ def test_setup_goes_whole_to_programs_without_a_checker():
             "A = 1",
             grader=grader,
         )
-        assert b"A = 1" in payload(job, job.tests, sealed=True, max_threads=1)
+        assert b"A = 1" in b"".join(payload(job, job.tests, sealed=True, max_threads=1))
 
 
 @pytest.mark.parametrize("form", ["call", "assertion"])
