@@ -48,36 +48,56 @@ class Case:
 def _example(
     form: Form, question: str, source: str, *cases: tuple[str, str]
 ) -> tuple[Problem, tuple[Case, ...]]:
-    name = "overlap" if form == "call" else ""
+    name = re.match(r"def (\w+)", source)[1] if form == "call" else ""
     problem = Problem(id="example", question=question, form=form, entry_point=name, solutions=(source,))
     return problem, tuple(Case(TestCase(given, expected)) for given, expected in cases)
 
 
-# Written for this project: a problem with its program, and three cases of different kinds.
+# Written for this project: problems with their programs, and three cases of different kinds each.
+# Of functions two: only beside another does one show that a single argument, too, stands in a list.
+_LONGEST_RUN = _example(
+    "call",
+    "Write a function that gives the length of the longest run of equal characters in `text`.",
+    """\
+def longest_run(text):
+    best = run = 0
+    for i, letter in enumerate(text):
+        run = run + 1 if i and letter == text[i - 1] else 1
+        best = max(best, run)
+    return best""",
+    ("['aabbbc']", "3"),
+    ("['']", "0"),
+    ("['x']", "1"),
+)
 EXAMPLES = {
-    "call": _example(
-        "call",
-        "Write a function that gives the length of the longest suffix of `a` that is a prefix of `b`.",
-        """\
+    "call": (
+        _LONGEST_RUN,
+        _example(
+            "call",
+            "Write a function that gives the length of the longest suffix of `a` that is a prefix of `b`.",
+            """\
 def overlap(a, b):
     for n in range(min(len(a), len(b)), 0, -1):
         if a.endswith(b[:n]):
             return n
     return 0""",
-        ("['steam', 'amber']", "2"),
-        ("['cat', 'dog']", "0"),
-        ("['', 'x']", "0"),
+            ("['steam', 'amber']", "2"),
+            ("['cat', 'dog']", "0"),
+            ("['', 'x']", "0"),
+        ),
     ),
-    "stdin": _example(
-        "stdin",
-        "The first line holds `n`, the second `n` integers. Print how many are larger than the one before.",
-        """\
+    "stdin": (
+        _example(
+            "stdin",
+            "The first line holds `n`, the second `n` integers. Print how many exceed the one before.",
+            """\
 n = int(input())
 values = list(map(int, input().split()))
 print(sum(b > a for a, b in zip(values, values[1:])))""",
-        ("5\n1 3 2 4 4", "2"),
-        ("1\n7", "0"),
-        ("4\n-2 -1 0 1", "3"),
+            ("5\n1 3 2 4 4", "2"),
+            ("1\n7", "0"),
+            ("4\n-2 -1 0 1", "3"),
+        ),
     ),
 }
 
@@ -99,7 +119,7 @@ def messages(
     few_shot: bool = False,
 ) -> tuple[Message, ...]:
     """The conversation that asks for cases; `source` is a program for the problem, None the form that
-    knows the question only. Style nano: question, program and a marker. `few_shot` puts a worked example
+    knows the question only. Style nano: question, program and a marker. `few_shot` puts worked examples
     before it, in the plain form: a model that was not trained for it does not keep to the form without."""
     if few_shot and (traced or style == "nano"):
         raise InputError(
@@ -109,9 +129,9 @@ def messages(
     problem = without_tests(problem)  # that end an MBPP question, and may be the hidden ones
     turns: tuple[Message, ...] = ()
     if few_shot:
-        example, cases = EXAMPLES["stdin" if problem.form == "stdin" else "call"]
-        turns = messages(example, source and example.solutions[0])
-        turns = (*turns, {"role": "assistant", "content": render_answer(cases)})
+        for example, cases in EXAMPLES["stdin" if problem.form == "stdin" else "call"]:
+            asking = messages(example, source and example.solutions[0])
+            turns = (*turns, *asking, {"role": "assistant", "content": render_answer(cases)})
     if style == "nano":
         parts = [problem.question, *([source.strip()] if source else []), NANO_MARKER[traced]]
         return ({"role": "user", "content": "\n".join(parts)},)

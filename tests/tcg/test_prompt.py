@@ -117,22 +117,24 @@ def test_a_literal_that_python_warns_of_is_dropped_in_silence():
 
 
 @pytest.mark.parametrize("form", ["call", "stdin"])
-def test_the_worked_example_is_true_and_in_the_form_that_is_asked_for(form):
-    problem, cases = prompt.EXAMPLES[form]
+def test_worked_examples_are_true_and_in_the_form_that_is_asked_for(form):
+    *_, (problem, _) = examples = prompt.EXAMPLES[form]
     asked = dataclasses.replace(problem, id="p", question="Another.")
     for source in (problem.solutions[0], None):
         *example, asking = prompt.messages(asked, source, few_shot=True)
         assert (asking,) == prompt.messages(asked, source)
-        assert [turn["role"] for turn in example] == ["user", "assistant"]
-        assert (problem.solutions[0] in example[0]["content"]) == (source is not None)
-        parsed = parse_answer(example[1]["content"], form)
-        assert len(parsed.cases) == prompt.CASES and parsed.dropped == ()
+        assert [turn["role"] for turn in example] == ["user", "assistant"] * len(examples)
+        assert (problem.solutions[0] in example[-2]["content"]) == (source is not None)
+        for turn in example[1::2]:
+            parsed = parse_answer(turn["content"], form)
+            assert len(parsed.cases) == prompt.CASES and parsed.dropped == ()
 
-    async def verdict():
+    async def passed():
         async with ForkJudge(slots=1) as judge:
-            tests = [case.test for case in cases]
-            return await judge.judge(job_of(problem, problem.solutions[0], tests, Limits()))
+            for one, cases in examples:
+                job = job_of(one, one.solutions[0], [case.test for case in cases], Limits())
+                assert (await judge.judge(job)).passed
 
-    assert asyncio.run(verdict()).passed
+    asyncio.run(passed())
     with pytest.raises(InputError, match="write.few_shot: saw it with traced True"):
         prompt.messages(asked, None, traced=True, few_shot=True)
