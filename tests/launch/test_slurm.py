@@ -1,5 +1,5 @@
-"""Two ranks under a real Slurm (virtual_slurm.py), from the file that launch/pods.py makes: started by sbatch,
-trained as one program by --coordinator=auto, ended by Slurm's own signal, requeued and gone on with."""
+"""Two ranks under a real Slurm (virtual_slurm.py), from the file that launch/pods.py makes: started by
+sbatch, trained as one program by --coordinator=auto, ended by Slurm's signal, requeued, gone on with."""
 
 import pathlib
 import subprocess
@@ -57,7 +57,7 @@ def state(slurm, job: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def ended(slurm, job: str, directory: pathlib.Path, seconds: float) -> str:
+def ended(slurm, job: str, directory: pathlib.Path, seconds: float, as_state: str = "COMPLETED") -> str:
     """Waits for the end of a job, requeued or not; its log."""
     end = time.monotonic() + seconds
     while (now := state(slurm, job)).get("JobState") not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"):
@@ -65,9 +65,9 @@ def ended(slurm, job: str, directory: pathlib.Path, seconds: float) -> str:
         if now.get("Reason") == "BeginTime":  # Slurm lets a requeued job wait for two minutes
             said(["scontrol", "update", f"JobId={job}", "StartTime=now"], slurm)
         time.sleep(0.5)
-    (log,) = (directory / "logs").iterdir()
+    (log,) = (directory / "logs").glob("*.log")
     text = log.read_text(encoding="utf-8")
-    assert now["JobState"] == "COMPLETED", text
+    assert now["JobState"] == as_state, text
     return text
 
 
@@ -78,6 +78,7 @@ def test_two_ranks_train_one_model_from_sbatch(slurm, tmp_path):
         "inputs.found_0": tmp_path / "trees_0",
         "inputs.references": "",
         "policy_sft.train_tokens": 2000,
+        "policy_sft.train.model": "",
         "policy_sft.train.row_length": 256,
         "policy_sft.train.rows_per_batch": 4,
     }
@@ -116,3 +117,10 @@ def test_a_killed_rank_ends_the_other_and_the_job_begins_anew(slurm, tmp_path):
     said(["kill", "-KILL", mine[0]], slurm)
     log = ended(slurm, job, tmp_path, 60)
     assert "requeued" in log and "try 2" in log, log
+
+
+def test_wrong_flags_do_not_begin_anew_for_ever(slurm, tmp_path):
+    wrong = {"command": "launch/policy_sft.py --config.sed=1", "workdir": str(tmp_path / "sft")}
+    job = submitted(slurm, tmp_path, **wrong)
+    log = ended(slurm, job, tmp_path, 120, as_state="FAILED")
+    assert "config.sed" in log and "try 3" in log and "try 4" not in log, log
