@@ -192,6 +192,8 @@ def check_target(target: str, settings: dict[str, Any], hardware: dict[str, Any]
         "of one host (v5e:2x4, v6e:2x4, v5p:2x2x1) and nodes; or target jobset, whose hosts share a slice",
         "tpu_vm": (not hardware["runtime"] and f"no TPU VM has {settings['hardware']}")
         or (volume == "pvc" and "claims are Kubernetes's: volume=nfs:<server>:<path> or gs://<bucket>"),
+        "ray": kind == "tpu"
+        and "Ray would number a slice's hosts in another order than JAX: hardware=h100:8",
         "xpk": kind == "cpu" and "xpk has TPUs and GPUs here",
         "skypilot": (volume != "gs" and "SkyPilot mounts buckets: volume=gs://<bucket>")
         or (settings["slices"] > 1 and "SkyPilot has one slice"),
@@ -221,6 +223,7 @@ def values_of(target: str, settings: dict[str, Any]) -> dict[str, Any]:
         "slices": slices,
         "words": words,
         "command_shell": shlex.join(words),
+        "pyxis_image": re.sub(r"^([^/]+\.[^/]+)/", r"\1#", settings["image"]),  # it wants registry#image
         "docker_env": shlex.join(f"--env={variable}" for variable in env),
         "xpk_count": count,
         "xpk_command": f"python {shlex.join(words)} {ranks}",

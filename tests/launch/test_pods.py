@@ -36,6 +36,7 @@ REFUSED = [  # (target, settings, a part of what is said)
     ("search", {"hardware": "v5p:2x2x4"}, "a slice of one host"),
     ("tpu_vm", {"hardware": "h100:8"}, "no TPU VM has h100:8"),
     ("tpu_vm", {"hardware": "v5p:2x2x2", "volume": "pvc:a"}, "claims are Kubernetes's"),
+    ("ray", {"hardware": "v6e:4x4"}, "another order than JAX"),
     ("xpk", {"hardware": "cpu:8"}, "xpk has TPUs and GPUs here"),
     ("skypilot", {}, "SkyPilot mounts buckets"),
     ("skypilot", {"hardware": "v6e:4x4", "slices": 2, "volume": "gs://b"}, "SkyPilot has one slice"),
@@ -139,6 +140,13 @@ def test_a_search_begins_from_the_names_of_its_pods(files):
     assert {"name": "O1JAX_COORDINATOR", "value": "search-0.search:8476"} in container["env"]
 
 
+def test_a_container_is_named_as_pyxis_wants_it(files):
+    text = files["slurm-h200:8"][1]
+    assert (
+        "--container-image='us-docker.pkg.dev#my-project/o1jax/o1jax:latest'" in text and "\ncd " not in text
+    )
+
+
 def test_slices_put_data_across_them(files):
     container, _, _ = containers(files["jobset-v6e:4x4"][1])
     env = {variable["name"]: variable.get("value") for variable in container["env"]}
@@ -154,7 +162,8 @@ for worker in 0 1; do WORKER=$worker bash -c "${last#--command=}"; done
 """,
     "sudo": '#!/bin/bash\nexec "$@"\n',
     "curl": '#!/bin/bash\nprintf %s "$WORKER"\n',
-    "docker": '#!/bin/bash\nprintf "%q " docker "$@" >> "$NOTED"\necho >> "$NOTED"\n',
+    # one write a line: the slices write at once
+    "docker": """#!/bin/bash\nprintf '%s\\n' "$(printf '%q ' docker "$@")" >> "$NOTED"\n""",
 }
 
 
