@@ -6,9 +6,10 @@ siblings, so every leaf of it counts once (D8), dead ones with value 0. Samples 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from o1jax.parallel.seeds import drawn
 from o1jax.prompts import pseudocode
@@ -19,28 +20,30 @@ from o1jax.search.tree import children_of, passing_leaves, path_ids, path_to
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """What the distinct leaves at or below a node say of it; without one, soft and hard mean nothing."""
+    """What the distinct leaves at or below a node say of it; without one, only n_leaves means something."""
 
-    soft: float  # their mean terminal value
-    hard: float  # 1 if one of them passes everything, else 0
+    soft: float  # the share of them that passes everything
+    hard: float  # 1 if one of them does, else 0
     n_leaves: int  # how many there are
+    mean_value: float  # their mean terminal value, as search backs values up
 
 
 def label_nodes(tree: Tree) -> list[Label]:
     """The label of every node, in index order."""
-    totals, passes = [0.0] * len(tree.nodes), [0.0] * len(tree.nodes)
-    counts = [0] * len(tree.nodes)
+    totals, passes, counts = ([0.0] * len(tree.nodes) for _ in range(3))
     for node in reversed(tree.nodes):  # a parent precedes its children
         # Not value_sum / visits: UCT returns to what is good, so its mean says where search went (D8).
         if node.value is not None:
-            totals[node.index], counts[node.index] = node.value, 1
-            passes[node.index] = float(node.passed)
+            totals[node.index], passes[node.index], counts[node.index] = node.value, float(node.passed), 1.0
         if node.parent >= 0:
-            totals[node.parent] += totals[node.index]
-            counts[node.parent] += counts[node.index]
-            passes[node.parent] = max(passes[node.parent], passes[node.index])
-    rows = zip(totals, passes, counts, strict=True)
-    return [Label(total / n if n else 0.0, hard, n) for total, hard, n in rows]
+            for sums in (totals, passes, counts):
+                sums[node.parent] += sums[node.index]
+    # The soft label leaves out what a terminal value gives for compiling alone: nearly every leaf has that,
+    # so a mean of values says most of all that programs compile.
+    return [
+        Label(passed / n, float(passed > 0), int(n), total / n) if n else Label(0.0, 0.0, 0, 0.0)
+        for total, passed, n in zip(totals, passes, counts, strict=True)
+    ]
 
 
 def passing_samples(tree: Tree, *, ends: tuple[int, ...]) -> list[SftSample]:
@@ -70,11 +73,19 @@ def step_labels(tree: Tree, *, ends: tuple[int, ...]) -> list[StepLabel]:
     # A malformed step is no step to score: the scorer is asked about well-formed ones only.
     labelled = [node for node in tree.nodes[1:] if labels[node.index].n_leaves and not node.error]
     inner = {node.parent for node in labelled}
-    return [_step_label(tree, node, labels, ends) for node in labelled if node.index not in inner]
+    paths = [path_to(tree.nodes, node.index) for node in labelled if node.index not in inner]
+    n_paths = collections.Counter(node.index for path in paths for node in path)
+    return [_step_label(tree, path, labels, n_paths, ends) for path in paths]
 
 
-def _step_label(tree: Tree, leaf: Node, labels: Sequence[Label], ends: tuple[int, ...]) -> StepLabel:
-    path = path_to(tree.nodes, leaf.index)
+def _step_label(
+    tree: Tree,
+    path: Sequence[Node],
+    labels: Sequence[Label],
+    n_paths: Mapping[int, int],
+    ends: tuple[int, ...],
+) -> StepLabel:
+    leaf = path[-1]
     # A step is scored at the token that completes its `<Step_End>`; a final end-of-sequence token is left
     # out, for only simulated programs have one.
     lengths = [len(without_eos(node.token_ids, ends)) for node in path]
@@ -87,6 +98,7 @@ def _step_label(tree: Tree, leaf: Node, labels: Sequence[Label], ends: tuple[int
         soft=tuple(labels[node.index].soft for node in path),
         hard=tuple(labels[node.index].hard for node in path),
         n_leaves=tuple(labels[node.index].n_leaves for node in path),
+        n_paths=tuple(n_paths[node.index] for node in path),
     )
 
 
