@@ -63,7 +63,7 @@ def calibrated(logits: np.ndarray, numbers: np.ndarray, calibration: Calibration
     """Scores, float64: sigmoid(a * logit + b) with the (a, b) of each step's number, counted from 1; steps
     after the last number have the last one's. Without any, the sigmoid alone (Platt 1999, by depth)."""
     logits = np.asarray(logits, np.float64)  # in float32 a logit of 17 is a score of 1
-    if calibration:
+    if len(calibration):
         ab_K2 = np.asarray(calibration, np.float64)
         scale, shift = ab_K2[np.minimum(numbers, len(ab_K2)) - 1].T
         logits = scale * logits + shift
