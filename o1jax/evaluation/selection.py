@@ -120,7 +120,7 @@ async def _choose_all(
         open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
     ):
         choices = await run_in_order(
-            lambda item: _choose(workers, scorer, settings, *item, seed),
+            lambda item: _choose(workers, settings, *item, seed, scorer),
             list(zip(problems, written, strict=True)),
             settings.concurrency,
             ended=ProgressLine("choose", len(problems)).count,
@@ -130,11 +130,11 @@ async def _choose_all(
 
 async def _choose(
     workers: Workers,
-    scorer: StepScorer | None,
     settings: Settings,
     problem: Problem,
     written: Written,
     seed: int,
+    scorer: StepScorer | None = None,
 ) -> Choice:
     sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
     tests, limits = final_tests(problem), settings.sample.limits

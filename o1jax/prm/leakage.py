@@ -61,8 +61,9 @@ def _problems(directory: epath.Path, stage: str, inputs: Mapping[str, Input]) ->
     if (directory / provenance.FILE).exists():  # not of stages that an earlier version ran
         found = {row.problem_id for row in provenance.read(directory, stage) if not row.left_out}
     # What RL plays, it samples itself; its provenance here has what it replays.
-    if stage == "policy_rl" and not inputs["problems"].fault:
-        found |= {problem.id for problem in read_problems(epath.Path(inputs["problems"].directory))}
+    played = inputs.get("problems") if stage == "policy_rl" else None
+    if played is not None and not played.fault:
+        found |= {problem.id for problem in read_problems(epath.Path(played.directory))}
     return found
 
 
