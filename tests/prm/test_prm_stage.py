@@ -77,7 +77,7 @@ def tree_of(number, rng):
         for is_good in (True, False):
             add(first, is_good, PASS if first_is_good and is_good else FAIL)
     add(0, False, error="malformed")
-    return Tree(f"p{number}", (3, 60 + number % 100, 7), tuple(nodes), 0, 1.0, 4, 50, 8)
+    return Tree(f"p{number}", (3, 60 + number % 140, 7), tuple(nodes), 0, 1.0, 4, 50, 8)
 
 
 def trees_of(numbers, seed=0):
