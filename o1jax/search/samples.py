@@ -107,7 +107,14 @@ def step_pairs(
 ) -> list[StepPair]:
     """Well-formed siblings whose soft labels differ by more than `margin`, the widest first under each
     parent; at most `max_per_parent` a parent (0: all)."""
-    labels = label_nodes(tree)
+    worth = [label.soft if label.n_leaves else None for label in label_nodes(tree)]
+    return _pairs(tree, worth, ends, margin, max_per_parent)
+
+
+def _pairs(
+    tree: Tree, worth: Sequence[float | None], ends: tuple[int, ...], margin: float, max_per_parent: int
+) -> list[StepPair]:
+    """The pairs by what each node is worth; None: nobody knows."""
     return [
         StepPair(
             id=f"{tree.problem_id}#{better}>{worse}",
@@ -115,31 +122,34 @@ def step_pairs(
             prefix_ids=tree.prompt_ids + path_ids(tree.nodes, tree.nodes[better].parent),
             chosen_ids=without_eos(tree.nodes[better].token_ids, ends),
             rejected_ids=without_eos(tree.nodes[worse].token_ids, ends),
-            chosen_value=labels[better].soft,
-            rejected_value=labels[worse].soft,
+            chosen_value=worth[better],
+            rejected_value=worth[worse],
             chosen_is_program=tree.nodes[better].action == PROGRAM,
             rejected_is_program=tree.nodes[worse].action == PROGRAM,
         )
-        for better, worse in _sibling_pairs(tree, labels, margin, max_per_parent)
+        for better, worse in _sibling_pairs(tree, worth, margin, max_per_parent)
     ]
 
 
 def _sibling_pairs(
-    tree: Tree, labels: Sequence[Label], margin: float, max_per_parent: int
+    tree: Tree, worth: Sequence[float | None], margin: float, max_per_parent: int
 ) -> Iterator[tuple[int, int]]:
     """(better, worse) node indices, parent by parent."""
     for siblings in children_of(tree):
         # No malformed steps: a scorer would learn to see the form, and nothing else.
-        labelled = [i for i in siblings if labels[i].n_leaves and not tree.nodes[i].error]
-        pairs = [(a, b) for a in labelled for b in labelled if labels[a].soft - labels[b].soft > margin]
-        pairs.sort(key=lambda pair: labels[pair[1]].soft - labels[pair[0]].soft)  # stable: ties by index
+        known = [i for i in siblings if worth[i] is not None and not tree.nodes[i].error]
+        pairs = [(a, b) for a in known for b in known if worth[a] - worth[b] > margin]
+        pairs.sort(key=lambda pair: worth[pair[1]] - worth[pair[0]])  # stable: ties by index
         yield from pairs[: max_per_parent or None]
 
 
 def sibling_preferences(
     tree: Tree, *, ends: tuple[int, ...], margin: float = 0.0, max_per_parent: int = 0
 ) -> list[PreferencePair]:
-    """The pairs of `step_pairs` as preferences: the prompt is the prefix, the answers are single steps."""
+    """Pairs as `step_pairs` has them, but by the mean terminal value of the leaves, as preferences: the
+    prompt is the prefix, the answers are single steps."""
+    # A policy may well prefer the step below which more tests pass, though no program there passes all.
+    worth = [label.mean_value if label.n_leaves else None for label in label_nodes(tree)]
     return [
         PreferencePair(
             id=pair.id,
@@ -149,7 +159,7 @@ def sibling_preferences(
             rejected_ids=pair.rejected_ids,
             margin=pair.chosen_value - pair.rejected_value,
         )
-        for pair in step_pairs(tree, ends=ends, margin=margin, max_per_parent=max_per_parent)
+        for pair in _pairs(tree, worth, ends, margin, max_per_parent)
     ]
 
 

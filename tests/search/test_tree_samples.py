@@ -138,10 +138,13 @@ def test_dead_siblings_are_not_paired():
     assert samples.step_pairs(tree, ends=ENDS) == []
 
 
-def test_sibling_preferences_are_the_step_pairs():
+def test_sibling_preferences_are_step_pairs_by_the_leaves_values():
     pairs, preferences = samples.step_pairs(TREE, ends=ENDS), samples.sibling_preferences(TREE, ends=ENDS)
     assert [p.prompt_ids for p in preferences] == [p.prefix_ids for p in pairs]
-    assert preferences[2].margin == 1.0
+    assert preferences[2].margin == 0.5
+    part = draw((0, (1,), HALF, "a()"), (0, (2,), FAIL, "b()"))
+    assert [p.id for p in samples.sibling_preferences(part, ends=ENDS)] == ["p#1>2"]
+    assert samples.step_pairs(part, ends=ENDS) == [], "neither passes"
 
 
 def test_path_preferences_pair_passing_with_failing_answers():
