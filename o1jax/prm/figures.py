@@ -11,7 +11,7 @@ two problems together, so an AUC over all problems is not what it was trained fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -151,30 +151,31 @@ def drawn_aucs(
 
 def ranking(nodes: Nodes, score_N: np.ndarray, seed: int) -> dict[str, Any]:
     """auc_by_depth, auc_leaves, auc_inner, pair_accuracy (of siblings with different soft labels), and
-    within_problem_auc, the mean over problems that have both labels: what counts for search."""
+    within_problem_auc, the mean over problems that have both labels: what counts for search; of their leaves
+    alone, within_problem_auc_leaves: what counts for a choice."""
+    # A step with many leaves below has a pass among them more often, so that a score may be right within a
+    # problem by depth alone; among leaves it may not.
+    leaves = nodes.is_leaf_N
 
     def auc_of(rows_N: np.ndarray) -> float | None:
         return auc(score_N[rows_N], nodes.hard_N[rows_N])
 
     return {
         "auc_by_depth": {str(d): rounded(auc_of(nodes.number_N == d)) for d in np.unique(nodes.number_N)},
-        "auc_leaves": rounded(auc_of(nodes.is_leaf_N)),
-        "auc_inner": rounded(auc_of(~nodes.is_leaf_N)),
+        "auc_leaves": rounded(auc_of(leaves)),
+        "auc_inner": rounded(auc_of(~leaves)),
         # Search compares steps of one problem only; which problem is hard, a score over all may tell as well.
         "within_problem_auc": _mean(within_problems(nodes, score_N), seed),
+        "within_problem_auc_leaves": _mean(within_problems(nodes, score_N, leaves), seed),
         **pair_figures(nodes, score_N),
     }
 
 
-def within_problems(nodes: Nodes, score_N: np.ndarray) -> np.ndarray:
-    """auc_P of each problem's steps; NaN of a problem whose steps have one label."""
-    aucs = (auc(score_N[rows], nodes.hard_N[rows]) for rows in _of_problems(nodes))
+def within_problems(nodes: Nodes, score_N: np.ndarray, of_N: np.ndarray | bool = True) -> np.ndarray:
+    """auc_P of each problem's steps, of those in `of_N`; NaN of a problem whose steps have one label."""
+    rows_P = ((nodes.problem_N == problem) & of_N for problem in np.unique(nodes.problem_N))
+    aucs = (auc(score_N[rows], nodes.hard_N[rows]) for rows in rows_P)
     return np.array([np.nan if value is None else value for value in aucs])
-
-
-def _of_problems(nodes: Nodes) -> Iterator[np.ndarray]:
-    """The rows of each problem."""
-    return (nodes.problem_N == problem for problem in np.unique(nodes.problem_N))
 
 
 def _mean(value_P: np.ndarray, seed: int) -> Interval:

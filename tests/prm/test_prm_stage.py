@@ -382,6 +382,8 @@ def test_figures_of_perfect_and_of_constant_scores():
     got = ranking(nodes, perfect, 0)
     assert got["auc_leaves"] == got["auc_inner"] == got["pair_accuracy"] == 1.0
     assert got["auc_by_depth"] == {"1": 1.0, "2": 1.0, "3": 1.0} and got["within_problem_auc"]["mean"] == 1.0
+    by_depth = ranking(nodes, np.where(nodes.is_leaf_N, 0.0, nodes.hard_N), 0)
+    assert by_depth["within_problem_auc"]["mean"] > by_depth["within_problem_auc_leaves"]["mean"] == 0.5
     assert ranking(nodes, constant, 0)["pair_accuracy"] == ranking(nodes, constant, 0)["auc_inner"] == 0.5
     assert calibration(nodes, constant, nodes.soft_N)["calibration_error"] == 0.0
     assert calibration(nodes, perfect, nodes.soft_N)["log_loss"] < 1e-4
