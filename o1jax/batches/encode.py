@@ -12,6 +12,9 @@ from typing import Literal
 from o1jax.records import InputError, PreferencePair, Rollout, SftSample, StepLabel, StepPair
 
 Ids = tuple[int, ...]
+LabelWeight = Literal["one", "leaves"]
+# Between the outcomes of two leaves below one step: they share the steps after it that led to them.
+LEAF_CORRELATION = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +49,30 @@ def encode_pair(pair: PreferencePair) -> Example:
     return two_parts(pair.id, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, answer_weight=1.0)
 
 
-def encode_step_labels(label: StepLabel, kind: Literal["soft", "hard"]) -> Example:
+def encode_step_labels(
+    label: StepLabel, kind: Literal["soft", "hard"], weight: LabelWeight = "one"
+) -> Example:
     """A path with the columns `label` and `label_weight`, both 0 but at the last token of a step: there
-    its label of this kind, and weight 1 where the label stands on at least one leaf. The column
+    its label of this kind, and its weight, 0 where the label stands on no leaf. "one": 1, on each of the
+    paths that the step is on. "leaves": over those paths together, `independent` of its leaves. The column
     `program_tokens` is the number of the last step's tokens at its end, else 0."""
-    values = {"soft": label.soft, "hard": label.hard}[kind]
-    check_steps(label, values)
+    values, n_paths = {"soft": label.soft, "hard": label.hard}[kind], label.n_paths or (1,) * len(label.soft)
+    check_steps(label, values, n_paths)
     token_ids = (*label.prompt_ids, *label.answer_ids)
     labels, weights, lengths = ([0.0] * len(token_ids) for _ in range(3))
-    for end, value, n_leaves in zip(label.step_ends, values, label.n_leaves, strict=True):
+    for end, value, n_leaves, n in zip(label.step_ends, values, label.n_leaves, n_paths, strict=True):
         at = len(label.prompt_ids) + end
-        labels[at], weights[at] = value, float(n_leaves > 0)
+        labels[at] = value
+        weights[at] = float(n_leaves > 0) if weight == "one" else independent(n_leaves) / n
     lengths[at] = float(label.step_ends[-1] - (-1, *label.step_ends)[-2])
     columns = {"label": tuple(labels), "label_weight": tuple(weights), "program_tokens": tuple(lengths)}
     return Example(label.id, token_ids, (0.0,) * len(token_ids), columns)
+
+
+def independent(n_leaves: int) -> float:
+    """How many independent samples the leaves below a step are worth: n / (1 + (n - 1) LEAF_CORRELATION), as
+    many as there are of few, and never more than 1 / LEAF_CORRELATION (Kish's design effect)."""
+    return n_leaves / (1 + (n_leaves - 1) * LEAF_CORRELATION)
 
 
 def encode_step_pair(pair: StepPair) -> Example:
@@ -148,13 +161,15 @@ def check_answers(record: str, prompt_ids: Sequence[int], *answers: Sequence[int
         )
 
 
-def check_steps(label: StepLabel, values: Sequence[float]) -> None:
-    """InputError unless the steps' ends ascend inside the answer, each with its value and its leaves."""
+def check_steps(label: StepLabel, values: Sequence[float], n_paths: Sequence[int]) -> None:
+    """InputError unless the steps' ends ascend inside the answer, each with its value, leaves and paths."""
     record = f"step label {label.id!r}"
     check_answers(record, label.prompt_ids, label.answer_ids)
     ends = label.step_ends
     if not len(ends) == len(values) == len(label.n_leaves):
         raise InputError(f"{record}: {len(ends)} steps, {len(values)} labels, {len(label.n_leaves)} n_leaves")
+    if len(n_paths) != len(ends) or any(n < 1 for n in n_paths):
+        raise InputError(f"{record}: n_paths {n_paths}; wanted at least 1 of each of {len(ends)} steps")
     if list(ends) != sorted(set(ends)) or not all(0 <= end < len(label.answer_ids) for end in ends):
         raise InputError(f"{record}: step_ends {ends} must ascend within {len(label.answer_ids)} tokens")
     if not all(0 <= value <= 1 for value in values):

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from o1jax.engine.device_thread import DeviceThread
-from o1jax.losses.prm import scored_logits
+from o1jax.losses.prm import calibrated, scored_logits
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import copied, merge, shapes_on
 from o1jax.parallel.mesh import own_devices
@@ -35,7 +35,9 @@ class Path(NamedTuple):
     """A prompt with its answer."""
 
     token_ids: tuple[int, ...]
-    step_ends: tuple[int, ...]  # of every step, the index in token_ids of its last token
+    # Of every step, the first included, the index in token_ids of its last token: a score is calibrated by
+    # the step's number.
+    step_ends: tuple[int, ...]
     program_tokens: tuple[int, ...]  # of every step, the number of its tokens if it is a program, else 0
 
 
@@ -45,7 +47,7 @@ class Job:
 
     path: Path
     bucket: int  # its padded length
-    result: concurrent.futures.Future
+    result: concurrent.futures.Future  # of the logits of its steps
 
 
 def score_ids(tokenizer: Tokenizer) -> tuple[int, int]:
@@ -68,12 +70,12 @@ def buckets_of(context: int) -> tuple[int, ...]:
 def make_program(
     config: ModelConfig, graphdef: nnx.GraphDef, good_id: int, bad_id: int
 ) -> Callable[..., jax.Array]:
-    """(params, tokens_BT, lengths_B, program_tokens_BT) -> scores_BT in (0, 1); compiled once a shape.
+    """(params, tokens_BT, lengths_B, program_tokens_BT) -> logits_BT, float32; compiled once a shape.
 
     program_tokens_BT: at a program's last token, how many it has (a model with score_likelihood reads it)."""
 
     @jax.jit
-    def scores(
+    def logits(
         params: nnx.State, tokens_BT: jax.Array, lengths_B: jax.Array, program_tokens_BT: jax.Array
     ) -> jax.Array:
         model, likelihood = merge(graphdef, params), config.score_likelihood
@@ -82,20 +84,12 @@ def make_program(
         hidden_BTD = model(tokens_BT, positions_BT, segment_ids_BT)
         targets_BT, head_DV = jnp.roll(tokens_BT, -1, axis=1), model.padded_head_DV()
         # At all tokens, though only steps' ends are asked for: how many those are is not part of the shape.
-        return jax.nn.sigmoid(
-            scored_logits(
-                hidden_BTD,
-                head_DV,
-                targets_BT,
-                program_tokens_BT,
-                good_id,
-                bad_id,
-                likelihood,
-                n_tokens=model.config.token_rows,
-            )
+        n_tokens = model.config.token_rows
+        return scored_logits(
+            hidden_BTD, head_DV, targets_BT, program_tokens_BT, good_id, bad_id, likelihood, n_tokens=n_tokens
         )
 
-    return scores
+    return logits
 
 
 class StepScorer:
@@ -124,6 +118,7 @@ class StepScorer:
         if not {good_id, bad_id} <= set(range(config.vocab_size)):
             raise InputError(f"score tokens {good_id} and {bad_id}: wanted ids below {config.vocab_size}")
         self.context, self.slots, self._vocab_size = context, slots, config.vocab_size
+        self._calibration = config.score_calibration
         here = shapes_on(params, own_devices())
         shardings = jax.tree.map(lambda leaf: leaf.sharding, here)
         self.params = jax.device_put(params, shardings) if owned else copied(params, here)
@@ -135,7 +130,18 @@ class StepScorer:
         self._thread.start()
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...]]:
-        """A score in (0, 1) for every step of every path, in order.
+        """A score in (0, 1) for every step of every path, in order, calibrated as the model's config says.
+
+        Raises as `logits` does.
+        """
+        found = await self.logits(paths)
+        return [
+            tuple(calibrated(logits, np.arange(1, len(logits) + 1), self._calibration).tolist())
+            for logits in found
+        ]
+
+    async def logits(self, paths: Sequence[Path]) -> list[tuple[float, ...]]:
+        """The logit of every step of every path, in order, without the calibration.
 
         Raises InputError, before anything runs, for a path that is empty, longer than the context or
         with a step end outside it; RuntimeError after close, or after the device has failed.
@@ -191,7 +197,7 @@ class StepScorer:
         return True
 
     def _pass(self) -> None:
-        """One forward pass over the running jobs; their callers get the scores."""
+        """One forward pass over the running jobs; their callers get the logits."""
         began = time.monotonic()
         tokens_BT = np.zeros((self.slots, self._running[0].bucket), np.int32)
         program_tokens_BT = np.zeros_like(tokens_BT)
@@ -200,11 +206,11 @@ class StepScorer:
             lengths_B[row] = len(job.path.token_ids)
             tokens_BT[row, : lengths_B[row]] = job.path.token_ids
             program_tokens_BT[row, list(job.path.step_ends)] = job.path.program_tokens
-        scores_BT = np.asarray(self._program(self.params, tokens_BT, lengths_B, program_tokens_BT))
-        scores = [tuple(scores_BT[b, list(j.path.step_ends)].tolist()) for b, j in enumerate(self._running)]
+        logits_BT = np.asarray(self._program(self.params, tokens_BT, lengths_B, program_tokens_BT))
+        logits = [tuple(logits_BT[b, list(j.path.step_ends)].tolist()) for b, j in enumerate(self._running)]
         self._counters.update(paths=len(self._running), tokens=int(lengths_B.sum()), passes=1)
         self._counters["busy_s"] += time.monotonic() - began
-        for job, values in zip(self._running, scores, strict=True):
+        for job, values in zip(self._running, logits, strict=True):
             if job.result.set_running_or_notify_cancel():
                 job.result.set_result(values)
         self._running = []

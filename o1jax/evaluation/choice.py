@@ -17,9 +17,10 @@ from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
 from o1jax.evaluation.comparison import Comparison, Generated, tokens_of
 from o1jax.intervals import mean_with_interval
+from o1jax.prompts.chat import Tokenizer
 from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
-from o1jax.rewards.outcome import search_tests
+from o1jax.rewards.outcome import is_lost, outcome_of, search_tests
 from o1jax.sandbox.interface import Judge, Limits, unless_lost
 from o1jax.sandbox.literals import parsed
 from o1jax.search.mcts import Search, Searcher
@@ -30,11 +31,21 @@ from o1jax.tcg.gate import distinct, is_degenerate, killed
 from o1jax.tcg.traces import outputs_matrix
 from o1jax.train.metrics import ProgressLine
 
+BY_SCORER = (
+    "best_of_n_prm",
+    "best_of_n_prm_vote",
+    "best_of_n_prm_tie",
+    "best_of_n_majority_tie",
+    "best_of_n_random_tie",
+)
 PAIRED = (
     ("search_prm", "search"),
     ("best_of_n_prm", "best_of_n_majority"),
     ("best_of_n_prm", "random"),
-    ("best_of_n_prm_min", "random"),
+    ("best_of_n_prm_vote", "best_of_n_majority"),
+    ("best_of_n_prm_vote", "random"),
+    ("best_of_n_prm_tie", "best_of_n_majority_tie"),
+    ("best_of_n_prm_tie", "best_of_n_random_tie"),
     ("best_of_n_tcg", "best_of_n_majority"),
     ("best_of_n_tcg", "random"),
 )
@@ -61,11 +72,14 @@ class ChoiceArms:
     cases: Mapping[str, CasesOf] = dataclasses.field(default_factory=dict)
 
     async def figures(self) -> dict[str, Any]:
-        """search: {search_prm, best_of_n_prm (the highest score of the last step), best_of_n_prm_min (of
-        the lowest step), best_of_n_tcg (agreement with the cases, among as many samples as the cases' tokens
-        leave room for), best_of_n_majority (of the outputs on the visible tests' inputs), random (the mean
-        over the samples)}, as Comparison.figures has its arms; search_differences, in pass rate, paired over
-        problems; generated_tokens, beyond those of `generated`."""
+        """search: {search_prm, best_of_n_prm (the highest score of the last step), best_of_n_prm_vote (the
+        outputs on the visible tests' inputs with the highest sum of scores), best_of_n_majority (the most
+        frequent ones), random (the mean over the samples); among the samples that pass most visible tests,
+        best_of_n_prm_tie (the program with the highest sum of scores), best_of_n_majority_tie (the most
+        frequent one), best_of_n_random_tie (their mean); best_of_n_tcg (agreement with the cases, among as
+        many samples as the cases' tokens leave room for)}, as Comparison.figures has its arms;
+        search_differences, in pass rate, paired over problems; generated_tokens, beyond those of
+        `generated`."""
         passed, tokens = await self._chosen()  # name -> passed_P, and name -> what it cost
         more = sum(self._case_tokens(problem) for problem in self.comparison.problems)
         if self.scorer is not None:
@@ -132,22 +146,31 @@ class ChoiceArms:
         """Whether what each way takes of a problem's samples passes; 0 where none is well-formed, NaN where
         the judge lost a program."""
         formed = [rollout for rollout in group if rollout.verdict is not None]
+        if is_lost(formed):
+            return dict.fromkeys(self._ways(), math.nan)
         if not formed:
             return dict.fromkeys(self._ways(), 0.0)
         judge, tokenizer = self.comparison.workers.judge, self.comparison.workers.tokenizer
         limits, programs = self.comparison.search.limits, [rollout.program for rollout in formed]
         passed_G = await asyncio.gather(*(self.comparison.passes(problem, program) for program in programs))
-        most = await unless_lost(majority(judge, problem, programs, limits), None)
-        chosen = {"random": sum(passed_G) / len(passed_G)}
-        chosen["best_of_n_majority"] = math.nan if most is None else passed_G[most]
+        outputs_G = await unless_lost(visible_outputs(judge, problem, programs, limits), None)
+        ones_G = [1.0] * len(formed)
+
+        def voted(weight_G: Sequence[float]) -> float:
+            return math.nan if outputs_G is None else passed_G[by_vote(outputs_G, weight_G)]
+
+        chosen = {"random": sum(passed_G) / len(passed_G), "best_of_n_majority": voted(ones_G)}
         if self.scorer is not None:
-            room = self.comparison.sample.max_tokens
-            answers = [cut(tokenizer, rollout, 1, room) for rollout in formed]
-            paths = [path_of(group[0].prompt_ids, steps, end_ids(tokenizer)) for steps in answers]
-            scores_G = await self.scorer.score(paths)
-            last_G, lowest_G = [scores[-1] for scores in scores_G], [min(scores) for scores in scores_G]
-            chosen["best_of_n_prm"] = passed_G[last_G.index(max(last_G))]
-            chosen["best_of_n_prm_min"] = passed_G[lowest_G.index(max(lowest_G))]
+            score_G = await last_scores(self.scorer, tokenizer, formed, self.comparison.sample.max_tokens)
+            chosen["best_of_n_prm"] = passed_G[score_G.index(max(score_G))]
+            chosen["best_of_n_prm_vote"] = voted(score_G)
+            # Equal outputs on these inputs have all that pass them, so that here programs themselves vote.
+            best = first_by_tests(formed)
+            texts = [(programs[i].strip(),) for i in best]
+            for name, weight_G in (("prm", score_G), ("majority", ones_G)):
+                winner = best[by_vote(texts, [weight_G[i] for i in best])]
+                chosen[f"best_of_n_{name}_tie"] = passed_G[winner]
+            chosen["best_of_n_random_tie"] = sum(passed_G[i] for i in best) / len(best)
         if self.cases:
             paid = group[: self._fitting(problem, group)]
             fitting = [rollout.program for rollout in paid if rollout.verdict is not None]
@@ -159,7 +182,7 @@ class ChoiceArms:
         return chosen
 
     def _ways(self) -> list[str]:
-        by_scorer = ["best_of_n_prm", "best_of_n_prm_min"] if self.scorer is not None else []
+        by_scorer = BY_SCORER if self.scorer is not None else ()
         return ["random", "best_of_n_majority", *by_scorer, *(["best_of_n_tcg"] if self.cases else [])]
 
     def _case_tokens(self, problem: Problem) -> int:
@@ -172,13 +195,36 @@ class ChoiceArms:
         return max(1, sum(total <= room for total in itertools.accumulate(lengths)))
 
 
-async def majority(judge: Judge, problem: Problem, programs: Sequence[str], limits: Limits) -> int:
-    """The first program of the largest group with equal outputs on the visible tests' inputs; in assertion
-    form, where there are no inputs, the first."""
+async def visible_outputs(
+    judge: Judge, problem: Problem, programs: Sequence[str], limits: Limits
+) -> list[tuple[str | None, ...]]:
+    """outputs_N_C of programs on the visible tests' inputs, as `by_vote` compares them; in assertion form,
+    where there are no inputs, each program's own text."""
     if problem.form == "assertion":
-        return 0
+        return [(program.strip(),) for program in programs]
     inputs = [test.input for test in search_tests(problem)]
-    return by_majority(await outputs_matrix(judge, problem, programs, inputs, limits))
+    return comparable(await outputs_matrix(judge, problem, programs, inputs, limits))
+
+
+async def last_scores(
+    scorer: StepScorer, tokenizer: Tokenizer, rollouts: Sequence[Rollout], room: int
+) -> list[float]:
+    """The score of the last step, its program's, of each answer to the pseudocode prompt that had `room`
+    tokens; 0 of a malformed one."""
+    # A program may be read in a malformed answer too, but no such step was ever scored in training.
+    formed = [i for i, rollout in enumerate(rollouts) if not rollout.error]
+    answers = [cut(tokenizer, rollouts[i], 1, room) for i in formed]
+    ends, scores_G = end_ids(tokenizer), [0.0] * len(rollouts)
+    paths = [path_of(rollouts[i].prompt_ids, s, ends) for i, s in zip(formed, answers, strict=True)]
+    for i, scores in zip(formed, await scorer.score(paths), strict=True):
+        scores_G[i] = scores[-1]
+    return scores_G
+
+
+def first_by_tests(rollouts: Sequence[Rollout]) -> list[int]:
+    """Which of judged rollouts pass the most of the tests that they were judged by."""
+    rates = [outcome_of(rollout.verdict, "fraction") for rollout in rollouts]
+    return [i for i, rate in enumerate(rates) if rate == max(rates)]
 
 
 async def agreement(
@@ -218,16 +264,29 @@ def by_agreement(passes_N_C: Sequence[Sequence[bool]]) -> int:
     return max(groups.items(), key=lambda group: len(group[1]) * sum(group[0]))[1][0]
 
 
-def by_majority(outputs_N_C: Sequence[Sequence[str | None]]) -> int:
-    """The first program of the largest group whose outputs are equal on all inputs.
-
-    Blanks at the end of lines and of the text do not count. Inputs on which every program gave None
-    (malformed ones, it seems) are left out; a program with a None on another is in no group. Raises
-    ValueError for N = 0 and rows of different lengths.
-    """
+def comparable(outputs_N_C: Sequence[Sequence[str | None]]) -> list[tuple[str | None, ...]]:
+    """Outputs of which equal ones say the same: without blanks at the end of lines and of the text, and
+    without the inputs on which every program gave None (malformed ones, it seems). Raises ValueError for rows
+    of different lengths."""
     columns = [column for column in zip(*outputs_N_C, strict=True) if any(o is not None for o in column)]
-    rows = [tuple(_stripped(column[n]) for column in columns) for n in range(len(outputs_N_C))]
-    return max(_groups(rows).items(), key=lambda group: 0 if None in group[0] else len(group[1]))[1][0]
+    return [tuple(_stripped(column[n]) for column in columns) for n in range(len(outputs_N_C))]
+
+
+def by_vote(rows_N: Sequence[tuple[str | None, ...]], weight_N: Sequence[float]) -> int:
+    """The heaviest program of the group of equal rows with the largest sum of weights.
+
+    With equal weights that is the first of the largest group: the majority. With scores that are
+    probabilities, a sum is the number of programs in the group that are right, as the scorer expects it, so
+    that neither many copies of a doubtful answer nor one that is overrated wins. A program with a None is in
+    no group. Raises ValueError for N = 0.
+    """
+
+    def weight_of(row: tuple[str | None, ...], group: Sequence[int]) -> float:
+        return 0.0 if None in row else sum(weight_N[i] for i in group)
+
+    groups = _groups(rows_N)
+    best = max(groups, key=lambda row: weight_of(row, groups[row]))
+    return max(groups[best], key=lambda i: weight_N[i])
 
 
 def _groups(rows_N: Sequence[Hashable]) -> dict[Hashable, list[int]]:

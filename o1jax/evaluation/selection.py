@@ -1,7 +1,8 @@
 """Choosing one of n programs without a reference: by a generator's cases, by majority, by chance.
 
-Inputs: policy, tcg, problems. The generator sees the question only. `agreement`: the cases and the
-programs that agree most choose (CodeT). `majority` and `random` have more programs instead, at the same
+Inputs: policy, tcg, problems, and perhaps prm, a process reward model. The generator sees the question only.
+`agreement`: the cases and the programs that agree most choose (CodeT). `majority`, `random` and, with a
+reward model, `prm_vote`, where each program votes by its score, have more programs instead, at the same
 generated tokens a problem. The final tests then decide. Trains nothing.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +19,8 @@ from etils import epath
 from pydantic import PositiveInt
 
 from o1jax.concurrency import run_in_order
-from o1jax.evaluation.choice import agreement, majority
+from o1jax.engine.step_scorer import StepScorer
+from o1jax.evaluation.choice import agreement, by_vote, last_scores, visible_outputs
 from o1jax.intervals import mean_with_interval
 from o1jax.records import InputError, Problem
 from o1jax.rewards.outcome import final_tests, is_lost
@@ -32,7 +35,13 @@ from o1jax.search.sampling import (
 )
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.workers import EngineSettings, Workers, sampling_workers
+from o1jax.stages.workers import (
+    EngineSettings,
+    Workers,
+    open_scorer,
+    sampling_workers,
+    scorer_timings,
+)
 from o1jax.tcg.writing import WriteSettings, Written, write_cases
 from o1jax.train.metrics import ProgressLine
 
@@ -46,6 +55,7 @@ class Settings:
     engine: EngineSettings = EngineSettings()  # of the policy
     tcg_engine: EngineSettings = EngineSettings()  # of the generator
     concurrency: PositiveInt = 64  # problems at once
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Choice:
     agreement: float  # among n programs, by the generator's cases
     majority: float  # among more programs, at the tokens of those and the cases
     random: float  # among the same: the share that passes of those with a program
+    prm_vote: float  # among the same, by the sums of their scores; without a reward model the majority's
     any_passes: float  # whether one of the n programs does
     tokens: int  # of the n programs and the cases
     more_tokens: int  # of the programs of majority and random
@@ -62,10 +73,16 @@ class Choice:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: the pass rate of each choice and its tokens, agreement less majority and random, and
-    long_prompts (longer than the generator's context). InputError, before anything is sampled, for a problem
-    without visible tests, on whose inputs a majority is found."""
+    """figures: the pass rate of each choice and its tokens, agreement (and, with a reward model, prm_vote)
+    less majority and random, and long_prompts (longer than the generator's context). InputError, before
+    anything is sampled, for a problem without visible tests, on whose inputs a majority is found, and for a
+    reward model with another prompt than the pseudocode's, whose steps alone it scores."""
     settings = dataclasses.replace(settings, sample=for_evaluation(settings.sample))
+    if "prm" in inputs and settings.sample.prompt != "pseudocode":
+        raise InputError(
+            f"evaluate_selection.sample.prompt: saw {settings.sample.prompt!r} with an input prm, wanted "
+            "'pseudocode': other answers have no steps to score"
+        )
     problems = read_problems(inputs["problems"])
     for problem in problems:
         if problem.form != "assertion" and not problem.tests:
@@ -74,13 +91,14 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
                 "prepare it with shown_tests"
             )
     choices, timings = asyncio.run(_choose_all(settings, inputs, problems, seed))
-    names = ("agreement", "majority", "random", "any_passes")
+    ways = ("agreement", "prm_vote") if "prm" in inputs else ("agreement",)
+    names = (*ways, "majority", "random", "any_passes")
     figures: dict[str, Any] = {
         name: mean_with_interval([getattr(c, name) for c in choices], seed) for name in names
     }
-    for other in ("majority", "random"):
-        figures[f"agreement_less_{other}"] = mean_with_interval(
-            [c.agreement - getattr(c, other) for c in choices], seed
+    for way, other in itertools.product(ways, ("majority", "random")):
+        figures[f"{way}_less_{other}"] = mean_with_interval(
+            [getattr(c, way) - getattr(c, other) for c in choices], seed
         )
     spent, more = sum(c.tokens for c in choices), sum(c.more_tokens for c in choices)
     figures |= {"problems": len(problems), "agreement_tokens": spent, "majority_tokens": more}
@@ -98,18 +116,27 @@ async def _choose_all(
             settings.concurrency,
             ended=ProgressLine("write tests", len(problems)).count,
         )
-    async with sampling_workers(inputs["policy"], settings.engine) as workers:
+    context = settings.engine.context
+    async with (
+        sampling_workers(inputs["policy"], settings.engine) as workers,
+        open_scorer(inputs, workers.tokenizer, slots=settings.scorer_slots, context=context) as scorer,
+    ):
         choices = await run_in_order(
-            lambda item: _choose(workers, settings, *item, seed),
+            lambda item: _choose(workers, settings, *item, seed, scorer),
             list(zip(problems, written, strict=True)),
             settings.concurrency,
             ended=ProgressLine("choose", len(problems)).count,
         )
-        return choices, workers.timings()
+        return choices, workers.timings() | scorer_timings(scorer)
 
 
 async def _choose(
-    workers: Workers, settings: Settings, problem: Problem, written: Written, seed: int
+    workers: Workers,
+    settings: Settings,
+    problem: Problem,
+    written: Written,
+    seed: int,
+    scorer: StepScorer | None = None,
 ) -> Choice:
     sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
     tests, limits = final_tests(problem), settings.sample.limits
@@ -118,7 +145,7 @@ async def _choose(
     many = await sample_until(sampler, problem, tests, seed, StopRule(tokens=tokens))
     # Every way chooses among those with a program, so that none is better for seeing the form.
     few_formed, many_formed = ([r for r in group if r.verdict is not None] for group in (few, many))
-    by_agreement = by_majority = by_chance = 0.0
+    by_agreement = by_majority = by_scores = by_chance = 0.0
     if few_formed:
         programs = [rollout.program for rollout in few_formed]
         agreeing = agreement(workers.judge, problem, programs, written.cases, limits)
@@ -126,15 +153,22 @@ async def _choose(
         by_agreement = math.nan if chosen is None else few_formed[chosen].reward
     if many_formed:
         programs = [rollout.program for rollout in many_formed]
-        most = await unless_lost(majority(workers.judge, problem, programs, limits), None)
-        by_majority = math.nan if most is None else many_formed[most].reward
+        outputs = await unless_lost(visible_outputs(workers.judge, problem, programs, limits), None)
+        if outputs is None:
+            by_majority = by_scores = math.nan
+        else:
+            by_majority = by_scores = many_formed[by_vote(outputs, [1.0] * len(programs))].reward
+        if scorer is not None and outputs is not None:
+            scores = await last_scores(scorer, workers.tokenizer, many_formed, settings.sample.max_tokens)
+            by_scores = many_formed[by_vote(outputs, scores)].reward
         by_chance = sum(rollout.reward for rollout in many_formed) / len(many_formed)
     if is_lost([*few, *many]):
-        by_agreement = by_majority = by_chance = math.nan
+        by_agreement = by_majority = by_scores = by_chance = math.nan
     return Choice(
         agreement=by_agreement,
         majority=by_majority,
         random=by_chance,
+        prm_vote=by_scores,
         any_passes=math.nan if is_lost(few) else float(any(rollout.reward for rollout in few)),
         tokens=tokens,
         more_tokens=sum(len(rollout.token_ids) for rollout in many),

@@ -84,7 +84,10 @@ def _step(step: PathStep) -> str:
     for name, value in (("mean value", step.mean_value), ("value", step.value), ("score", step.score)):
         parts += [] if value is None else [f"{name} {value:.3f}"]
     if step.label is not None:
-        parts.append(f"label {step.label.soft:.3f} of {step.label.n_leaves} leaves")
+        label = step.label
+        parts.append(
+            f"label {label.soft:.3f} of {label.n_leaves} leaves of mean value {label.mean_value:.3f}"
+        )
     return ", ".join([*parts, f"! {step.error}"] if step.error else parts)
 
 

@@ -8,6 +8,8 @@ unlikely tokens are mostly its mistakes. Does not know where steps end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,8 @@ from jax import Array
 
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.records import InputError
+
+Calibration = Sequence[tuple[float, float]]  # (a, b) of steps 1, 2, ...
 
 
 def step_logits(hidden_BTD: Array, head_DV: Array, good_id: int, bad_id: int) -> Array:
@@ -53,6 +57,17 @@ def log_likelihoods(log_probs_BT: Array, program_tokens_BT: Array) -> Array:
     sums_BT = jnp.cumsum(own_BT, axis=1)
     before_BT = jnp.arange(sums_BT.shape[1]) - program_tokens_BT.astype(jnp.int32)
     return sums_BT - jnp.take_along_axis(sums_BT, jnp.maximum(before_BT, 0), axis=1)
+
+
+def calibrated(logits: np.ndarray, numbers: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Scores, float64: sigmoid(a * logit + b) with the (a, b) of each step's number, counted from 1; steps
+    after the last number have the last one's. Without any, the sigmoid alone (Platt 1999, by depth)."""
+    logits = np.asarray(logits, np.float64)  # in float32 a logit of 17 is a score of 1
+    if len(calibration):
+        ab_K2 = np.asarray(calibration, np.float64)
+        scale, shift = ab_K2[np.minimum(numbers, len(ab_K2)) - 1].T
+        logits = scale * logits + shift
+    return np.exp(-np.logaddexp(0.0, -logits))
 
 
 def pointwise_loss(logits: Array, labels: Array, weights: Array) -> tuple[Array, Array]:

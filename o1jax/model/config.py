@@ -42,6 +42,9 @@ class ModelConfig:
     score_likelihood: float = (
         0.0  # of a process reward model: weight of a program's log-likelihood in its score
     )
+    # Of a process reward model: (a, b) of each step number, the last one's for all after it. A score is
+    # sigmoid(a * logit + b). None: (1, 0) of every step.
+    score_calibration: tuple[tuple[float, float], ...] = ()
     # The rows of the vocabulary that are tokens (the tokenizer's, by with_tokens); the others are padding,
     # out of every softmax. 0: all are.
     n_tokens: int = 0
@@ -82,6 +85,7 @@ class ModelConfig:
             if isinstance(fields.get("remat"), bool):  # as it was written before it had names
                 fields["remat"] = "full" if fields["remat"] else "none"
             scaling = RopeScaling(**fields.pop("rope_scaling", {}))  # absent before there was any
-            return cls(**fields, rope_scaling=scaling)
+            calibration = tuple((float(a), float(b)) for a, b in fields.pop("score_calibration", ()))
+            return cls(**fields, rope_scaling=scaling, score_calibration=calibration)
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise InputError(f"not a model config: {error}") from error

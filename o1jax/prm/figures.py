@@ -1,7 +1,12 @@
 """How well scores of steps agree with the labels that search gave them, beside a baseline that reads no step.
 
-AUC is of the score against the hard label; log-loss and calibration are against the soft one. A figure
-that the labels do not define (all of one kind, say) is None. Asks no model (nodes.py does).
+AUC is of the score against the hard label: does a pass lie below? Log-loss and calibration are against the
+labels that the model was trained on, soft or hard: the two differ wherever some leaves below a step pass and
+others fail. A figure that the labels do not define (all of one kind, say) is None. Asks no model (nodes.py
+does).
+
+A model that learned pairs is judged by its pair accuracy and its AUC within a problem. Its loss never sees
+two problems together, so an AUC over all problems is not what it was trained for.
 """
 
 from __future__ import annotations
@@ -15,8 +20,9 @@ from sklearn.metrics import roc_auc_score
 
 from o1jax.intervals import BOOTSTRAP_DRAWS, mean_with_interval, with_interval
 from o1jax.losses.prm import soft_label_floor
-from o1jax.prm.nodes import Nodes
+from o1jax.prm.nodes import LabelKind, Nodes
 
+Interval = dict[str, Any] | None  # {mean, low, high, n}
 BINS = 10  # of the calibration, as is usual (Guo et al., arXiv 1706.04599, have 15)
 SMALLEST = 1e-6  # a float32 score may round to 0 or 1, whose log-loss would be infinite
 # Without it, a step number whose steps all have one label would have infinite weights. It is small, so that
@@ -24,25 +30,46 @@ SMALLEST = 1e-6  # a float32 score may round to 0 or 1, whose log-loss would be 
 L2 = 1e-4
 
 
-def held_out_figures(train: Nodes, held_out: Nodes, score_N: np.ndarray, seed: int) -> dict[str, Any]:
-    """{n_nodes, n_problems, hard_share, log_loss_floor, prm, baseline, auc_difference}.
+def held_out_figures(
+    train: Nodes, held_out: Nodes, scores: Mapping[str, np.ndarray], kind: LabelKind, seed: int
+) -> dict[str, Any]:
+    """{n_nodes, n_problems, hard_share, labels, log_loss_floor, baseline, auc_difference}, and under every
+    name in `scores` its figures. The first name is the model's; for each other one, less_<name> has what
+    the model's auc and within_problem_auc are above its, paired over problems.
 
-    prm and baseline hold the figures of `ranking` and `calibration`, auc with its interval. The
-    baseline is fitted on the training steps: to hard labels for its ranking, to soft ones for the rest.
+    All have auc, with its interval, and the figures of `ranking`; those whose scores lie in [0, 1] have
+    those of `calibration` too, against the labels of this `kind`. The baseline is fitted on the training
+    steps: to hard labels for its ranking, to those of the kind for the rest.
     """
-    by_hard = fit_and_score(train, train.hard_N, held_out)
-    by_soft = fit_and_score(train, train.soft_N, held_out)
-    aucs = auc_intervals({"prm": score_N, "baseline": by_hard}, held_out.hard_N, held_out.problem_N, seed)
-    ours = ranking(held_out, score_N, seed) | calibration(held_out, score_N)
-    baseline = ranking(held_out, by_hard, seed) | calibration(held_out, by_soft)
+    ours, *others = scores
+    ranked = {**scores, "baseline": fit_and_score(train, train.hard_N, held_out)}
+    aucs, differences = auc_intervals(ranked, held_out.hard_N, held_out.problem_N, seed)
+    label_N = held_out.labels_N(kind)
+    rated = {
+        **{name: score_N for name, score_N in scores.items() if 0 <= score_N.min() <= score_N.max() <= 1},
+        "baseline": fit_and_score(train, train.labels_N(kind), held_out),
+    }
+    sides = {
+        name: {"auc": aucs[name], **ranking(held_out, score_N, seed)}
+        | (calibration(held_out, rated[name], label_N) if name in rated else {})
+        for name, score_N in ranked.items()
+    }
+    within_P = {name: within_problems(held_out, score_N) for name, score_N in ranked.items()}
     return {
         "n_nodes": len(held_out),
         "n_problems": len(np.unique(held_out.problem_N)),
         "hard_share": rounded(held_out.hard_N.mean()),
-        "log_loss_floor": rounded(soft_label_floor(held_out.soft_N, np.ones(len(held_out)))),
-        "prm": {"auc": aucs["prm"], **ours},
-        "baseline": {"auc": aucs["baseline"], **baseline},
-        "auc_difference": aucs["difference"],
+        "labels": kind,
+        "log_loss_floor": rounded(soft_label_floor(label_N, np.ones(len(held_out)))),
+        **sides,
+        "auc_difference": differences["baseline"],
+        **{
+            f"less_{name}": {
+                "auc": differences[name],
+                "within_problem_auc": _mean(within_P[ours] - within_P[name], seed),
+            }
+            for name in others
+        },
     }
 
 
@@ -89,21 +116,22 @@ def auc(score_N: np.ndarray, label_N: np.ndarray) -> float | None:
 
 def auc_intervals(
     scores: Mapping[str, np.ndarray], label_N: np.ndarray, problem_N: np.ndarray, seed: int
-) -> dict[str, dict[str, Any] | None]:
-    """{name: {mean, low, high, n}} of two scores' AUC and, as "difference", of the first less the second:
-    95 % percentile bootstrap over the n problems, the same draws for all three. None without an AUC."""
-    first, second = scores
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """{name: {mean, low, high, n}} of the scores' AUC, and for each name but the first that of the first's
+    less its own: 95 % percentile bootstrap over the n problems, all from the same draws. None without AUC."""
+    first, *others = scores
     whole = {name: auc(score_N, label_N) for name, score_N in scores.items()}
     if whole[first] is None:
-        return {first: None, second: None, "difference": None}
+        return dict.fromkeys(scores), dict.fromkeys(others)
     problem_N = np.unique(problem_N, return_inverse=True)[1]
     P = int(problem_N.max()) + 1
     # Problems are drawn, not steps: the steps of one problem are not independent.
     times_DP = np.random.default_rng(seed).multinomial(P, np.full(P, 1 / P), BOOTSTRAP_DRAWS)
     draws = {name: drawn_aucs(score_N, label_N, problem_N, times_DP) for name, score_N in scores.items()}
-    whole["difference"] = whole[first] - whole[second]
-    draws["difference"] = draws[first] - draws[second]
-    return {name: with_interval(value, draws[name], P) for name, value in whole.items()}
+    return (
+        {name: with_interval(value, draws[name], P) for name, value in whole.items()},
+        {n: with_interval(whole[first] - whole[n], draws[first] - draws[n], P) for n in others},
+    )
 
 
 def drawn_aucs(
@@ -123,35 +151,51 @@ def drawn_aucs(
 
 def ranking(nodes: Nodes, score_N: np.ndarray, seed: int) -> dict[str, Any]:
     """auc_by_depth, auc_leaves, auc_inner, pair_accuracy (of siblings with different soft labels), and
-    within_problem_auc, the mean over problems that have both labels: what counts for search."""
+    within_problem_auc, the mean over problems that have both labels: what counts for search; of their leaves
+    alone, within_problem_auc_leaves: what counts for a choice."""
+    # A step with many leaves below has a pass among them more often, so that a score may be right within a
+    # problem by depth alone; among leaves it may not.
+    leaves = nodes.is_leaf_N
 
     def auc_of(rows_N: np.ndarray) -> float | None:
         return auc(score_N[rows_N], nodes.hard_N[rows_N])
 
-    within = [auc_of(nodes.problem_N == p) for p in np.unique(nodes.problem_N)]
-    within = [value for value in within if value is not None]
     return {
         "auc_by_depth": {str(d): rounded(auc_of(nodes.number_N == d)) for d in np.unique(nodes.number_N)},
-        "auc_leaves": rounded(auc_of(nodes.is_leaf_N)),
-        "auc_inner": rounded(auc_of(~nodes.is_leaf_N)),
+        "auc_leaves": rounded(auc_of(leaves)),
+        "auc_inner": rounded(auc_of(~leaves)),
         # Search compares steps of one problem only; which problem is hard, a score over all may tell as well.
-        "within_problem_auc": mean_with_interval(within, seed) if within else None,
+        "within_problem_auc": _mean(within_problems(nodes, score_N), seed),
+        "within_problem_auc_leaves": _mean(within_problems(nodes, score_N, leaves), seed),
         **pair_figures(nodes, score_N),
     }
 
 
-def calibration(nodes: Nodes, score_N: np.ndarray) -> dict[str, Any]:
-    """log_loss, calibration_error, calibration_error_by_depth and calibration, all against the soft label."""
+def within_problems(nodes: Nodes, score_N: np.ndarray, of_N: np.ndarray | bool = True) -> np.ndarray:
+    """auc_P of each problem's steps, of those in `of_N`; NaN of a problem whose steps have one label."""
+    rows_P = ((nodes.problem_N == problem) & of_N for problem in np.unique(nodes.problem_N))
+    aucs = (auc(score_N[rows], nodes.hard_N[rows]) for rows in rows_P)
+    return np.array([np.nan if value is None else value for value in aucs])
+
+
+def _mean(value_P: np.ndarray, seed: int) -> Interval:
+    """The mean over the problems that have a value, or None."""
+    known = value_P[~np.isnan(value_P)]
+    return mean_with_interval(known, seed) if len(known) else None
+
+
+def calibration(nodes: Nodes, score_N: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
+    """log_loss, calibration_error, calibration_error_by_depth and calibration, all against these labels."""
     score_N = np.clip(score_N, SMALLEST, 1 - SMALLEST)
-    losses_N = -nodes.soft_N * np.log(score_N) - (1 - nodes.soft_N) * np.log1p(-score_N)
+    losses_N = -label_N * np.log(score_N) - (1 - label_N) * np.log1p(-score_N)
     depths = {str(d): nodes.number_N == d for d in np.unique(nodes.number_N)}
     return {
         "log_loss": rounded(losses_N.mean()),
-        "calibration_error": rounded(calibration_error(score_N, nodes.soft_N)),
+        "calibration_error": rounded(calibration_error(score_N, label_N)),
         "calibration_error_by_depth": {
-            d: rounded(calibration_error(score_N[at_N], nodes.soft_N[at_N])) for d, at_N in depths.items()
+            d: rounded(calibration_error(score_N[at_N], label_N[at_N])) for d, at_N in depths.items()
         },
-        "calibration": calibration_curve(score_N, nodes.soft_N),
+        "calibration": calibration_curve(score_N, label_N),
     }
 
 

@@ -7,17 +7,20 @@ left out, for search never asks what they are worth. Computes no figure (figures
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
 from o1jax.concurrency import run_in_order
-from o1jax.engine.step_scorer import StepScorer
-from o1jax.records import InputError, Tree
+from o1jax.engine.step_scorer import Path, StepScorer
+from o1jax.records import InputError, Node, Tree
 from o1jax.search.samples import Label, label_nodes
 from o1jax.search.steps import path_of, without_eos
 from o1jax.search.tree import path_to
 
+LabelKind = Literal["soft", "hard"]
 TREES_AT_ONCE = 64  # enough to fill the scorer's slots; more would only hold more paths in memory
 
 
@@ -33,6 +36,10 @@ class Nodes:
     path_tokens_N: np.ndarray  # from after the prompt to the step's end
     soft_N: np.ndarray  # labels in [0, 1], as in search/samples.label_nodes
     hard_N: np.ndarray  # 0 or 1
+
+    def labels_N(self, kind: LabelKind) -> np.ndarray:
+        """The labels of this kind."""
+        return {"soft": self.soft_N, "hard": self.hard_N}[kind]
 
     def __len__(self) -> int:
         return len(self.soft_N)
@@ -54,19 +61,28 @@ def nodes_of(trees: Sequence[Tree], ends: tuple[int, ...]) -> Nodes:
     return Nodes(*map(np.asarray, zip(*rows, strict=True)))
 
 
-async def score_nodes(trees: Sequence[Tree], scorer: StepScorer, ends: tuple[int, ...]) -> np.ndarray:
-    """score_N of the rows of `nodes_of`."""
+async def node_logits(
+    trees: Sequence[Tree], scorer: StepScorer, ends: tuple[int, ...], *, by_likelihood: bool = False
+) -> np.ndarray:
+    """logit_N of the rows of `nodes_of`, without the model's calibration. `by_likelihood`: every step counts
+    as a program, whose log-likelihood a model with score_likelihood adds."""
+
+    def asked(tree: Tree, path: Sequence[Node]) -> Path:
+        whole = path_of(tree.prompt_ids, path, ends)
+        starts = (len(tree.prompt_ids) - 1, *whole.step_ends)
+        lengths = tuple(end - start for start, end in itertools.pairwise(starts))
+        return whole._replace(program_tokens=lengths) if by_likelihood else whole
 
     async def work(tree: Tree) -> list[float]:
         # Scoring a path scores all its steps, so only the paths to rows without a row below are asked for.
-        # A step that several of them share is scored in each; the last one's score stands.
+        # A step that several of them share is scored in each; the last one's logit stands.
         rows = _row_indices(tree, label_nodes(tree))
         inner = {tree.nodes[index].parent for index in rows}
         paths = [path_to(tree.nodes, index) for index in rows if index not in inner]
-        scores = await scorer.score([path_of(tree.prompt_ids, path, ends) for path in paths])
+        found = await scorer.logits([asked(tree, path) for path in paths])
         by_index: dict[int, float] = {}
-        for path, step_scores in zip(paths, scores, strict=True):
-            by_index |= zip((node.index for node in path), step_scores, strict=True)
+        for path, logits in zip(paths, found, strict=True):
+            by_index |= zip((node.index for node in path), logits, strict=True)
         return [by_index[index] for index in sorted(by_index)]
 
     return np.concatenate(await run_in_order(work, trees, TREES_AT_ONCE))

@@ -1,8 +1,14 @@
 """The process reward model (PRM): a policy trained to say of each step whether it leads to a pass (D9).
 
 Inputs: policy, which it starts from, or prm, an earlier PRM to go on with; found_<k>: search stages whose
-trees give the labels; perhaps held_out: a search stage whose trees, of other problems, give the figures.
-A PRM is a policy directory like any other. Searches nothing, and labels no tree itself (search/samples.py).
+trees give the labels; and perhaps, of other problems, searched alike,
+  calibration  a search stage on whose trees the scores are calibrated (calibrate.py),
+  held_out     one whose trees give the figures.
+The policy is to be the one that searched, never one that SFT has since trained on the same problems' passing
+paths: that one knows them by heart (leakage.py). The stages behind it tell: it is warned of, and the figure
+start_saw says of how many problems; a calibration, or figures, of problems that it was trained on are
+refused. A PRM is a policy directory like any other. Searches nothing, and labels no tree itself
+(search/samples.py).
 """
 
 from __future__ import annotations
@@ -10,28 +16,32 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from etils import epath
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from o1jax.batches.encode import encode_step_labels, encode_step_pair, keep_short
-from o1jax.engine.step_scorer import score_ids
+from o1jax.batches.encode import Example, LabelWeight, encode_step_labels, encode_step_pair, keep_short
+from o1jax.engine.step_scorer import StepScorer, score_ids
+from o1jax.losses.prm import calibrated
 from o1jax.model.init import abstract_params
 from o1jax.parallel.mesh import make_mesh, own_devices
 from o1jax.parallel.seeds import drawn
 from o1jax.policy.found import found_directories, search_trees
+from o1jax.prm.calibrate import fit_calibration
 from o1jax.prm.figures import held_out_figures
-from o1jax.prm.nodes import nodes_of, score_nodes
+from o1jax.prm.leakage import learned_by, refuse_leakage, warn_of_memory
+from o1jax.prm.nodes import LabelKind, Nodes, node_logits, nodes_of
 from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, StepLabel, StepPair, Tree
 from o1jax.search.samples import step_labels, step_pairs
 from o1jax.stages import provenance, training
 from o1jax.stages.manifest import StageResult
-from o1jax.stages.workers import scorer_of
 from o1jax.train import objectives
-from o1jax.train.checkpoint import Policy, load_policy
+from o1jax.train.checkpoint import Policy, load_policy, save_policy
+
+USES = {"calibration": "used for the calibration", "held_out": "held out"}  # input -> what its problems are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,67 +50,92 @@ class Settings:
 
     train_tokens: PositiveInt  # tokens to train on, padding not counted
     # Cross-entropy with the soft or the hard label of every step, or Bradley-Terry on pairs of siblings. The
-    # scores of "pair" compare siblings and nothing else.
+    # scores of "pair" compare siblings and nothing else: not steps of different problems.
     objective: Literal["soft", "hard", "pair"] = "soft"
     likelihood: float = (
         0.0  # the weight of a step's log-likelihood, by the same model, in its score (0: none)
     )
+    # What a label counts: "one" on each path that its step is on, so that a step counts about as often as it
+    # has leaves, or by its "leaves" (batches.encode.independent), on however many paths it is. Not of pairs.
+    label_weight: LabelWeight = "leaves"
     pair_margin: NonNegativeFloat = 0.0  # pairs are of siblings whose soft labels differ by more
     max_pairs_per_parent: NonNegativeInt = 0  # the widest apart (0: all)
     max_paths_per_problem: NonNegativeInt = 0  # labelled paths, drawn by seed (0: all)
     train: training.TrainSettings = training.TrainSettings(learning_rate=1e-3, weight_decay=0.01)
-    scorer_slots: PositiveInt = 16  # paths in one forward pass of the held-out figures
+    scorer_slots: PositiveInt = 16  # paths in one forward pass of the calibration and the held-out figures
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """The labels that scores are compared with; of pairs the soft ones, which order them."""
+        return "hard" if self.objective == "hard" else "soft"
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: examples, problems, dropped_long, steps, trained_tokens, and held_out (figures.py)."""
-    policy = training.open_policy(inputs["prm"] if "prm" in inputs else inputs["policy"])
+    """figures: objective, examples, problems, start_saw (to how many of these the start had learned answers),
+    dropped_long, steps, trained_tokens, score_calibration, and held_out (figures.py)."""
+    start = inputs["prm"] if "prm" in inputs else inputs["policy"]
+    policy = training.open_policy(start)
     training.check_model("prm", settings.train.model, policy)
-    policy = training.with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
     found = found_directories(inputs)
     rounds = [search_trees(directory) for directory in found.values()]
     trees = [tree for found_trees in rounds for tree in found_trees]
-    held_out = search_trees(inputs["held_out"]) if "held_out" in inputs else []
-    refuse_leakage(trees, held_out)
+    other_trees = {name: search_trees(inputs[name]) for name in USES if name in inputs}
+    learned = learned_by(start)
+    refuse_leakage({"trained on": trees} | {USES[name]: of for name, of in other_trees.items()}, learned)
+    start_saw = warn_of_memory(trees, learned)
+    policy = training.with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
     samples = samples_of(rounds, settings, end_ids(policy.tokenizer), seed)
-    encoded = [
-        encode_step_pair(s) if isinstance(s, StepPair) else encode_step_labels(s, settings.objective)
-        for s in samples
-    ]
-    kind, length = f"steps with {settings.objective} labels", settings.train.row_length
-    rows = [provenance.node_row(s, kind, found, e, length) for s, e in zip(samples, encoded, strict=True)]
-    provenance.write(out, rows)
-    examples, dropped = keep_short(encoded, settings.train.row_length)
-    if not examples:
-        what = "pair of siblings" if settings.objective == "pair" else "labelled path"
-        raise InputError(
-            f"{out}: nothing to train on: no {what} in {len(trees)} trees ({dropped} were longer than "
-            f"row_length {settings.train.row_length}); search more, or with more samples a step"
-        )
+    examples, dropped = _examples(out, samples, settings, found)
     make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
     objective = make_objective(*score_ids(policy.tokenizer))
     fitted = training.train_tokens(
         out, f"prm {settings.objective}", policy, objective, examples, settings, seed
     )
+    scored = _score(out, settings, start, other_trees)
+    if scored.calibration:
+        # Part of the model's config, as the likelihood's weight is: whoever loads this model scores alike.
+        config = dataclasses.replace(policy.config, score_calibration=scored.calibration)
+        save_policy(out / "policy", config, fitted.params, policy.tokenizer)
+    held_out = None
+    if scored.nodes is not None:
+        rows, kind = nodes_of(trees, end_ids(policy.tokenizer)), settings.label_kind
+        held_out = held_out_figures(rows, scored.nodes, scored.scores, kind, seed)
     figures = {
         "objective": settings.objective,
         "examples": len(examples),
         "problems": len({tree.problem_id for tree in trees}),
-        "held_out": _held_out(out, settings, trees, held_out, seed) if held_out else None,
+        "start_saw": start_saw,
+        "score_calibration": [[round(x, 4) for x in of] for of in scored.calibration],
+        "held_out": held_out,
     }
     return training.result(fitted, figures, dropped)
 
 
-def refuse_leakage(trees: Sequence[Tree], held_out: Sequence[Tree]) -> None:
-    """InputError that names a problem, or a prompt, which is both trained on and held out."""
-    # By prompt too: two data sets may have the same problem under different ids.
-    trained = {tree.problem_id for tree in trees} | {tree.prompt_ids for tree in trees}
-    for tree in held_out:
-        if tree.problem_id in trained or tree.prompt_ids in trained:
-            raise InputError(
-                f"prm: problem {tree.problem_id} is both trained on and held out, so its figures would "
-                "mean nothing; give a held_out search of other problems"
-            )
+def _examples(
+    out: epath.Path,
+    samples: Sequence[StepLabel | StepPair],
+    settings: Settings,
+    found: Mapping[str, epath.Path],
+) -> tuple[list[Example], int]:
+    """The samples that fit into a row, encoded, and how many do not. Writes the provenance of all. InputError
+    if none fits."""
+    encoded = [
+        encode_step_pair(s)
+        if isinstance(s, StepPair)
+        else encode_step_labels(s, settings.label_kind, settings.label_weight)
+        for s in samples
+    ]
+    kind, length = f"steps with {settings.objective} labels", settings.train.row_length
+    rows = [provenance.node_row(s, kind, found, e, length) for s, e in zip(samples, encoded, strict=True)]
+    provenance.write(out, rows)
+    examples, dropped = keep_short(encoded, length)
+    if not examples:
+        what = "pair of siblings" if settings.objective == "pair" else "labelled path"
+        raise InputError(
+            f"{out}: nothing to train on: no {what} in the trees ({dropped} were longer than row_length "
+            f"{length}); search more, or with more samples a step"
+        )
+    return examples, dropped
 
 
 def samples_of(
@@ -132,26 +167,77 @@ def samples_of(
 
 
 def _scoring(policy: Policy, likelihood: float) -> Policy:
-    """The policy's parameters in a model whose scores count likelihood so."""
-    # The weight is part of the model's config, and so of the graph: whoever loads this model scores alike.
-    config = dataclasses.replace(policy.config, score_likelihood=likelihood)
+    """The policy's parameters in a model whose scores count likelihood so, not yet calibrated."""
+    # The weight is part of the model's config, and so of the graph: whoever loads this model scores alike. A
+    # calibration that an earlier model had is of its logits, not of those to come.
+    config = dataclasses.replace(policy.config, score_likelihood=likelihood, score_calibration=())
     graphdef, _ = abstract_params(config, make_mesh())
     return dataclasses.replace(policy, config=config, graphdef=graphdef)
 
 
-def _held_out(
-    out: epath.Path, settings: Settings, trees: Sequence[Tree], held_out: Sequence[Tree], seed: int
-) -> dict[str, Any]:
-    """The figures of the model that was saved, on one device of each process."""
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What the trained model says of steps of other problems."""
+
+    calibration: tuple[tuple[float, float], ...] = ()  # () without trees to fit it on
+    nodes: Nodes | None = None  # of the held-out trees, if there are any
+    # Their scores: "prm" as stored, "uncalibrated" where that differs, "likelihood" of the model it began as
+    scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def _score(
+    out: epath.Path, settings: Settings, start: epath.Path, trees: Mapping[str, Sequence[Tree]]
+) -> Scored:
+    """The saved model on the trees of USES that there are, on one device of each process."""
+    if not trees:
+        return Scored()
     # Read back, and not taken from the training: what is measured is what search will load.
     prm = load_policy(out / "policy", own_devices())
-    ends = end_ids(prm.tokenizer)
+    nodes = {name: nodes_of(of, end_ids(prm.tokenizer)) for name, of in trees.items()}
 
-    async def scores() -> np.ndarray:
-        scorer = scorer_of(prm, slots=settings.scorer_slots, context=prm.config.max_context, owned=True)
+    def fitted(value_N: Mapping[str, np.ndarray]) -> tuple[tuple[float, float], ...]:
+        if "calibration" not in nodes:
+            return ()
+        rows = nodes["calibration"]
+        return fit_calibration(value_N["calibration"], rows.number_N, rows.labels_N(settings.label_kind))
+
+    logits = _logits(prm, settings, trees)
+    calibration = fitted(logits)
+    if "held_out" not in nodes:
+        return Scored(calibration)
+    held_out = nodes["held_out"]
+    scores = {"prm": calibrated(logits["held_out"], held_out.number_N, calibration)}
+    if calibration:
+        scores["uncalibrated"] = calibrated(logits["held_out"], held_out.number_N, ())
+    # How likely its own steps are to the start tells how well they can be ranked before any label is seen.
+    # Calibrated like the model: a mean over a program's tokens and one over a plan's are not comparable.
+    sums = _logits(training.open_policy(start, own_devices()), settings, trees, by_likelihood=True)
+    means = {name: sums[name] / nodes[name].step_tokens_N for name in sums}
+    ab = fitted(means)
+    scores["likelihood"] = calibrated(means["held_out"], held_out.number_N, ab) if ab else means["held_out"]
+    return Scored(calibration, held_out, scores)
+
+
+def _logits(
+    model: Policy, settings: Settings, trees: Mapping[str, Sequence[Tree]], *, by_likelihood: bool = False
+) -> dict[str, np.ndarray]:
+    """logit_N of the steps of each name's trees or, `by_likelihood`, the sums of their tokens' log-probs. The
+    model's parameters are let go of."""
+    good, bad = score_ids(model.tokenizer)
+    config, ends = model.config, end_ids(model.tokenizer)
+    if by_likelihood:
+        # With one token in the place of both, nothing but the likelihood is left of a logit.
+        config, bad = dataclasses.replace(config, score_likelihood=1.0), good
+    shape = {"slots": settings.scorer_slots, "context": config.max_context}
+
+    async def work() -> dict[str, np.ndarray]:
+        scorer = StepScorer(config, model.graphdef, model.params, good, bad, owned=True, **shape)
         try:
-            return await score_nodes(held_out, scorer, ends)
+            return {
+                name: await node_logits(of, scorer, ends, by_likelihood=by_likelihood)
+                for name, of in trees.items()
+            }
         finally:
             await scorer.close()
 
-    return held_out_figures(nodes_of(trees, ends), nodes_of(held_out, ends), asyncio.run(scores()), seed)
+    return asyncio.run(work())

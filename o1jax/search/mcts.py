@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Engine, Request
-from o1jax.engine.step_scorer import Path, StepScorer
+from o1jax.engine.step_scorer import StepScorer
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
 from o1jax.prompts.ends import end_ids
@@ -43,8 +43,8 @@ from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Tree, Verdict
 from o1jax.rewards.outcome import judge_program, search_tests, terminal_value
 from o1jax.sandbox.interface import JobLost, Judge, Limits
-from o1jax.search.steps import SampledStep, cut
-from o1jax.search.tree import ROOT, GrowingTree, path_ids
+from o1jax.search.steps import SampledStep, cut, path_of
+from o1jax.search.tree import ROOT, GrowingTree, path_ids, path_to
 from o1jax.store import ShardWriter, read_trees
 
 
@@ -257,10 +257,10 @@ class Search:
 
     async def _score(self, steps: Sequence[int]) -> None:
         """One visit of its score for each of these inner nodes and those above it, in order."""
-        prefixes = [self.prompt_ids + path_ids(self.tree.nodes, step) for step in steps]
-        paths = [Path(ids, (len(ids) - 1,), (0,)) for ids in prefixes]
+        ends = self.tree.ends
+        paths = [path_of(self.prompt_ids, path_to(self.tree.nodes, step), ends) for step in steps]
         scores = await self.searcher.scorer.score(paths) if paths else []
-        for step, (score,) in zip(steps, scores, strict=True):
+        for step, (*_, score) in zip(steps, scores, strict=True):
             self.tree.nodes[step] = dataclasses.replace(self.tree.nodes[step], score=score)
             self.back_up(step, score)
 

@@ -6,9 +6,10 @@ siblings, so every leaf of it counts once (D8), dead ones with value 0. Samples 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from o1jax.parallel.seeds import drawn
 from o1jax.prompts import pseudocode
@@ -19,28 +20,30 @@ from o1jax.search.tree import children_of, passing_leaves, path_ids, path_to
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """What the distinct leaves at or below a node say of it; without one, soft and hard mean nothing."""
+    """What the distinct leaves at or below a node say of it; without one, only n_leaves means something."""
 
-    soft: float  # their mean terminal value
-    hard: float  # 1 if one of them passes everything, else 0
+    soft: float  # the share of them that passes everything
+    hard: float  # 1 if one of them does, else 0
     n_leaves: int  # how many there are
+    mean_value: float  # their mean terminal value, as search backs values up
 
 
 def label_nodes(tree: Tree) -> list[Label]:
     """The label of every node, in index order."""
-    totals, passes = [0.0] * len(tree.nodes), [0.0] * len(tree.nodes)
-    counts = [0] * len(tree.nodes)
+    totals, passes, counts = ([0.0] * len(tree.nodes) for _ in range(3))
     for node in reversed(tree.nodes):  # a parent precedes its children
         # Not value_sum / visits: UCT returns to what is good, so its mean says where search went (D8).
         if node.value is not None:
-            totals[node.index], counts[node.index] = node.value, 1
-            passes[node.index] = float(node.passed)
+            totals[node.index], passes[node.index], counts[node.index] = node.value, float(node.passed), 1.0
         if node.parent >= 0:
-            totals[node.parent] += totals[node.index]
-            counts[node.parent] += counts[node.index]
-            passes[node.parent] = max(passes[node.parent], passes[node.index])
-    rows = zip(totals, passes, counts, strict=True)
-    return [Label(total / n if n else 0.0, hard, n) for total, hard, n in rows]
+            for sums in (totals, passes, counts):
+                sums[node.parent] += sums[node.index]
+    # The soft label leaves out what a terminal value gives for compiling alone: nearly every leaf has that,
+    # so a mean of values says most of all that programs compile.
+    return [
+        Label(passed / n, float(passed > 0), int(n), total / n) if n else Label(0.0, 0.0, 0, 0.0)
+        for total, passed, n in zip(totals, passes, counts, strict=True)
+    ]
 
 
 def passing_samples(tree: Tree, *, ends: tuple[int, ...]) -> list[SftSample]:
@@ -70,11 +73,19 @@ def step_labels(tree: Tree, *, ends: tuple[int, ...]) -> list[StepLabel]:
     # A malformed step is no step to score: the scorer is asked about well-formed ones only.
     labelled = [node for node in tree.nodes[1:] if labels[node.index].n_leaves and not node.error]
     inner = {node.parent for node in labelled}
-    return [_step_label(tree, node, labels, ends) for node in labelled if node.index not in inner]
+    paths = [path_to(tree.nodes, node.index) for node in labelled if node.index not in inner]
+    n_paths = collections.Counter(node.index for path in paths for node in path)
+    return [_step_label(tree, path, labels, n_paths, ends) for path in paths]
 
 
-def _step_label(tree: Tree, leaf: Node, labels: Sequence[Label], ends: tuple[int, ...]) -> StepLabel:
-    path = path_to(tree.nodes, leaf.index)
+def _step_label(
+    tree: Tree,
+    path: Sequence[Node],
+    labels: Sequence[Label],
+    n_paths: Mapping[int, int],
+    ends: tuple[int, ...],
+) -> StepLabel:
+    leaf = path[-1]
     # A step is scored at the token that completes its `<Step_End>`; a final end-of-sequence token is left
     # out, for only simulated programs have one.
     lengths = [len(without_eos(node.token_ids, ends)) for node in path]
@@ -87,6 +98,7 @@ def _step_label(tree: Tree, leaf: Node, labels: Sequence[Label], ends: tuple[int
         soft=tuple(labels[node.index].soft for node in path),
         hard=tuple(labels[node.index].hard for node in path),
         n_leaves=tuple(labels[node.index].n_leaves for node in path),
+        n_paths=tuple(n_paths[node.index] for node in path),
     )
 
 
@@ -95,7 +107,14 @@ def step_pairs(
 ) -> list[StepPair]:
     """Well-formed siblings whose soft labels differ by more than `margin`, the widest first under each
     parent; at most `max_per_parent` a parent (0: all)."""
-    labels = label_nodes(tree)
+    worth = [label.soft if label.n_leaves else None for label in label_nodes(tree)]
+    return _pairs(tree, worth, ends, margin, max_per_parent)
+
+
+def _pairs(
+    tree: Tree, worth: Sequence[float | None], ends: tuple[int, ...], margin: float, max_per_parent: int
+) -> list[StepPair]:
+    """The pairs by what each node is worth; None: nobody knows."""
     return [
         StepPair(
             id=f"{tree.problem_id}#{better}>{worse}",
@@ -103,31 +122,34 @@ def step_pairs(
             prefix_ids=tree.prompt_ids + path_ids(tree.nodes, tree.nodes[better].parent),
             chosen_ids=without_eos(tree.nodes[better].token_ids, ends),
             rejected_ids=without_eos(tree.nodes[worse].token_ids, ends),
-            chosen_value=labels[better].soft,
-            rejected_value=labels[worse].soft,
+            chosen_value=worth[better],
+            rejected_value=worth[worse],
             chosen_is_program=tree.nodes[better].action == PROGRAM,
             rejected_is_program=tree.nodes[worse].action == PROGRAM,
         )
-        for better, worse in _sibling_pairs(tree, labels, margin, max_per_parent)
+        for better, worse in _sibling_pairs(tree, worth, margin, max_per_parent)
     ]
 
 
 def _sibling_pairs(
-    tree: Tree, labels: Sequence[Label], margin: float, max_per_parent: int
+    tree: Tree, worth: Sequence[float | None], margin: float, max_per_parent: int
 ) -> Iterator[tuple[int, int]]:
     """(better, worse) node indices, parent by parent."""
     for siblings in children_of(tree):
         # No malformed steps: a scorer would learn to see the form, and nothing else.
-        labelled = [i for i in siblings if labels[i].n_leaves and not tree.nodes[i].error]
-        pairs = [(a, b) for a in labelled for b in labelled if labels[a].soft - labels[b].soft > margin]
-        pairs.sort(key=lambda pair: labels[pair[1]].soft - labels[pair[0]].soft)  # stable: ties by index
+        known = [i for i in siblings if worth[i] is not None and not tree.nodes[i].error]
+        pairs = [(a, b) for a in known for b in known if worth[a] - worth[b] > margin]
+        pairs.sort(key=lambda pair: worth[pair[1]] - worth[pair[0]])  # stable: ties by index
         yield from pairs[: max_per_parent or None]
 
 
 def sibling_preferences(
     tree: Tree, *, ends: tuple[int, ...], margin: float = 0.0, max_per_parent: int = 0
 ) -> list[PreferencePair]:
-    """The pairs of `step_pairs` as preferences: the prompt is the prefix, the answers are single steps."""
+    """Pairs as `step_pairs` has them, but by the mean terminal value of the leaves, as preferences: the
+    prompt is the prefix, the answers are single steps."""
+    # A policy may well prefer the step below which more tests pass, though no program there passes all.
+    worth = [label.mean_value if label.n_leaves else None for label in label_nodes(tree)]
     return [
         PreferencePair(
             id=pair.id,
@@ -137,7 +159,7 @@ def sibling_preferences(
             rejected_ids=pair.rejected_ids,
             margin=pair.chosen_value - pair.rejected_value,
         )
-        for pair in step_pairs(tree, ends=ends, margin=margin, max_per_parent=max_per_parent)
+        for pair in _pairs(tree, worth, ends, margin, max_per_parent)
     ]
 
 

@@ -4,7 +4,13 @@ import dataclasses
 
 import pytest
 
-from o1jax.batches.encode import encode_pair, encode_step_labels, encode_step_pair, with_column
+from o1jax.batches.encode import (
+    encode_pair,
+    encode_step_labels,
+    encode_step_pair,
+    independent,
+    with_column,
+)
 from o1jax.batches.stream import Batches
 from o1jax.records import InputError, PreferencePair, StepLabel, StepPair
 
@@ -33,6 +39,16 @@ def test_step_labels_lie_at_their_steps_last_tokens(kind, labels):
     assert example.columns["label"] == (0, 0, 0, *labels)
     assert example.columns["label_weight"] == (0, 0, 0, 1, 1, 0), "a step without leaves has no weight"
     assert example.columns["program_tokens"] == (0, 0, 0, 0, 0, 1), "the last step is the program"
+
+
+def test_over_all_its_paths_a_step_weighs_as_many_independent_samples_as_its_leaves_are():
+    label = dataclasses.replace(LABEL, n_leaves=(7, 2, 0), n_paths=(5, 2, 1))
+    weights = encode_step_labels(label, "soft", "leaves").columns["label_weight"][3:]
+    assert weights == (pytest.approx(2.8 / 5), pytest.approx(1.6 / 2), 0), (
+        "7 / (1 + 6 / 4) and 2 / (1 + 1 / 4)"
+    )
+    assert independent(1) == 1 and 3.9 < independent(1000) < 4
+    assert encode_step_labels(label, "soft").columns["label_weight"][3:] == (1, 1, 0)
 
 
 def test_a_step_pair_has_weight_at_the_last_token_of_each_part():
@@ -69,6 +85,8 @@ def test_step_pairs_with_an_empty_side_are_named(change):
         ({"step_ends": (1, 1, 3)}, "must ascend"),
         ({"step_ends": (1, 3)}, "2 steps, 3 labels"),
         ({"n_leaves": (1,)}, "1 n_leaves"),
+        ({"n_paths": (1,)}, r"n_paths \(1,\); wanted at least 1"),
+        ({"n_paths": (1, 0, 1)}, r"n_paths \(1, 0, 1\)"),
         ({"soft": (0.5, 1.5, 0.0)}, r"must lie in \[0, 1\]"),
         ({"soft": (0.5, float("nan"), 0.0)}, r"must lie in \[0, 1\]"),
     ],

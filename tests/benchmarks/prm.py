@@ -4,8 +4,9 @@
         --workdir=runs/prm/seed_$s; done
     python tests/benchmarks/prm.py runs/prm/seed_*
 
-Prints a table of means over seeds, then one JSON line: each PRM's AUC, that of the baseline which knows
-only a step's number and length, and what uses of the hard PRM gain, with 95 % intervals. An interval is
+Prints a table of means over seeds, then one JSON line: each PRM's AUC, that of the model it began as by the
+likelihood of its own steps, that of the baseline which knows only a step's number and length, and what uses
+of the hard PRM gain, with 95 % intervals. An interval is
 that of the seeds' own (bootstrap over problems) or that between seeds, by Student's t of one degree of
 freedom less than seeds, the wider; of one seed, its own.
 """
@@ -40,20 +41,25 @@ def over_seeds(found_S: list[dict[str, float]]) -> dict[str, float]:
 
 
 def row(name: str, found_S: list[dict[str, Any]], floor: float) -> str:
-    means = [np.mean([found[column] for found in found_S]) for column in COLUMNS]
+    rated = [[found.get(column) for found in found_S] for column in COLUMNS]
+    means = ["-" if None in of_S else f"{np.mean(of_S):.3f}" for of_S in rated]  # a ranking has no log-loss
     within = np.mean([found["within_problem_auc"]["mean"] for found in found_S])
     auc = np.mean([found["auc"]["mean"] for found in found_S])
-    return f"{name:20} {auc:8.3f} {within:15.3f} " + " ".join(f"{m:17.3f}" for m in means) + f" {floor:7.3f}"
+    return f"{name:22} {auc:8.3f} {within:15.3f} " + " ".join(f"{m:>17}" for m in means) + f" {floor:7.3f}"
 
 
 def main(workdirs: list[epath.Path]) -> None:
     held_out = {o: [figures_of(w, o)["held_out"] for w in workdirs] for o in OBJECTIVES}
     columns = " ".join(f"{name:>17}" for name in COLUMNS)
-    print(f"{'prm':20} {'auc':>8} {'within a problem':>15} {columns} {'floor':>7}")
+    print(f"{'prm':22} {'auc':>8} {'within a problem':>15} {columns} {'floor':>7}")
     for objective, found_S in held_out.items():
         floor = float(np.mean([found["log_loss_floor"] for found in found_S]))
-        print(row(objective, [found["prm"] for found in found_S], floor))
-    print(row("number and length", [found["baseline"] for found in held_out["soft"]], floor))
+        for side, name in (("uncalibrated", f"{objective}, uncalibrated"), ("prm", objective)):
+            if side in found_S[0]:
+                print(row(name, [found[side] for found in found_S], floor))
+    floor = float(np.mean([found["log_loss_floor"] for found in held_out["soft"]]))
+    for side, name in (("likelihood", "likelihood, untrained"), ("baseline", "number and length")):
+        print(row(name, [found[side] for found in held_out["soft"]], floor))
     uses = [figures_of(workdir, "evaluate") for workdir in workdirs]
     print(f"\n{'chosen by, or search':22} {'pass rate':>9} {'tokens':>9}   by seed")
     for name in uses[0]["search"]:
@@ -64,9 +70,13 @@ def main(workdirs: list[epath.Path]) -> None:
     line = {
         "seeds": len(workdirs),
         "auc": {o: over_seeds([found["prm"]["auc"] for found in held_out[o]]) for o in OBJECTIVES},
+        "likelihood_auc": over_seeds([found["likelihood"]["auc"] for found in held_out["soft"]]),
         "baseline_auc": over_seeds([found["baseline"]["auc"] for found in held_out["soft"]]),
         "auc_less_baseline": {
             o: over_seeds([found["auc_difference"] for found in held_out[o]]) for o in OBJECTIVES
+        },
+        "auc_less_likelihood": {
+            o: over_seeds([found["less_likelihood"]["auc"] for found in held_out[o]]) for o in OBJECTIVES
         },
         "uses": {
             name: over_seeds([found["search_differences"][name] for found in uses])

@@ -118,6 +118,19 @@ def test_a_programs_own_log_likelihood_is_added_by_its_weight():
     assert np.ptp(added) > 0.2
 
 
+def test_scores_are_calibrated_by_the_steps_number_and_logits_are_not():
+    path, config = paths(1)[0], dataclasses.replace(CONFIG, score_calibration=((2.0, 0.5), (0.5, -1.0)))
+
+    async def use(scorer):
+        return (await scorer.score([path]))[0], (await scorer.logits([path]))[0]
+
+    (found, logits), (plain, same) = run(use, config=config), run(use)
+    assert logits == same  # to the bit
+    np.testing.assert_allclose(plain, 1 / (1 + np.exp(-np.array(logits))), rtol=1e-12)
+    shifted = np.array([2.0, 0.5, 0.5]) * logits + [0.5, -1.0, -1.0]
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-shifted)), rtol=1e-12)
+
+
 def test_together_or_one_by_one_in_any_order_the_scores_are_the_same():
     everything = paths(11)
 

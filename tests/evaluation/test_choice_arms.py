@@ -10,7 +10,7 @@ from etils import epath
 from scripted import ScriptedEngine, byte_tokenizer, path, problem, step
 from test_prm_search import ScriptedScorer
 
-from o1jax.evaluation.choice import CasesOf, ChoiceArms
+from o1jax.evaluation.choice import CasesOf, ChoiceArms, last_scores
 from o1jax.evaluation.comparison import Comparison
 from o1jax.evaluation.sample_store import SampleStore
 from o1jax.records import CaseResult, Status, TestCase, Verdict
@@ -85,7 +85,8 @@ def test_every_arm_states_its_pass_rate_and_tokens():
     played, plain, got = asyncio.run(played_figures())
     arms = plain["search"] | got["search"]
     assert set(got["search"]) == {
-        "search_prm", "best_of_n_prm", "best_of_n_prm_min", "best_of_n_majority", "random",
+        "search_prm", "best_of_n_prm", "best_of_n_prm_vote", "best_of_n_prm_tie", "best_of_n_majority_tie",
+        "best_of_n_random_tie", "best_of_n_majority", "random",
     }  # fmt: skip
     assert all(set(arm) == {"pass_rate", "generated_tokens"} for arm in arms.values())
     assert arms["best_of_n_prm"]["generated_tokens"] == arms["best_of_n"]["generated_tokens"]
@@ -150,7 +151,7 @@ def one_of_each(played):
 
 
 class FixedScorer:
-    """The same scores for every step of its first and of its second path."""
+    """The scores of the steps of its first path, of its second, ..."""
 
     def __init__(self, *scores):
         self.scores = scores
@@ -159,14 +160,39 @@ class FixedScorer:
         return list(self.scores)
 
 
-def test_the_last_and_the_lowest_step_may_choose_differently():
+def test_the_last_step_chooses_by_itself_and_with_others_in_a_vote():
     plain, _ = comparison()
-    played = asyncio.run(plain.generate())
-    arms = ChoiceArms(plain, played, FixedScorer((0.1, 0.9), (0.6, 0.7)))
-    chosen = asyncio.run(arms._choose(plain.problems[0], one_of_each(played)))
-    assert chosen == {
-        "best_of_n_prm": 0.0, "best_of_n_prm_min": 1.0, "best_of_n_majority": 0.0, "random": 0.5,
-    }  # fmt: skip
+    wrong, good = one_of_each(asyncio.run(plain.generate()))
+    scores = ((0.1, 0.5), (0.1, 0.3), (0.9, 0.4))
+    for group, passed in (((good, wrong, wrong), 1.0), ((wrong, good, good), 0.0)):
+        chosen = asyncio.run(ChoiceArms(plain, None, FixedScorer(*scores))._choose(plain.problems[0], group))
+        assert chosen["best_of_n_prm"] == passed, "the highest last step"
+        assert chosen["best_of_n_prm_vote"] == chosen["best_of_n_majority"] == 1 - passed
+    trusted = FixedScorer((0.1, 0.8), (0.9, 0.3), (0.9, 0.4))
+    chosen = asyncio.run(ChoiceArms(plain, None, trusted)._choose(plain.problems[0], (good, wrong, wrong)))
+    assert chosen["best_of_n_prm_vote"] == 1.0 > chosen["best_of_n_majority"]
+
+
+def test_ties_after_the_visible_tests_are_broken_by_the_programs_scores():
+    plain, _ = comparison()
+    wrong, good = one_of_each(asyncio.run(plain.generate()))
+    # By the visible tests alike, by the hidden ones not.
+    lucky, fair = (dataclasses.replace(good, program=p) for p in (wrong.program, good.program))
+    group, scorer = (lucky, fair, wrong), FixedScorer((0.3,), (0.4,), (0.9,))
+    chosen = asyncio.run(ChoiceArms(plain, None, scorer)._choose(plain.problems[0], group))
+    assert (chosen["best_of_n_prm_tie"], chosen["best_of_n_majority_tie"]) == (1.0, 0.0)
+    assert chosen["best_of_n_random_tie"] == 0.5 and chosen["best_of_n_prm"] == 0.0
+    more = FixedScorer((0.3,), (0.4,), (0.3,))
+    chosen = asyncio.run(ChoiceArms(plain, None, more)._choose(plain.problems[0], (lucky, fair, lucky)))
+    assert chosen["best_of_n_prm_tie"] == 0.0, "equal programs vote together"
+
+
+def test_a_malformed_answer_with_a_program_has_no_score():
+    plain, scorer = comparison()
+    wrong, good = one_of_each(asyncio.run(plain.generate()))
+    broken = dataclasses.replace(good, error="step 2 is malformed")
+    scores = asyncio.run(last_scores(scorer, plain.workers.tokenizer, [broken, good, wrong], 600))
+    assert scores == [0.0, 0.9, 0.2]
 
 
 def test_of_equal_scores_the_first_is_chosen():
@@ -175,7 +201,7 @@ def test_of_equal_scores_the_first_is_chosen():
     arms = ChoiceArms(plain, generated, FixedScorer((0.9, 0.9), (0.9, 0.9)))
     for group, passed in ((one_of_each(generated), 0.0), (one_of_each(generated)[::-1], 1.0)):
         chosen = asyncio.run(arms._choose(plain.problems[0], group))
-        assert chosen["best_of_n_prm"] == chosen["best_of_n_prm_min"] == passed
+        assert chosen["best_of_n_prm"] == chosen["best_of_n_prm_vote"] == passed
 
 
 def test_a_problem_without_a_well_formed_sample_counts_as_failed():

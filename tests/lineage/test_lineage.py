@@ -83,7 +83,8 @@ def test_a_found_path_leads_to_its_nodes_tests_and_policy(house, trained):
         (1, 0, 1, None),
         (2, 1, 1, 1.0),
     ]
-    assert [step.label.soft for step in path.steps] == [0.75, 1.0] and path.steps[0].label.n_leaves == 2
+    labels = [(step.label.soft, step.label.mean_value, step.label.n_leaves) for step in path.steps]
+    assert labels == [(0.5, 0.75, 2), (1.0, 1.0, 1)]
     assert [step.log_probs for step in path.steps] == [len(tree.nodes[i].token_ids) for i in (1, 2)]
     assert path.verdict == PASS and [judged.status for judged in path.tests] == ["AC", "AC"]
     own, written = path.tests

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from o1jax.losses.prm import (
+    calibrated,
     log_likelihoods,
     pairwise_loss,
     pointwise_loss,
@@ -57,6 +58,14 @@ def test_a_score_counts_the_likelihood_by_its_weight_and_both_learn():
 def test_no_array_of_the_vocabulary_and_all_positions_exists(hidden):
     jaxpr = jax.make_jaxpr(lambda h, w: step_logits(h, w, 0, 1))(draw(0, 2, 5, hidden), draw(1, hidden, 40))
     assert all(var.aval.size <= 10 * hidden for eqn in jaxpr.eqns for var in eqn.outvars)
+
+
+def test_calibration_is_by_step_number_and_the_last_ones_counts_for_those_after_it():
+    logits, numbers = np.array([0.0, np.log(3), np.log(3), -30.0]), np.array([1, 2, 5, 5])
+    np.testing.assert_allclose(calibrated(logits[:3], numbers[:3], ()), [0.5, 0.75, 0.75])
+    found = calibrated(logits, numbers, ((1.0, np.log(4)), (2.0, 0.0)))
+    np.testing.assert_allclose(found, [0.8, 0.9, 0.9, np.exp(-60)], rtol=1e-12)
+    assert 0 < calibrated(np.array([-800.0]), np.array([1]), ((0.5, 0.0),))[0] < 1e-100
 
 
 def test_pointwise_hand_values_of_hard_and_soft_labels():

@@ -10,10 +10,13 @@ import pytest
 import scipy.stats
 from etils import epath
 
+from o1jax.engine.step_scorer import Path as prm_path
+from o1jax.losses.prm import calibrated
 from o1jax.model.init import init_params
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prm import prm
+from o1jax.prm.calibrate import LEAST_SLOPE, fit_calibration
 from o1jax.prm.figures import (
     auc,
     auc_intervals,
@@ -25,12 +28,15 @@ from o1jax.prm.figures import (
     held_out_figures,
     ranking,
 )
-from o1jax.prm.nodes import Nodes, nodes_of, score_nodes
+from o1jax.prm.leakage import learned_by, refuse_leakage, warn_of_memory
+from o1jax.prm.nodes import Nodes, node_logits, nodes_of
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import CaseResult, InputError, Node, Status, Tree, Verdict
 from o1jax.search.samples import step_pairs
-from o1jax.stages import manifest
+from o1jax.stages import manifest, provenance
+from o1jax.stages.provenance import Provenance
 from o1jax.stages.training import TrainSettings, open_policy
+from o1jax.stages.workers import scorer_of
 from o1jax.store import write_records
 from o1jax.train.checkpoint import save_policy
 
@@ -71,7 +77,7 @@ def tree_of(number, rng):
         for is_good in (True, False):
             add(first, is_good, PASS if first_is_good and is_good else FAIL)
     add(0, False, error="malformed")
-    return Tree(f"p{number}", (3, 60 + number % 100, 7), tuple(nodes), 0, 1.0, 4, 50, 8)
+    return Tree(f"p{number}", (3, 60 + number % 140, 7), tuple(nodes), 0, 1.0, 4, 50, 8)
 
 
 def trees_of(numbers, seed=0):
@@ -89,7 +95,11 @@ def inputs(tmp_path_factory):
     tokenizer = nano_tokenizer.train(["x = x + 1"], 300)
     config = dataclasses.replace(preset("nano"), vocab_size=300, d_model=64, n_layers=2, n_heads=2, d_ff=128)
     save_policy(root / "policy", config, init_params(config, 0, make_mesh())[1], tokenizer)
-    for name, numbers in (("found", range(60)), ("held_out", range(70, 95))):
+    for name, numbers in (
+        ("found", range(60)),
+        ("held_out", range(70, 95)),
+        ("calibration", range(100, 140)),
+    ):
         search_stage(root / name, trees_of(numbers))
     return {"policy": root / "policy", "found_0": root / "found", "held_out": root / "held_out"}
 
@@ -105,8 +115,13 @@ def test_a_rule_of_one_token_is_learned_in_seconds(objective, likelihood, inputs
     assert held_out["prm"]["within_problem_auc"]["mean"] > 0.9
     assert held_out["baseline"]["auc"]["mean"] < 0.8
     assert held_out["auc_difference"]["low"] > 0.1
+    assert held_out["labels"] == "soft"
     if objective == "soft":
         assert 0 < held_out["log_loss_floor"] < held_out["prm"]["log_loss"] < 0.5
+    # The start knows nothing of the rule: what the model tells beyond its likelihoods it has learned.
+    assert held_out["likelihood"]["auc"]["mean"] < 0.7 and held_out["less_likelihood"]["auc"]["low"] > 0.2
+    assert held_out["less_likelihood"]["within_problem_auc"]["low"] > 0.1
+    assert figures["score_calibration"] == [] and "uncalibrated" not in held_out
     config = open_policy(out).config
     assert config.vocab_size == 300 and config.score_likelihood == likelihood
 
@@ -126,13 +141,93 @@ def test_training_goes_on_from_an_earlier_prm(inputs, tmp_path):
         np.testing.assert_allclose(old, new, atol=1e-6)
 
 
-def test_a_problem_both_trained_on_and_held_out_is_refused_by_name(inputs, tmp_path):
+def test_the_calibration_is_fitted_on_other_problems_and_kept_with_the_model(inputs, tmp_path):
+    out = epath.Path(tmp_path) / "out"
+    calibration = epath.Path(inputs["found_0"]).parent / "calibration"
+    few = dataclasses.replace(SETTINGS, train_tokens=12_000)
+    figures = prm.run(out, few, {**inputs, "calibration": calibration}, 0).figures
+    model = open_policy(out)
+    assert len(model.config.score_calibration) == 2 and all(a > 0 for a, _ in model.config.score_calibration)
+    held_out = figures["held_out"]
+    assert held_out["prm"]["log_loss"] < held_out["uncalibrated"]["log_loss"]
+    # By depth it ranks as before.
+    assert held_out["prm"]["auc_by_depth"] == held_out["uncalibrated"]["auc_by_depth"]
+
+    async def scored():
+        scorer = scorer_of(model, slots=4, context=64)
+        path = (tuple(range(3, 23)), (9, 19), (0, 0))
+        try:
+            return await scorer.score([prm_path(*path)]), await scorer.logits([prm_path(*path)])
+        finally:
+            await scorer.close()
+
+    (scores,), (logits,) = asyncio.run(scored())
+    wanted = calibrated(np.array(logits), np.array([1, 2]), model.config.score_calibration)
+    np.testing.assert_allclose(scores, wanted)
+    assert not np.allclose(scores, calibrated(np.array(logits), np.array([1, 2]), ()))
+    # Trained on, it begins without: its logits will be others.
+    again = prm.run(epath.Path(tmp_path) / "again", few, {**inputs, "prm": out}, 0)
+    assert not open_policy(epath.Path(tmp_path) / "again").config.score_calibration
+    assert again.figures["score_calibration"] == []
+
+
+LEAKS = (("held_out", "held out"), ("calibration", "used for the calibration"))
+
+
+@pytest.mark.parametrize("name, use", LEAKS)
+def test_a_problem_both_trained_on_and_measured_by_is_refused_by_name(name, use, inputs, tmp_path):
     leak = epath.Path(tmp_path) / "leak"
     write_records(leak / "trees" / "trees.parquet", Tree, trees_of([99, 7]))
-    with pytest.raises(InputError, match="problem p7 is both trained on and held out"):
-        prm.run(epath.Path(tmp_path) / "out", SETTINGS, {**inputs, "held_out": leak}, 0)
-    with pytest.raises(InputError, match="problem other is both"):  # the same prompt under another name
-        prm.refuse_leakage(trees_of([7]), [dataclasses.replace(trees_of([7])[0], problem_id="other")])
+    with pytest.raises(InputError, match=f"problem p7 is both trained on and {use}"):
+        prm.run(epath.Path(tmp_path) / "out", SETTINGS, {**inputs, name: leak}, 0)
+
+
+def test_neither_do_the_calibration_and_the_figures_share_a_problem(inputs, tmp_path):
+    same = {**inputs, "calibration": inputs["held_out"]}
+    with pytest.raises(InputError, match="both used for the calibration and held out"):
+        prm.run(epath.Path(tmp_path) / "out", SETTINGS, same, 0)
+    other = [dataclasses.replace(trees_of([7])[0], problem_id="other")]  # the same prompt under another name
+    with pytest.raises(InputError, match="problem other is both"):
+        refuse_leakage({"trained on": trees_of([7]), "held out": other}, learned_by(epath.Path(tmp_path)))
+
+
+def trained_stage(place, stage, problem_ids, inputs):
+    """A finished stage that trained on these problems."""
+    rows = [Provenance(f"0/{id}#1", id, "found path", "", "{}", ()) for id in problem_ids]
+    provenance.write(place, [*rows, Provenance("0/long#1", "long", "found path", "too long", "{}", ())])
+    spec = manifest.StageSpec(stage, {}, 0, {name: str(path) for name, path in inputs.items()})
+    manifest.finish(place, spec, manifest.StageResult({}, {}))
+    return place
+
+
+def test_what_the_start_imitated_is_known_by_the_stages_behind_it(inputs, tmp_path, caplog):
+    root = epath.Path(tmp_path)
+    sft = trained_stage(root / "sft", "policy_sft", ["p1", "p2"], {"policy": inputs["policy"]})
+    dpo = trained_stage(root / "dpo", "policy_dpo", ["p3"], {"policy": sft, "found_0": inputs["found_0"]})
+    scorer = trained_stage(root / "prm", "prm", ["p4"], {"policy": dpo})
+    learned = learned_by(scorer)
+    assert learned.imitated == {"p1": str(sft), "p2": str(sft), "p3": str(dpo)}
+    assert learned.scored == {"p4": str(scorer)}
+    assert (
+        warn_of_memory(trees_of([2, 3, 4, 5]), learned) == 2 and "start from the policy that" in caplog.text
+    )
+    assert warn_of_memory(trees_of([4, 5]), learned) == 0, "labels may be learned from twice"
+    assert learned_by(epath.Path(inputs["policy"])).imitated == {}
+    for number, stage in ((2, sft), (4, scorer)):
+        with pytest.raises(InputError, match=f"problem p{number} is held out, and {stage}"):
+            refuse_leakage({"trained on": trees_of([9]), "held out": trees_of([number])}, learned)
+    refuse_leakage({"trained on": trees_of([1, 2, 4]), "held out": trees_of([9])}, learned)
+
+
+def test_a_model_says_how_many_problems_its_start_knew(inputs, tmp_path):
+    start = trained_stage(epath.Path(tmp_path) / "sft", "policy_sft", ["p1", "p2", "p105"], {})
+    model = open_policy(inputs["policy"])
+    save_policy(start / "policy", model.config, model.params, model.tokenizer)
+    few, known = dataclasses.replace(SETTINGS, train_tokens=500), {**inputs, "policy": start}
+    assert prm.run(epath.Path(tmp_path) / "out", few, known, 0).figures["start_saw"] == 2
+    known["calibration"] = epath.Path(inputs["found_0"]).parent / "calibration"
+    with pytest.raises(InputError, match="problem p105 is used for the calibration, and .*sft"):
+        prm.run(epath.Path(tmp_path) / "other", few, known, 0)
 
 
 @pytest.mark.parametrize("objective, words", [("soft", "no labelled path"), ("pair", "no pair of siblings")])
@@ -161,22 +256,26 @@ def test_a_cap_draws_paths_by_seed():
 
 
 class LengthScorer:
-    """A step's score is the length of the path up to its end; counts paths."""
+    """A step's logit is the length of the path up to its end, and of a program of that; counts paths."""
 
     def __init__(self):
         self.paths = 0
 
-    async def score(self, paths):
+    async def logits(self, paths):
         self.paths += len(paths)
-        return [tuple(end + 1 for end in step_ends) for _, step_ends, _ in paths]
+        steps = [zip(ends, programs, strict=True) for _, ends, programs in paths]
+        return [tuple(end + 1 + 1000 * length for end, length in of) for of in steps]
 
 
 def test_every_step_is_scored_once_and_malformed_ones_are_not():
     trees, scorer = trees_of(range(3)), LengthScorer()
     nodes = nodes_of(trees, ENDS)
-    scores = asyncio.run(score_nodes(trees, scorer, ENDS))
-    assert len(nodes) == len(scores) == 3 * 12 and scorer.paths == 3 * 8
-    np.testing.assert_array_equal(scores, nodes.path_tokens_N + 3)  # the prompt's; no eos
+    logits = asyncio.run(node_logits(trees, scorer, ENDS))
+    assert len(nodes) == len(logits) == 3 * 12 and scorer.paths == 3 * 8
+    ends = nodes.path_tokens_N + 3  # the prompt's; no eos
+    np.testing.assert_array_equal(logits, ends + 1000 * nodes.step_tokens_N * nodes.is_leaf_N)
+    by_likelihood = asyncio.run(node_logits(trees, scorer, ENDS, by_likelihood=True))
+    np.testing.assert_array_equal(by_likelihood, ends + 1000 * nodes.step_tokens_N)
     assert nodes.number_N.tolist()[:3] == [1, 2, 2] and nodes.is_leaf_N.tolist()[:3] == [False, True, True]
     assert nodes.soft_N[0] in (0.0, 0.5) and nodes.hard_N[0] == 2 * nodes.soft_N[0]
 
@@ -217,11 +316,30 @@ def test_intervals_are_over_problems_and_the_difference_is_paired():
     rng = np.random.default_rng(0)
     label_N, problem_N = rng.integers(0, 2, 400), np.repeat(np.arange(40), 10)
     score_N = label_N + rng.normal(0, 1, 400)
-    got = auc_intervals({"a": score_N, "b": score_N}, label_N, problem_N, 0)
+    scores = {"a": score_N, "b": score_N, "c": -score_N}
+    got, less = auc_intervals(scores, label_N, problem_N, 0)
     assert got["a"] == got["b"] and got["a"]["low"] < got["a"]["mean"] < got["a"]["high"]
-    assert got["difference"] == {"mean": 0, "low": 0, "high": 0, "n": 40}
-    one_kind = auc_intervals({"a": score_N, "b": score_N}, np.ones(400), problem_N, 0)
-    assert one_kind == {"a": None, "b": None, "difference": None}
+    assert less["b"] == {"mean": 0, "low": 0, "high": 0, "n": 40} and less["c"]["low"] > 0.2
+    assert less["c"]["mean"] == pytest.approx(got["a"]["mean"] - got["c"]["mean"], abs=1e-4)
+    nothing = ({"a": None, "b": None, "c": None}, {"b": None, "c": None})
+    assert auc_intervals(scores, np.ones(400), problem_N, 0) == nothing
+
+
+def test_calibration_finds_the_scaling_of_each_depth_and_turns_no_ranking_round():
+    rng = np.random.default_rng(0)
+    number_N, logit_N = rng.integers(1, 5, 20_000), rng.normal(0, 2, 20_000)
+    wanted = np.array([[0.5, -1.0], [2.0, 0.3], [1.0, 0.0], [1.0, 0.0]])  # of 1, 2, and 3 with those after it
+    p_N = calibrated(logit_N, number_N, wanted)
+    found = np.array(fit_calibration(logit_N, number_N, rng.binomial(5, p_N) / 5))
+    np.testing.assert_allclose(found, wanted, atol=0.08)
+    # Soft labels that are the probabilities themselves give them back.
+    np.testing.assert_allclose(fit_calibration(logit_N, number_N, p_N), wanted, atol=0.01)
+    few = np.where(np.arange(20_000) < 40, number_N, np.minimum(number_N, 2))
+    assert len(fit_calibration(logit_N, few, p_N)) == 2, "deeper steps that are few have the last one's"
+    ((a, b),) = fit_calibration(logit_N[:80], np.ones(80, int), 1.0 * (logit_N[:80] < 0))
+    assert a == LEAST_SLOPE and abs(b) < 1
+    ((a, b),) = fit_calibration(logit_N[:80], np.ones(80, int), np.zeros(80))
+    assert 0 < a and calibrated(np.array([0.0]), np.array([1]), ((a, b),))[0] < 0.02
 
 
 def test_calibration_hand_values():
@@ -264,10 +382,23 @@ def test_figures_of_perfect_and_of_constant_scores():
     got = ranking(nodes, perfect, 0)
     assert got["auc_leaves"] == got["auc_inner"] == got["pair_accuracy"] == 1.0
     assert got["auc_by_depth"] == {"1": 1.0, "2": 1.0, "3": 1.0} and got["within_problem_auc"]["mean"] == 1.0
+    by_depth = ranking(nodes, np.where(nodes.is_leaf_N, 0.0, nodes.hard_N), 0)
+    assert by_depth["within_problem_auc"]["mean"] > by_depth["within_problem_auc_leaves"]["mean"] == 0.5
     assert ranking(nodes, constant, 0)["pair_accuracy"] == ranking(nodes, constant, 0)["auc_inner"] == 0.5
-    assert calibration(nodes, constant)["calibration_error"] == 0.0
-    assert calibration(nodes, perfect)["log_loss"] < 1e-4
-    assert held_out_figures(nodes, nodes, perfect, 0)["log_loss_floor"] == 0.0
+    assert calibration(nodes, constant, nodes.soft_N)["calibration_error"] == 0.0
+    assert calibration(nodes, perfect, nodes.soft_N)["log_loss"] < 1e-4
+
+
+def test_scores_are_compared_with_the_labels_they_learned():
+    nodes = random_nodes(300, lambda rng, *columns: rng.integers(0, 2, 300))
+    nodes = dataclasses.replace(nodes, soft_N=nodes.hard_N * 0.4)
+    scores = {"prm": nodes.soft_N, "likelihood": nodes.soft_N - 5}
+    soft, hard = (held_out_figures(nodes, nodes, scores, kind, 0) for kind in ("soft", "hard"))
+    assert soft["prm"]["calibration_error"] == 0 and soft["prm"]["log_loss"] == soft["log_loss_floor"] > 0.2
+    assert hard["prm"]["calibration_error"] > 0.2 and hard["log_loss_floor"] == 0.0
+    assert hard["prm"]["auc"] == soft["prm"]["auc"] and (soft["labels"], hard["labels"]) == ("soft", "hard")
+    assert "log_loss" not in soft["likelihood"] and soft["likelihood"]["auc"]["mean"] == 1.0
+    assert soft["less_likelihood"]["auc"]["mean"] == 0 and soft["auc_difference"]["mean"] > 0.3
 
 
 def test_pairs_are_those_of_step_pairs():

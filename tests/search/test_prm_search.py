@@ -42,8 +42,10 @@ class ScriptedScorer:
         await asyncio.sleep(random.random() * self.jitter_s)
         self.calls.append(paths)
         for token_ids, step_ends, program_tokens in paths:
-            assert step_ends == (len(token_ids) - 1,) and program_tokens == (0,)
-        return [(self._score(self.answer(token_ids)),) for token_ids, _, _ in paths]
+            # All steps from the first on, or a calibration by number would take the wrong one.
+            assert len(step_ends) == self.answer(token_ids).count("<Step_End>") and not any(program_tokens)
+            assert step_ends[-1] == len(token_ids) - 1
+        return [(*[0.0] * (len(ends) - 1), self._score(self.answer(ids))) for ids, ends, _ in paths]
 
     def answer(self, token_ids):
         return self.tokenizer.decode(token_ids).split(scripted.ASSISTANT)[1]
@@ -106,9 +108,9 @@ def test_four_rollouts_grow_the_tree_checked_by_hand():
 
 def test_labels_count_judged_leaves_and_no_score():
     tree, _, _ = golden(4)
-    labels = [(label.soft, label.hard, label.n_leaves) for label in label_nodes(tree)]
-    assert labels[3] == (0.75, 1.0, 2) and labels[2] == (0.75, 1.0, 2)
-    assert labels[4] == (0.0, 0.0, 0) and labels[0] == (0.5, 1.0, 3)
+    labels = [dataclasses.astuple(label) for label in label_nodes(tree)]
+    assert labels[3] == labels[2] == (0.5, 1.0, 2, 0.75)
+    assert labels[4] == (0.0, 0.0, 0, 0.0) and labels[0] == (pytest.approx(1 / 3), 1.0, 3, 0.5)
 
 
 def test_nodes_at_max_depth_are_scored_once_and_simulated_at_each_visit():

@@ -205,9 +205,27 @@ def test_the_policys_wrong_programs_are_different_few_and_fail(tmp_path):
 CHOICE = selection.Settings(sample=SampleSettings(n=4, style="nano", limits=SHORT))
 
 
-def choice(problem, cases, *texts):
+def choice(problem, cases, *texts, scorer=None):
     written = Written(tuple(cases), (), 3, 10)
-    return asked(lambda w: selection._choose(w, CHOICE, problem, written, 0), Scripted(*texts))
+    return asked(lambda w: selection._choose(w, CHOICE, problem, written, 0, scorer), Scripted(*texts))
+
+
+class LikesSums:
+    """Scores programs that add."""
+
+    async def score(self, paths):
+        texts = [chat.decode(TOKENIZER, of.token_ids) for of in paths]
+        return [
+            (0.5,) * (len(of.step_ends) - 1) + ((0.1, 0.9)[SUM in t],)
+            for of, t in zip(paths, texts, strict=True)
+        ]
+
+
+def test_programs_vote_by_their_scores():
+    texts = (path(LESS), "malformed", path(LESS), path(SUM))
+    voted = choice(ADD, [], *texts, scorer=LikesSums())
+    assert (voted.prm_vote, voted.majority) == (1.0, 0.0)
+    assert choice(ADD, [], *texts).prm_vote == 0.0, "without a reward model the majority's"
 
 
 def test_kept_cases_choose_and_chance_is_among_what_can_be_chosen():

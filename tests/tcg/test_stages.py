@@ -243,7 +243,9 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     assert figures["problems"] == len(read_problems(house / "write_tests")) == 3
     sample = {"n": 2, "style": "nano", "max_tokens": 30}
     chosen = {"sample": sample, "write": WRITE, "engine": ENGINE, "tcg_engine": ENGINE}
-    figures = stage(house, "evaluate_selection", chosen, policy="start", tcg="tcg_dpo", problems="held")
+    by_scores = {"policy": "start", "prm": "start", "tcg": "tcg_dpo", "problems": "held"}
+    figures = stage(house, "evaluate_selection", chosen, **by_scores)
+    assert {"prm_vote", "prm_vote_less_majority", "agreement_less_random"} <= figures.keys()
     assert figures["majority_tokens"] == pytest.approx(figures["agreement_tokens"], rel=0.2)
     search = {"rollouts": 2, "style": "nano", "max_step_tokens": 30, "max_path_tokens": 30}
     beside = {"sample": sample, "search": search, "prompts": (), "ks": (1,), "with_search": True}
