@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from o1jax.policy.credit import CreditedAnswer
 from o1jax.prompts import nano_tokenizer, pseudocode
 from o1jax.prompts.chat import render
 from o1jax.records import CaseResult, InputError, Node, Problem, Status, Step, Tree, Verdict
+from o1jax.search.tree import path_ids
 from o1jax.stages import manifest, provenance, run, settings
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.problems import write_problems
@@ -28,26 +30,29 @@ from o1jax.train.checkpoint import Policy, save_policy
 from o1jax.train.reference import token_log_probs_of
 
 EOS = 1  # of the nano tokenizer
-GOOD, BAD = 40, 41  # what a first step that passes half the time begins with, and one that never does
-PASS, FAIL = (Verdict(True, (CaseResult(status),)) for status in (Status.AC, Status.WA))
+# What first steps begin with: one that passes half the time, half of the tests, or never.
+GOOD, FAIR, BAD = 40, 41, 42
+AC, WA = CaseResult(Status.AC), CaseResult(Status.WA)
+PASS, HALF, FAIL = Verdict(True, (AC, AC)), Verdict(True, (AC, WA)), Verdict(True, (WA, WA))
+FIRST = {1: GOOD, 4: BAD, 7: FAIR}
 SHAPE = {"row_length": 64, "rows_per_batch": 8}
 TRAIN = {**SHAPE, "learning_rate": 2e-3, "weight_decay": 0.0}
 CONFIG = {"train_tokens": 6_000, "train": TRAIN, "style": "nano"}
 N_PROBLEMS = 30
+CHAIN = Step(1, "x"), Step(3, "print(x)")
 
 
 def prompt_of(problem_id):
     return (3, 60 + sum(problem_id.encode()) % 100, 7)
 
 
-def tree_of(problem_id, policy):
-    """1 good: 2 passes, 3 fails; 4 bad: 5 and 6 fail. Log-probs are the policy's own."""
+def tree_of(problem_id):
+    """1 good: 2 passes, 3 fails; 4 bad: 5 and 6 fail; 7 fair: 8 passes half of the tests."""
     rng, nodes = random.Random(problem_id), [Node(index=0, parent=-1, depth=0, action=0)]
-    for parent, verdict in ((0, None), (1, PASS), (1, FAIL), (0, None), (4, FAIL), (4, FAIL)):
-        index, depth = len(nodes), nodes[parent].depth + 1
+    rows = (0, None), (1, PASS), (1, FAIL), (0, None), (4, FAIL), (4, FAIL), (0, None), (7, HALF)
+    for index, (parent, verdict) in enumerate(rows, 1):
         ids = tuple(rng.randrange(50, 200) for _ in range(3))
-        if verdict is None:
-            ids = (GOOD if index == 1 else BAD, *ids)
+        ids, depth = (FIRST[index], *ids) if verdict is None else ids, nodes[parent].depth + 1
         step = Step(3, f"print({index})") if verdict else Step(1, "plan")
         nodes.append(
             Node(
@@ -58,16 +63,30 @@ def tree_of(problem_id, policy):
                 token_ids=ids,
                 text=pseudocode.render_step(step, depth),
                 terminal=verdict is not None,
-                value=None if verdict is None else float(verdict is PASS),
+                value=None if verdict is None else verdict.pass_rate,
                 verdict=verdict,
             )
         )
-    paths = {node.index: (*nodes[node.parent].token_ids, *node.token_ids) for node in nodes[1:]}
-    log_probs = log_probs_of(policy, [(*prompt_of(problem_id), *ids) for ids in paths.values()])
-    for index, values in zip(paths, log_probs, strict=True):
-        own = tuple(values[-len(nodes[index].token_ids) :])
-        nodes[index] = dataclasses.replace(nodes[index], log_probs=own)
     return Tree(problem_id, prompt_of(problem_id), tuple(nodes), 0, 1.0, 4, 50, 4)
+
+
+def with_log_probs(trees, policy):
+    """The trees with the policy's own log-probs."""
+    sequences = [(*t.prompt_ids, *path_ids(t.nodes, n.index)) for t in trees for n in t.nodes[1:]]
+    rows = iter(log_probs_of(policy, sequences))
+    return [
+        dataclasses.replace(
+            tree,
+            nodes=(
+                tree.nodes[0],
+                *(
+                    dataclasses.replace(node, log_probs=tuple(next(rows)[-len(node.token_ids) :]))
+                    for node in tree.nodes[1:]
+                ),
+            ),
+        )
+        for tree in trees
+    ]
 
 
 def log_probs_of(policy, sequences):
@@ -82,17 +101,19 @@ def log_probs_of(policy, sequences):
 def house(tmp_path_factory):
     """A tiny untrained policy, a search by it, its problems, and others with references."""
     root = epath.Path(tmp_path_factory.mktemp("policy_sft"))
-    tokenizer = nano_tokenizer.train(["x = x + 1\nprint(x)"], 300)
-    config = dataclasses.replace(preset("nano"), vocab_size=300, d_model=64, n_layers=1, n_heads=2, d_ff=128)
+    tokenizer = nano_tokenizer.train([pseudocode.render_path(CHAIN)] * 9, 300)
+    config = dataclasses.replace(
+        preset("nano"), n_kv_heads=1, vocab_size=300, d_model=32, n_layers=1, n_heads=1, d_ff=64
+    )
     graphdef, params = init_params(config, 0, make_mesh())
     save_policy(root / "start" / "policy", config, params, tokenizer)
     policy = Policy(config, graphdef, params, tokenizer)
     ids = [f"p{n:02d}" for n in range(N_PROBLEMS)]
-    write_records(root / "search" / "trees" / "trees.parquet", Tree, [tree_of(id, policy) for id in ids])
+    trees = with_log_probs([tree_of(id) for id in ids], policy)
+    write_records(root / "search" / "trees" / "trees.parquet", Tree, trees)
     write_problems(root / "problems", [Problem(id, f"Say {id}.", "stdin") for id in ids])
-    chain = (Step(1, "x"), Step(3, "print(x)"))
     references = [
-        Problem(f"r{n}", f"x {n}", "stdin", solutions=("print(x)",), reasoning=(chain,)) for n in range(12)
+        Problem(f"r{n}", f"x {n}", "stdin", solutions=("print(x)",), reasoning=(CHAIN,)) for n in range(12)
     ]
     write_problems(root / "references", references)
     for name, stage in {"start": "warm_up", "search": "search"}.items():
@@ -119,14 +140,14 @@ def examples_of(house, out, inputs=("references",), **config):
 
 
 def test_the_references_have_their_share_of_the_tokens_of_every_epoch(house, tmp_path):
-    examples, rotation = examples_of(house, tmp_path, reference_share=0.25, reference_prompts=("pseudocode",))
+    examples, rotation = examples_of(house, tmp_path, reference_share=0.5, reference_prompts=("pseudocode",))
     assert rotation.first == N_PROBLEMS and len(examples) == N_PROBLEMS + 12
     batches = Batches(examples, seed=0, rotation=rotation, **SHAPE)
     for epoch in range(3):
         planned = [i for batch in batches.plan(epoch) for row in batch for i in row]
-        tokens = [sum(len(examples[i].token_ids) for i in of) for of in (
-            [i for i in planned if i >= N_PROBLEMS], planned)]  # fmt: skip
-        assert tokens[0] / tokens[1] == pytest.approx(0.25, abs=0.03)
+        tokens = [len(examples[i].token_ids) for i in planned]
+        references = sum(n for i, n in zip(planned, tokens, strict=True) if i >= N_PROBLEMS)
+        assert references / sum(tokens) == pytest.approx(0.5, abs=0.03)
     examples, rotation = examples_of(house, tmp_path)
     assert rotation is None and len(examples) == N_PROBLEMS + 24
     figures = trained(house, tmp_path / "out", reference_share=0.5)
@@ -135,54 +156,51 @@ def test_the_references_have_their_share_of_the_tokens_of_every_epoch(house, tmp
 
 
 def test_a_hand_made_trees_steps_have_their_exact_weights(house, tmp_path):
-    # V_0 = 1/4, V_1 = 1/2, V_4 = 0: step 1 gains 1/4, step 4 loses it, program 3 loses 1/2, 5 and 6 nothing.
+    # V_0 = .3, V_1 = V_7 = .5, V_4 = 0: steps 1 and 7 gain .2, 4 loses .3 and program 3 .5, others nothing.
     progress, negatives = {"weight": 0.4}, {"weight": 0.2, "threshold": 0.1}
     config = {"progress": progress, "negatives": negatives, "credit": {"kappa": 0.0}}
     examples, _ = examples_of(house, tmp_path, (), **config)
     by_id = {example.id: example for example in examples}
-    assert len(examples) == 3 * N_PROBLEMS
-    both, blamed = by_id["0/p00#3"], by_id["0/p00#4"]
-    assert both.weights == pytest.approx((0,) * 3 + (0.1,) * 4 + (0,) * 3)
+    assert len(examples) == 4 * N_PROBLEMS
+    both, blamed, fair = (by_id[f"0/p00#{node}"] for node in (3, 4, 7))
+    assert both.weights == pytest.approx((0,) * 3 + (0.08,) * 4 + (0,) * 3)
     assert both.columns["push"] == pytest.approx((0,) * 6 + (0.1,) * 3 + (0,))
     assert blamed.weights == (0,) * 7
-    assert blamed.columns["push"] == pytest.approx((0, 0) + (0.05,) * 4 + (0,))
-    assert by_id["0/p00#2"].columns["push"] == (0,) * 11 and sum(by_id["0/p00#2"].weights) == 8
+    assert blamed.columns["push"] == pytest.approx((0, 0) + (0.06,) * 4 + (0,))
+    assert fair.weights == pytest.approx((0,) * 3 + (0.08,) * 4) and not any(fair.columns["push"])
+    found = by_id["0/p00#2"]
+    assert not any(found.columns["push"]) and found.weights == (0,) * 3 + (1,) * 8
 
 
-def means_of(policy, house):
-    """Mean log-probs of the good first steps, the bad ones, and the programs that fail after a good one."""
+def mean_of(policy, house, index):
+    """The mean log-prob of a token of the steps of this index, under what stands before them."""
     trees = read_records(house / "search" / "trees" / "trees.parquet", Tree)
-    found = {}
-    for index in (1, 4, 3):
-        paths = [(*t.nodes[t.nodes[index].parent].token_ids, *t.nodes[index].token_ids) for t in trees]
-        rows = log_probs_of(policy, [(*t.prompt_ids, *ids) for t, ids in zip(trees, paths, strict=True)])
-        n = len(trees[0].nodes[index].token_ids)
-        found[index] = np.array([row[-n:] for row in rows])
-    return found
+    rows = log_probs_of(policy, [(*t.prompt_ids, *path_ids(t.nodes, index)) for t in trees])
+    return float(np.mean([row[-len(trees[0].nodes[index].token_ids) :] for row in rows]))
 
 
-def test_good_steps_become_likelier_and_bad_ones_less_until_the_clip(house, tmp_path):
-    before = means_of(open_policy(house / "start"), house)
-    credit = {"credit": {"kappa": 0.0}, "train_tokens": 20_000}
-    push = {"weight": 1.0, "threshold": 0.1, "clip": 0.3}
-    # With a weight that drowns the other terms, so that what moves is the term.
-    figures = trained(
-        house, tmp_path / "negatives", (), **credit, negatives={**push, "weight": 100.0},
-    )  # fmt: skip
-    assert (
-        figures["failing"] == figures["losing_steps"] / 1 == 2 * N_PROBLEMS and not figures["gaining_steps"]
-    )
-    after = means_of(open_policy(tmp_path / "negatives"), house)
-    fell_by = before[4].mean() - after[4].mean()
+def test_bad_steps_become_less_likely_until_the_clip(house, tmp_path):
+    before = mean_of(open_policy(house / "start"), house, 4)
+    # With a weight that drowns the found paths, so that what moves is the term.
+    negatives = {"weight": 100.0, "threshold": 0.1, "clip": 0.3}
+    config = {"credit": {"kappa": 0.0}, "train_tokens": 20_000, "negatives": negatives}
+    figures = trained(house, tmp_path, (), **config)
+    assert figures["failing"] == figures["losing_steps"] == 2 * N_PROBLEMS and not figures["gaining_steps"]
+    fell_by = before - mean_of(open_policy(tmp_path), house, 4)
     assert 0.2 < fell_by < 1.2, fell_by  # the bound is .36 nats; steps overshoot, and tokens are shared
-    rows = [json.loads(line) for line in (tmp_path / "negatives/fit/metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "fit" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["clipped"] == 0 and rows[-1]["clipped"] / rows[-1]["push_share"] > 0.5
-    figures = trained(house, tmp_path / "progress", (), **credit, progress={"weight": 4.0})
-    assert figures["gaining_steps"] == N_PROBLEMS and not figures["losing_steps"]
-    plain = trained(house, tmp_path / "plain", (), **credit)
-    assert plain["failing"] == 0 and not (tmp_path / "plain" / "failing.parquet").exists()
-    good = {name: means_of(open_policy(tmp_path / name), house)[1].mean() for name in ("progress", "plain")}
-    assert good["progress"] > good["plain"] > before[1].mean()
+
+
+def test_steps_of_failing_answers_that_gain_become_likelier(house, tmp_path):
+    config = {"credit": {"kappa": 0.0}, "progress": {"weight": 5.0}}
+    figures = trained(house, tmp_path, (), **config)
+    assert figures["gaining_steps"] == 2 * N_PROBLEMS and not figures["losing_steps"]
+    gains = [
+        mean_of(open_policy(tmp_path), house, node) - mean_of(open_policy(house / "start"), house, node)
+        for node in (7, 4)
+    ]
+    assert gains[0] > 0.5 > gains[1], gains  # fair steps, of which no answer passes, and bad ones
 
 
 def test_what_a_failing_answer_taught_is_traced_to_its_node(house, tmp_path):
@@ -191,7 +209,7 @@ def test_what_a_failing_answer_taught_is_traced_to_its_node(house, tmp_path):
     rows = {row.id: row for row in provenance.read(epath.Path(tmp_path), "policy_sft")}
     row = rows["0/p00#4"]
     assert row.kind == "steps of a failing answer" and not row.left_out
-    assert json.loads(row.facts) == {"advantage of step 1": -0.25}
+    assert json.loads(row.facts) == {"advantage of step 1": -0.3}
     assert [(source.input, source.node) for source in row.sources] == [("found_0", 4)]
     kept = read_records(tmp_path / "failing.parquet", CreditedAnswer)
     assert {answer.id for answer in kept} == {id for id, r in rows.items() if r.kind != "found path"}
@@ -218,7 +236,7 @@ def test_steps_are_valued_by_a_reward_model_and_resumed_with_the_values_they_had
     kept = read_records(tmp_path / "out" / "failing.parquet", CreditedAnswer)
     assert len({answer.advantages for answer in kept}) > 1  # the scores differ from problem to problem
     (tmp_path / "again").mkdir()
-    (tmp_path / "out" / "failing.parquet").copy(tmp_path / "again" / "failing.parquet")
+    shutil.copy(tmp_path / "out" / "failing.parquet", tmp_path / "again")
     assert run.run(epath.Path(tmp_path) / "again", spec)["figures"] == figures
     policies = [jax.tree.leaves(open_policy(epath.Path(tmp_path) / at).params) for at in ("out", "again")]
     assert all(np.array_equal(a, b) for a, b in zip(*policies, strict=True))
