@@ -115,10 +115,11 @@ def provenance_of(
 ) -> list[Provenance]:
     """A row for every answer; those longer than `row_length` are left out of training."""
     directories = found_directories(inputs)
-    found = [
-        provenance.row(s, "found path", found_sources(s.id, directories), encode_sft(s), row_length)
-        for s in answers.found
-    ]
+    found = []
+    for sample in answers.found:
+        facts = {"weight": round(sample.weight, 4)} if sample.weight != 1 else {}
+        sources, example = found_sources(sample.id, directories), encode_sft(sample)
+        found.append(provenance.row(sample, "found path", sources, example, row_length, facts))
     return found + [
         row
         for name, samples in answers.references.items()

@@ -193,7 +193,7 @@ def test_bad_steps_become_less_likely_until_the_clip(house, tmp_path):
 
 
 def test_steps_of_failing_answers_that_gain_become_likelier(house, tmp_path):
-    config = {"credit": {"kappa": 0.0}, "progress": {"weight": 5.0}}
+    config = {"credit": {"kappa": 0.0}, "progress": {"weight": 5.0}, "train_tokens": 12_000}
     figures = trained(house, tmp_path, (), **config)
     assert figures["gaining_steps"] == 2 * N_PROBLEMS and not figures["losing_steps"]
     gains = [
