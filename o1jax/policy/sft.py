@@ -80,8 +80,9 @@ class Settings:
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: found (answers), found_problems, references, references_an_epoch, failing (answers that are
-    learned from), gaining_steps, losing_steps (of those), dropped_long, steps, trained_tokens."""
+    """figures: found (answers), found_problems, references, references_an_epoch, dropped_long, steps,
+    trained_tokens; with progress or negatives failing (answers that are learned from) and, of those,
+    gaining_steps and losing_steps."""
     check(settings, inputs)
     tokenizer = training.open_tokenizer(inputs["policy"])
     answers, failing = examined(out, settings, inputs, tokenizer, seed)
@@ -105,10 +106,12 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         "found_problems": len({sample.problem_id for sample in answers.found}),
         "references": sum(map(len, answers.references.values())),
         "references_an_epoch": rotation.count if rotation else sum(map(len, answers.references.values())),
-        "failing": len(failing),
-        "gaining_steps": sum(a > 0 for answer in failing for a in answer.advantages),
-        "losing_steps": sum(a < 0 for answer in failing for a in answer.advantages),
     }
+    if settings.credits:
+        advantages = [advantage for answer in failing for advantage in answer.advantages]
+        figures["failing"] = len(failing)
+        figures["gaining_steps"] = sum(advantage > 0 for advantage in advantages)
+        figures["losing_steps"] = sum(advantage < 0 for advantage in advantages)
     return training.result(fitted, figures, dropped)
 
 

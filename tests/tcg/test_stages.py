@@ -19,7 +19,7 @@ from o1jax.records import InputError, PreferencePair, Problem, TestCase
 from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
-from o1jax.stages import manifest, run
+from o1jax.stages import manifest, provenance, run
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
@@ -305,10 +305,6 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     dpo = {**sft, "train": {**sft["train"], "row_length": 2048}, "rejected": "near_miss"}
     figures = stage(house, "tcg_dpo", dpo, tcg="tcg_sft", problems="train")
     assert 0 < figures["pairs"] <= figures["sets"] == 8
-    control = run.run(house / "control", StageSpec("tcg_dpo", {**dpo, "objective": "sft"}, 0, {
-        "tcg": str(house / "tcg_sft"), "problems": str(house / "train")}))  # fmt: skip
-    assert control["figures"]["pairs"] == figures["pairs"]
-    assert control["figures"]["trained_tokens"] >= 2_000
     measured = {"write": WRITE, "engine": ENGINE, "random_tests": True}
     figures = stage(house, "evaluate_tcg", measured, tcg="tcg_dpo", problems="held")
     assert figures["before"]["program"]["asked"] == 18 and figures["before"]["question"]["asked"] == 18
@@ -328,6 +324,18 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     inputs = {"policy": str(house / "start"), "tcg": str(house / "tcg_dpo"), "problems": str(house / "held")}
     figures = run.run(house / "short", StageSpec("evaluate", beside, 0, inputs))["figures"]
     assert figures["long_prompts"] == 3
+
+
+def test_the_control_of_dpo_learns_the_chosen_sides_of_the_same_pairs_alone(house):
+    train = {"row_length": 1024, "rows_per_batch": 2}
+    config = {"train_tokens": 2_000, "train": train, "cases": CASES, "rejected": "near_miss"}
+    inputs = {"tcg": str(house / "start"), "problems": str(house / "train")}
+    spec = StageSpec("tcg_dpo", {**config, "objective": "sft"}, 0, inputs)
+    figures = run.run(house / "control", spec)["figures"]
+    assert 0 < figures["pairs"] <= figures["sets"] == 8 and figures["trained_tokens"] >= 2_000
+    rows = provenance.read(house / "control", "tcg_dpo")
+    assert len(rows) == figures["pairs"] and {row.kind for row in rows} == {"true cases of a pair"}
+    assert all([source.role for source in row.sources] == ["answer"] for row in rows)
 
 
 def test_tests_are_not_written_by_hidden_ones(house):
