@@ -2,7 +2,12 @@
 
     python launch/policy_sft.py --config=configs/policy_sft.py:nano --workdir=runs/policy_sft
 
-`inputs.found_0`, `found_1`, ... are search or sample stages. nano: 2 CPU cores, about a minute.
+`inputs.found_0`, `found_1`, ... are search or sample stages. nano: 2 CPU cores, about a minute. The
+references have a quarter of the tokens, under the pseudocode prompt alone.
+
+What else there is to learn from is off: --config.policy_sft.hardness_bound=3.0 weights hard problems' paths
+up, prompt='bare' (with inputs.problems) trains without the worked examples that answers were sampled with,
+and progress.weight and negatives.weight (perhaps with inputs.prm) learn from the steps of failing answers.
 
     python launch/policy_sft.py --config=configs/policy_sft.py:qwen2.5-coder-7b --workdir=runs/policy_sft_7b
 
@@ -42,7 +47,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "inputs": inputs,
+            "inputs": {"problems": "", "prm": "", **inputs},
             "policy_sft": {
                 "train_tokens": train_tokens,
                 "train": {
@@ -52,7 +57,13 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                     "warmup_steps": 10,
                     "weight_decay": 0.1,
                 },
-                "max_per_problem": 4,
+                "max_per_problem": 2,
+                "reference_share": 0.25,
+                "reference_prompts": ("pseudocode",),
+                "prompt": "as_sampled",
+                "hardness_bound": 0.0,
+                "progress": {"weight": 0.0},
+                "negatives": {"weight": 0.0},
                 "style": "nano" if variant == "nano" else "full",
             },
         }

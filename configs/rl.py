@@ -27,11 +27,11 @@ ARMS = {
     "sampling": {},
     "dpo": {},
     "rl_outcome": {"reward": OUTCOME, **BY_OUTCOME},
-    "rl_process": {"reward": PROCESS},
+    "rl_process": {"reward": PROCESS, "keep_groups": "reward"},
     "rl_constant": {"reward": CONSTANT, **BY_OUTCOME},
     "rl_linear": {"reward": LINEAR, **BY_OUTCOME},
     "rl_logarithmic": {"reward": LOGARITHMIC, **BY_OUTCOME},
-    "rl_linear_all": {"reward": LINEAR},
+    "rl_linear_all": {"reward": LINEAR, "keep_groups": "reward"},
     # Its gradient is that of the replayed references alone: what an arm of RL owes to them.
     "rl_replay": {"reward": OUTCOME, **BY_OUTCOME, "replay": {"examples": 32, "weight": 2000.0}},
 }

@@ -57,6 +57,9 @@ def _ladder() -> dict:
                 "train_tokens": 16_000_000,
                 "dpo": {
                     "shuffled": {**shuffled},
+                    "first_wrong_line": {"rejected": "first_wrong_line"},
+                    # As many tokens of SFT on the same lines: what the preference adds to them.
+                    "true_line": {"rejected": "first_wrong_line", "objective": "sft"},
                     "near_miss": {"rejected": "near_miss", "nll_weight": 5.0},
                 },
             },

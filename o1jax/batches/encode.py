@@ -43,6 +43,30 @@ def encode_sft(sample: SftSample) -> Example:
     )
 
 
+def encode_pushed(
+    id: str,
+    prompt_ids: Ids,
+    answer_ids: Ids,
+    weights: Sequence[float],
+    pushes: Sequence[float],
+    behaviour: Sequence[float],
+) -> Example:
+    """The prompt with weight 0, then the answer, a weight a token: that of its log-likelihood. The column
+    `push` says how much each token is made less likely, `behaviour` the log-prob that it is compared with;
+    one value an answer token."""
+    named = {"push": pushes, "behaviour": behaviour}
+    check_answers(f"answer {id!r}", prompt_ids, answer_ids)
+    check_one_each(f"answer {id!r}", {"weights": weights} | named, answer_ids)
+    weights = (0.0,) * len(prompt_ids) + tuple(map(float, weights))
+    return Example(id, (*prompt_ids, *answer_ids), weights, before_tokens(prompt_ids, named))
+
+
+def without_pushes(example: Example) -> Example:
+    """An example of encode_sft among those of encode_pushed: none of its tokens is made less likely."""
+    zeros = (0.0,) * len(example.token_ids)
+    return dataclasses.replace(example, columns={**example.columns, "push": zeros, "behaviour": zeros})
+
+
 def encode_pair(pair: PreferencePair) -> Example:
     """Two parts, prompt and chosen answer, then prompt and rejected one: weight 1 on the answers, else 0."""
     check_answers(f"pair {pair.id!r}", pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
@@ -104,14 +128,19 @@ def encode_rollout(
         raise InputError(f"{record}: the column {taken[0]!r} is the rollout's own; give yours another name")
     named |= columns
     check_one_each(record, {"is_policy_token": rollout.is_policy_token} | named, rollout.token_ids)
-    # A value belongs where its token is predicted: one position before the token.
-    before = (0.0,) * (len(rollout.prompt_ids) - 1)
     return Example(
         id=rollout.id,
         token_ids=(*rollout.prompt_ids, *rollout.token_ids),
         weights=(0.0,) * len(rollout.prompt_ids) + tuple(map(float, rollout.is_policy_token)),
-        columns={name: (*before, *map(float, values), 0.0) for name, values in named.items()},
+        columns=before_tokens(rollout.prompt_ids, named),
     )
+
+
+def before_tokens(prompt_ids: Ids, named: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    """Columns of values a token of an answer: each belongs where its token is predicted, one position before
+    the token."""
+    before = (0.0,) * (len(prompt_ids) - 1)
+    return {name: (*before, *map(float, values), 0.0) for name, values in named.items()}
 
 
 def as_replay(example: Example, like: Example) -> Example:

@@ -8,6 +8,7 @@ which steps are dispatched ahead, is busy with the step before.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -23,10 +24,39 @@ Batch = dict[str, np.ndarray]
 Rows = tuple[tuple[int, ...], ...]  # the indices of the examples in each row of a global batch, in order
 
 
-class Batches:
-    """The packed batches of some examples: `at(step)` is a pure function of (examples, seed, step)."""
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """The examples from `first` on take turns: every epoch has the next `count` of them, all of them in an
+    order of its own before one comes again. Those before `first` are in every epoch."""
 
-    def __init__(self, examples: Sequence[Example], *, row_length: int, rows_per_batch: int, seed: int):
+    first: int
+    count: int
+
+    def chosen(self, n: int, seed: int, epoch: int) -> list[int]:
+        """The indices of the epoch's examples, of `n` in all."""
+        rotated = n - self.first
+        passes, at = divmod(epoch * self.count, rotated)
+        order: list[int] = []
+        while len(order) < at + self.count:
+            random = np.random.RandomState(fold_seed(seed, "rotation", passes))
+            order += (self.first + random.permutation(rotated)).tolist()
+            passes += 1
+        return [*range(self.first), *order[at : at + self.count]]
+
+
+class Batches:
+    """The packed batches of some examples: `at(step)` is a pure function of (examples, seed, step). With a
+    `rotation` some examples are not in every epoch."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        row_length: int,
+        rows_per_batch: int,
+        seed: int,
+        rotation: Rotation | None = None,
+    ):
         for example in examples:
             if len(example.token_ids) > row_length:
                 raise InputError(
@@ -36,7 +66,10 @@ class Batches:
         kinds = {(tuple(sorted(example.columns)), len(example.parts or (0,))) for example in examples}
         if len(kinds) > 1:
             raise InputError(f"examples of {len(kinds)} kinds, (columns, parts) {sorted(kinds)}; wanted one")
+        if rotation and not (0 <= rotation.first < len(examples) and rotation.count > 0):
+            raise InputError(f"{rotation} of {len(examples)} examples; wanted some that take turns")
         self.row_length, self.rows_per_batch, self.seed = row_length, rows_per_batch, seed
+        self.rotation = rotation
         self.ids = tuple(example.id for example in examples)
         self._tokens = [np.asarray(example.token_ids, np.int32) for example in examples]
         self._weights = [np.asarray(example.weights, np.float32) for example in examples]
@@ -51,8 +84,12 @@ class Batches:
     def plan(self, epoch: int) -> list[Rows]:
         """The batches of one epoch."""
         if epoch not in self._plans:
-            lengths = [len(tokens) for tokens in self._tokens]
-            self._plans = {epoch: plan(lengths, self.seed, epoch, self.row_length, self.rows_per_batch)}
+            n = len(self._tokens)
+            chosen = self.rotation.chosen(n, self.seed, epoch) if self.rotation else list(range(n))
+            lengths = [len(self._tokens[i]) for i in chosen]
+            planned = plan(lengths, self.seed, epoch, self.row_length, self.rows_per_batch)
+            rows = [tuple(tuple(chosen[i] for i in row) for row in batch) for batch in planned]
+            self._plans = {epoch: rows}
         return self._plans[epoch]
 
     def rows(self, step: int) -> Rows:
@@ -82,7 +119,10 @@ class Batches:
     def digest(self) -> str:
         """A hash of everything that decides the batches."""
         hashed = hashlib.blake2b(digest_size=16)
-        hashed.update(repr((self.row_length, self.rows_per_batch, self.seed, self.ids)).encode())
+        # Without a rotation the hash is what it was before there were any: checkpoints go on being resumed.
+        decisive = (self.row_length, self.rows_per_batch, self.seed, self.ids)
+        decisive += (dataclasses.astuple(self.rotation),) if self.rotation else ()
+        hashed.update(repr(decisive).encode())
         for tokens, weights in zip(self._tokens, self._weights, strict=True):
             hashed.update(len(tokens).to_bytes(8) + tokens.tobytes() + weights.tobytes())
         hashed.update(repr(self._parts).encode())

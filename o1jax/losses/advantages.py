@@ -57,18 +57,42 @@ def reward_to_go(rewards_M: ArrayLike, gamma: float = 1.0) -> np.ndarray:
 
 
 def step_group_mean(step_rewards: Sequence[ArrayLike]) -> list[np.ndarray]:
-    """One advantages_M a sample: each step's reward less the mean over all steps of the group, then the
-    reward to go within the sample. step_group_normalized without the std (Dr. GRPO's change)."""
-    steps_G = [vector(rewards) for rewards in step_rewards]
-    mean = all_entries(steps_G).mean()
-    return [reward_to_go(rewards_M - mean) for rewards_M in steps_G]
+    """One advantages_M a sample: each step's reward less the mean over the group's steps of its number, then
+    the reward to go within the sample. step_group_normalized without the std (Dr. GRPO's change)."""
+    return [reward_to_go(deviations_M) for deviations_M in less_mean_by_number(step_rewards)]
 
 
 def step_group_normalized(step_rewards: Sequence[ArrayLike], eps: float = EPS) -> list[np.ndarray]:
-    """One advantages_M a sample: (reward - mean) / (population std + eps) over all steps of the group,
-    then the reward to go within the sample (GRPO with process supervision, arXiv 2402.03300, sec. 4.1.3)."""
-    std = all_entries([vector(rewards) for rewards in step_rewards]).std()
-    return [advantages_M / (std + eps) for advantages_M in step_group_mean(step_rewards)]
+    """One advantages_M a sample: each step's reward less the mean over the group's steps of its number,
+    divided by (population std of all these differences + eps), then the reward to go within the sample. GRPO
+    with process supervision (arXiv 2402.03300, sec. 4.1.3) but for its one mean of all steps."""
+    deviations_G = less_mean_by_number(step_rewards)
+    # One scale for all step numbers: of the last ones there are often two, whose own would say nothing.
+    std = all_entries(deviations_G).std()
+    return [reward_to_go(deviations_M) / (std + eps) for deviations_M in deviations_G]
+
+
+def less_mean_by_number(step_rewards: Sequence[ArrayLike]) -> list[np.ndarray]:
+    """Each step's reward less the mean reward of the group's steps of the same number: first steps are
+    compared with first steps. With one mean of all steps, where rewards rise along a path (an outcome stands
+    at the last), longer answers would get more or less than shorter ones for their length alone."""
+    steps_G = [vector(rewards) for rewards in step_rewards]
+    all_entries(steps_G)  # at least one
+    sums_M, counts_M = np.zeros((2, max(map(len, steps_G))))
+    for rewards_M in steps_G:
+        sums_M[: len(rewards_M)] += rewards_M
+        counts_M[: len(rewards_M)] += 1
+    return [rewards_M - (sums_M / counts_M)[: len(rewards_M)] for rewards_M in steps_G]
+
+
+def progress(step_values: Sequence[ArrayLike]) -> list[np.ndarray]:
+    """One advantages_M a sample: what each step adds, V_j - V_{j-1}, of values V_1 to V_M after its steps.
+    V_0, before the first step, is the group's mean V_1, for a state is worth what its next steps are on the
+    mean (progress of a process reward, Setlur et al. 2024, arXiv 2410.08146)."""
+    values_G = [vector(values) for values in step_values]
+    all_entries(values_G)  # at least one
+    before = float(np.mean([values_M[0] for values_M in values_G if len(values_M)]))
+    return [np.diff(values_M, prepend=before) for values_M in values_G]
 
 
 def gae(rewards_M: ArrayLike, values_M: ArrayLike, gamma: float, lam: float) -> Gae:

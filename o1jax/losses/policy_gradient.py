@@ -82,6 +82,20 @@ def pessimistic(ratio_BT: Array, advantages_BT: Array, low: float, high: float) 
     return Terms(-jnp.where(clipped_BT, bound_BT, ratio_BT) * advantages_BT, clipped_BT)
 
 
+def pushed_down(log_probs_BT: Array, old_BT: Array, pushes_BT: Array, low: float, cap: float) -> Terms:
+    """push * min(r, cap) * log-prob, r = exp(log_prob - old) without gradient, where r >= 1 - low; 0 where it
+    is less: the gradient of PPO's `clipped` with the advantage -push, but never more than `cap` pushes.
+    Pushes are at least 0."""
+    # By PPO a bad token that has become ten times as likely since it was sampled is pushed ten times as hard;
+    # what is learned from may be rounds old, so that happens here.
+    mask_BT = pushes_BT > 0
+    ratio_BT = jnp.exp(log_ratio(stop_gradient(log_probs_BT), stop_gradient(old_BT), mask_BT))
+    clipped_BT = mask_BT & (ratio_BT < 1 - low)
+    pushed_BT = mask_BT & ~clipped_BT
+    weights_BT = only(pushed_BT, pushes_BT) * jnp.minimum(ratio_BT, cap)
+    return Terms(weights_BT * only(pushed_BT, log_probs_BT), clipped_BT)
+
+
 def truncated_weights(proximal_BT: Array, behaviour_BT: Array, mask_BT: Array, cap: float) -> Array:
     """min(exp(proximal - behaviour), cap), without gradient: what a token counts that another policy
     sampled, an older one or the engine's rounding of this one (truncated importance weights, Ionides

@@ -1,7 +1,8 @@
 """What a policy imitates: answers that passed in search and sample stages (D+), and reference programs.
 
-Also the programs that failed there, for a test-case generator to learn from. Trains nothing, and chooses no
-problems: a pool whose references must not be trained on is never passed in.
+Also the programs that failed there, for a test-case generator to learn from; what failing answers teach the
+policy is in credit.py. Trains nothing, and chooses no problems: a pool whose references must not be trained
+on is never passed in.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import collections
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from etils import epath
 
@@ -20,9 +21,10 @@ from o1jax.prompts import direct, pseudocode
 from o1jax.prompts.chat import Message, Tokenizer, encode, render
 from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
-from o1jax.records import InputError, PreferencePair, Problem, Rollout, SftSample, Tree, Verdict
-from o1jax.search.samples import passing_samples, program_of, whole_sample
+from o1jax.records import InputError, PreferencePair, Problem, Prompt, Rollout, SftSample, Tree, Verdict
+from o1jax.search.samples import label_nodes, passing_samples, program_of, whole_sample
 from o1jax.search.steps import cut, without_eos
+from o1jax.search.tree import ROOT, passing_leaves
 from o1jax.stages import provenance
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.problems import read_problems
@@ -34,6 +36,16 @@ FINDERS = ("search", "sample")
 # Inputs: the warm-up's problems, and the pool's, whose references no self-play may see: they are the upper
 # bound that a run is compared with.
 REFERENCES = ("references", "pool_references")
+ReferencePrompts = tuple[Literal["pseudocode", "direct"], ...]
+# Both, because evaluation may compare what the policy does under one with the other.
+BOTH: ReferencePrompts = ("pseudocode", "direct")
+
+
+class Played(NamedTuple):
+    """What a search stage or a sample stage left."""
+
+    trees: list[Tree]
+    rollouts: list[Rollout]
 
 
 class Answers(NamedTuple):
@@ -65,6 +77,12 @@ def search_trees(directory: epath.Path) -> list[Tree]:
     return trees
 
 
+def read_played(inputs: Mapping[str, epath.Path]) -> list[Played]:
+    """What each of the inputs found_<k> left, in their order."""
+    places = found_directories(inputs).values()
+    return [Played(read_trees(at / "trees"), read_shards(at / "rollouts", Rollout)) for at in places]
+
+
 def read_answers(
     inputs: Mapping[str, epath.Path],
     tokenizer: Tokenizer,
@@ -73,13 +91,23 @@ def read_answers(
     max_per_problem: int,
     variants: int,
     style: Style,
+    prompts: ReferencePrompts = BOTH,
 ) -> Answers:
-    """passing_paths and reference_samples of a stage's inputs."""
-    found = passing_paths(list(found_directories(inputs).values()), tokenizer, max_per_problem, seed)
+    """passing_paths and read_references of a stage's inputs."""
+    found = passing_paths(read_played(inputs), tokenizer, max_per_problem, seed)
+    return Answers(found, read_references(inputs, tokenizer, variants, style, prompts))
+
+
+def read_references(
+    inputs: Mapping[str, epath.Path],
+    tokenizer: Tokenizer,
+    variants: int,
+    style: Style,
+    prompts: ReferencePrompts,
+) -> dict[str, list[SftSample]]:
+    """reference_samples of the problems of each input of REFERENCES."""
     problems = {name: read_problems(inputs[name]) for name in REFERENCES if name in inputs}
-    return Answers(
-        found, {name: reference_samples(of, tokenizer, variants, style) for name, of in problems.items()}
-    )
+    return {name: reference_samples(of, tokenizer, variants, style, prompts) for name, of in problems.items()}
 
 
 def provenance_of(
@@ -87,10 +115,11 @@ def provenance_of(
 ) -> list[Provenance]:
     """A row for every answer; those longer than `row_length` are left out of training."""
     directories = found_directories(inputs)
-    found = [
-        provenance.row(s, "found path", _found_source(s, directories), encode_sft(s), row_length)
-        for s in answers.found
-    ]
+    found = []
+    for sample in answers.found:
+        facts = {"weight": round(sample.weight, 4)} if sample.weight != 1 else {}
+        sources, example = found_sources(sample.id, directories), encode_sft(sample)
+        found.append(provenance.row(sample, "found path", sources, example, row_length, facts))
     return found + [
         row
         for name, samples in answers.references.items()
@@ -110,21 +139,80 @@ def reference_provenance(
     return rows
 
 
-def _found_source(sample: SftSample, directories: Mapping[str, epath.Path]) -> Sequence[Source]:
+def found_sources(id: str, directories: Mapping[str, epath.Path]) -> Sequence[Source]:
+    """Of an answer of one of the inputs found_<k>, by its id, which begins with k: its node, or rollout."""
     names = list(directories)
-    number, _, id = sample.id.partition("/")  # the first: a problem's id may hold more of them
+    number, _, rollout = id.partition("/")  # the first: a problem's id may hold more of them
     if (directories[names[int(number)]] / "trees").exists():
-        return provenance.node_sources(sample.id, names)
-    return [Source("answer", names[int(number)], rollout=id)]
+        return provenance.node_sources(id, names)
+    return [Source("answer", names[int(number)], rollout=rollout)]
 
 
 def passing_paths(
-    directories: Sequence[epath.Path], tokenizer: Tokenizer, max_per_problem: int, seed: int
+    played: Sequence[Played],
+    tokenizer: Tokenizer,
+    max_per_problem: int,
+    seed: int,
+    bare: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[SftSample]:
-    """At most `max_per_problem` (0: all) different passing answers a problem, drawn by seed from all
-    `directories` of search and sample stages; an id begins with its directory's index."""
-    rounds = [_passing(directory, tokenizer) for directory in directories]
+    """At most `max_per_problem` (0: all) different passing answers a problem, drawn by seed from all stages;
+    an id begins with its stage's index. Answers to the pseudocode prompt get the prompts `bare`
+    (bare_prompts), where they are given; InputError if one is missing."""
+    rounds = [_passing(of_stage, tokenizer, bare) for of_stage in played]
     return drawn_of_rounds(rounds, lambda s: s.answer_ids, max_per_problem, seed, "passing_paths")
+
+
+def bare_prompts(
+    problems: Sequence[Problem], tokenizer: Tokenizer, style: Style
+) -> dict[str, tuple[int, ...]]:
+    """Problem id -> its pseudocode prompt without worked examples, to be trained under in the place of the
+    one that an answer was sampled under: the policy learns to do without them (context distillation, Snell et
+    al. 2022, arXiv 2209.15189)."""
+    return {problem.id: render(tokenizer, pseudocode.messages(problem, style=style)) for problem in problems}
+
+
+def bare_prompt(bare: Mapping[str, tuple[int, ...]], problem_id: str) -> tuple[int, ...]:
+    """InputError for a problem that has none."""
+    if problem_id not in bare:
+        raise InputError(
+            f"problems: no problem {problem_id}, whose question prompt 'bare' needs; give the problems that "
+            "were searched or sampled"
+        )
+    return bare[problem_id]
+
+
+def weighted_by_hardness(
+    found: Sequence[SftSample], played: Sequence[Played], bound: float
+) -> list[SftSample]:
+    """The samples weighted by sqrt((1 - p) / p) of their problem, between 1 / bound and bound, then scaled to
+    a mean of 1 over their tokens: hard problems count for more, and all together for what they did.
+
+    p = (passes + 1) / (samples + 2), the posterior mean of the problem's pass rate from a uniform prior, of
+    the distinct leaves of its trees and its rollouts in all stages.
+    """
+    counts = pass_counts(played)
+    weights = []
+    for sample in found:
+        n, passes = counts[sample.problem_id]
+        p = (passes + 1) / (n + 2)
+        weights.append(min(max(((1 - p) / p) ** 0.5, 1 / bound), bound))
+    tokens = [sum(sample.is_trained) for sample in found]
+    mean = sum(w * n for w, n in zip(weights, tokens, strict=True)) / max(1, sum(tokens))
+    return [dataclasses.replace(s, weight=w / mean) for s, w in zip(found, weights, strict=True)]
+
+
+def pass_counts(played: Sequence[Played]) -> dict[str, tuple[int, int]]:
+    """Problem id -> (samples, passes): distinct leaves of trees, dead ones too, and rollouts."""
+    counts: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
+    found = [
+        (tree.problem_id, label_nodes(tree)[ROOT].n_leaves, len(passing_leaves(tree)))
+        for of_stage in played
+        for tree in of_stage.trees
+    ]
+    found += [(r.problem_id, 1, int(r.reward == 1.0)) for of_stage in played for r in of_stage.rollouts]
+    for problem_id, n, passes in found:
+        counts[problem_id] = (counts[problem_id][0] + n, counts[problem_id][1] + passes)
+    return counts
 
 
 def drawn_of_rounds(
@@ -146,14 +234,21 @@ def drawn_of_rounds(
     ]
 
 
-def _passing(directory: epath.Path, tokenizer: Tokenizer) -> list[SftSample]:
-    if (directory / "trees").exists():
-        ends, trees = end_ids(tokenizer), read_trees(directory / "trees")
-        return [sample for tree in trees for sample in passing_samples(tree, ends=ends)]
+def _passing(
+    played: Played, tokenizer: Tokenizer, bare: Mapping[str, tuple[int, ...]] | None
+) -> list[SftSample]:
+    def shown(sample: SftSample, prompt: Prompt) -> SftSample:
+        if bare is None or prompt != "pseudocode":
+            return sample
+        return dataclasses.replace(sample, prompt_ids=bare_prompt(bare, sample.problem_id))
+
     # The answers that sampling found are as good as those of search; both are kept as a tree would keep them.
-    rollouts = read_shards(directory / "rollouts", Rollout)
-    samples = (_rollout_sample(rollout, tokenizer) for rollout in rollouts if rollout.reward == 1.0)
-    return [sample for sample in samples if sample is not None]
+    ends, passing = end_ids(tokenizer), (r for r in played.rollouts if r.reward == 1.0)
+    whole = ((_rollout_sample(rollout, tokenizer), rollout.prompt) for rollout in passing)
+    paths = (sample for tree in played.trees for sample in passing_samples(tree, ends=ends))
+    return [shown(sample, "pseudocode") for sample in paths] + [
+        shown(sample, prompt) for sample, prompt in whole if sample is not None
+    ]
 
 
 def _rollout_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
@@ -206,13 +301,17 @@ def _is_wrong(verdict: Verdict | None) -> bool:
 
 
 def reference_samples(
-    problems: Sequence[Problem], tokenizer: Tokenizer, variants: int, style: Style
+    problems: Sequence[Problem],
+    tokenizer: Tokenizer,
+    variants: int,
+    style: Style,
+    prompts: ReferencePrompts = BOTH,
 ) -> list[SftSample]:
     """The first `variants` reasoning chains of each problem under the pseudocode prompt, and as many of
-    its programs under the direct one; `style` is the prompts'."""
+    its programs under the direct one, or those of one of the `prompts`; `style` is the prompts'."""
     samples, end = [], end_ids(tokenizer)[0]
     for problem in problems:
-        for name, messages, answer in _reference_answers(problem, variants, style):
+        for name, messages, answer in _reference_answers(problem, variants, style, prompts):
             answer_ids = (*encode(tokenizer, answer), end)
             prompt_ids = render(tokenizer, messages)
             samples.append(whole_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids))
@@ -223,14 +322,13 @@ def reference_texts(problems: Sequence[Problem], variants: int) -> Iterator[str]
     """What a tokenizer for these problems is trained on: questions and answers."""
     for problem in problems:
         yield problem.question
-        yield from (answer for _, _, answer in _reference_answers(problem, variants, "nano"))
+        yield from (answer for _, _, answer in _reference_answers(problem, variants, "nano", BOTH))
 
 
 def _reference_answers(
-    problem: Problem, variants: int, style: Style
+    problem: Problem, variants: int, style: Style, prompts: ReferencePrompts
 ) -> Iterator[tuple[str, Sequence[Message], str]]:
-    # Both prompts, because evaluation compares what the policy does under one with the other.
-    for i, steps in enumerate(problem.reasoning[:variants]):
+    for i, steps in enumerate(problem.reasoning[:variants] if "pseudocode" in prompts else ()):
         yield f"reasoning_{i}", pseudocode.messages(problem, style=style), pseudocode.render_path(steps)
-    for i, source in enumerate(problem.solutions[:variants]):
+    for i, source in enumerate(problem.solutions[:variants] if "direct" in prompts else ()):
         yield f"direct_{i}", direct.messages(problem, style=style), direct.render_answer(source)

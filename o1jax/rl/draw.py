@@ -60,6 +60,7 @@ def replay_buffer(
         max_per_problem=settings.replay.max_per_problem,
         variants=settings.replay.variants,
         style=settings.sample.style,
+        prompts=settings.replay.prompts,
     )
     provenance.write(out, provenance_of(answers, inputs, tokenizer, settings.train.row_length))
     return keep_short([encode_sft(sample) for sample in answers.all()], settings.train.row_length)[0]

@@ -49,11 +49,15 @@ def groups_that_teach(
 
 
 def differ(rewards_G: Sequence[RewardParts], settings: Settings) -> bool:
-    """Whether a group's answers differ in reward, or by settings.keep_groups in outcome alone."""
+    """Whether a group's answers differ in what settings.keep_groups names."""
     # gae compares an answer with its own value, not with the others; equal rewards teach that value too.
-    by_outcome = settings.keep_groups == "outcome"
-    compared = [parts.outcome if by_outcome else parts.total for parts in rewards_G]
-    return settings.advantage == "gae" or not advantages.is_zero_variance(compared)
+    if settings.advantage == "gae":
+        return True
+    outcomes_G = [parts.outcome for parts in rewards_G]
+    if not advantages.is_zero_variance(outcomes_G):
+        return True
+    counts = settings.keep_groups == "reward" or settings.keep_groups == "fails" and not any(outcomes_G)
+    return counts and not advantages.is_zero_variance([parts.total for parts in rewards_G])
 
 
 def on_path(answer: Answer) -> Answer:
@@ -84,14 +88,28 @@ def examples_of(groups: Sequence[Group], settings: Settings, t: int) -> list[Exa
 def advantages_of(group: Group, settings: Settings, t: int) -> list[np.ndarray]:
     """One advantages_T, a token's each, for every answer of a group: its reward less the group's baseline, or
     each step's."""
-    advantages_in = BY_NAME[settings.advantage]
+    advantages_in = BY_NAME.get(settings.advantage)
     if advantages_in in OF_ANSWERS:
         totals_G = [reward_of(answer, settings, t).total for answer in group]
         values_G = advantages.tempered(advantages_in(totals_G), settings.negative_weight)
         return [np.full(len(a.rollout.token_ids), v) for a, v in zip(group, values_G, strict=True)]
-    steps_G = advantages_in([step_rewards_of(answer, settings, t) for answer in group])
+    if settings.advantage == "progress":
+        steps_G = progress_of(group, settings, t)
+    else:
+        steps_G = advantages_in([step_rewards_of(answer, settings, t) for answer in group])
     tempered_G = [advantages.tempered(values_M, settings.negative_weight) for values_M in steps_G]
     return [on_tokens(answer, values_M) for answer, values_M in zip(group, tempered_G, strict=True)]
+
+
+def progress_of(group: Group, settings: Settings, t: int) -> list[np.ndarray]:
+    """advantages_M of every answer of a group: alpha (R - mean R) + (1 - alpha) (V_j - V_{j-1}), where V_j is
+    the step's score and, after the last step, R."""
+    rewards_G = [reward_of(answer, settings, t) for answer in group]
+    whole_G = advantages.group_mean([parts.outcome for parts in rewards_G])
+    # The sum over an answer's steps is R less what was expected: no step earns by there being more of them.
+    values_G = [[*a.scores[:-1], parts.outcome] for a, parts in zip(group, rewards_G, strict=True)]
+    steps_G, alpha = advantages.progress(values_G), rewards_G[0].alpha
+    return [alpha * whole + (1 - alpha) * steps_M for whole, steps_M in zip(whole_G, steps_G, strict=True)]
 
 
 def gae_examples_of(

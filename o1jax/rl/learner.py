@@ -1,4 +1,4 @@
-"""One update's training: the columns that the loss asks a model for, then an optimizer step an epoch.
+"""One update's training: the columns that the loss asks a model for, then optimizer steps on its answers.
 
 Holds compiled programs and no state. Samples nothing, decides no reward and saves nothing.
 """
@@ -75,23 +75,29 @@ class Learner:
     def train(
         self, state: TrainState, examples: list[Example], replay: Sequence[Example], t: int, at: float
     ) -> tuple[TrainState, dict[str, float]]:
-        """(state, figures) after settings.epochs optimizer steps on the examples of update t and the replayed
-        ones. Without an example nothing changes, and there is no figure but trained_tokens.
+        """(state, figures) after the optimizer steps of settings.epochs and minibatches on the examples of
+        update t and the replayed ones. Without an example nothing changes, and there is no figure but
+        trained_tokens.
 
         `at`: where the run stands among the settings' updates, for the learning rate. figures: the updater's,
-        means over the epochs, but for sampler_difference, which is the first one's. The old state is donated.
+        means over the steps, but for sampler_difference, which is the first one's. The old state is donated.
         """
         if not examples:
             return state, {"trained_tokens": 0}
-        batches = self._batches(self.with_columns(state.params, examples, replay, t), t)
-        figures_E = []
+        # All columns before the first step: `old` is the policy of the update's beginning for every part.
+        whole, n = self.with_columns(state.params, examples, replay, t), len(examples)
+        figures_S = []
         for epoch in range(self.settings.epochs):
-            step = at * self.settings.epochs + epoch
-            state, figures = self.updater.update(state, batches, epoch, at=step)
-            figures_E.append(figures)
-        means = {name: float(np.mean([figures[name] for figures in figures_E])) for name in figures_E[0]}
+            seed = fold_seed(self.seed, "parts", t, epoch)
+            parts = parts_of(whole[:n], whole[n:], self.settings.minibatches, seed)
+            for number, part in enumerate(parts):
+                done = at + (epoch + number / len(parts)) / self.settings.epochs
+                step = done * self.settings.steps_per_update
+                state, figures = self.updater.update(state, self._batches(part, t), epoch, at=step)
+                figures_S.append(figures)
+        means = {name: float(np.mean([figures[name] for figures in figures_S])) for name in figures_S[0]}
         # After the first step the policy is meant to differ from the sampler; before it, it must not.
-        first = {"sampler_difference": figures_E[0]["sampler_difference"]}
+        first = {"sampler_difference": figures_S[0]["sampler_difference"]}
         return state, means | first | {"trained_tokens": tokens_of([*examples, *replay], self.settings)}
 
     def with_columns(
@@ -117,6 +123,22 @@ class Learner:
         return Batches(examples, **self.settings.train.shape, seed=fold_seed(self.seed, "batches", t))
 
 
+def parts_of(
+    answers: Sequence[Example], replay: Sequence[Example], count: int, seed: int
+) -> list[list[Example]]:
+    """Disjoint parts of about equal size, each with its share of the replayed examples; at most `count`, and
+    as many as there are answers."""
+    # A part without an answer would be replay alone, divided by no token of the policy's.
+    count = min(count, len(answers))
+    if count == 1:
+        return [[*answers, *replay]]
+    random = np.random.RandomState(seed)
+    own, others = random.permutation(len(answers)), random.permutation(len(replay))
+    return [
+        [*(answers[i] for i in own[k::count]), *(replay[i] for i in others[k::count])] for k in range(count)
+    ]
+
+
 def tokens_of(examples: Sequence[Example], settings: Settings) -> int:
     """The tokens, prompts included, that all epochs of an update on these examples train on."""
     return sum(len(example.token_ids) for example in examples) * settings.epochs
@@ -124,7 +146,7 @@ def tokens_of(examples: Sequence[Example], settings: Settings) -> int:
 
 def optimizer_of(settings: Settings) -> OptimizerSettings:
     """The schedule runs over every step that there may be."""
-    return settings.train.optimizer(settings.updates * settings.epochs)
+    return settings.train.optimizer(settings.updates * settings.steps_per_update)
 
 
 class Updater:

@@ -4,11 +4,12 @@
 
  1. The advantage is the reward less the group's mean, not divided by the group's std, which would blow up the
     groups that are almost solved or almost hopeless (Dr. GRPO, arXiv 2503.20783).  [advantage]
- 2. Groups whose answers are all rewarded alike are dropped whole, before anything is divided.  [keep_groups]
+ 2. Groups whose answers all pass or all fail are dropped whole, before anything is divided.  [keep_groups]
  3. The loss is a mean over the tokens of all answers. A mean over answers of their means would count a token
     of a long answer for less (DAPO, arXiv 2503.14476).  [loss.normalize]
  4. The ratio is clipped at 1 - .2 and 1 + .28, so that a rare token may rise further than it may fall (DAPO).
-    With one epoch and no staleness the ratio is 1, and nothing is clipped.  [loss.clip_low, loss.clip_high]
+    With one step an update and no staleness the ratio is 1, and nothing is clipped.  [loss.clip_low,
+    loss.clip_high, epochs, minibatches]
  5. There is no KL term to a reference policy.  [loss.kl_weight]
  6. A token's loss is weighted by min(p_trainer / p_sampler, 2): the engine's arithmetic is not the trainer's,
     and its weights may be older.  [loss.importance_cap]
@@ -18,6 +19,9 @@
  9. Answers of others are replayed beside the policy's own, by their log-likelihood.  [replay; off at 0]
 10. Update t + 1 is sampled while update t trains, by the weights before t.  [max_staleness; off at 0]
 11. What an answer says after its program, or after a malformed step, is not trained on.
+12. With advantage "progress" the process term is not one scalar: each step is credited with what it adds to
+    the reward model's score, and the last with what the outcome adds.  [advantage]
+13. The saved policy may be a mean over the last updates' weights.  [average; off]
 
 Inputs: policy; problems (check_problems), whose own tests judge; prm; audit: a check_problems stage of the
 same problems with more tests, which only measures; references and found_<k> (searches), to be replayed.
@@ -34,7 +38,9 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from etils import epath
+from flax import nnx
 
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.memory import report_held
@@ -56,7 +62,7 @@ from o1jax.train.checkpoint import Policy
 from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.optimizer import make_optimizer
 from o1jax.train.resumable import Resumable, open_resumable
-from o1jax.train.step import abstract_state
+from o1jax.train.step import abstract_state, moved
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -71,7 +77,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     with open_resumable(out / "fit", identity, **clock) as resumable:
         training = Run(out, settings, inputs, problems, seed, resumable)
         timings = asyncio.run(training.until_done())
-        save_trained(out, training.trained, training.state.params, settings.train.lora)
+        save_trained(out, training.trained, training.learned, settings.train.lora)
     if not is_leader():
         return StageResult({}, {})
     rows = read_rows(out / "fit" / "metrics.jsonl")
@@ -107,6 +113,8 @@ class Run:
         self.replay_buffer = draw.replay_buffer(out, settings, inputs, policy.tokenizer, seed)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         like = abstract_state(policy.params, transformation, mesh)
+        if settings.average.kind != "none":
+            like = dataclasses.replace(like, average=like.params)
         self.learner = Learner(policy, like, settings, mesh, seed)
         self.state, self.progress = resumable.begin(like, Progress(), policy.params, transformation, mesh)
 
@@ -180,6 +188,8 @@ class Run:
         else:
             learned, ahead = await training, None
 
+        self._average()
+
         # 7. Push the new weights into the engine, and see how far its log-probs are from the trainer's.
         difference = await self.weight_sync.push(self.collector.sampler.engine, self.policy().params, self.t)
 
@@ -203,6 +213,15 @@ class Run:
         self.state, figures = self.learner.train(self.state, *of_update)
         return figures | {"training_seconds": time.monotonic() - began}
 
+    def _average(self) -> None:
+        """Moves the average of the weights, where one is kept, towards those of the update that has ended."""
+        if self.state.average is not None:
+            done = self.progress.position(self.settings) / self.settings.updates
+            rate, averaged = self.settings.average.step(self.progress.averaged, done)
+            average = moved(self.state.average, self.state.params, jnp.float32(rate))
+            self.state = dataclasses.replace(self.state, average=average)
+            self.progress = dataclasses.replace(self.progress, averaged=averaged)
+
     async def _unless_sigterm(self, work: Coroutine) -> Any:
         """What the work gives; if SIGTERM comes first, stops without waiting for it."""
         # Sampling may take minutes, more than a preemption leaves. Of several processes none stops alone in
@@ -222,10 +241,16 @@ class Run:
         plain = without_adapters(trained, self.settings.train.lora)
         return dataclasses.replace(plain, params=own_copy(plain.params))
 
+    @property
+    def learned(self) -> nnx.State:
+        """What the run leaves: the parameters, or their average."""
+        return self.state.params if self.state.average is None else self.state.average
+
     def held(self) -> dict[str, Any]:
         """What the run itself keeps on the devices, by name."""
         state, reference = self.state, self.learner.reference
         kept = {"parameters": state.params, "optimizer": state.opt_state, "frozen": self.trained.frozen}
+        kept |= {} if state.average is None else {"average": state.average}
         return kept | ({} if reference is None else {"reference": reference})
 
     def save(self) -> None:

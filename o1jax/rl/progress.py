@@ -36,6 +36,7 @@ class Progress:
     generated_tokens: int = 0  # by all answers so far
     trained_tokens: int = 0  # prompts and replayed examples included, over all epochs
     history: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # draw.History
+    averaged: int = 0  # updates whose weights are in the average
 
     def is_done(self, settings: Settings) -> bool:
         """Whether the update that was the last has been."""
@@ -58,7 +59,11 @@ class Progress:
             history[answer.rollout.problem_id] = (samples + 1, passes + (answer.rollout.reward > 0))
         generated = sum(len(answer.rollout.token_ids) for answer in answers)
         return Progress(
-            self.updates + 1, self.generated_tokens + generated, self.trained_tokens + trained_tokens, history
+            self.updates + 1,
+            self.generated_tokens + generated,
+            self.trained_tokens + trained_tokens,
+            history,
+            self.averaged,
         )
 
 

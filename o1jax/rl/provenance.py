@@ -45,7 +45,7 @@ def _rollout_rows(rewarded: list[RewardedRollout]) -> list[Provenance]:
     sizes = collections.Counter(rollout.problem_id for rollout in rewarded)
     rows = []
     for one in rewarded:
-        alike = f"the {sizes[one.problem_id]} answers of its group were rewarded alike"
+        alike = f"the {sizes[one.problem_id]} answers of its group do not differ in what keep_groups names"
         facts = {"update": one.update, "reward": one.reward, "outcome": one.outcome, "alpha": one.alpha}
         facts |= {"process": one.process} if one.step_scores else {}
         source = Source("answer", OWN, rollout=one.rollout_id)

@@ -57,7 +57,7 @@ class RewardedRollout:
     process: float  # the process term; 0 without a process reward model
     alpha: float  # the outcome's share at update t
     step_scores: tuple[float, ...]  # the process reward model's, one a step; empty without one
-    kept: bool  # whether its group was trained on: the others' answers were all rewarded alike
+    kept: bool  # whether its group was trained on: the others do not differ in what keep_groups names
     trained: bool  # whether it was itself; of a kept group all, unless settings.negative_weight is 0
 
 

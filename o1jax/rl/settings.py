@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from etils import epath
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from o1jax.policy.found import found_directories
+from o1jax.policy.found import BOTH, ReferencePrompts, found_directories
 from o1jax.records import InputError
 from o1jax.rewards.phi import Reward
 from o1jax.rl.objective import PolicyGradient
@@ -23,10 +23,16 @@ from o1jax.stages.training import TrainSettings
 from o1jax.stages.workers import EngineSettings
 
 Advantage = Literal[
-    "group_mean", "group_normalized", "leave_one_out", "step_group_mean", "step_group_normalized", "gae"
+    "group_mean",
+    "group_normalized",
+    "leave_one_out",
+    "step_group_mean",
+    "step_group_normalized",
+    "progress",
+    "gae",
 ]
-KeepGroups = Literal["reward", "outcome"]
-OF_STEPS = ("step_group_mean", "step_group_normalized", "gae")
+KeepGroups = Literal["outcome", "fails", "reward"]
+OF_STEPS = ("step_group_mean", "step_group_normalized", "progress", "gae")
 NOT_IN_IDENTITY = ("checkpoint_every", "checkpoint_every_s")  # they decide no curve
 
 
@@ -39,6 +45,27 @@ class Replay:
     weight: NonNegativeFloat = 0.1  # of their negative log-likelihood (PolicyGradient.replay_weight)
     max_per_problem: NonNegativeInt = 2  # passing paths, so that easy problems do not drown the rest
     variants: NonNegativeInt = 1  # of each reference: its first reasoning chains, and as many direct programs
+    prompts: ReferencePrompts = BOTH  # that references are replayed under
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """Which weights are saved as the policy: the last ones, or a mean over updates, which has less of the
+    last updates' noise. Answers are always sampled by the last ones."""
+
+    # "tail": the plain mean after each of the last updates; "ema": an exponential moving average
+    kind: Literal["none", "tail", "ema"] = "none"
+    tail: Annotated[float, Field(gt=0, le=1)] = 0.5  # the share of the run that the mean is over
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9  # ema: what an update leaves of the average
+
+    def step(self, averaged: int, position: float) -> tuple[float, int]:
+        """How far the average goes towards the newest weights (1 makes it them), and how many updates'
+        weights it is then made of. `averaged`: of how many it was; `position`: the share of the run done."""
+        if self.kind == "tail" and position <= 1 - self.tail:
+            return 1.0, 0
+        least = 1 - self.decay if self.kind == "ema" else 0.0
+        # At first an ema is a plain mean too, or it would be mostly the weights of the beginning.
+        return max(least, 1 / (averaged + 1)), averaged + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +83,29 @@ class Settings:
     engine: EngineSettings = EngineSettings()
     scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
     reward: Reward = Reward()  # phi: of the outcome and the process reward model's scores
-    # losses/advantages.py; gae takes its values from the policy's own score head: it needs loss.value_weight
+    # losses/advantages.py. Those of a reward compare phi, a scalar, or its parts at the steps. "progress" is
+    # alpha (R - the group's mean R) on every token, and (1 - alpha) (V_j - V_{j-1}) on those of step j, of
+    # the process reward model's scores V and, after the last step, R. gae takes its values from the policy's
+    # own score head: it needs loss.value_weight.
     advantage: Advantage = "group_mean"
     gae_gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     whiten: bool = False  # gae: scales an update's advantages
     negative_weight: NonNegativeFloat = 1.0  # of advantages below 0; at 0 such answers are not trained on
-    # Dropped are the groups whose answers all have one reward, or one outcome, whatever the process; gae
-    # keeps all, for it compares an answer with its value.
-    keep_groups: KeepGroups = "reward"
+    # Kept are the groups whose answers differ in outcome; with "fails" also those that all fail and differ in
+    # their process term, with "reward" any that differ in reward. gae keeps all, for it compares an answer
+    # with its value. By default only outcomes count: of groups in which nothing passes the reward model alone
+    # says what is better, and a normalized advantage makes as much of its noise as of a pass. Where it ranks
+    # well within a problem, "fails" is the only signal that hard problems give. Of groups that all pass it
+    # can only tell taste.
+    keep_groups: KeepGroups = "outcome"
     loss: PolicyGradient = PolicyGradient()  # temperature, score tokens and replay_weight are filled in
     replay: Replay = Replay()
-    epochs: PositiveInt = 1  # optimizer steps of an update, each on all of it
+    epochs: PositiveInt = 1  # times that an update's answers are trained on
+    # Optimizer steps of an epoch, each on a part of the answers, and of the replayed examples, that no other
+    # one has. Few answers make fewer.
+    minibatches: PositiveInt = 1
+    average: Average = Average()
     train: TrainSettings = TrainSettings(
         row_length=384,
         rows_per_batch=8,
@@ -92,7 +130,12 @@ class Settings:
     @property
     def needs_proximal(self) -> bool:
         """Whether the policy moves away from the one that is compared with: the column `old`."""
-        return self.epochs > 1 or self.max_staleness > 0
+        return self.steps_per_update > 1 or self.max_staleness > 0
+
+    @property
+    def steps_per_update(self) -> int:
+        """Optimizer steps, at most."""
+        return self.epochs * self.minibatches
 
 
 def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int) -> None:
@@ -131,6 +174,8 @@ def _check_rewards(settings: Settings, inputs: Mapping[str, epath.Path]) -> None
     refused, advantage = functools.partial(_refusal, settings), settings.advantage
     if settings.reward.needs_scores and "prm" not in inputs:
         raise refused("reward.alpha", "an input prm, or constant 1.0 for the outcome alone")
+    if advantage == "progress" and not settings.reward.needs_scores:
+        raise refused("reward.alpha", "below 1 with advantage 'progress', or its steps' values never count")
     # A group baseline is made of the other answers; gae's is a value.
     if advantage != "gae" and settings.sample.n < 2:
         raise refused("sample.n", f"at least 2 answers to compare ({advantage})")

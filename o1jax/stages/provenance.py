@@ -10,20 +10,26 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from etils import epath
 
 from o1jax.batches.encode import Example
 from o1jax.parallel.processes import is_leader
 from o1jax.prompts import chat
-from o1jax.records import InputError, PreferencePair, SftSample, StepLabel, StepPair
+from o1jax.records import InputError
 from o1jax.store import read_records, write_records
 
 FILE = "provenance.parquet"
 OWN = "."  # in place of an input's name: the stage's own directory
 Role = Literal["answer", "chosen", "rejected"]
-Record = SftSample | PreferencePair | StepLabel | StepPair
+
+
+class Record(Protocol):
+    """What every sample to train on has."""
+
+    id: str
+    problem_id: str
 
 
 @dataclasses.dataclass(frozen=True)

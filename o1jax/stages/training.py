@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from o1jax.batches.encode import Example, encode_pair, keep_short
-from o1jax.batches.stream import Batches
+from o1jax.batches.stream import Batches, Rotation
 from o1jax.model.hf import checkpoint as hf
 from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.model.lora import LoraSettings, adapted, merged, save_adapters
@@ -123,10 +123,11 @@ def train_tokens(
     examples: Sequence[Example],
     settings: TokenBudget,
     seed: int,
+    rotation: Rotation | None = None,
 ) -> Fitted:
     """Trains the policy's parameters in out/fit, or resumes there, and saves them as out/policy. The result's
-    are those of the plain policy, adapters merged."""
-    batches = Batches(examples, seed=seed, **settings.train.shape)
+    are those of the plain policy, adapters merged. `rotation`: of examples that take turns in the epochs."""
+    batches = Batches(examples, seed=seed, rotation=rotation, **settings.train.shape)
     steps = steps_for(batches, settings.train_tokens)
     fitted = fit(
         out / "fit",

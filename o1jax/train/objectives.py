@@ -14,17 +14,36 @@ import jax.numpy as jnp
 
 from o1jax.losses.likelihood import dpo_loss, part_sums, sft_loss
 from o1jax.losses.logprobs import token_log_probs
+from o1jax.losses.policy_gradient import pushed_down
 from o1jax.losses.prm import pairwise_loss, pointwise_loss, scored_logits
 from o1jax.model.transformer import Transformer
 
 Batch = Mapping[str, jax.Array]
 Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 Objective = Callable[[Transformer, Batch], Sums]
+LARGEST_RATIO = 2.0  # how much harder than at first a token is pushed that has become likelier since
 
 
 def sft(model: Transformer, batch: Batch) -> Sums:
     """Weighted cross-entropy of the targets; `accuracy` would cost an argmax, so there is none."""
     return *sft_loss(batch_log_probs(model, batch), batch["weights_BT"]), {}
+
+
+def sft_with_pushes(low: float) -> Objective:
+    """`sft` of examples (encode_pushed) some of whose tokens are made less likely, until their probability is
+    1 - low of what it was. Means are over all weights and pushes. Metrics: push_share, of those sums, and
+    clipped, the push that has reached its bound."""
+
+    def objective(model: Transformer, batch: Batch) -> Sums:
+        log_probs_BT, pushes_BT = batch_log_probs(model, batch), batch["push_BT"]
+        loss_sum, weight_sum = sft_loss(log_probs_BT, batch["weights_BT"])
+        terms = pushed_down(log_probs_BT, batch["behaviour_BT"], pushes_BT, low, LARGEST_RATIO)
+        # In the divisor too, or a batch that holds little else would make a step of any size of them.
+        push_sum = pushes_BT.sum()
+        sums = {"push_share": push_sum, "clipped": weighted(terms.clipped_BT, pushes_BT).sum()}
+        return loss_sum + terms.terms_BT.sum(), weight_sum + push_sum, sums
+
+    return objective
 
 
 def dpo(beta: float, nll_weight: float = 0.0) -> Objective:

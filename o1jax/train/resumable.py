@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 from etils import epath
 from flax import nnx
@@ -61,6 +62,8 @@ class Resumable:
         directory is another run's, or damaged."""
         fresh = self.checkpoints.latest is None
         state = init_state(params, optimizer, mesh) if fresh else None
+        if state is not None and like.average is not None:
+            state = dataclasses.replace(state, average=jax.tree.map(jnp.copy, state.params))
         for leaf in jax.tree.leaves(params):  # before a checkpoint's state takes as much room again
             leaf.delete()
         return (state, progress) if fresh else self._restored(like, type(progress))
@@ -75,7 +78,8 @@ class Resumable:
                 f"({', '.join(changed)}); use another directory, or delete that one"
             )
         items = self.checkpoints.restore(steps[-1], items_of(like))
-        return TrainState(items["params"], *items["optimizer"]), progress(**meta["progress"])
+        state = TrainState(items["params"], *items["optimizer"], items.get("average"))
+        return state, progress(**meta["progress"])
 
     def save(self, step: int, state: TrainState, progress: Any, keep: tuple[int, ...] = ()) -> None:
         """Begins to save the state after `step`, once; `keep`: earlier steps that are still needed."""
@@ -153,4 +157,5 @@ def sigterm_noted() -> Iterator[threading.Event]:
 
 def items_of(state: TrainState) -> dict[str, Any]:
     """What a checkpoint holds: `params` can be restored without `optimizer`."""
-    return {"params": state.params, "optimizer": (state.opt_state, state.step)}
+    items = {"params": state.params, "optimizer": (state.opt_state, state.step)}
+    return items if state.average is None else items | {"average": state.average}

@@ -37,6 +37,7 @@ class TrainState:
     params: nnx.State  # those that are trained
     opt_state: optax.OptState
     step: jax.Array  # finished updates, and with that the data position: the next batch is the one at `step`
+    average: nnx.State | None = None  # a mean of the parameters so far; None: nobody keeps one
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -143,7 +144,13 @@ def stepped(
     means = jax.tree.map(lambda total: total / divisor, {"loss": loss_sum, **sums})
     norm = optax.tree.norm(gradients)
     metrics = means | {"grad_norm": norm, "learning_rate": rate, "weight": weight_sum}
-    return TrainState(params, opt_state, state.step + 1), metrics
+    return TrainState(params, opt_state, state.step + 1, state.average), metrics
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def moved(average: nnx.State, params: nnx.State, rate: jax.Array) -> nnx.State:
+    """The average, `rate` of the way towards the parameters; the old one is donated."""
+    return jax.tree.map(lambda a, p: a + (rate * (p - a)).astype(a.dtype), average, params)
 
 
 def sums_and_gradient(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from o1jax.batches.encode import Example, encode_sft, keep_short
-from o1jax.batches.stream import Batches
+from o1jax.batches.encode import Example, encode_pushed, encode_sft, keep_short, without_pushes
+from o1jax.batches.stream import Batches, Rotation
 from o1jax.records import InputError, SftSample
 
 
@@ -131,3 +131,41 @@ def test_a_changed_column_changes_the_digest():
     same = Example("p0", (1, 2, 3), (1.0,) * 3, {"value": (0.0, 0.0, 2.0)})
     digests = {Batches([e], row_length=4, rows_per_batch=1, seed=0).digest() for e in (changed, same)}
     assert len(digests) == 2
+
+
+def in_epoch(stream: Batches, epoch: int) -> list[int]:
+    return sorted(i for batch in stream.plan(epoch) for row in batch for i in row)
+
+
+def test_examples_that_take_turns_all_come_before_one_comes_again():
+    stream = batches(rotation=Rotation(first=12, count=3))
+    epochs = [in_epoch(stream, epoch) for epoch in range(8)]
+    assert all(epoch[:12] == list(range(12)) and len(epoch) == 15 for epoch in epochs)
+    turns = [i for epoch in epochs for i in epoch[12:]]
+    assert all(turns.count(i) == 3 for i in range(12, 20))
+    assert len({i for epoch in epochs[:2] for i in epoch[12:]}) == 6  # of 8
+    assert in_epoch(batches(rotation=Rotation(first=12, count=3)), 5) == epochs[5]
+    assert [in_epoch(batches(seed=4, rotation=Rotation(12, 3)), epoch) for epoch in range(8)] != epochs
+
+
+def test_few_examples_take_more_than_one_turn_an_epoch():
+    stream = batches(rotation=Rotation(first=18, count=5))
+    counts = [in_epoch(stream, epoch)[18:] for epoch in range(2)]
+    assert sorted(counts[0] + counts[1]) == [18] * 5 + [19] * 5
+
+
+def test_a_rotation_is_part_of_what_decides_the_batches():
+    assert batches(rotation=Rotation(12, 3)).digest() != batches(rotation=Rotation(12, 4)).digest()
+    assert batches(rotation=Rotation(12, 3)).digest() != batches().digest()
+    with pytest.raises(InputError, match="wanted some that take turns"):
+        batches(rotation=Rotation(20, 3))
+
+
+def test_a_pushed_answers_columns_stand_where_its_tokens_are_predicted():
+    pushed = encode_pushed("s", (5, 6), (7, 8, 9), (0.5, 0, 0), (0, 0, 0.25), (-1, -2, -3))
+    assert pushed.token_ids == (5, 6, 7, 8, 9) and pushed.weights == (0, 0, 0.5, 0, 0)
+    assert pushed.columns == {"push": (0, 0, 0, 0.25, 0), "behaviour": (0, -1, -2, -3, 0)}
+    plain = without_pushes(encode_sft(SftSample("t", "p", (5,), (7,), (True,))))
+    assert plain.columns == {"push": (0, 0), "behaviour": (0, 0)} and plain.weights == (0, 1)
+    with pytest.raises(InputError, match="2 values of 'push' for 3 answer tokens"):
+        encode_pushed("s", (5, 6), (7, 8, 9), (0.5, 0, 0), (0, 0), (-1, -2, -3))

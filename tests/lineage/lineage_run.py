@@ -191,7 +191,7 @@ def trainer(house, tmp_path_factory):
         if row_length is not None:
             config["train"] = {"row_length": row_length}
 
-        def note(out, title, policy, objective, examples, settings, seed):
+        def note(out, title, policy, objective, examples, settings, seed, rotation=None):
             noted.extend(example.id for example in examples)
             save_tokenizer(str(out / "policy" / "tokenizer"), policy.tokenizer)
             return SimpleNamespace(progress=Progress(1, 1), seconds=1.0, params=policy.params)

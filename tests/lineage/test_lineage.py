@@ -239,7 +239,7 @@ def test_a_rollout_leads_to_its_update_reward_and_policy(house, played):
         ("own", "WA"),
         ("generated", "WA"),
     ]
-    alike = "the 2 answers of its group were rewarded alike"
+    alike = "the 2 answers of its group do not differ in what keep_groups names"
     assert all(sample.left_out == alike for sample in trace(out, problem="a#1").samples)
 
 

@@ -3,7 +3,8 @@ import pytest
 
 from o1jax.losses import advantages
 
-STEPS = [[1.0, 0.0], [], [0.5, 0.5, 1.0]]  # five steps of mean .6; deviations .4 -.6 | | -.1 -.1 .4
+# Means by number: .75, .25 and 1; the deviations from them are .25 -.25 | | -.25 .25 0.
+STEPS = [[1.0, 0.0], [], [0.5, 0.5, 1.0]]
 
 
 def test_group_mean_by_hand():
@@ -41,16 +42,27 @@ def test_reward_to_go_by_hand():
 
 def test_step_group_mean_by_hand_of_samples_of_any_length():
     found = advantages.step_group_mean(STEPS)
-    for values, wanted in zip(found, [[-0.2, -0.6], [], [0.2, 0.3, 0.4]], strict=True):
+    for values, wanted in zip(found, [[0.0, -0.25], [], [0.0, 0.25, 0.0]], strict=True):
         np.testing.assert_allclose(values, wanted, atol=1e-12)
 
 
 def test_step_group_normalized_is_standardised_before_it_is_summed_up():
-    every = np.concatenate(STEPS)
-    std = np.sqrt(np.mean((every - every.mean()) ** 2))
-    for values, rewards in zip(advantages.step_group_normalized(STEPS, eps=0), STEPS, strict=True):
-        standardised = (np.array(rewards) - 0.6) / std
-        np.testing.assert_allclose(values, np.cumsum(standardised[::-1])[::-1], atol=1e-12)
+    deviations, std = [[0.25, -0.25], [], [-0.25, 0.25, 0.0]], np.sqrt(4 * 0.25**2 / 5)
+    for values, of_sample in zip(advantages.step_group_normalized(STEPS, eps=0), deviations, strict=True):
+        np.testing.assert_allclose(values, np.cumsum(np.array(of_sample)[::-1] / std)[::-1], atol=1e-12)
+
+
+def test_a_longer_answer_gains_nothing_by_its_length():
+    # One mean of all steps, .4, would give the first answer -.4 and the other -.8 for their zeros.
+    found = advantages.step_group_mean([[0.0, 1.0], [0.0, 0.0, 1.0]])
+    assert [values.tolist() for values in found] == [[0.5, 0.5], [-0.5, -0.5, 0.0]]
+
+
+def test_progress_by_hand_adds_up_to_the_outcome_less_what_was_expected():
+    found = advantages.progress([[0.6, 0.9, 1.0], [0.2, 0.0], []])
+    for values, wanted in zip(found, [[0.2, 0.3, 0.1], [-0.2, -0.2], []], strict=True):
+        np.testing.assert_allclose(values, wanted, atol=1e-12)
+    assert [values.sum() for values in found[:2]] == pytest.approx([1.0 - 0.4, 0.0 - 0.4])
 
 
 def test_gae_by_hand():

@@ -72,6 +72,38 @@ def test_the_clipped_ratio_by_hand(ratio, advantage, term, gradient):
 
 
 @pytest.mark.parametrize(
+    "ratio, push, gradient",
+    [(1.0, 2.0, 2.0), (1.5, 2.0, 3.0), (5.0, 2.0, 4.0), (0.81, 1.0, 0.81), (0.79, 2.0, 0.0), (1.0, 0.0, 0.0)],
+)
+def test_a_push_by_hand_ends_at_its_bound_and_grows_no_further_than_the_cap(ratio, push, gradient):
+    old = row(-1.5)
+
+    def total(log_probs):
+        return policy_gradient.pushed_down(log_probs, old, row(push), LOW, 2.0).terms_BT.sum()
+
+    log_probs = old + np.log(ratio)
+    np.testing.assert_allclose(jax.grad(total)(log_probs), [[gradient]], rtol=1e-5, atol=1e-6)
+    clipped_BT = policy_gradient.pushed_down(log_probs, old, row(push), LOW, 2.0).clipped_BT
+    assert bool(clipped_BT[0, 0]) == (ratio < 0.8)
+    if push and ratio < 2:  # it is PPO's gradient with the advantage -push
+
+        def clipped(log_probs):
+            return policy_gradient.clipped(log_probs, old, row(-push), row(1), LOW, HIGH).terms_BT.sum()
+
+        np.testing.assert_allclose(jax.grad(clipped)(log_probs), [[gradient]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_token_without_a_push_adds_nothing_whatever_stands_there():
+    log_probs, old = row(-1.0, float("nan"), -jnp.inf), row(-1.0, float("nan"), 3.0)
+
+    def total(log_probs):
+        return policy_gradient.pushed_down(log_probs, old, row(1.0, 0.0, 0.0), LOW, 2.0).terms_BT.sum()
+
+    value, gradient = jax.value_and_grad(total)(log_probs)
+    assert value == -1.0 and gradient.tolist() == [[1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
     "ratio, weight",
     [(1.0, 1.0), (1.2, 1.2), (3.0, 1.28), (0.3, 0.8)],
     ids=["one", "inside", "above", "below"],

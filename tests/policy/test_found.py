@@ -1,12 +1,16 @@
 """D+ over rounds: different answers only, capped a problem, from trees and from rollouts alike."""
 
+import dataclasses
+
 import pytest
 from etils import epath
 
-from o1jax.policy.found import found_directories, passing_paths
+from o1jax.policy import found
+from o1jax.policy.found import Played, found_directories, read_played
 from o1jax.prompts import nano_tokenizer, pseudocode
+from o1jax.prompts.chat import render
 from o1jax.prompts.ends import with_end_ids
-from o1jax.records import CaseResult, InputError, Rollout, Status, Step, Verdict
+from o1jax.records import CaseResult, InputError, Problem, Rollout, Status, Step, Verdict
 from o1jax.stages import manifest
 from o1jax.store import write_records
 
@@ -36,8 +40,16 @@ def rollout(problem_id, token_ids, reward):
 
 
 def stage(tmp_path, name, rollouts):
-    write_records(epath.Path(tmp_path) / name / "rollouts" / "rollouts.parquet", Rollout, rollouts)
-    return epath.Path(tmp_path) / name
+    place = epath.Path(tmp_path) / name
+    write_records(place / "rollouts" / "rollouts.parquet", Rollout, rollouts)
+    manifest.finish(place, manifest.StageSpec("sample", {}, 0, {}), manifest.StageResult({}, {}))
+    return place
+
+
+def passing_paths(places, tokenizer, max_per_problem, seed, bare=None):
+    """Of stages in directories."""
+    played = read_played({f"found_{k}": place for k, place in enumerate(places)})
+    return found.passing_paths(played, tokenizer, max_per_problem, seed, bare)
 
 
 def test_only_passing_answers_that_end_are_found_and_each_once(tmp_path):
@@ -76,9 +88,49 @@ def test_of_several_ends_one_is_learned(tmp_path):
 
 def test_nothing_is_learned_from_what_an_evaluation_found(tmp_path):
     places = {name: stage(tmp_path, name, []) for name in ("sample", "evaluate")}
-    for name, place in places.items():
-        manifest.finish(place, manifest.StageSpec(name, {}, 0, {}), manifest.StageResult({}, {}))
-    found = {"found_0": places["sample"]}
-    assert found_directories(found | {"policy": places["evaluate"]}) == found
+    evaluated = manifest.StageSpec("evaluate", {}, 0, {})
+    manifest.finish(places["evaluate"], evaluated, manifest.StageResult({}, {}))
+    sampled = {"found_0": places["sample"]}
+    assert found_directories(sampled | {"policy": places["evaluate"]}) == sampled
     with pytest.raises(InputError, match="evaluate is a stage evaluate, wanted one of search and sample"):
         found_directories({"found_0": places["evaluate"]})
+
+
+def test_a_bare_prompt_takes_the_place_of_the_one_with_examples_and_of_no_direct_one(tmp_path):
+    direct = dataclasses.replace(rollout("q", (8, EOS), 1.0), prompt="direct")
+    place = stage(tmp_path, "a", [rollout("p", (7, EOS), 1.0), direct])
+    problems = [Problem(id=id, question=f"Print {id}.", form="stdin") for id in "pq"]
+    bare = found.bare_prompts(problems, TOKENIZER, "nano")
+    shown, left = passing_paths([place], TOKENIZER, 9, 0, bare)
+    assert shown.prompt_ids == render(TOKENIZER, pseudocode.messages(problems[0], style="nano")) == bare["p"]
+    assert shown.answer_ids == (7, EOS) and shown.id == "0/p#(7, 1)" and left.prompt_ids == (5, 6)
+    with pytest.raises(InputError, match="problems: no problem p, whose question prompt 'bare' needs"):
+        passing_paths([place], TOKENIZER, 9, 0, {})
+
+
+def test_a_hard_problems_paths_weigh_more_and_all_together_the_same(tmp_path):
+    # p passes 1 of 4, q 2 of 2, r 1 of 40: means (1 + 1) / 6, 3 / 4 and 2 / 42
+    counts = {"p": (1, 3), "q": (2, 0), "r": (1, 39)}
+    rollouts = [
+        rollout(p, (10 + k, EOS), float(k < passes))
+        for p, (passes, fails) in counts.items()
+        for k in range(passes + fails)
+    ]
+    played = [Played([], rollouts[:20]), Played([], rollouts[20:])]
+    samples = found.passing_paths(played, TOKENIZER, 9, 0)
+    weights = {s.problem_id: s.weight for s in found.weighted_by_hardness(samples, played, 3.0)}
+    raw = {"p": 2**0.5, "q": 1 / 3**0.5, "r": 3.0}
+    mean = (raw["p"] + 2 * raw["q"] + raw["r"]) / 4
+    assert weights == pytest.approx({id: value / mean for id, value in raw.items()})
+    bounded = found.weighted_by_hardness(samples, played, 1.0)
+    assert [sample.weight for sample in bounded] == pytest.approx([1.0] * 4)
+
+
+def test_references_are_of_the_prompts_that_are_asked_for():
+    chain = (Step(1, "plan"), Step(3, "print(1)"))
+    problem = Problem("p", "Print 1.", "stdin", solutions=("print(1)",), reasoning=(chain,))
+    ids = [
+        [sample.id for sample in found.reference_samples([problem], TOKENIZER, 1, "nano", prompts)]
+        for prompts in (found.BOTH, ("pseudocode",), ("direct",))
+    ]
+    assert ids == [["p/reasoning_0", "p/direct_0"], ["p/reasoning_0"], ["p/direct_0"]]

@@ -55,7 +55,10 @@ def test_a_generator_in_each_form_is_trained_and_measured_in_that_form(played):
         if name in ("tcg_sft", "tcg_dpo"):
             assert parsed.cases.traced == ("traced" in path) and inputs["problems"] == f"{root}/problems/tcg"
         if name == "tcg_dpo":
-            assert parsed.rejected == path.split("/")[-1]
+            arm = path.split("/")[-1]
+            control = arm == "true_line"  # SFT on the lines that first_wrong_line prefers
+            assert parsed.rejected == ("first_wrong_line" if control else arm)
+            assert parsed.objective == ("sft" if control else "dpo")
             assert inputs["tcg"] == f"{root}/{path.rsplit('/', 1)[0]}/sft"
         if name == "evaluate_tcg":
             assert parsed.write.traced == ("traced" in path) and inputs["policy"] == "given"

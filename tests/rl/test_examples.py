@@ -79,8 +79,23 @@ def test_a_steps_advantage_stands_on_its_tokens():
     group = [answer(PASS, scores=(0.9, 0.6, 0.3)), answer(FAIL, scores=(0.3, 0.0, 0.0))]
     passed, _ = advantage_columns(group, settings("step_group_mean", HALF))
     rewards = np.array([[0.15, 0.10, 0.05 + 0.5], [0.05, 0.0, 0.0]])
-    step_1, step_2, step_3 = np.cumsum((rewards - rewards.mean())[0][::-1])[::-1]
+    step_1, step_2, step_3 = np.cumsum((rewards - rewards.mean(axis=0))[0][::-1])[::-1]
     np.testing.assert_allclose(passed, [0, 0, step_1, step_1, step_2, step_3, step_3, step_3, 0])
+
+
+def test_progress_credits_each_step_with_what_it_adds_and_the_outcome_beside_it():
+    group = [answer(PASS, scores=(0.6, 0.9, 0.8)), answer(FAIL, scores=(0.2, 0.4, 0.7))]
+    # V_0 = .4; the last step's value is the outcome, whatever its score; half of each is R less its mean.
+    passed, failed = advantage_columns(group, settings("progress", HALF))
+    steps = [0.25 + 0.5 * step for step in (0.2, 0.3, 0.1)]
+    np.testing.assert_allclose(passed, [0, 0, steps[0], steps[0], steps[1], *[steps[2]] * 3, 0])
+    steps = [-0.25 + 0.5 * step for step in (-0.2, 0.2, -0.4)]
+    np.testing.assert_allclose(failed, [0, 0, steps[0], steps[0], steps[1], *[steps[2]] * 3, 0])
+    pure = settings("progress", Reward(alpha=Schedule("constant", 0.0)), keep_groups="fails")
+    broken = answer(None, scores=(0.3, 0.0), actions=(1, 0), ends=(2, 6))
+    first, second = advantage_columns([broken, group[1]], pure)
+    np.testing.assert_allclose(first, [0, 0, 0.05, 0.05, *[-0.3] * 4, 0])
+    np.testing.assert_allclose(second, [0, 0, -0.05, -0.05, 0.2, *[-0.4] * 3, 0])
 
 
 def test_what_an_answer_says_after_its_path_is_not_trained_on():
@@ -118,10 +133,13 @@ def test_groups_of_equal_rewards_are_dropped_whole_but_not_with_values():
     assert kept_of(groups, settings()) == groups[:1] and tokens(trained(groups, settings())) == 2 * (3 + 6)
     figures = figures_of(groups, settings(), scored=False)
     assert figures["groups_kept"] == 1 and figures["groups_dropped"] == 2
-    scored = [answer(FAIL), answer(FAIL, scores=(1, 1, 1))]
-    assert figures_of([scored], settings(reward=HALF), scored=True)["groups_kept"] == 1
-    by_outcome = settings(reward=HALF, keep_groups="outcome")
-    assert kept_of([*groups, scored], by_outcome) == groups[:1]
+    fails = [answer(FAIL), answer(FAIL, scores=(1, 1, 1))]
+    passes = [answer(PASS), answer(PASS, scores=(1, 1, 1))]
+    every = [*groups, fails, passes]
+    assert kept_of(every, settings(reward=HALF)) == groups[:1]
+    assert kept_of(every, settings(reward=HALF, keep_groups="fails")) == [groups[0], fails]
+    assert kept_of(every, settings(reward=HALF, keep_groups="reward")) == [groups[0], fails, passes]
+    assert figures_of(every, settings(reward=HALF), scored=True)["groups_dropped"] == 4
     assert len(kept_of(groups, settings("gae"))) == 3
 
 

@@ -8,7 +8,7 @@ import tiny_run
 from o1jax.batches.encode import Example
 from o1jax.batches.stream import Batches
 from o1jax.parallel.mesh import make_mesh, place_batch
-from o1jax.rl.learner import Updater
+from o1jax.rl.learner import Updater, parts_of
 from o1jax.train import objectives
 from o1jax.train.step import NonFiniteLoss
 
@@ -45,6 +45,18 @@ def test_updates_of_any_size_compile_once_and_count_as_steps():
     assert int(state.step) == 4 and losses[3] < losses[0]
     assert programs._zero._cache_size() == programs._add._cache_size() == programs._apply._cache_size() == 1
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(tiny_run.model()[1]))
+
+
+def test_the_parts_of_an_update_share_out_its_answers_and_what_is_replayed():
+    answers, replay = tiny_run.examples(10), tiny_run.examples(7, seed=1)
+    parts = parts_of(answers, replay, 4, 3)
+    assert [sum(example in answers for example in part) for part in parts] == [3, 3, 2, 2]
+    assert [len(part) for part in parts] == [5, 5, 4, 3]
+    of_parts = [example for part in parts for example in part]
+    assert all(of_parts.count(example) == 1 for example in [*answers, *replay])
+    assert parts == parts_of(answers, replay, 4, 3) != parts_of(answers, replay, 4, 4)
+    assert parts_of(answers, replay, 1, 3) == [[*answers, *replay]]
+    assert [len(part) for part in parts_of(answers[:2], replay, 4, 3)] == [5, 4]
 
 
 def test_a_loss_that_is_not_finite_names_its_examples():

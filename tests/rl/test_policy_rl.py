@@ -24,12 +24,14 @@ from o1jax.rl.examples import examples_of
 from o1jax.rl.learner import Learner, optimizer_of
 from o1jax.rl.policy_rl import Settings
 from o1jax.rl.rollouts import Answer, ReplayedSample, RewardedRollout, replayed_path, rewards_path
+from o1jax.rl.settings import Average
 from o1jax.search.steps import path_of
 from o1jax.stages import settings
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import scorer_of
 from o1jax.store import read_records, read_shards
+from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.optimizer import make_optimizer
 from o1jax.train.reference import token_log_probs_of
 from o1jax.train.resumable import Preempted
@@ -208,6 +210,53 @@ def test_values_epochs_and_a_reference_have_their_columns_and_metrics(root, tmp_
     )
 
 
+def test_an_update_in_parts_takes_a_step_for_each_against_the_policy_of_its_beginning(root, tmp_path):
+    more = {"minibatches": 3, "epochs": 2, "updates": 2, "train": {"schedule": "linear", "warmup_steps": 0}}
+    tiny_rl.run(root, tmp_path, **more)
+    learned = [row for row in tiny_rl.rows(tmp_path) if "loss" in row]
+    assert all(row["ratio"] != 1.0 and row["sampler_difference"] < 1e-4 for row in learned)
+    # The mean over its 6 steps, of 12 in all, of a rate that falls to a tenth at the last.
+    wanted = [3e-4 * (1 - 0.9 * (6 * row["update"] + np.arange(6)) / 12).mean() for row in learned]
+    np.testing.assert_allclose([row["learning_rate"] for row in learned], wanted, rtol=1e-4)
+    first = rewards_of(tmp_path, 0)
+    trained = {r.rollout_id for r in first if r.trained}
+    tokens = sum(len(r.prompt_ids + r.token_ids) for r in rollouts_of(tmp_path, 0) if r.id in trained)
+    assert tiny_rl.rows(tmp_path)[0]["trained_tokens"] == 2 * tokens
+
+
+def params_after(out, update):
+    with Checkpoints(epath.Path(out) / "fit" / "checkpoints") as checkpoints:
+        return checkpoints.restore(update, {"params": params(out)})["params"]
+
+
+def test_the_policy_is_the_mean_of_the_last_updates_weights_also_after_a_kill(root, tmp_path):
+    more = {"average": {"kind": "tail", "tail": 0.5}, "checkpoint_every": 1}
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    figures = tiny_rl.run(root, whole, **more).figures
+    third, last = (params_after(whole, update) for update in (3, 4))
+    means = jax.tree.map(lambda a, b: (a + b) / 2, third, last)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), means, params(whole))
+    assert not np.array_equal(jax.tree.leaves(last)[0], jax.tree.leaves(params(whole))[0])
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "fit" / "checkpoints" / "4")
+    shutil.rmtree(again / "policy")
+    assert tiny_rl.run(root, again, **more).figures == figures and same_bits(whole, again)
+
+
+def test_an_average_begins_as_a_plain_mean_and_a_tail_with_its_first_update():
+    ema, tail = Average("ema", decay=0.75), Average("tail", tail=0.5)
+    assert [ema.step(n, 0.0) for n in range(5)] == [(1, 1), (1 / 2, 2), (1 / 3, 3), (1 / 4, 4), (1 / 4, 5)]
+    assert tail.step(0, 0.5) == (1, 0) and tail.step(0, 0.6) == (1, 1) and tail.step(2, 1.0) == (1 / 3, 3)
+
+
+def test_progress_of_a_reward_model_is_learned_from_where_all_fail_if_told_so(root, tmp_path):
+    more = {"advantage": "progress", "updates": 2, "keep_groups": "fails", **FALLING, "first_update": 3}
+    tiny_rl.run(root, tmp_path, WITH_PRM, **more)
+    for row in tiny_rl.rows(tmp_path):
+        mixed = 2 - row["all_pass"] - row["all_fail"]
+        assert row["groups_kept"] == mixed + row["all_fail"] and np.isfinite(row.get("loss", 0.0))
+
+
 def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path):
     shutil.copytree(root / "problems", root / "references", dirs_exist_ok=True)
     names, replay = ("policy", "problems", "references"), {"examples": 3, "weight": 2.0}
@@ -305,6 +354,7 @@ def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
         ({"sample": {**SAMPLE, "n": 1}}, "sample.n: saw 1, wanted at least 2"),
         ({"sample": {**SAMPLE, "prompt": "direct"}, "advantage": "step_group_mean"}, "sample.prompt"),
         ({"advantage": "gae"}, "loss.value_weight: saw 0.0, wanted more than 0"),
+        ({"advantage": "progress"}, "reward.alpha.*below 1 with advantage .progress."),
         ({"loss": {"value_weight": 1.0}}, "else 0 .saw 'group_mean'"),
         ({"whiten": True}, "whiten: saw True"),
         (FALLING, "wanted an input prm"),

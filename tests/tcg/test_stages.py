@@ -14,17 +14,18 @@ from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.problems.ladder import problems as ladder
 from o1jax.prompts import nano_tokenizer
-from o1jax.records import InputError, Problem, TestCase
+from o1jax.prompts.chat import decode
+from o1jax.records import InputError, PreferencePair, Problem, TestCase
 from o1jax.rewards.outcome import final_tests
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.sandbox.interface import Limits
-from o1jax.stages import manifest, run
+from o1jax.stages import manifest, provenance, run
 from o1jax.stages.manifest import StageSpec
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.workers import Workers
 from o1jax.tcg import dpo as tcg_dpo
 from o1jax.tcg import write_tests
-from o1jax.tcg.cases import CaseSettings, make_sets
+from o1jax.tcg.cases import CaseSettings, answer_ids, make_sets
 from o1jax.tcg.evaluate import Tally, before_figures, tally
 from o1jax.tcg.gate import GateSettings, write_and_gate
 from o1jax.tcg.prompt import Case, render_answer
@@ -120,6 +121,75 @@ def test_an_own_answer_is_rejected_for_the_true_cases_of_its_inputs():
     assert [case.test.output for case in chosen] == ["3\n", "4\n", "6\n"] and chosen[0].trace
     assert [case.test.output for case in rejected] == ["4\n", "4\n", "7\n"]
     for text in (all_true, no_input, to_zero, mixed.replace("2 2", "1 2"), "nothing"):
+        assert asyncio.run(ask(text)) is None
+
+
+C_LINE = "c = a + b"
+
+
+def traced(*cases):
+    """An answer of (input, output, value of c) with the trace of ADD's program."""
+    return render_answer(
+        [
+            Case(
+                TestCase(given, said),
+                (f"a, b = map(int, input().split()) -> {given.split()[0]}", f"{C_LINE} -> {c}"),
+            )
+            for given, said, c in cases
+        ],
+        traced=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "text, chosen, rejected",
+    [
+        # The first wrong line is of the second trace; what follows from it is not held against it.
+        (traced(("1 2\n", "3\n", 3), ("2 2\n", "15\n", 15), ("3 3\n", "7\n", 9)), " -> 4\n", " -> 15\n"),
+        (traced(("1 2\n", "3\n", 3), ("2 2\n", "9\n", 4), ("3 3\n", "6\n", 6)), "4\n", "9\n"),
+        # The true value is the beginning of the false one: the line's end tells them apart.
+        (traced(("3 -2\n", "1\n", 12), ("2 2\n", "4\n", 4), ("3 3\n", "6\n", 6)), " -> 1\n", " -> 12\n"),
+        (traced(("1 2\n", "3\n", 3), ("2 2\n", "4\n", 4), ("3 3\n", "7\n", 6)), "6", "7"),
+    ],
+)
+def test_the_first_wrong_line_is_rejected_for_the_true_one_after_all_that_is_right(text, chosen, rejected):
+    # A tokenizer that spells: the pair begins where the tokens differ, and these are characters.
+    tokenizer = nano_tokenizer.train([ADD.question, text], 300, spelled=True)
+    sets = make_sets([ADD], CaseSettings(sets=1, keep_degenerate=True), seed=0).sets
+    write, form = WriteSettings(answers=1, style="nano", traced=True), CaseSettings(traced=True, style="nano")
+
+    async def ask():
+        async with ForkJudge(slots=2) as judge:
+            workers = Workers(ScriptedGenerator(text), judge, tokenizer, time.monotonic())
+            return await tcg_dpo.true_to_first_wrong(workers, sets[0], write, SHORT, 0)
+
+    sides = [answer_ids(side, tokenizer, form) for side in asyncio.run(ask())]
+    pair = tcg_dpo.first_difference(PreferencePair("s", "add", (5,), *sides), tokenizer)
+    before = decode(tokenizer, pair.prompt_ids[1:])
+    said = [before + decode(tokenizer, ids, special=False) for ids in (pair.chosen_ids, pair.rejected_ids)]
+    assert text.startswith(said[1]) and before.startswith("Input:\n")
+    # A token that ends a line may hold the next header too.
+    lines = [line[before.rindex("\n") + 1 :].partition("\n") for line in said]
+    assert [line + end for line, end, _ in lines] == [
+        C_LINE + side if "->" in side else side for side in (chosen, rejected)
+    ]
+    ends = [ids[-1] == tokenizer.eos_token_id for ids in (pair.chosen_ids, pair.rejected_ids)]
+    assert ends == [not chosen.endswith("\n")] * 2  # the last line of all ends the answer
+
+
+def test_an_answer_without_a_wrong_line_or_with_a_malformed_one_makes_no_pair():
+    right = traced(("1 2\n", "3\n", 3), ("2 2\n", "4\n", 4), ("3 3\n", "6\n", 6))
+    sets = make_sets([ADD], CaseSettings(sets=1, keep_degenerate=True), seed=0).sets
+    tokenizer = nano_tokenizer.train([ADD.question], 300)
+
+    async def ask(text):
+        async with ForkJudge(slots=2) as judge:
+            workers = Workers(ScriptedGenerator(text), judge, tokenizer, time.monotonic())
+            write = WriteSettings(answers=1, style="nano", traced=True)
+            return await tcg_dpo.true_to_first_wrong(workers, sets[0], write, SHORT, 0)
+
+    no_input = traced(("x\n", "3\n", 3), ("2 2\n", "5\n", 4))
+    for text in (right, right.replace("Output:", "Out:", 1), "nothing", no_input):
         assert asyncio.run(ask(text)) is None
 
 
@@ -257,6 +327,18 @@ def test_the_stages_follow_one_another_and_say_what_they_did(house):
     inputs = {"policy": str(house / "start"), "tcg": str(house / "tcg_dpo"), "problems": str(house / "held")}
     figures = run.run(house / "short", StageSpec("evaluate", beside, 0, inputs))["figures"]
     assert figures["long_prompts"] == 3
+
+
+def test_the_control_of_dpo_learns_the_chosen_sides_of_the_same_pairs_alone(house):
+    train = {"row_length": 1024, "rows_per_batch": 2}
+    config = {"train_tokens": 2_000, "train": train, "cases": CASES, "rejected": "near_miss"}
+    inputs = {"tcg": str(house / "start"), "problems": str(house / "train")}
+    spec = StageSpec("tcg_dpo", {**config, "objective": "sft"}, 0, inputs)
+    figures = run.run(house / "control", spec)["figures"]
+    assert 0 < figures["pairs"] <= figures["sets"] == 8 and figures["trained_tokens"] >= 2_000
+    rows = provenance.read(house / "control", "tcg_dpo")
+    assert len(rows) == figures["pairs"] and {row.kind for row in rows} == {"true cases of a pair"}
+    assert all([source.role for source in row.sources] == ["answer"] for row in rows)
 
 
 def test_tests_are_not_written_by_hidden_ones(house):
