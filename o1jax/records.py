@@ -203,7 +203,7 @@ class StepLabel:
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     step_ends: tuple[int, ...]  # the index in answer_ids of each step's last token
-    soft: tuple[float, ...]  # one a step: the share of the distinct leaves below that passes everything (D8)
+    soft: tuple[float, ...]  # one a step: the mean pass rate of the distinct leaves below (D8)
     hard: tuple[float, ...]  # one a step: 1 if one of those leaves passes everything
     n_leaves: tuple[int, ...]  # one a step: how many such leaves there are
     n_paths: tuple[int, ...] = ()  # one a step: how many labelled paths it is on; (): this one alone

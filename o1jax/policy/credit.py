@@ -124,13 +124,10 @@ def credited_answers(
 def step_values(tree: Tree, scores: Mapping[int, float], kappa: float) -> list[float | None]:
     """V of every node, in [0, 1]; None where no leaf was judged or dead at or below it. `scores`: node index
     -> the process reward model's, where it was asked. The root's prior is the mean of its steps' scores."""
-    # The labels of the tree whose terminal values are pass rates: what a program is worth to UCT for
-    # compiling is not what an answer is worth.
-    rates = tuple(dataclasses.replace(node, value=_rate(node)) for node in tree.nodes)
-    labels = label_nodes(dataclasses.replace(tree, nodes=rates))
+    labels = label_nodes(tree)
     first = [scores[node.index] for node in tree.nodes if node.parent == ROOT and node.index in scores]
     values: list[float | None] = []
-    for node, label in zip(rates, labels, strict=True):
+    for node, label in zip(tree.nodes, labels, strict=True):
         prior = scores.get(node.index)
         if node.index == ROOT:
             prior = sum(first) / len(first) if first else None
@@ -141,13 +138,6 @@ def step_values(tree: Tree, scores: Mapping[int, float], kappa: float) -> list[f
         known = label.n_leaves > 0
         values.append((label.n_leaves * label.soft + weight * (prior or 0.0)) / total if known else None)
     return values
-
-
-def _rate(node: Node) -> float | None:
-    """The share of tests that a leaf passes, 0 of a dead one; None of a step that is no leaf."""
-    if node.value is None:
-        return None
-    return 0.0 if node.verdict is None else node.verdict.pass_rate
 
 
 def advantages_of(values: Sequence[float | None], tree: Tree) -> list[float | None]:

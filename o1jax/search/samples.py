@@ -22,7 +22,7 @@ from o1jax.search.tree import children_of, passing_leaves, path_ids, path_to
 class Label:
     """What the distinct leaves at or below a node say of it; without one, only n_leaves means something."""
 
-    soft: float  # the share of them that passes everything
+    soft: float  # their mean pass rate: the share of tests passed, 0 of a malformed one
     hard: float  # 1 if one of them does, else 0
     n_leaves: int  # how many there are
     mean_value: float  # their mean terminal value, as search backs values up
@@ -30,19 +30,20 @@ class Label:
 
 def label_nodes(tree: Tree) -> list[Label]:
     """The label of every node, in index order."""
-    totals, passes, counts = ([0.0] * len(tree.nodes) for _ in range(3))
+    totals, rates, passes, counts = ([0.0] * len(tree.nodes) for _ in range(4))
     for node in reversed(tree.nodes):  # a parent precedes its children
         # Not value_sum / visits: UCT returns to what is good, so its mean says where search went (D8).
         if node.value is not None:
+            rates[node.index] = 0.0 if node.verdict is None else node.verdict.pass_rate
             totals[node.index], passes[node.index], counts[node.index] = node.value, float(node.passed), 1.0
         if node.parent >= 0:
-            for sums in (totals, passes, counts):
+            for sums in (totals, rates, passes, counts):
                 sums[node.parent] += sums[node.index]
     # The soft label leaves out what a terminal value gives for compiling alone: nearly every leaf has that,
     # so a mean of values says most of all that programs compile.
     return [
-        Label(passed / n, float(passed > 0), int(n), total / n) if n else Label(0.0, 0.0, 0, 0.0)
-        for total, passed, n in zip(totals, passes, counts, strict=True)
+        Label(rate / n, float(passed > 0), int(n), total / n) if n else Label(0.0, 0.0, 0, 0.0)
+        for total, rate, passed, n in zip(totals, rates, passes, counts, strict=True)
     ]
 
 
