@@ -11,7 +11,7 @@ from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem
 
 from o1jax.parallel.seeds import stable_hash
 from o1jax.records import InputError
-from o1jax.search import mcts
+from o1jax.search import growth, mcts
 from o1jax.search.samples import label_nodes
 
 A, B = (step(1, 1, name) for name in "ab")
@@ -26,7 +26,7 @@ SCRIPT = {
     A: ["\n" + C, "never closed"],
     path(B, D): ["\n" + BAD, "\n" + BAD],
 }
-SETTINGS = mcts.SearchSettings(
+SETTINGS = growth.SearchSettings(
     rollouts=4, samples=2, c=0.5, compile_weight=0.0, max_path_tokens=600, leaf_value="prm"
 )
 
@@ -52,7 +52,7 @@ class ScriptedScorer:
 def search(settings, script, score):
     tokenizer = byte_tokenizer()
     engine, scorer = ScriptedEngine(tokenizer, script), ScriptedScorer(tokenizer, score)
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
     return asyncio.run(mcts.Search(searcher, problem(), 0).run()), engine, scorer
 
 
@@ -135,7 +135,7 @@ def test_a_scorer_is_there_exactly_if_the_settings_ask_for_one(leaf_value):
     scorer = ScriptedScorer(tokenizer, len) if leaf_value == "simulation" else None
     settings = dataclasses.replace(SETTINGS, leaf_value=leaf_value)
     with pytest.raises(InputError, match=f"leaf_value is '{leaf_value}' and there is (no|a) process"):
-        searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+        searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
         asyncio.run(mcts.search_many(searcher, [problem()], 0))
     assert not engine.requests
 
@@ -145,7 +145,7 @@ async def trees_at(concurrency, wave, seed=0):
     engine = ScriptedEngine(tokenizer, scripted.random_script, jitter_s=0.002)
     scorer = ScriptedScorer(tokenizer, lambda text: stable_hash(text) % 997 / 997, jitter_s=0.002)
     settings = dataclasses.replace(scripted.SETTINGS, leaf_value="prm", rollouts=20, wave=wave)
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
     return await mcts.search_many(searcher, scripted.PROBLEMS, seed, concurrency=concurrency)
 
 

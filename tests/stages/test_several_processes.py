@@ -17,7 +17,7 @@ from etils import epath
 from o1jax.records import Rollout
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.training import open_policy
-from o1jax.store import read_shards, read_trees
+from o1jax.store import read_records, read_shards, read_trees
 
 pytestmark = pytest.mark.hostile
 HERE = pathlib.Path(__file__).parent
@@ -77,11 +77,10 @@ def test_two_processes_play_and_train_as_one(roots):
 def test_each_of_two_processes_plays_a_part(roots):
     marks = {path.name for path in (roots[2] / "search/processes").iterdir()}
     assert marks == {"trees.0_of_2", "trees.1_of_2"}
-    parts = [read_shards(path, Rollout) for path in [roots[2] / "sample/processes"]]
-    assert {r.problem_id for r in parts[0]} == {
-        r.problem_id for r in read_shards(roots[2] / "sample/rollouts", Rollout)
-    }
-    assert len(list((roots[2] / "sample/processes").glob("*.parquet"))) == 2
+    parts = list((roots[2] / "sample/processes/round_0").glob("*.parquet"))
+    shares = [{rollout.problem_id for rollout in read_records(part, Rollout)} for part in parts]
+    answered = {rollout.problem_id for rollout in read_shards(roots[2] / "sample/rollouts", Rollout)}
+    assert len(parts) == 2 and shares[0] | shares[1] == answered and not shares[0] & shares[1]
 
 
 def test_policy_gradient_in_two_processes_is_that_of_one(tmp_path):
