@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerBase
 
-from o1jax.engine.interface import Engine, Request
+from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.engine.step_scorer import StepScorer
 from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import chat, pseudocode
@@ -23,6 +23,7 @@ from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Tree, Verdict
 from o1jax.rewards.outcome import judge_program, search_tests, terminal_value
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.search import hidden
 from o1jax.search.sampling import StopRule
 from o1jax.search.steps import SampledStep, cut
 from o1jax.search.tree import GrowingTree, path_ids
@@ -119,6 +120,7 @@ class Growth:
         self.tests = search_tests(problem)
         messages = pseudocode.messages(problem, few_shot=settings.few_shot, style=settings.style)
         self.prompt_ids = chat.render(searcher.tokenizer, messages)
+        self.program_prompt_ids = hidden.program_prompt(searcher.tokenizer, settings.style)
         self.path_tokens = min(settings.max_path_tokens, context - len(self.prompt_ids))
         if self.path_tokens < 1:
             raise InputError(
@@ -140,6 +142,7 @@ class Growth:
             rollouts=self.rollouts,
             generated_tokens=self.generated_tokens,
             judged_programs=len(self.programs),
+            program_prompt_ids=self.program_prompt_ids,
         )
 
     def has_enough(self) -> bool:
@@ -179,15 +182,12 @@ class Growth:
     async def sample(self, parents: Sequence[int], requests: Sequence[Request]) -> list[int]:
         """Samples below each parent, judges what ends a path, adds the steps and backs up, in order; returns
         the leaves that were judged, known ones too."""
-        completions = await self.searcher.engine.generate(requests) if requests else []
+        completions = await self._generate(requests) if requests else []
         sampled = [
             (at, sample) for at, samples in zip(parents, completions, strict=True) for sample in samples
         ]
         self.generated_tokens += sum(len(sample.token_ids) for _, sample in sampled)
-        paths = [
-            cut(self.searcher.tokenizer, sample, self.tree.nodes[at].depth + 1, self.path_left(at))
-            for at, sample in sampled
-        ]
+        paths = [self._steps(at, sample) for at, sample in sampled]
         # All are judged at once, and applied in the order of sampling: verdicts arrive in any order, and
         # the tree must not depend on it (D2).
         values = await asyncio.gather(*(self._judge(steps[-1]) for steps in paths))
@@ -200,6 +200,20 @@ class Growth:
                 self.back_up(leaf, value)
                 leaves.append(leaf)
         return leaves
+
+    async def _generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        engine, tokenizer = self.searcher.engine, self.searcher.tokenizer
+        hides = len(self.prompt_ids), self.program_prompt_ids
+        return await hidden.generate(engine, tokenizer, requests, *hides)
+
+    def _steps(self, at: int, sample: Completion) -> list[SampledStep]:
+        """The steps of a sample below node `at`."""
+        tokenizer = self.searcher.tokenizer
+        steps = cut(tokenizer, sample, self.tree.nodes[at].depth + 1, self.path_left(at))
+        if self.program_prompt_ids:
+            begins = hidden.program_from(tokenizer, steps[-1].token_ids)
+            steps[-1] = dataclasses.replace(steps[-1], program_from=begins)
+        return steps
 
     async def _judge(self, step: SampledStep) -> tuple[float | None, Verdict | None]:
         """The value and the verdict of a path's last step; None twice for an inner one, which has neither."""

@@ -25,6 +25,7 @@ from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Prompt, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import judge_program, outcome_of
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.search import hidden
 from o1jax.search.steps import cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids
 
@@ -218,7 +219,7 @@ async def sample_last_step(
     leaf = passing_leaves(tree)[0]
     prefix_ids = tree.prompt_ids + path_ids(tree.nodes, leaf.parent)
     seed = fold_seed(seed, problem.id, "last_step")
-    return await _sample(sampler, problem, tests, prefix_ids, leaf.depth, seed)
+    return await _sample(sampler, problem, tests, prefix_ids, leaf.depth, seed, shown=len(tree.prompt_ids))
 
 
 def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
@@ -233,10 +234,20 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
 
 
 async def _sample(
-    sampler: Sampler, problem: Problem, tests: Tests, prompt_ids: tuple[int, ...], number: int, seed: int
+    sampler: Sampler,
+    problem: Problem,
+    tests: Tests,
+    prompt_ids: tuple[int, ...],
+    number: int,
+    seed: int,
+    shown: int = 0,
 ) -> list[Rollout]:
-    """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole, judged."""
-    settings = sampler.settings
+    """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole, judged. The first
+    `shown` tokens of it (0: all) are the question's prompt."""
+    settings, tokenizer = sampler.settings, sampler.tokenizer
+    is_hidden = settings.prompt == "pseudocode"
+    hidden_ids = hidden.program_prompt(tokenizer, settings.style) if is_hidden else ()
+    shown = shown or len(prompt_ids)
     request = Request(
         prompt_ids=prompt_ids,
         n=settings.n,
@@ -250,7 +261,7 @@ async def _sample(
         # out of the cache.
         reuse_prefix=False,
     )
-    (completions,) = await sampler.engine.generate([request])
+    (completions,) = await hidden.generate(sampler.engine, tokenizer, [request], shown, hidden_ids)
     rollouts = [
         Rollout(
             id=f"{problem.id}#{i}",
@@ -265,6 +276,9 @@ async def _sample(
             policy_version=completion.policy_version,
             prompt=settings.prompt,
             program="",
+            # It stands for the whole of prompt_ids: here with the steps of a prompt that goes on from some.
+            program_prompt_ids=hidden_ids + prompt_ids[shown:] if hidden_ids else (),
+            program_from=hidden.program_from(tokenizer, completion.token_ids) if hidden_ids else 0,
         )
         for i, completion in enumerate(completions)
     ]

@@ -43,7 +43,8 @@ def step_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def untrained(tokenizer, context):
+def untrained_policy(tokenizer, context):
+    """Config, graphdef and parameters of a tiny model."""
     config = ModelConfig(
         family="qwen2",
         vocab_size=len(tokenizer),
@@ -57,7 +58,11 @@ def untrained(tokenizer, context):
         tie_embeddings=False,
         qkv_bias=True,
     )
-    _, params = init_params(config, 0, make_mesh(devices=jax.devices()[:1]))
+    return config, *init_params(config, 0, make_mesh(devices=jax.devices()[:1]))
+
+
+def untrained(tokenizer, context):
+    config, _, params = untrained_policy(tokenizer, context)
     return JaxEngine(config, params, tokenizer, slots=8, context=context, chunk=16, prefill_rows=2, block=4)
 
 
