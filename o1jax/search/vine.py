@@ -7,7 +7,8 @@ A search of `VineSearch`, in the order of its methods:
                 of Gumbel MuZero (Danihelka et al., 2022; DeepMind's mctx): all in turn, then the better half,
                 by Gumbel noise + log-likelihood + sigma(mean value of its completions)
   complete      a path from a first step to its end, or from a later step that is least decided ("vines":
-                several completions of one step say what it is worth, Kazemnejad et al., arXiv 2410.01679)
+                several completions of one step say what it is worth, Kazemnejad et al., arXiv 2410.01679);
+                a first step that only repeats itself gives its place to one that was not kept
 until the leaves suffice or first_steps * completions are made.
 
 Why beside UCT: UCT simulates the first sample of an expansion before it knows the others, comes back to it
@@ -43,13 +44,15 @@ class VineSearch:
     def __init__(self, searcher: Searcher, problem: Problem, seed: int):
         self.growth = Growth(searcher, problem, seed)
         self.settings, self.vine, self.tree = searcher.settings, searcher.settings.vine, self.growth.tree
-        self.noise: dict[int, float] = {}  # of each kept first step, the same all through the search
+        self.noise: dict[int, float] = {}  # of each first step that goes on, the same all through the search
+        self.turns: dict[int, int] = {}  # of each kept first step: the completions that its place has had
+        self.reserve: list[int] = []  # first steps that were not kept, the best first
 
     async def run(self) -> Tree:
         """The tree after all completions."""
         await self.sample_first_steps()
         for visits, group in itertools.groupby(
-            considered_visits(len(self.noise), self.vine.first_steps * self.vine.completions)
+            considered_visits(len(self.turns), self.vine.first_steps * self.vine.completions)
         ):
             # The visits of a phase are independent of one another, but for the order that scores give them.
             for width in _widths(len(list(group)), self.settings.wave):
@@ -73,12 +76,12 @@ class VineSearch:
         replacement. False where there are none that go on."""
         open_steps = [index for index in self.tree.children[ROOT] if self.tree.nodes[index].value is None]
         seed = fold_seed(self.growth.seed, self.growth.problem.id, "first steps")
-        noise = dict(
-            zip(open_steps, np.random.RandomState(seed).gumbel(size=len(open_steps)).tolist(), strict=True)
-        )
-        best = sorted(open_steps, key=lambda index: -(noise[index] + self.log_likelihood(index)))
-        self.noise = {index: noise[index] for index in best[: self.vine.first_steps]}
-        return bool(self.noise)
+        gumbel = np.random.RandomState(seed).gumbel(size=len(open_steps)).tolist()
+        self.noise = dict(zip(open_steps, gumbel, strict=True))
+        best = sorted(open_steps, key=lambda index: -(self.noise[index] + self.log_likelihood(index)))
+        self.turns = dict.fromkeys(best[: self.vine.first_steps], 0)
+        self.reserve = best[self.vine.first_steps :]
+        return bool(self.turns)
 
     def log_likelihood(self, index: int) -> float:
         """Of a step, in nats, by the distribution that it was sampled from."""
@@ -90,26 +93,32 @@ class VineSearch:
         """Up to `width` first steps with so many completions, the best first."""
         # mctx's rule: a step is considered while it has as many visits as the phase says; the worse ones fall
         # behind, and so out.
-        considered = [index for index in self.noise if self.tree.nodes[index].visits == visits]
+        considered = [index for index, turns in self.turns.items() if turns == visits]
         return sorted(considered, key=lambda index: -self.score(index))[:width]
 
     def score(self, index: int) -> float:
         """Gumbel noise + log-likelihood + sigma(mean value) of a first step."""
-        most = max(self.tree.nodes[step].visits for step in self.noise)
-        return self.noise[index] + self.log_likelihood(index) + (C_VISIT + most) * C_SCALE * self.value(index)
+        sigma = (C_VISIT + max(self.turns.values())) * C_SCALE * self.value(index)
+        return self.noise[index] + self.log_likelihood(index) + sigma
 
     def value(self, index: int) -> float:
-        """The mean of a node's visits; 0 without, as of all that a phase compares."""
+        """The mean of a node's visits; without any, that of the whole tree."""
         node = self.tree.nodes[index]
+        node = node if node.visits else self.tree.nodes[ROOT]
         return node.value_sum / node.visits if node.visits else 0.0
 
     # Complete.
 
     async def complete(self, steps: list[int]) -> None:
         """A completion below each of these first steps, at once."""
-        starts = [self.start(step) for step in steps]
-        await self.growth.sample(starts, [self.growth.completion(start) for start in starts])
+        starts, known = [self.start(step) for step in steps], len(self.tree.nodes)
+        leaves = await self.growth.sample(starts, [self.growth.completion(start) for start in starts])
         self.growth.rollouts += len(starts)
+        for step, leaf in zip(steps, leaves, strict=True):
+            self.turns[step] += 1
+            # A path that was known before: more of this step's would mostly be paid for in vain.
+            if leaf < known and self.reserve:
+                self.turns[self.reserve.pop(0)] = self.turns.pop(step)
 
     def start(self, index: int) -> int:
         """The node below (or at) `index` that is completed next: down to the step that is least decided,

@@ -92,7 +92,7 @@ def test_likely_first_steps_are_kept_and_unlikely_ones_now_and_then():
             sampled = vine_step(text, log_prob)
             search_.tree.add(0, sampled)
         assert search_.keep_some()
-        kept[search_.tree.nodes[next(iter(search_.noise))].text] += 1
+        kept[search_.tree.nodes[next(iter(search_.turns))].text] += 1
     # Gumbel top-1 is a draw by likelihood: exp(-.5) : exp(-2.5).
     assert kept["likely"] / 200 == pytest.approx(1 / (1 + 2.718**-2), abs=0.06)
 
@@ -105,6 +105,18 @@ def unbegun(settings, seed=0):
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, scripted.random_script)
     return vine.VineSearch(growth.Searcher(engine, ReadingJudge(), tokenizer, settings), problem(), seed)
+
+
+def test_a_first_step_that_repeats_itself_gives_its_place_to_one_that_was_not_kept():
+    tree, _ = search(with_vine(first_steps=1), drawing([A, B, C, D], lambda first, n: f"bad {first}"))
+    # so 0, so 1 ... are different; the last of the four keeps the place.
+    assert sorted(node.visits for node in firsts_of(tree)) == [0, 0, 0, 4]
+
+    def script(prefix, seed):
+        return step(1, 1, "abcd"[seed % 4]) if not prefix else "\n" + step(2, 3, f"bad {prefix[-11]}")
+
+    tree, _ = search(with_vine(first_steps=1, candidates=40, completions=9), script)
+    assert sorted(node.visits for node in firsts_of(tree)) == [2, 2, 2, 3]
 
 
 def test_completions_begin_below_the_step_that_is_least_decided_once_there_are_some():
