@@ -15,13 +15,14 @@ import tiny_rl
 from etils import epath
 
 from o1jax.records import Rollout
+from o1jax.search.posterior import FILE, Belief
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.training import open_policy
 from o1jax.store import read_records, read_shards, read_trees
 
 pytestmark = pytest.mark.hostile
 HERE = pathlib.Path(__file__).parent
-PLAYED = ("problems", "search", "sample", "evaluate", "tcg_problems")
+PLAYED = ("problems", "search", "sample", "drawn", "evaluate", "tcg_problems")
 TRAINED = ("sft", "dpo", "prm", "tcg", "tcg_dpo")
 
 
@@ -67,7 +68,11 @@ def test_two_processes_play_and_train_as_one(roots):
     held_out = [figures["prm"].pop("held_out")["prm"]["log_loss"] for figures in (one, two)]
     assert two == one
     assert held_out[1] == pytest.approx(held_out[0], rel=1e-3)
-    assert read_trees(roots[2] / "search/trees") == read_trees(roots[1] / "search/trees")
+    for place in ("search", "drawn"):
+        assert read_trees(roots[2] / place / "trees") == read_trees(roots[1] / place / "trees")
+    assert one["drawn"]["problems"] == 4
+    kept = [read_records(roots[count] / "drawn" / FILE, Belief) for count in (1, 2)]
+    assert kept[0] == kept[1] and sum(belief.drawn for belief in kept[0]) == 4
     for place in ("sample/rollouts", "evaluate/rollouts", "evaluate/best_of_n"):
         assert read_shards(roots[2] / place, Rollout) == read_shards(roots[1] / place, Rollout)
     for place in TRAINED:
