@@ -4,8 +4,9 @@ A problem teaches where a group of answers to it is mixed, some passing and some
 or all fail nothing can be compared. P(mixed) under the posterior is high for a problem that did both and, as
 far as the whole pool leaves that open, for one of which little is known.
 
-The prior is one for the whole pool, fitted to all of its counts: from a uniform one, a problem that failed
-once would look as undecided as one that passed once, whatever share of the pool passes. Samples nothing.
+The prior is fitted to the counts of the pool, of each difficulty apart where enough is known: from a uniform
+one, a problem that failed once would look as undecided as one that passed once, whatever share of the pool
+passes. Samples nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from o1jax.stages.manifest import read_manifest
 from o1jax.store import read_shards, read_trees, write_records
 
 FILE = "posterior.parquet"
+FEWEST = 30  # answered problems of a difficulty that has a prior of its own
 FINDERS = ("search", "sample")  # stages with answers to training problems; evaluations' are held out
 # Problem id -> (samples, passes); one that was never answered has no entry. Not always whole numbers: see
 # counts_of_trees and `forget`.
@@ -46,10 +48,11 @@ class DrawSettings:
 
 
 class Prior(NamedTuple):
-    """A Beta distribution over a pool's pass rates: Beta(mean * strength, (1 - mean) * strength)."""
+    """A Beta distribution over a pool's pass rates: Beta(mean * strength, (1 - mean) * strength). Of several
+    problems, arrays of one value each."""
 
-    mean: float = 0.5
-    strength: float = 2.0
+    mean: float | np.ndarray = 0.5
+    strength: float | np.ndarray = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +165,15 @@ _log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
 
 
 def beliefs(problems: Sequence[Problem], counts: Counts, group: int) -> list[Belief]:
-    """One a problem, none drawn yet; the prior is fitted to the counts of these problems."""
+    """One a problem, none drawn yet; the priors are fitted to the counts of these problems."""
     known = {problem.id: counts[problem.id] for problem in problems if problem.id in counts}
-    prior = fit_prior(known)
+    kinds: dict[str, dict[str, Sequence[float]]] = {problem.difficulty: {} for problem in problems}
+    for problem in problems:
+        if problem.id in known:
+            kinds[problem.difficulty][problem.id] = known[problem.id]
+    of_all = fit_prior(known)
+    priors = {kind: fit_prior(of) if len(of) >= FEWEST else of_all for kind, of in kinds.items()}
+    prior = Prior(*np.array([priors[problem.difficulty] for problem in problems], np.float64).T)
     samples_P, passes_P = np.array([known.get(p.id, (0, 0)) for p in problems], np.float64).T
     a_P, b_P = posterior(samples_P, passes_P, prior)
     mixed_P = p_mixed(samples_P, passes_P, group, prior)

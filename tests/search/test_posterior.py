@@ -72,6 +72,17 @@ def test_where_few_pass_one_pass_says_mixed_and_one_fail_does_not():
     assert passed > unknown > failed[0] == failed[-1]
 
 
+def test_a_difficulty_of_which_enough_is_known_has_a_prior_of_its_own():
+    ids = [(kind, f"{kind}{i}") for kind in ("easy", "hard") for i in range(60)]
+    many = [dataclasses.replace(problem(id), difficulty=kind) for kind, id in ids]
+    counts = {f"easy{i}": (1, 1) for i in range(40)} | {f"hard{i}": (1, 0) for i in range(40)}
+    means = {belief.problem_id: belief.mean for belief in posterior.beliefs(many, counts, 8)}
+    assert means["easy59"] > 0.9 and means["hard59"] < 0.1  # never answered
+    few = {f"easy{i}": (1, 1) for i in range(20)} | {f"hard{i}": (1, 0) for i in range(20)}
+    means = {belief.problem_id: belief.mean for belief in posterior.beliefs(many, few, 8)}
+    assert means["easy59"] == means["hard59"] == pytest.approx(0.5, abs=0.02)
+
+
 def test_counts_of_answers_and_of_trees():
     answers = [rollout("p0", 1.0), rollout("p0", 0.0, 1), rollout("p1", 0.0)]
     assert posterior.counts_of_rollouts(answers) == {"p0": (2, 1), "p1": (1, 0)}
