@@ -2,6 +2,9 @@
 
     python launch/sample.py --config.inputs.policy=runs/demo/warm_up --workdir=runs/sample
 
+With inputs.match, a stage of search or sampling, its tokens in all are spent, each problem to the rule that
+ended the search; with inputs.scout and draw.problems, the problems are drawn by what such a stage found.
+
 Hardware: 2 CPU cores for nano, about a minute.
 """
 
@@ -13,7 +16,12 @@ def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "seed": 0,
-            "inputs": {"policy": "runs/demo/warm_up", "problems": "runs/demo/problems/pool", "match": ""},
+            "inputs": {
+                "policy": "runs/demo/warm_up",
+                "problems": "runs/demo/problems/pool",
+                "match": "",
+                "scout": "",
+            },
             "sample": {
                 "sample": {
                     "n": 4,
@@ -27,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
                 },
                 "engine": {"prefix_cache_mb": 64.0, "slots": 64, "context": 256},
                 "stop": {"tokens": 1000, "answers": 0, "passes": 0, "fails": 0},
+                "draw": {"problems": 0, "power": 3.0, "group": 8, "forget": 0.5},
             },
         }
     )

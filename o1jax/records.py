@@ -145,6 +145,7 @@ class Node:
     verdict: Verdict | None = None  # of a leaf with a program
     error: str = ""  # why a malformed step is dead
     score: float | None = None  # the process reward model's, in (0, 1), where one was asked
+    program_from: int = 0  # as in Rollout, in this step's token_ids
 
     @property
     def passed(self) -> bool:
@@ -164,6 +165,7 @@ class Tree:
     rollouts: int
     generated_tokens: int  # every sampled token, also those of steps that were dropped
     judged_programs: int  # different ones
+    program_prompt_ids: tuple[int, ...] = ()  # as in Rollout
 
     @property
     def solved(self) -> bool:
@@ -180,6 +182,8 @@ class SftSample:
     answer_ids: tuple[int, ...]
     is_trained: tuple[bool, ...]  # one an answer token
     weight: float = 1.0  # of each trained token in the loss
+    program_prompt_ids: tuple[int, ...] = ()  # as in Rollout
+    program_from: int = 0  # as in Rollout, in answer_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,3 +247,7 @@ class Rollout:
     verdict: Verdict | None = None  # None without a program
     reward: float = 0.0  # rewards.outcome.outcome_of the verdict: 1 if every test passes, else 0
     error: str = ""  # how the answer breaks the form that search and RL teach; a program may be read even so
+    # Where the question is hidden from the program (style nano_hidden): the prompt that stands in place of
+    # prompt_ids before the tokens from the index program_from on. Empty: it is hidden from none.
+    program_prompt_ids: tuple[int, ...] = ()
+    program_from: int = 0  # the number of tokens where there is no program

@@ -36,11 +36,12 @@ def encode_sft(sample: SftSample) -> Example:
     if not sample.prompt_ids or not any(sample.is_trained):
         raise InputError(f"sample {sample.id!r}: needs a prompt and at least one trained answer token")
     answer_weights = tuple(sample.weight * trained for trained in sample.is_trained)
-    return Example(
+    example = Example(
         id=sample.id,
         token_ids=(*sample.prompt_ids, *sample.answer_ids),
         weights=(0.0,) * len(sample.prompt_ids) + answer_weights,
     )
+    return _with_program_apart(example, sample)
 
 
 def encode_pushed(
@@ -128,11 +129,33 @@ def encode_rollout(
         raise InputError(f"{record}: the column {taken[0]!r} is the rollout's own; give yours another name")
     named |= columns
     check_one_each(record, {"is_policy_token": rollout.is_policy_token} | named, rollout.token_ids)
-    return Example(
+    example = Example(
         id=rollout.id,
         token_ids=(*rollout.prompt_ids, *rollout.token_ids),
         weights=(0.0,) * len(rollout.prompt_ids) + tuple(map(float, rollout.is_policy_token)),
         columns=before_tokens(rollout.prompt_ids, named),
+    )
+    return _with_program_apart(example, rollout)
+
+
+def _with_program_apart(example: Example, record: SftSample | Rollout) -> Example:
+    """The example, or, where the program does not see the question, two parts: the prompt and the answer up
+    to there, and the program's prompt, the same beginning of the answer with weight 0, and the rest."""
+    start = len(record.prompt_ids)
+    cut = start + record.program_from
+    if not record.program_prompt_ids or cut >= len(example.token_ids):
+        return example
+    shown = len(record.program_prompt_ids) + record.program_from
+    return Example(
+        id=example.id,
+        token_ids=example.token_ids[:cut] + record.program_prompt_ids + example.token_ids[start:],
+        weights=example.weights[:cut] + (0.0,) * shown + example.weights[cut:],
+        # A value stands one position before its token: the program's first one goes over to the second part.
+        columns={
+            name: values[: cut - 1] + (0.0,) * shown + values[cut - 1 :]
+            for name, values in example.columns.items()
+        },
+        parts=(cut, shown + len(example.token_ids) - cut),
     )
 
 

@@ -63,9 +63,9 @@ class Batches:
                     f"example {example.id!r} has {len(example.token_ids)} tokens, more than a row's "
                     f"{row_length}; raise row_length, or drop long examples with keep_short"
                 )
-        kinds = {(tuple(sorted(example.columns)), len(example.parts or (0,))) for example in examples}
+        kinds = {tuple(sorted(example.columns)) for example in examples}
         if len(kinds) > 1:
-            raise InputError(f"examples of {len(kinds)} kinds, (columns, parts) {sorted(kinds)}; wanted one")
+            raise InputError(f"examples of {len(kinds)} kinds, with columns {sorted(kinds)}; wanted one")
         if rotation and not (0 <= rotation.first < len(examples) and rotation.count > 0):
             raise InputError(f"{rotation} of {len(examples)} examples; wanted some that take turns")
         self.row_length, self.rows_per_batch, self.seed = row_length, rows_per_batch, seed
@@ -74,6 +74,8 @@ class Batches:
         self._tokens = [np.asarray(example.token_ids, np.int32) for example in examples]
         self._weights = [np.asarray(example.weights, np.float32) for example in examples]
         self._parts = [example.parts or (len(example.token_ids),) for example in examples]
+        # Segments are numbered as if every example had so many: the first of a pair's sides has an odd one.
+        self._most_parts = max(map(len, self._parts), default=1)
         self._columns = {
             name: [np.asarray(example.columns[name], np.float32) for example in examples]
             for name in (sorted(examples[0].columns) if examples else ())
@@ -162,7 +164,7 @@ class Batches:
         batch["example_id_BT"][row, start:end] = example
         for name, values in self._columns.items():
             batch[f"{name}_BT"][row, start:end] = values[example]
-        for segment, length in enumerate(parts, start=1 + number * len(parts)):
+        for segment, length in enumerate(parts, start=1 + number * self._most_parts):
             last = start + length - 1
             batch["positions_BT"][row, start : last + 1] = np.arange(length)
             batch["segment_ids_BT"][row, start : last + 1] = segment

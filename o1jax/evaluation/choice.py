@@ -23,7 +23,8 @@ from o1jax.records import InputError, Problem, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import is_lost, outcome_of, search_tests
 from o1jax.sandbox.interface import Judge, Limits, unless_lost
 from o1jax.sandbox.literals import parsed
-from o1jax.search.mcts import Search, Searcher
+from o1jax.search.growth import Searcher
+from o1jax.search.mcts import Search
 from o1jax.search.steps import cut, path_of
 from o1jax.stages.together import my_share
 from o1jax.store import read_trees

@@ -1,9 +1,15 @@
 """Search beside sampling on the same problems, at equal generated tokens, and ASPR (D8).
 
-Search, best-of-n and the direct best-of-n each choose one program a problem by the visible tests;
-the final tests then decide. The samples of best-of-n are read as strictly as a search reads its steps; those
-of the direct prompt and of ASPR as the evaluation does. Where an earlier evaluation's samples are judged
-again, its choices stand, but for programs that are read otherwise now. Part of the evaluate stage.
+Search, best-of-n and the direct best-of-n each choose one program a problem by the visible tests; the final
+tests then decide. Equal are the tokens of all problems together, within half an answer, and what ends the
+work on a problem: the search's stop_after_passes and stop_after_fails. Not equal are the tokens of one
+problem: where search stops early, sampling that got those few tokens, and no more elsewhere, would have one
+try where search had many. Sampling that reaches the rule everywhere spends less; each arm says what it
+spent.
+
+The samples of best-of-n are read as strictly as a search reads its steps; those of the direct prompt and of
+ASPR as the evaluation does. Where an earlier evaluation's samples are judged again, its choices stand, but
+for programs that are read otherwise now. Part of the evaluate stage.
 """
 
 from __future__ import annotations
@@ -18,17 +24,18 @@ from o1jax.evaluation.sample_store import SampleStore
 from o1jax.intervals import mean_with_interval
 from o1jax.records import Problem, Prompt, Rollout, Tree
 from o1jax.rewards.outcome import final_tests, judge_program, outcome_of, search_tests, share_passed
-from o1jax.search.mcts import Searcher, SearchSettings, search_many
+from o1jax.search.growth import Searcher, SearchSettings
+from o1jax.search.mcts import search_many
 from o1jax.search.samples import program_of
 from o1jax.search.sampling import (
     Sampler,
     SampleSettings,
-    StopRule,
     judged,
     read,
     sample_last_step,
+    sample_more,
     sample_paths,
-    sample_until,
+    sample_to_total,
 )
 from o1jax.search.tree import passing_leaves
 from o1jax.stages.together import my_share
@@ -62,10 +69,11 @@ class Comparison:
     store: SampleStore
 
     async def generate(self) -> Generated:
-        """Search, then samples of both prompts at the tokens that it took."""
+        """Search, then samples of both prompts at the tokens that it took in all."""
         trees = await self._trees()
-        pseudocode_P_G = await self._best_of("pseudocode", trees)
-        return Generated(trees, pseudocode_P_G, await self._best_of("direct", trees))
+        budget = Generated(trees, (), ()).budget
+        pseudocode_P_G = await self._best_of("pseudocode", budget)
+        return Generated(trees, pseudocode_P_G, await self._best_of("direct", budget))
 
     async def figures(self, generated: Generated) -> dict[str, Any]:
         """search: {search, best_of_n, direct_best_of_n}, each the pass rate of the chosen programs and
@@ -93,19 +101,41 @@ class Comparison:
         await search_many(searcher, mine, self.seed, concurrency=concurrency, store=trees)
         return await self.store.all_trees("trees", self.problems)
 
-    async def _best_of(self, prompt: Prompt, trees: Sequence[Tree]) -> list[list[Rollout]]:
-        """Samples judged on the visible tests, for each problem at the tokens that its search took."""
-        sampler = self.sampler(prompt, n=4)
+    async def _best_of(self, prompt: Prompt, tokens: int) -> list[list[Rollout]]:
+        """Samples judged on the visible tests, at so many tokens in all, by the search's stop rule."""
+        sampler, name = self.sampler(prompt, n=1), f"best_of_n/{prompt}"
         if prompt == "pseudocode":
             strict = dataclasses.replace(sampler.settings, extract="strict")
             sampler = dataclasses.replace(sampler, settings=strict)
-        budgets = {tree.problem_id: tree.generated_tokens for tree in trees}
-        return await self.store.groups(
-            f"best_of_n/{prompt}",
-            self.problems,
-            lambda p: sample_until(sampler, p, search_tests(p), self.seed, StopRule(tokens=budgets[p.id])),
-            lambda p, group: _read_otherwise(sampler, p, group),
+        sampled = {}
+        if not self.store.has(name):
+            sampled = await self._sample_in_rounds(sampler, f"{name}.rounds", tokens)
+
+        async def kept(problem: Problem) -> list[Rollout]:
+            return sampled[problem.id]
+
+        groups = await self.store.groups(
+            name, self.problems, kept, lambda p, group: _read_otherwise(sampler, p, group)
         )
+        self.store.remove(f"{name}.rounds")
+        return groups
+
+    async def _sample_in_rounds(self, sampler: Sampler, place: str, tokens: int) -> dict[str, list[Rollout]]:
+        """sample_to_total, each round in a file of `place`, from which a killed evaluation goes on."""
+
+        async def sample_round(
+            number: int, open_problems: Sequence[Problem], before: int, n: int
+        ) -> dict[str, list[Rollout]]:
+            groups = await self.store.groups(
+                f"{place}/{number}",
+                open_problems,
+                lambda p: sample_more(sampler, p, search_tests(p), self.seed, before, n),
+                lambda p, group: judged(sampler, p, search_tests(p), group),
+            )
+            return {problem.id: group for problem, group in zip(open_problems, groups, strict=True)}
+
+        groups = await sample_to_total(self.problems, tokens, self.search.stop, self.seed, sample_round)
+        return {problem.id: group for problem, group in zip(self.problems, groups, strict=True)}
 
     async def _chosen_rollouts(self, rollouts_P_G: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
         """The arm of the rollouts that pass most visible tests, the first of equals."""

@@ -30,7 +30,7 @@ from o1jax.intervals import mean_with_interval, pass_at_k
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Prompt, Rollout
 from o1jax.rewards.outcome import final_tests, is_lost, search_tests, share_passed
-from o1jax.search.mcts import SearchSettings
+from o1jax.search.growth import SearchSettings
 from o1jax.search.sampling import Sampler, SampleSettings, for_evaluation, judged, read, sample_paths
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems

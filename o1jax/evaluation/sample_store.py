@@ -59,6 +59,16 @@ class SampleStore:
         by_problem = _by_problem(read_records(whole, Rollout))
         return [by_problem[problem.id] for problem in problems]
 
+    def has(self, name: str) -> bool:
+        """Whether `groups` of that name needs no new samples: those of this evaluation, or an earlier one's,
+        are whole."""
+        return self.earlier is not None or (self.out / f"{name}.parquet").exists()
+
+    def remove(self, name: str) -> None:
+        """Removes a directory of groups that no process reads any more."""
+        if this_process().index == 0:
+            (self.out / name).rmtree(missing_ok=True)
+
     async def _sample(self, name: str, problems: Sequence[Problem], sample: Sample, again: Again) -> None:
         shards, line = self.out / f"{name}.shards", ProgressLine(f"evaluate {name}", len(problems))
         done = {rollout.problem_id for rollout in read_shards(shards, Rollout)}

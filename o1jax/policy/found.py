@@ -22,6 +22,7 @@ from o1jax.prompts.chat import Message, Tokenizer, encode, render
 from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, PreferencePair, Problem, Prompt, Rollout, SftSample, Tree, Verdict
+from o1jax.search.hidden import program_from, program_prompt
 from o1jax.search.samples import label_nodes, passing_samples, program_of, whole_sample
 from o1jax.search.steps import cut, without_eos
 from o1jax.search.tree import ROOT, passing_leaves
@@ -263,7 +264,8 @@ def _rollout_sample(rollout: Rollout, tokenizer: Tokenizer) -> SftSample | None:
     elif answer_ids[-1] not in ends:
         return None  # of a direct answer, where the program ends is not known by tokens
     answer_ids = (*without_eos(answer_ids, ends), ends[0])  # of several ends one is taught
-    return whole_sample(rollout.id, rollout.problem_id, rollout.prompt_ids, answer_ids)
+    hides = rollout.program_prompt_ids, rollout.program_from
+    return whole_sample(rollout.id, rollout.problem_id, rollout.prompt_ids, answer_ids, *hides)
 
 
 def wrong_programs(
@@ -310,11 +312,13 @@ def reference_samples(
     """The first `variants` reasoning chains of each problem under the pseudocode prompt, and as many of
     its programs under the direct one, or those of one of the `prompts`; `style` is the prompts'."""
     samples, end = [], end_ids(tokenizer)[0]
+    hidden_ids = program_prompt(tokenizer, style)
     for problem in problems:
         for name, messages, answer in _reference_answers(problem, variants, style, prompts):
             answer_ids = (*encode(tokenizer, answer), end)
             prompt_ids = render(tokenizer, messages)
-            samples.append(whole_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids))
+            hides = (hidden_ids, program_from(tokenizer, answer_ids)) if hidden_ids else ()
+            samples.append(whole_sample(f"{problem.id}/{name}", problem.id, prompt_ids, answer_ids, *hides))
     return samples
 
 

@@ -61,7 +61,8 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     config = dataclasses.replace(preset(settings.preset), vocab_size=len(tokenizer))
     mesh = make_mesh()
     graphdef, params = init_params(config, fold_seed(seed, "init"), mesh)
-    samples = reference_samples(problems, tokenizer, settings.variants, style="nano")
+    style = "nano_hidden" if settings.sample.style == "nano_hidden" else "nano"
+    samples = reference_samples(problems, tokenizer, settings.variants, style)
     provenance.write(out, reference_provenance(samples, "references", tokenizer, settings.train.row_length))
     examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)
     batches = Batches(examples, seed=seed, **settings.train.shape)

@@ -28,8 +28,8 @@ _TASK = "You are an expert Python programmer, and here is your task: {question}\
 
 
 def messages(problem: Problem, style: Style = "full") -> tuple[Message, ...]:
-    """The conversation that asks for the program. Style nano: the question and a marker, no more."""
-    if style == "nano":
+    """The conversation that asks for the program. Styles nano: the question and a marker, no more."""
+    if style != "full":
         return ({"role": "user", "content": f"{problem.question}\n{NANO_MARKER}"},)
     return ({"role": "user", "content": _INSTRUCTION.format(task=task_text(problem))},)
 

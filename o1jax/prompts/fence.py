@@ -10,7 +10,9 @@ from typing import Literal
 
 from o1jax.records import Problem
 
-Style = Literal["nano", "full"]  # nano: the question and a marker; full: instructions and examples
+# nano: the question and a marker; nano_hidden: the same, but the program is written without the question
+# (pseudocode.program_messages); full: instructions and examples.
+Style = Literal["nano", "nano_hidden", "full"]
 # A fence counts only where it begins a line, so that one inside a string of the program does not end it.
 _BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 PYTHON = ("python", "python3", "py")

@@ -2,6 +2,10 @@
 
 A path is `<Step_Begin>### Step 1: <Action 1>\\nBODY<Step_End>` and so on, a newline between steps.
 An action-3 step's text is the program itself; only its rendering is fenced.
+
+With style nano_hidden the question is hidden once a step says that it is the program: what follows is written
+after another prompt (program_messages) and the same steps. So a program depends on the question by way of the
+steps alone, which it need not where it can be looked up from the question.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from o1jax.records import ACTIONS, InputError, Problem, Step
 
 BEGIN, STOP = "<Step_Begin>", "<Step_End>"
 NANO_MARKER = "Think in pseudocode."
+PROGRAM_MARKER = "Write Python by the steps."
+PROGRAM_BEGINS = f"<Action {ACTIONS[-1]}>"  # from what follows it on, nano_hidden hides the question
 _HEADER = re.compile(r"### Step (\d+): <Action (\d+)>\n")
 _INSTRUCTION = """\
 You are an expert Python programmer who thinks in pseudocode before writing code. \
@@ -39,10 +45,10 @@ class StepError(ValueError):
 
 
 def messages(problem: Problem, few_shot: int = 0, style: Style = "full") -> tuple[Message, ...]:
-    """The conversation that asks for a path. Style nano: the question and a marker, no examples."""
-    if style == "nano":
+    """The conversation that asks for a path. Styles nano: the question and a marker, no examples."""
+    if style != "full":
         if few_shot:
-            raise InputError(f"pseudocode prompt: few_shot {few_shot} with style 'nano', wanted 0")
+            raise InputError(f"pseudocode prompt: few_shot {few_shot} with style {style!r}, wanted 0")
         return ({"role": "user", "content": f"{problem.question}\n{NANO_MARKER}"},)
     if not 0 <= few_shot <= len(EXAMPLES):
         raise InputError(f"pseudocode prompt: few_shot {few_shot}, wanted 0 to {len(EXAMPLES)}")
@@ -53,6 +59,11 @@ def messages(problem: Problem, few_shot: int = 0, style: Style = "full") -> tupl
         # to the form in 46 of 48 answers; at the end of a line, in 31.
         turns.append({"role": "assistant", "content": render_path(steps, before_end="\n")})
     return (*turns, {"role": "user", "content": task_text(problem)})
+
+
+def program_messages() -> tuple[Message, ...]:
+    """The conversation in place of `messages` before a program that must not see the question."""
+    return ({"role": "user", "content": PROGRAM_MARKER},)
 
 
 def render_step(step: Step, number: int, before_end: str = "") -> str:

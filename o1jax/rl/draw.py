@@ -17,12 +17,14 @@ from o1jax.policy.found import provenance_of, read_answers
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import Problem
 from o1jax.rl.settings import Settings
+from o1jax.search import posterior
 from o1jax.stages import provenance
 
-History = Mapping[str, Sequence[int]]  # problem id -> (samples, passes); a problem never played has no entry
-# The weight of a problem that always passes, or never. p (1 - p) alone would be 0 for it, and the problem
-# never drawn again, although the policy goes on changing.
-LEAST = 0.05
+History = Mapping[str, Sequence[float]]  # problem id -> (samples, passes); see posterior.Counts
+POWER = 3  # of P(mixed) in a problem's weight
+# The least weight of a problem. Of one that always passes, or never, P(mixed) ** POWER is nearly 0, and it
+# would not be drawn again, although the policy goes on changing.
+LEAST = 0.01
 
 
 def uniform(problems: Sequence[Problem], count: int, seed: int, t: int) -> list[Problem]:
@@ -35,17 +37,21 @@ def uniform(problems: Sequence[Problem], count: int, seed: int, t: int) -> list[
 
 
 def by_difficulty(
-    problems: Sequence[Problem], count: int, seed: int, t: int, history: History
+    problems: Sequence[Problem],
+    count: int,
+    seed: int,
+    t: int,
+    history: History,
+    *,
+    found: History | None = None,
+    group: int = 8,
 ) -> list[Problem]:
-    """`count` different problems for update t, drawn with weights p (1 - p) + LEAST, p = (passes + 1) /
-    (samples + 2): most often those about which least is known to be sure."""
-    samples_P, passes_P = np.array([history.get(problem.id, (0, 0)) for problem in problems]).T
-    p_P = (passes_P + 1) / (samples_P + 2)  # the posterior mean from a uniform prior: 1/2 at first
-    weights_P = p_P * (1 - p_P) + LEAST
-    # The largest of log(weight) + Gumbel noise are a weighted draw without replacement (Gumbel top-k).
-    gumbel_P = np.random.RandomState(fold_seed(seed, "problems", t)).gumbel(size=len(problems))
-    order = np.argsort(-(np.log(weights_P) + gumbel_P), kind="stable")
-    return [problems[i] for i in order[:count]]
+    """`count` different problems for update t, drawn with weights P(mixed) ** POWER, at least LEAST: most
+    often those of whose `group` answers some are likely to pass and some to fail, by the posterior of what
+    was seen in earlier updates (`history`) and `found` before the run."""
+    known = posterior.beliefs(problems, posterior.added(found or {}, history), group)
+    weights_P = [max(belief.p_mixed**POWER, LEAST) for belief in known]
+    return [problems[i] for i in posterior.draw(weights_P, count, fold_seed(seed, "problems", t))]
 
 
 def replay_buffer(

@@ -1,14 +1,22 @@
-"""Plain sampling, judged: what stands beside search at equal tokens. Rollouts go to rollouts/.
+"""Plain sampling, judged: what stands beside search at equal tokens, and the scout before one. Rollouts go to
+rollouts/.
 
-Inputs: policy, problems, and perhaps match: a search stage, whose generated tokens are spent here
-problem by problem. Trains nothing, and builds no tree.
+Inputs: policy, problems, and perhaps
+  match, match_<k>   stages of search and sampling, whose generated tokens, all together, are spent here,
+  scout, found_<k>   such stages that choose the problems (posterior.py), if draw.problems says how many.
+
+Equal to a search that is matched are the tokens in all, within half an answer, and what ends the work on
+one problem: the search's own rule. Not equal are the tokens of each problem: where a search passes early it
+stops, and sampling that got those few tokens there, and no more elsewhere, would have one try where search
+had many. Trains nothing, and builds no tree.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from etils import epath
 from pydantic import PositiveInt
@@ -17,12 +25,23 @@ from o1jax.concurrency import run_in_order
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import search_tests
-from o1jax.search.sampling import Sampler, SampleSettings, StopRule, refuse_lenient, sample_until
-from o1jax.stages.manifest import StageResult
+from o1jax.search.growth import SearchSettings
+from o1jax.search.posterior import FINDERS, DrawSettings, drawn_problems
+from o1jax.search.sampling import (
+    Sampler,
+    SampleSettings,
+    StopRule,
+    refuse_lenient,
+    sample_more,
+    sample_to_total,
+    sample_until,
+)
+from o1jax.stages.manifest import StageResult, read_manifest
 from o1jax.stages.problems import read_problems
+from o1jax.stages.settings import parse
 from o1jax.stages.together import joined, my_share
 from o1jax.stages.workers import EngineSettings, sampling_workers
-from o1jax.store import read_trees, write_records
+from o1jax.store import write_records
 from o1jax.train.metrics import ProgressLine
 
 
@@ -32,73 +51,132 @@ class Settings:
 
     sample: SampleSettings = SampleSettings()
     engine: EngineSettings = EngineSettings()
-    stop: StopRule = StopRule()  # of each problem; its tokens give way to those of a search to match
+    # Of each problem. With stages to match, its tokens give way to their total, and where it names neither
+    # passes nor fails, it has those that end a search among them.
+    stop: StopRule = StopRule()
+    draw: DrawSettings = DrawSettings()  # which problems are sampled
     concurrency: PositiveInt = 64  # problems at once
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, solved, solved_share, samples, passed, generated_tokens."""
+    """figures: problems, solved, solved_share, mixed (with answers that pass and others that do not),
+    samples, passed, generated_tokens; tokens_to_match, with stages to match."""
     refuse_lenient(settings.sample, "sample.sample")
-    problems = read_problems(inputs["problems"])
-    mine = my_share(problems)
-    rules_P = _rules(mine, settings, inputs)
-    rollouts_P_G, timings = asyncio.run(_sample(settings, inputs["policy"], mine, rules_P, seed))
-    rollouts = [rollout for group in rollouts_P_G for rollout in group]
-    rollouts = asyncio.run(
-        joined(out, out / "processes", Rollout, rollouts, problems, lambda rollout: rollout.problem_id)
-    )
+    matched = [directory for name, directory in inputs.items() if name.partition("_")[0] == "match"]
+    if not (matched or settings.stop.tokens or settings.stop.answers):
+        raise InputError("sample.stop: saw no tokens and no answers; give one, or a search stage to match")
+    problems = drawn_problems(out, read_problems(inputs["problems"]), settings.draw, inputs, seed)
+    rollouts, timings = asyncio.run(_sample(out, settings, inputs["policy"], matched, problems, seed))
     if this_process().index == 0:
         write_records(out / "rollouts" / "rollouts.parquet", Rollout, rollouts)
-    solved = len({rollout.problem_id for rollout in rollouts if rollout.reward})
+    passes = collections.Counter(rollout.problem_id for rollout in rollouts if rollout.reward)
+    samples = collections.Counter(rollout.problem_id for rollout in rollouts)
     figures = {
         "problems": len(problems),
-        "solved": solved,
-        "solved_share": round(solved / len(problems), 4),
+        "solved": len(passes),
+        "solved_share": round(len(passes) / len(problems), 4),
+        "mixed": sum(0 < passes[id] < samples[id] for id in samples),
         "samples": len(rollouts),
-        "passed": int(sum(rollout.reward for rollout in rollouts)),
+        "passed": passes.total(),
         "generated_tokens": sum(len(rollout.token_ids) for rollout in rollouts),
+        **({"tokens_to_match": tokens_of_stages(matched)} if matched else {}),
     }
     return StageResult(figures, timings)
 
 
-def _rules(
-    problems: Sequence[Problem], settings: Settings, inputs: Mapping[str, epath.Path]
-) -> list[StopRule]:
-    """When each problem's sampling ends."""
-    if "match" not in inputs:
-        if not (settings.stop.tokens or settings.stop.answers):
+def tokens_of_stages(directories: Sequence[epath.Path]) -> int:
+    """What stages of search and sampling generated in all; InputError for another stage."""
+    manifests = [read_manifest(directory) for directory in directories]
+    for directory, manifest in zip(directories, manifests, strict=True):
+        if manifest["stage"] not in FINDERS:
             raise InputError(
-                "sample.stop: saw no tokens and no answers; give one, or a search stage to match"
+                f"match: {directory} is a stage {manifest['stage']}, wanted one of {' and '.join(FINDERS)}"
             )
-        return [settings.stop] * len(problems)
-    spent = {tree.problem_id: tree.generated_tokens for tree in read_trees(inputs["match"] / "trees")}
-    if missing := [problem.id for problem in problems if problem.id not in spent]:
-        raise InputError(
-            f"{inputs['match']}: no tree of problem {missing[0]}; match a search of the same problems"
-        )
-    return [dataclasses.replace(settings.stop, tokens=spent[problem.id]) for problem in problems]
+    return sum(manifest["figures"]["generated_tokens"] for manifest in manifests)
+
+
+def rule_of_match(stop: StopRule, directories: Sequence[epath.Path]) -> StopRule:
+    """The rule that ends a problem's sampling beside these stages."""
+    stop = dataclasses.replace(stop, tokens=0)
+    for manifest in map(read_manifest, directories):
+        if manifest["stage"] == "search" and not (stop.passes or stop.fails):
+            searched = parse(SearchSettings, manifest["config"].get("search", {}), "search.search").stop
+            stop = dataclasses.replace(stop, passes=searched.passes, fails=searched.fails)
+    return stop
 
 
 async def _sample(
+    out: epath.Path,
     settings: Settings,
     policy: epath.Path,
+    matched: Sequence[epath.Path],
     problems: Sequence[Problem],
-    rules_P: Sequence[StopRule],
     seed: int,
-) -> tuple[list[list[Rollout]], dict[str, float]]:
-    """rollouts_P_G and the timings."""
+) -> tuple[list[Rollout], dict[str, float]]:
+    """The answers of all processes, in the order of `problems`, and the timings."""
     async with sampling_workers(policy, settings.engine) as workers:
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
-        line, solved = ProgressLine("sample", len(problems)), []
+        work = Sampling(sampler, settings, problems, seed, out / "processes")
+        if matched:
+            rule = rule_of_match(settings.stop, matched)
+            return await work.to_total(tokens_of_stages(matched), rule), workers.timings()
+        return await work.until_stop(), workers.timings()
 
-        async def work(item: tuple[Problem, StopRule]) -> list[Rollout]:
-            problem, stop = item
-            group = await sample_until(sampler, problem, search_tests(problem), seed, stop)
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The stage's work, each process on its share of the problems."""
+
+    sampler: Sampler
+    settings: Settings
+    problems: Sequence[Problem]
+    seed: int
+    parts: epath.Path  # where each process keeps its own answers for the others
+
+    async def until_stop(self) -> list[Rollout]:
+        """Answers to each problem until the settings' rule is reached there."""
+        share, solved = len(my_share(self.problems)), []
+        line = ProgressLine("sample", share)
+
+        async def work(problem: Problem) -> list[Rollout]:
+            tests, stop = search_tests(problem), self.settings.stop
+            group = await sample_until(self.sampler, problem, tests, self.seed, stop)
             solved.append(any(rollout.reward for rollout in group))
             # At the end alone, as in a search: the problems that end first are not like the others.
-            is_last = len(solved) == len(problems)
+            is_last = len(solved) == share
             line.show(len(solved), f"solved {sum(solved)}" if is_last else "", now=is_last)
             return group
 
-        items = list(zip(problems, rules_P, strict=True))
-        return await run_in_order(work, items, settings.concurrency), workers.timings()
+        return await self._of_all(self.parts, self.problems, work)
+
+    async def to_total(self, tokens: int, stop: StopRule) -> list[Rollout]:
+        """Answers to all problems in turn until `tokens` are spent; see sample_to_total."""
+
+        async def sample_round(
+            number: int, open_problems: Sequence[Problem], before: int, n: int
+        ) -> dict[str, list[Rollout]]:
+            def work(problem: Problem) -> Awaitable[list[Rollout]]:
+                return sample_more(self.sampler, problem, search_tests(problem), self.seed, before, n)
+
+            # Every process needs the answers of all: what one problem leaves goes to those of the others.
+            new = {problem.id: [] for problem in open_problems}
+            for rollout in await self._of_all(self.parts / f"round_{number}", open_problems, work):
+                new[rollout.problem_id].append(rollout)
+            line.show(len(self.problems) - len(open_problems), f"ended after {before} answers")
+            return new
+
+        line = ProgressLine("sample", len(self.problems))
+        groups = await sample_to_total(self.problems, tokens, stop, self.seed, sample_round)
+        return [rollout for group in groups for rollout in group]
+
+    async def _of_all(
+        self,
+        place: epath.Path,
+        problems: Sequence[Problem],
+        work: Callable[[Problem], Awaitable[list[Rollout]]],
+    ) -> list[Rollout]:
+        """What `work` gives for these problems, in every process."""
+        groups = await run_in_order(work, my_share(problems), self.settings.concurrency)
+        mine = [rollout for group in groups for rollout in group]
+        out = self.parts.parent
+        return await joined(out, place, Rollout, mine, problems, lambda rollout: rollout.problem_id)

@@ -55,16 +55,31 @@ def passing_samples(tree: Tree, *, ends: tuple[int, ...]) -> list[SftSample]:
             tree.problem_id,
             tree.prompt_ids,
             _answer_ids(tree, leaf, ends),
+            tree.program_prompt_ids,
+            len(path_ids(tree.nodes, leaf.parent)) + leaf.program_from,
         )
         for leaf in sorted(_distinct_passing(tree), key=lambda leaf: _length(tree, leaf))
     ]
 
 
 def whole_sample(
-    id: str, problem_id: str, prompt_ids: tuple[int, ...], answer_ids: tuple[int, ...]
+    id: str,
+    problem_id: str,
+    prompt_ids: tuple[int, ...],
+    answer_ids: tuple[int, ...],
+    program_prompt_ids: tuple[int, ...] = (),
+    program_from: int = 0,
 ) -> SftSample:
     """A sample whose whole answer is trained, the end token too: else a policy never learns to stop."""
-    return SftSample(id, problem_id, prompt_ids, answer_ids, (True,) * len(answer_ids))
+    return SftSample(
+        id,
+        problem_id,
+        prompt_ids,
+        answer_ids,
+        is_trained=(True,) * len(answer_ids),
+        program_prompt_ids=program_prompt_ids,
+        program_from=program_from,
+    )
 
 
 def step_labels(tree: Tree, *, ends: tuple[int, ...]) -> list[StepLabel]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -17,13 +18,14 @@ from transformers import PreTrainedTokenizerBase
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Engine, Request
-from o1jax.parallel.seeds import fold_seed
+from o1jax.parallel.seeds import drawn, fold_seed
 from o1jax.prompts import chat, direct, extraction, fence, pseudocode
 from o1jax.prompts.extraction import Extract
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, Problem, Prompt, Rollout, TestCase, Tree
 from o1jax.rewards.outcome import judge_program, outcome_of
 from o1jax.sandbox.interface import Judge, Limits
+from o1jax.search import hidden
 from o1jax.search.steps import cut, text_of
 from o1jax.search.tree import passing_leaves, path_ids
 
@@ -107,12 +109,16 @@ class StopRule:
     passes: NonNegativeInt = 0  # answers that pass
     fails: NonNegativeInt = 0  # answers that do not, with as many that pass if `passes` is given too
 
-    def is_reached(self, rollouts: Sequence[Rollout]) -> bool:
+    def is_reached(self, passes: int, fails: int) -> bool:
+        """Whether so many answers are enough, tokens apart."""
+        counts = [(passes, self.passes), (fails, self.fails)]
+        asked = [count >= wanted for count, wanted in counts if wanted]
+        return bool(self.answers) and passes + fails >= self.answers or bool(asked) and all(asked)
+
+    def is_reached_by(self, rollouts: Sequence[Rollout]) -> bool:
         """Whether these answers are enough, tokens apart."""
         passes = sum(rollout.reward == 1 for rollout in rollouts)
-        counts = [(passes, self.passes), (len(rollouts) - passes, self.fails)]
-        asked = [count >= wanted for count, wanted in counts if wanted]
-        return bool(self.answers) and len(rollouts) >= self.answers or bool(asked) and all(asked)
+        return self.is_reached(passes, len(rollouts) - passes)
 
 
 async def sample_until(
@@ -125,20 +131,76 @@ async def sample_until(
         raise InputError(
             "stop rule: saw neither tokens nor answers, so that sampling might never end; give one"
         )
-    prompt_ids, rollouts, spent = prompt_of(sampler, problem), [], 0
-    while (not stop.tokens or spent < stop.tokens) and not stop.is_reached(rollouts):
+    rollouts, spent = [], 0
+    while (not stop.tokens or spent < stop.tokens) and not stop.is_reached_by(rollouts):
         n = min(sampler.settings.n, stop.answers - len(rollouts) if stop.answers else sampler.settings.n)
-        group = dataclasses.replace(sampler, settings=dataclasses.replace(sampler.settings, n=n))
-        group_seed = fold_seed(seed, problem.id, "sample_tokens", len(rollouts))
-        for rollout in await _sample(group, problem, tests, prompt_ids, 1, group_seed):
-            # The answer that passes `tokens` counts if half of it fits, so that over many problems nothing
-            # is gained or lost: always counting it would give sampling more tokens than search, and never
-            # counting it would give it fewer.
-            if stop.tokens and rollouts and spent + len(rollout.token_ids) / 2 > stop.tokens:
+        for rollout in await sample_more(sampler, problem, tests, seed, len(rollouts), n):
+            if stop.tokens and rollouts and is_too_much(spent, rollout, stop.tokens):
                 return rollouts
-            rollouts.append(dataclasses.replace(rollout, id=f"{rollout.group_id}#{len(rollouts)}"))
+            rollouts.append(rollout)
             spent += len(rollout.token_ids)
     return rollouts
+
+
+def is_too_much(spent: int, rollout: Rollout, tokens: int) -> bool:
+    """Whether an answer beyond those that cost `spent` is outside of a budget."""
+    # It counts if half of it fits, so that over many problems nothing is gained or lost: always counting it
+    # would give sampling more tokens than search, and never counting it would give it fewer.
+    return spent + len(rollout.token_ids) / 2 > tokens
+
+
+async def sample_more(
+    sampler: Sampler, problem: Problem, tests: Tests, seed: int, before: int, n: int
+) -> list[Rollout]:
+    """n answers beyond the `before` that there are, judged and numbered after them."""
+    group = dataclasses.replace(sampler, settings=dataclasses.replace(sampler.settings, n=n))
+    seed = fold_seed(seed, problem.id, "sample_tokens", before)
+    rollouts = await _sample(group, problem, tests, prompt_of(sampler, problem), 1, seed)
+    return [dataclasses.replace(r, id=f"{r.group_id}#{i}") for i, r in enumerate(rollouts, before)]
+
+
+# (number of the round, its problems, answers that each has, answers that each gets) -> problem id -> answers
+Round = Callable[[int, Sequence[Problem], int, int], Awaitable[Mapping[str, Sequence[Rollout]]]]
+MOST_AT_ONCE = 8  # answers a problem in a round
+
+
+async def sample_to_total(
+    problems: Sequence[Problem], tokens: int, stop: StopRule, seed: int, sample_round: Round
+) -> list[list[Rollout]]:
+    """rollouts_P_G at a budget of all problems together: an answer to each in turn, in an order drawn by the
+    seed, until `tokens` are spent (within half an answer; each problem gets one in any case). None to a
+    problem whose `stop` is reached: what it leaves goes to the others, as where search stops early.
+
+    What a round samples beyond that is left out, so that the answers are those of asking one by one.
+    """
+    # The last turn, which the budget cuts, would else go to the first problems: on the ladder the easy ones.
+    order = drawn(problems, 0, seed, "order of turns")
+    groups: dict[str, list[Rollout]] = {problem.id: [] for problem in problems}
+    turns = spent = 0
+    for number in itertools.count():
+        open_problems = [problem for problem in order if not stop.is_reached_by(groups[problem.id])]
+        if not open_problems or turns and spent >= tokens:
+            break
+        n = _turns_at_once(groups, tokens - spent, len(open_problems))
+        new = await sample_round(number, open_problems, turns, n)
+        for turn, problem in itertools.product(range(n), open_problems):
+            answers, answer = groups[problem.id], new[problem.id][turn]
+            if stop.is_reached_by(answers):
+                continue
+            if answers and is_too_much(spent, answer, tokens):
+                return list(groups.values())
+            answers.append(answer)
+            spent += len(answer.token_ids)
+        turns += n
+    return list(groups.values())
+
+
+def _turns_at_once(groups: Mapping[str, Sequence[Rollout]], tokens: int, open_problems: int) -> int:
+    """Answers a problem in the next round: half of the turns that the tokens left are likely to buy."""
+    lengths = [len(rollout.token_ids) for group in groups.values() for rollout in group]
+    turns = tokens * len(lengths) / sum(lengths) / open_problems if lengths else 0
+    # Not all of them: problems that pass in between leave their part, and what they were sampled is wasted.
+    return min(MOST_AT_ONCE, max(1, int(turns / 2)))
 
 
 async def sample_last_step(
@@ -157,7 +219,7 @@ async def sample_last_step(
     leaf = passing_leaves(tree)[0]
     prefix_ids = tree.prompt_ids + path_ids(tree.nodes, leaf.parent)
     seed = fold_seed(seed, problem.id, "last_step")
-    return await _sample(sampler, problem, tests, prefix_ids, leaf.depth, seed)
+    return await _sample(sampler, problem, tests, prefix_ids, leaf.depth, seed, shown=len(tree.prompt_ids))
 
 
 def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
@@ -172,10 +234,20 @@ def prompt_of(sampler: Sampler, problem: Problem) -> tuple[int, ...]:
 
 
 async def _sample(
-    sampler: Sampler, problem: Problem, tests: Tests, prompt_ids: tuple[int, ...], number: int, seed: int
+    sampler: Sampler,
+    problem: Problem,
+    tests: Tests,
+    prompt_ids: tuple[int, ...],
+    number: int,
+    seed: int,
+    shown: int = 0,
 ) -> list[Rollout]:
-    """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole, judged."""
-    settings = sampler.settings
+    """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole, judged. The first
+    `shown` tokens of it (0: all) are the question's prompt."""
+    settings, tokenizer = sampler.settings, sampler.tokenizer
+    is_hidden = settings.prompt == "pseudocode"
+    hidden_ids = hidden.program_prompt(tokenizer, settings.style) if is_hidden else ()
+    shown = shown or len(prompt_ids)
     request = Request(
         prompt_ids=prompt_ids,
         n=settings.n,
@@ -189,7 +261,7 @@ async def _sample(
         # out of the cache.
         reuse_prefix=False,
     )
-    (completions,) = await sampler.engine.generate([request])
+    (completions,) = await hidden.generate(sampler.engine, tokenizer, [request], shown, hidden_ids)
     rollouts = [
         Rollout(
             id=f"{problem.id}#{i}",
@@ -204,6 +276,9 @@ async def _sample(
             policy_version=completion.policy_version,
             prompt=settings.prompt,
             program="",
+            # It stands for the whole of prompt_ids: here with the steps of a prompt that goes on from some.
+            program_prompt_ids=hidden_ids + prompt_ids[shown:] if hidden_ids else (),
+            program_from=hidden.program_from(tokenizer, completion.token_ids) if hidden_ids else 0,
         )
         for i, completion in enumerate(completions)
     ]

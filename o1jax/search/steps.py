@@ -33,6 +33,7 @@ class SampledStep:
     policy_version: int
     program: str = ""  # the source of an action-3 step
     error: str = ""  # why the step is dead
+    program_from: int = 0  # as in Node
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...]) -> str:

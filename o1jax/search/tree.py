@@ -58,6 +58,7 @@ class GrowingTree:
                 value=value,
                 verdict=verdict,
                 error=step.error,
+                program_from=step.program_from,
             )
         )
         self.children[parent].append(index)

@@ -16,7 +16,8 @@ import time
 from etils import epath
 
 from o1jax.records import Problem
-from o1jax.search.mcts import Searcher, SearchSettings, search_many
+from o1jax.search.growth import Searcher, SearchSettings
+from o1jax.search.mcts import search_many
 from o1jax.stages.problems import read_problems
 from o1jax.stages.training import open_policy
 from o1jax.stages.workers import EngineSettings, open_workers

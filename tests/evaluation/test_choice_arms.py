@@ -14,7 +14,7 @@ from o1jax.evaluation.choice import CasesOf, ChoiceArms, last_scores
 from o1jax.evaluation.comparison import Comparison
 from o1jax.evaluation.sample_store import SampleStore
 from o1jax.records import CaseResult, Status, TestCase, Verdict
-from o1jax.search.mcts import SearchSettings
+from o1jax.search.growth import SearchSettings
 from o1jax.search.sampling import SampleSettings
 from o1jax.stages.workers import Workers
 

@@ -6,6 +6,7 @@ import pytest
 
 from o1jax.records import Problem
 from o1jax.rl import draw
+from o1jax.search import posterior
 
 PROBLEMS = [Problem(id=f"p{i}", question="", form="stdin") for i in range(10)]
 
@@ -30,11 +31,15 @@ def test_draws_are_functions_of_seed_and_update():
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_problems_of_uncertain_outcome_are_drawn_more_often():
+def test_problems_whose_answers_are_likely_to_be_mixed_are_drawn_more_often():
     history = {p.id: (98, 98 if i < 4 else 0 if i < 8 else 49) for i, p in enumerate(PROBLEMS)}
-    drawn = collections.Counter(
-        p.id for t in range(4000) for p in draw.by_difficulty(PROBLEMS, 1, 0, t, history)
-    )
-    sure, unsure = 0.99 * 0.01 + 0.05, 0.25 + 0.05
-    assert drawn["p8"] / 4000 == pytest.approx(unsure / (2 * unsure + 8 * sure), abs=0.02)
-    assert drawn["p0"] / 4000 == pytest.approx(sure / (2 * unsure + 8 * sure), abs=0.02)
+    counts = {id: tuple(map(float, pair)) for id, pair in history.items()}
+    mixed = [belief.p_mixed for belief in posterior.beliefs(PROBLEMS, counts, 8)]
+    assert max(mixed[:8]) < 0.05 and min(mixed[8:]) > 0.95
+    for earlier in ({"history": history}, {"history": {}, "found": history}):
+        drawn = collections.Counter(
+            p.id for t in range(400) for p in draw.by_difficulty(PROBLEMS, 1, 0, t, **earlier)
+        )
+        expected = mixed[8] ** 3 / (2 * mixed[8] ** 3 + 8 * draw.LEAST)
+        assert drawn["p8"] / 400 == pytest.approx(expected, abs=0.08)
+        assert sum(drawn[p.id] for p in PROBLEMS[:8])  # now and then

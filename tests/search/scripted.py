@@ -15,7 +15,7 @@ from o1jax.parallel.seeds import fold_seed
 from o1jax.prompts import pseudocode
 from o1jax.records import CaseResult, Problem, Status, Step, TestCase, Tree, Verdict
 from o1jax.sandbox.interface import Job
-from o1jax.search import mcts
+from o1jax.search import growth, mcts
 from o1jax.store import ShardWriter
 
 ASSISTANT = "<|assistant|>"
@@ -122,7 +122,7 @@ def random_script(prefix: str, seed: int) -> str:
 
 
 PROBLEMS = [problem(f"p{i}") for i in range(12)]
-SETTINGS = mcts.SearchSettings(max_depth=3, top_p=1.0, top_k=0, max_path_tokens=800)
+SETTINGS = growth.SearchSettings(max_depth=3, top_p=1.0, top_k=0, max_path_tokens=800)
 
 
 async def search_some(
@@ -131,7 +131,7 @@ async def search_some(
     """The trees of PROBLEMS with the random script."""
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, random_script, jitter_s=jitter_s)
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
     return await mcts.search_many(searcher, PROBLEMS, seed, concurrency=concurrency, store=store)
 
 

@@ -9,8 +9,10 @@ import pytest
 import scripted
 from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem, step
 
+from o1jax.engine.interface import Completion
 from o1jax.records import CaseResult, InputError, Status, Tree
-from o1jax.search import mcts
+from o1jax.search import growth, mcts
+from o1jax.search.steps import SampledStep
 from o1jax.search.tree import path_ids
 from o1jax.store import ShardWriter
 
@@ -28,13 +30,13 @@ SCRIPT = {
     path(A, OTHER_A2): ["\n" + GOOD, "\n" + ALSO_GOOD],
     path(A, A2): [UNCLOSED],
 }
-SETTINGS = mcts.SearchSettings(rollouts=7, samples=2, c=1.0, compile_weight=0.0, max_path_tokens=600)
+SETTINGS = growth.SearchSettings(rollouts=7, samples=2, c=1.0, compile_weight=0.0, max_path_tokens=600)
 
 
 def search(settings, script, judge=None, tokenizer=None):
     tokenizer = tokenizer or byte_tokenizer()
     engine = ScriptedEngine(tokenizer, script)
-    searcher = mcts.Searcher(engine, judge or ReadingJudge(), tokenizer, settings)
+    searcher = growth.Searcher(engine, judge or ReadingJudge(), tokenizer, settings)
     return asyncio.run(mcts.Search(searcher, problem(), seed=0).run()), engine
 
 
@@ -100,7 +102,7 @@ def unbegun(settings):
     """A search that has not begun."""
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, scripted.random_script)
-    return mcts.Search(mcts.Searcher(engine, ReadingJudge(), tokenizer, settings), problem(), seed=0)
+    return mcts.Search(growth.Searcher(engine, ReadingJudge(), tokenizer, settings), problem(), seed=0)
 
 
 def test_every_sampled_token_and_every_different_program_is_counted():
@@ -234,7 +236,7 @@ def test_a_wave_is_deterministic_and_spends_its_rollouts():
         tokenizer = byte_tokenizer()
         engine = ScriptedEngine(tokenizer, scripted.random_script, jitter_s=0.002)
         settings = dataclasses.replace(scripted.SETTINGS, wave=4, samples=4)
-        searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings)
+        searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, settings)
         return asyncio.run(mcts.Search(searcher, problem(), seed=3).run()), engine
 
     (tree, engine), (again, _) = run(), run()
@@ -248,8 +250,8 @@ def test_virtual_losses_spread_a_wave_and_are_taken_back():
     grown.tree.add_losses([0], -1)
     grown.tree.expansions[0] = 1
     for token in (5, 6, 7):
-        grown.tree.add(0, mcts.SampledStep((token,), (0.0,), "", 1, "stop", 0))
-    grown.back_up(1, 1.0)
+        grown.tree.add(0, SampledStep((token,), (0.0,), "", 1, "stop", 0))
+    grown.growth.back_up(1, 1.0)
     leaves = grown.select_wave(4)
     assert leaves == [2, 3, 1]  # unvisited first, then the best; the fourth would be one of them
     grown.tree.add_losses(leaves, -1)
@@ -259,7 +261,7 @@ def test_virtual_losses_spread_a_wave_and_are_taken_back():
 def test_a_prompt_longer_than_the_context_is_refused_before_anything_runs():
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, scripted.random_script, max_context=8)
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
     with pytest.raises(InputError, match="problem p: its prompt has .* tokens and the context holds 8"):
         asyncio.run(mcts.search_many(searcher, [problem()], 0))
     assert not engine.requests
@@ -269,7 +271,7 @@ def test_a_problem_without_tests_is_refused():
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, scripted.random_script)
     untested = dataclasses.replace(problem(), tests=())
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
     with pytest.raises(InputError, match="problem p has no tests"):
         asyncio.run(mcts.search_many(searcher, [untested], 0))
 
@@ -277,7 +279,7 @@ def test_a_problem_without_tests_is_refused():
 def test_only_new_trees_are_told_of_and_those_of_the_store_are_returned_as_they_were(tmp_path):
     tokenizer, told = byte_tokenizer(), []
     engine = ScriptedEngine(tokenizer, scripted.random_script)
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, scripted.SETTINGS)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, scripted.SETTINGS)
     with ShardWriter(tmp_path / "trees", Tree) as store:
         first = asyncio.run(mcts.search_many(searcher, scripted.PROBLEMS[:2], 0, store=store))
     with ShardWriter(tmp_path / "trees", Tree) as store:
@@ -303,10 +305,28 @@ def test_a_lost_program_ends_its_problems_search_alone():
 
     def trees(judge):
         engine = ScriptedEngine(tokenizer, scripted.random_script)
-        searcher = mcts.Searcher(engine, judge, tokenizer, scripted.SETTINGS)
+        searcher = growth.Searcher(engine, judge, tokenizer, scripted.SETTINGS)
         return asyncio.run(mcts.search_many(searcher, scripted.PROBLEMS[:3], 0, concurrency=1))
 
     whole, lost = trees(ReadingJudge()), trees(LosingJudge())
     assert (lost[0], lost[2]) == (whole[0], whole[2])
     assert lost[1].rollouts < whole[1].rollouts
     assert lost[1].nodes[1:] == () or not any(n.verdict and n.verdict.lost for n in lost[1].nodes)
+
+
+def test_siblings_that_are_sampled_with_a_step_that_ends_are_selected_later():
+    # In one wave the completions of a and b: a's is judged first, when a has as many children as samples.
+    grown = unbegun(dataclasses.replace(SETTINGS, samples=1))
+
+    async def sampled(requests):
+        texts = [[step(1, 3, "bad"), A]]
+        return [[completion(grown, text) for text in group] for group in texts]
+
+    grown.growth.searcher.engine.generate = sampled
+    asyncio.run(grown._sample([0], [grown.growth.next_steps(0, 2, 0)]))
+    assert grown.tree.closed == [False, True, False] and grown.select() == 2
+
+
+def completion(grown, text):
+    ids = tuple(grown.growth.searcher.tokenizer.encode(text))
+    return Completion(ids, (0.0,) * len(ids), text, "stop", 0)

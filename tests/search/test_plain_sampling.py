@@ -11,8 +11,9 @@ from o1jax.concurrency import run_in_order
 from o1jax.prompts import chat, direct, nano_tokenizer
 from o1jax.records import CaseResult, InputError, Status, Verdict
 from o1jax.rewards.outcome import is_lost, search_tests
-from o1jax.search import mcts, sample_stage, sampling
+from o1jax.search import growth, mcts, sample_stage, sampling
 from o1jax.search.steps import text_of
+from o1jax.stages.manifest import StageResult, StageSpec, begin, finish
 
 SETTINGS = sampling.SampleSettings(n=6, max_tokens=800)
 
@@ -159,6 +160,81 @@ def test_sampling_stops_at_the_rule_with_every_answer_that_was_paid_for():
         rewards(passes=1)
 
 
+def to_total(n_problems, tokens, stop, seed=0):
+    """The groups of sample_to_total, and of each round (open problems, answers before, answers)."""
+    problems = [problem(f"p{i}") for i in range(n_problems)]
+
+    def script(prefix, seed):  # every third answer passes, if the problem does not say otherwise
+        return path(step(1, 1, "a"), step(2, 3, "good" if seed % 3 == 0 else "bad" + "!" * (seed % 7)))
+
+    one, rounds = sampler(script), []
+
+    async def sample_round(number, open_problems, before, n):
+        assert number == len(rounds)
+        rounds.append((len(open_problems), before, n))
+        return {p.id: await sampling.sample_more(one, p, p.tests, seed, before, n) for p in open_problems}
+
+    groups = asyncio.run(sampling.sample_to_total(problems, tokens, stop, seed, sample_round))
+    return groups, rounds
+
+
+def lengths_of(groups):
+    return [[len(rollout.token_ids) for rollout in group] for group in groups]
+
+
+def test_a_total_is_spent_within_half_an_answer_and_problems_take_turns():
+    for tokens in (5_000, 20_000, 20_060):
+        groups, rounds = to_total(9, tokens, sampling.StopRule())
+        lengths = lengths_of(groups)
+        longest = max(map(max, lengths))
+        assert abs(sum(map(sum, lengths)) - tokens) <= longest / 2
+        counts = sorted(map(len, lengths))
+        assert counts[-1] - counts[0] <= 1 and len(rounds) < counts[-1]
+        for group in groups:
+            assert [rollout.id for rollout in group] == [
+                f"{group[0].problem_id}#{i}" for i in range(len(group))
+            ]
+    first = [group[0].problem_id for group in groups]
+    assert first == [f"p{i}" for i in range(9)]
+
+
+def test_at_a_total_no_answer_is_counted_beyond_the_stop_and_others_get_what_is_left():
+    groups, _ = to_total(30, 9_000, sampling.StopRule(passes=1))
+    for group in groups:
+        rewards = [rollout.reward for rollout in group]
+        assert 1.0 not in rewards[:-1]
+    unsolved = [group for group in groups if group[-1].reward == 0]
+    assert max(map(len, groups)) - min(map(len, unsolved), default=99) <= 1
+    spent = sum(map(sum, lengths_of(groups)))
+    # More than there is to spend: all end by the rule, below the budget.
+    all_ended, _ = to_total(30, 10 * spent, sampling.StopRule(passes=1))
+    assert all(group[-1].reward == 1 for group in all_ended)
+    assert sum(map(sum, lengths_of(all_ended))) < 10 * spent
+    # Less than an answer each: each gets one.
+    assert {len(group) for group in to_total(4, 1, sampling.StopRule())[0]} == {1}
+    assert to_total(30, 9_000, sampling.StopRule(passes=1))[0] == groups
+
+
+def test_the_rule_and_the_tokens_of_a_match_are_the_searches_own(tmp_path):
+    directories = []
+    for name, kind, search, tokens in (
+        ("scout", "sample", {}, 1_000),
+        ("search", "search", {"search": {"stop_after_passes": 2, "stop_after_fails": 3}}, 500),
+        ("evaluated", "evaluate", {}, 7),
+    ):
+        spec = StageSpec(kind, search, 0, {})
+        begin(tmp_path / name, spec)
+        finish(tmp_path / name, spec, StageResult({"generated_tokens": tokens}, {}))
+        directories.append(tmp_path / name)
+    assert sample_stage.tokens_of_stages(directories[:2]) == 1_500
+    stop = sample_stage.rule_of_match(sampling.StopRule(tokens=99, answers=5), directories[:2])
+    assert stop == sampling.StopRule(answers=5, passes=2, fails=3)
+    given = sample_stage.rule_of_match(sampling.StopRule(passes=1), directories[:2])
+    assert given == sampling.StopRule(passes=1)
+    with pytest.raises(InputError, match="is a stage evaluate, wanted one of search and sample"):
+        sample_stage.tokens_of_stages(directories)
+
+
 def test_aspr_samples_programs_from_the_last_step_of_the_passing_path():
     said = path(step(1, 1, "a"), step(2, 2, "b"))
 
@@ -167,8 +243,8 @@ def test_aspr_samples_programs_from_the_last_step_of_the_passing_path():
         return whole[len(prefix) :]
 
     again = sampler(script)
-    settings = mcts.SearchSettings(rollouts=8, max_path_tokens=900)
-    searcher = mcts.Searcher(again.engine, again.judge, again.tokenizer, settings)
+    settings = growth.SearchSettings(rollouts=8, max_path_tokens=900)
+    searcher = growth.Searcher(again.engine, again.judge, again.tokenizer, settings)
     tree = asyncio.run(mcts.Search(searcher, problem(), seed=0).run())
     rollouts = asyncio.run(sampling.sample_last_step(again, tree, problem(), problem().tests, seed=0))
     assert len(rollouts) == 6 and {rollout.reward for rollout in rollouts} == {0.0, 1.0}
@@ -183,8 +259,8 @@ def test_no_special_token_is_part_of_a_program():
 
 def test_aspr_of_an_unsolved_tree_is_refused():
     none = sampler(lambda prefix, seed: step(1, 3, "bad"))
-    settings = mcts.SearchSettings(rollouts=1, max_path_tokens=900)
-    searcher = mcts.Searcher(none.engine, none.judge, none.tokenizer, settings)
+    settings = growth.SearchSettings(rollouts=1, max_path_tokens=900)
+    searcher = growth.Searcher(none.engine, none.judge, none.tokenizer, settings)
     tree = asyncio.run(mcts.Search(searcher, problem(), seed=0).run())
     with pytest.raises(InputError, match="problem p: search did not solve it"):
         asyncio.run(sampling.sample_last_step(none, tree, problem(), problem().tests, seed=0))

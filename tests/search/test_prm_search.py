@@ -11,7 +11,7 @@ from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem
 
 from o1jax.parallel.seeds import stable_hash
 from o1jax.records import InputError
-from o1jax.search import mcts
+from o1jax.search import growth, mcts
 from o1jax.search.samples import label_nodes
 
 A, B = (step(1, 1, name) for name in "ab")
@@ -26,7 +26,7 @@ SCRIPT = {
     A: ["\n" + C, "never closed"],
     path(B, D): ["\n" + BAD, "\n" + BAD],
 }
-SETTINGS = mcts.SearchSettings(
+SETTINGS = growth.SearchSettings(
     rollouts=4, samples=2, c=0.5, compile_weight=0.0, max_path_tokens=600, leaf_value="prm"
 )
 
@@ -54,7 +54,7 @@ class ScriptedScorer:
 def search(settings, script, score):
     tokenizer = byte_tokenizer()
     engine, scorer = ScriptedEngine(tokenizer, script), ScriptedScorer(tokenizer, score)
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
     return asyncio.run(mcts.Search(searcher, problem(), 0).run()), engine, scorer
 
 
@@ -109,8 +109,8 @@ def test_four_rollouts_grow_the_tree_checked_by_hand():
 def test_labels_count_judged_leaves_and_no_score():
     tree, _, _ = golden(4)
     labels = [dataclasses.astuple(label) for label in label_nodes(tree)]
-    assert labels[3] == labels[2] == (0.5, 1.0, 2, 0.75)
-    assert labels[4] == (0.0, 0.0, 0, 0.0) and labels[0] == (pytest.approx(1 / 3), 1.0, 3, 0.5)
+    assert labels[3] == labels[2] == (0.75, 1.0, 2, 0.75)
+    assert labels[4] == (0.0, 0.0, 0, 0.0) and labels[0] == (0.5, 1.0, 3, 0.5)
 
 
 def test_nodes_at_max_depth_are_scored_once_and_simulated_at_each_visit():
@@ -137,7 +137,7 @@ def test_a_scorer_is_there_exactly_if_the_settings_ask_for_one(leaf_value):
     scorer = ScriptedScorer(tokenizer, len) if leaf_value == "simulation" else None
     settings = dataclasses.replace(SETTINGS, leaf_value=leaf_value)
     with pytest.raises(InputError, match=f"leaf_value is '{leaf_value}' and there is (no|a) process"):
-        searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+        searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
         asyncio.run(mcts.search_many(searcher, [problem()], 0))
     assert not engine.requests
 
@@ -147,7 +147,7 @@ async def trees_at(concurrency, wave, seed=0):
     engine = ScriptedEngine(tokenizer, scripted.random_script, jitter_s=0.002)
     scorer = ScriptedScorer(tokenizer, lambda text: stable_hash(text) % 997 / 997, jitter_s=0.002)
     settings = dataclasses.replace(scripted.SETTINGS, leaf_value="prm", rollouts=20, wave=wave)
-    searcher = mcts.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
+    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, settings, scorer)
     return await mcts.search_many(searcher, scripted.PROBLEMS, seed, concurrency=concurrency)
 
 

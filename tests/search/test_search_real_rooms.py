@@ -17,7 +17,8 @@ from o1jax.prompts import nano_tokenizer
 from o1jax.records import Problem, TestCase
 from o1jax.rewards.outcome import search_tests
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.search.mcts import Searcher, SearchSettings, search_many
+from o1jax.search.growth import Searcher, SearchSettings
+from o1jax.search.mcts import search_many
 from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 
 PROGRAMS = ["print(int(input()) + 1)", "print(2)", "print(int(input())"]
@@ -42,7 +43,8 @@ def step_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def untrained(tokenizer, context):
+def untrained_policy(tokenizer, context):
+    """Config, graphdef and parameters of a tiny model."""
     config = ModelConfig(
         family="qwen2",
         vocab_size=len(tokenizer),
@@ -56,7 +58,11 @@ def untrained(tokenizer, context):
         tie_embeddings=False,
         qkv_bias=True,
     )
-    _, params = init_params(config, 0, make_mesh(devices=jax.devices()[:1]))
+    return config, *init_params(config, 0, make_mesh(devices=jax.devices()[:1]))
+
+
+def untrained(tokenizer, context):
+    config, _, params = untrained_policy(tokenizer, context)
     return JaxEngine(config, params, tokenizer, slots=8, context=context, chunk=16, prefill_rows=2, block=4)
 
 
@@ -93,17 +99,21 @@ def test_same_trees_and_samples_at_concurrency_1_and_64():
         samples=4, max_step_tokens=4, max_path_tokens=12, top_p=1.0, top_k=0, style="nano"
     )
     in_waves = dataclasses.replace(settings, wave=3)
-    at_64, at_1, waves_at_64, waves_at_1, samples_at_64, samples_at_1 = play(
+    vine = dataclasses.replace(settings, algorithm="vine")
+    at_64, at_1, waves_at_64, waves_at_1, vine_at_64, vine_at_1, samples_at_64, samples_at_1 = play(
         tokenizer,
         64,
         search(tokenizer, PROBLEMS, settings, 64),
         search(tokenizer, PROBLEMS, settings, 1),
         search(tokenizer, PROBLEMS, in_waves, 64),
         search(tokenizer, PROBLEMS, in_waves, 1),
+        search(tokenizer, PROBLEMS, vine, 64),
+        search(tokenizer, PROBLEMS, vine, 1),
         sample(tokenizer, 64),
         sample(tokenizer, 1),
     )
     assert at_1 == at_64 and waves_at_1 == waves_at_64 and samples_at_1 == samples_at_64
+    assert vine_at_1 == vine_at_64 and any(tree.rollouts for tree in vine_at_1)
     nodes = [node for tree in at_1 for node in tree.nodes]
     assert {node.action for node in nodes} == {0, 1, 2, 3} and max(node.depth for node in nodes) >= 3
     assert any(tree.solved for tree in at_1) and not all(tree.solved for tree in at_1)

@@ -36,6 +36,8 @@ def specs(root):
     search = {"rollouts": 3, "samples": 2, "max_step_tokens": 24, "max_path_tokens": 48, "style": "nano"}
     play = {"sample": SAMPLE, "engine": {"slots": 8, "context": 256}, "concurrency": 8}
     evaluate = {**play, "search": search, "with_search": True, "ks": (1, 2)}
+    vine = {"search": {**search, "algorithm": "vine"}, "draw": {"problems": 4}, **play}
+    del vine["sample"]
     problems = {"source": "ladder:pool", "counts": {"rung_1": 9}}
     cases = {**BUDGET, "train": {**BUDGET["train"], "row_length": 1024}, "cases": {"style": "nano"}}
     played = {"policy": "policy", "problems": "problems"}
@@ -43,6 +45,7 @@ def specs(root):
         ("problems", "check_problems", problems, {}),
         ("search", "search", {"search": search, "engine": play["engine"], "concurrency": 8}, played),
         ("sample", "sample", play, played | {"match": "search"}),
+        ("drawn", "search", vine, played | {"scout": "sample"}),
         ("evaluate", "evaluate", evaluate, played),
         ("sft", "policy_sft", BUDGET, {"policy": "policy", "found_0": "trees_0", "references": "problems"}),
         ("dpo", "policy_dpo", BUDGET, {"policy": "sft", "found_0": "trees_0"}),

@@ -15,13 +15,14 @@ import tiny_rl
 from etils import epath
 
 from o1jax.records import Rollout
+from o1jax.search.posterior import FILE, Belief
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.training import open_policy
-from o1jax.store import read_shards, read_trees
+from o1jax.store import read_records, read_shards, read_trees
 
 pytestmark = pytest.mark.hostile
 HERE = pathlib.Path(__file__).parent
-PLAYED = ("problems", "search", "sample", "evaluate", "tcg_problems")
+PLAYED = ("problems", "search", "sample", "drawn", "evaluate", "tcg_problems")
 TRAINED = ("sft", "dpo", "prm", "tcg", "tcg_dpo")
 
 
@@ -67,7 +68,11 @@ def test_two_processes_play_and_train_as_one(roots):
     held_out = [figures["prm"].pop("held_out")["prm"]["log_loss"] for figures in (one, two)]
     assert two == one
     assert held_out[1] == pytest.approx(held_out[0], rel=1e-3)
-    assert read_trees(roots[2] / "search/trees") == read_trees(roots[1] / "search/trees")
+    for place in ("search", "drawn"):
+        assert read_trees(roots[2] / place / "trees") == read_trees(roots[1] / place / "trees")
+    assert one["drawn"]["problems"] == 4
+    kept = [read_records(roots[count] / "drawn" / FILE, Belief) for count in (1, 2)]
+    assert kept[0] == kept[1] and sum(belief.drawn for belief in kept[0]) == 4
     for place in ("sample/rollouts", "evaluate/rollouts", "evaluate/best_of_n"):
         assert read_shards(roots[2] / place, Rollout) == read_shards(roots[1] / place, Rollout)
     for place in TRAINED:
@@ -77,11 +82,10 @@ def test_two_processes_play_and_train_as_one(roots):
 def test_each_of_two_processes_plays_a_part(roots):
     marks = {path.name for path in (roots[2] / "search/processes").iterdir()}
     assert marks == {"trees.0_of_2", "trees.1_of_2"}
-    parts = [read_shards(path, Rollout) for path in [roots[2] / "sample/processes"]]
-    assert {r.problem_id for r in parts[0]} == {
-        r.problem_id for r in read_shards(roots[2] / "sample/rollouts", Rollout)
-    }
-    assert len(list((roots[2] / "sample/processes").glob("*.parquet"))) == 2
+    parts = list((roots[2] / "sample/processes/round_0").glob("*.parquet"))
+    shares = [{rollout.problem_id for rollout in read_records(part, Rollout)} for part in parts]
+    answered = {rollout.problem_id for rollout in read_shards(roots[2] / "sample/rollouts", Rollout)}
+    assert len(parts) == 2 and shares[0] | shares[1] == answered and not shares[0] & shares[1]
 
 
 def test_policy_gradient_in_two_processes_is_that_of_one(tmp_path):

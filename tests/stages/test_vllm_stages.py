@@ -19,7 +19,8 @@ from o1jax.engine.vllm_engine.servers import PUSHED, VllmServers
 from o1jax.problems.ladder import problems as ladder
 from o1jax.records import Tree
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.search.mcts import Searcher, SearchSettings, search_many
+from o1jax.search.growth import Searcher, SearchSettings
+from o1jax.search.mcts import search_many
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.training import open_policy
 from o1jax.store import ShardWriter, read_trees
