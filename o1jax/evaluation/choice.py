@@ -115,7 +115,11 @@ class ChoiceArms:
                 budget = self._budget(plain[problem.id])
                 # Each rollout generates a token at least, so that the tokens alone end the search.
                 settings = dataclasses.replace(
-                    self.comparison.search, leaf_value="prm", max_tokens=budget, rollouts=budget
+                    self.comparison.search,
+                    algorithm="uct",
+                    leaf_value="prm",
+                    max_tokens=budget,
+                    rollouts=budget,
                 )
                 searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings, scorer)
                 kept.append(await Search(searcher, problem, self.comparison.seed).run())
