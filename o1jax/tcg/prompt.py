@@ -145,8 +145,9 @@ def messages(
 def _format(form: Form, traced: bool) -> str:
     given, expected = "the text on standard input", "the text on standard output"
     if form == "call":
-        given = "all arguments in one list, as a Python literal: [7], ['a', 2] or, of a list alone, [[1, 2]]"
-        expected = "the returned value, as a Python literal"
+        given, expected = (
+            f"the {what}, as a Python literal" for what in ("list of arguments", "returned value")
+        )
     trace = f"{TRACE}\neach line of the program that changes a value, then -> and the value\n"
     return _FORMAT.format(cases=CASES, input=given, trace=trace if traced else "", output=expected)
 
