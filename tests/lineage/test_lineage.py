@@ -84,7 +84,7 @@ def test_a_found_path_leads_to_its_nodes_tests_and_policy(house, trained):
         (2, 1, 1, 1.0),
     ]
     labels = [(step.label.soft, step.label.mean_value, step.label.n_leaves) for step in path.steps]
-    assert labels == [(0.5, 0.75, 2), (1.0, 1.0, 1)]
+    assert labels == [(0.75, 0.75, 2), (1.0, 1.0, 1)]
     assert [step.log_probs for step in path.steps] == [len(tree.nodes[i].token_ids) for i in (1, 2)]
     assert path.verdict == PASS and [judged.status for judged in path.tests] == ["AC", "AC"]
     own, written = path.tests
