@@ -93,13 +93,10 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     choices, timings = asyncio.run(_choose_all(settings, inputs, problems, seed))
     ways = ("agreement", "prm_vote") if "prm" in inputs else ("agreement",)
     names = (*ways, "majority", "random", "any_passes")
-    figures: dict[str, Any] = {
-        name: mean_with_interval([getattr(c, name) for c in choices], seed) for name in names
-    }
+    rows = [dataclasses.asdict(choice) for choice in choices]
+    figures: dict[str, Any] = {name: mean_with_interval([row[name] for row in rows], seed) for name in names}
     for way, other in itertools.product(ways, ("majority", "random")):
-        figures[f"{way}_less_{other}"] = mean_with_interval(
-            [getattr(c, way) - getattr(c, other) for c in choices], seed
-        )
+        figures[f"{way}_less_{other}"] = mean_with_interval([row[way] - row[other] for row in rows], seed)
     spent, more = sum(c.tokens for c in choices), sum(c.more_tokens for c in choices)
     figures |= {"problems": len(problems), "agreement_tokens": spent, "majority_tokens": more}
     figures["long_prompts"] = sum(c.long_prompts for c in choices)

@@ -43,7 +43,7 @@ class ModelConfig:
         0.0  # of a process reward model: weight of a program's log-likelihood in its score
     )
     # Of a process reward model: (a, b) of each step number, the last one's for all after it. A score is
-    # sigmoid(a * logit + b). None: (1, 0) of every step.
+    # sigmoid(a * logit + b). Empty: (1, 0) of every step.
     score_calibration: tuple[tuple[float, float], ...] = ()
     # The rows of the vocabulary that are tokens (the tokenizer's, by with_tokens); the others are padding,
     # out of every softmax. 0: all are.

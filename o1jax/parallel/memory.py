@@ -16,7 +16,6 @@ from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
 
 WORTH_SAYING = 1 << 30  # bytes
-
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 

@@ -23,17 +23,16 @@ from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, PreferencePair, Problem, Prompt, Rollout, SftSample, Tree, Verdict
 from o1jax.search.hidden import program_from, program_prompt
+from o1jax.search.posterior import finder_manifest
 from o1jax.search.samples import label_nodes, passing_samples, program_of, whole_sample
 from o1jax.search.steps import cut, without_eos
 from o1jax.search.tree import ROOT, passing_leaves
 from o1jax.stages import provenance
-from o1jax.stages.manifest import read_manifest
 from o1jax.stages.problems import read_problems
 from o1jax.stages.provenance import Provenance, Source
 from o1jax.store import read_shards, read_trees
 
 Sample = TypeVar("Sample", SftSample, PreferencePair)
-FINDERS = ("search", "sample")
 # Inputs: the warm-up's problems, and the pool's, whose references no self-play may see: they are the upper
 # bound that a run is compared with.
 REFERENCES = ("references", "pool_references")
@@ -64,9 +63,7 @@ def found_directories(inputs: Mapping[str, epath.Path]) -> dict[str, epath.Path]
     before found_2). InputError for a stage of another kind."""
     found = {name: directory for name, directory in sorted(inputs.items()) if name.startswith("found_")}
     for directory in found.values():
-        # Not what an evaluation found: its problems are held out, and nothing may train on them.
-        if (stage := read_manifest(directory)["stage"]) not in FINDERS:
-            raise InputError(f"found: {directory} is a stage {stage}, wanted one of {' and '.join(FINDERS)}")
+        finder_manifest(directory, "found")
     return found
 
 

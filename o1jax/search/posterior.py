@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -30,7 +30,7 @@ from o1jax.store import read_shards, read_trees, write_records
 
 FILE = "posterior.parquet"
 FEWEST = 30  # answered problems of a difficulty that has a prior of its own
-FINDERS = ("search", "sample")  # stages with answers to training problems; evaluations' are held out
+FINDERS = ("search", "sample")
 # Problem id -> (samples, passes); one that was never answered has no entry. Not always whole numbers: see
 # counts_of_trees and `forget`.
 Counts = Mapping[str, Sequence[float]]
@@ -67,13 +67,22 @@ class Belief:
     drawn: bool
 
 
+def finder_manifest(directory: epath.Path, input: str) -> dict[str, Any]:
+    """The manifest of a stage that found answers to training problems; InputError for another, which was
+    given as `input`: what an evaluation found is held out, and nothing may learn from it."""
+    manifest = read_manifest(directory)
+    if manifest["stage"] not in FINDERS:
+        wanted = " and ".join(FINDERS)
+        raise InputError(f"{input}: {directory} is a stage {manifest['stage']}, wanted one of {wanted}")
+    return manifest
+
+
 def read_counts(directories: Sequence[epath.Path], forget: float = 1.0) -> dict[str, tuple[float, float]]:
     """The counts that stages of search and sampling found, the oldest stage first: each counts `forget` times
     what the next one does. InputError for a stage of another kind."""
     total: dict[str, tuple[float, float]] = {}
     for directory in directories:
-        if (stage := read_manifest(directory)["stage"]) not in FINDERS:
-            raise InputError(f"found: {directory} is a stage {stage}, wanted one of {' and '.join(FINDERS)}")
+        finder_manifest(directory, "found")
         trees = read_trees(directory / "trees")
         new = counts_of_trees(trees) or counts_of_rollouts(read_shards(directory / "rollouts", Rollout))
         total = added({id: (n * forget, k * forget) for id, (n, k) in total.items()}, new)

@@ -26,7 +26,7 @@ from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import search_tests
 from o1jax.search.growth import SearchSettings
-from o1jax.search.posterior import FINDERS, DrawSettings, drawn_problems
+from o1jax.search.posterior import DrawSettings, drawn_problems, finder_manifest
 from o1jax.search.sampling import (
     Sampler,
     SampleSettings,
@@ -86,12 +86,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
 
 def tokens_of_stages(directories: Sequence[epath.Path]) -> int:
     """What stages of search and sampling generated in all; InputError for another stage."""
-    manifests = [read_manifest(directory) for directory in directories]
-    for directory, manifest in zip(directories, manifests, strict=True):
-        if manifest["stage"] not in FINDERS:
-            raise InputError(
-                f"match: {directory} is a stage {manifest['stage']}, wanted one of {' and '.join(FINDERS)}"
-            )
+    manifests = [finder_manifest(directory, "match") for directory in directories]
     return sum(manifest["figures"]["generated_tokens"] for manifest in manifests)
 
 

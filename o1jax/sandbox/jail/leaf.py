@@ -9,7 +9,6 @@ import atexit
 import builtins
 import collections
 import ctypes
-import fcntl
 import functools
 import gc
 import io
@@ -81,17 +80,6 @@ def become(job, parent, n_files, cpu_s, file_bytes):
             os.setsid()  # nothing else keeps its signals from its parent's group
     except BaseException:  # noqa: BLE001 - the harness failed, so nothing here can be trusted to go on
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def sealed_file(text):
-    """A read-only file in memory: standard input looks like a file, and is nobody else's."""
-    file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    data = text.encode("utf-8", "surrogatepass")
-    while data:
-        data = data[os.write(file, data) :]
-    os.lseek(file, 0, os.SEEK_SET)
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-    return file
 
 
 def new_module(name):
