@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import errno
+import gc
 import os
 import pathlib
 import signal
@@ -257,9 +258,10 @@ def test_too_many_open_files_are_an_infrastructure_failure_and_leave_none(monkey
                     assert "Too many open files" in (await judge.judge(echo(2))).cases[0].detail
 
     asyncio.run(go())
+    gc.collect()  # files of earlier tests that wait for the collector are not this one's
     before = files_open()
     asyncio.run(go())
-    assert files_open() == before
+    assert files_open() <= before
 
 
 def test_an_output_past_the_limit_is_not_sent(runner, judge, monkeypatch):

@@ -116,7 +116,7 @@ def test_two_hundred_zygotes_killed_at_random_lose_no_job():
 
 
 def test_a_killed_judge_leaves_no_survivor(tmp_path):
-    """Neither its supervisor processes nor their slots nor programs: after 100 ms on an idle machine."""
+    """Neither its supervisor processes nor their slots nor programs: 100 ms later on an idle machine."""
     script = tmp_path / "judging.py"
     script.write_text(
         """
@@ -145,5 +145,7 @@ asyncio.run(main())
         judge.kill()
         judge.wait()
         judge.stdout.close()
-    time.sleep(0.1 * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count()))  # dying takes processor time, too
-    assert started & {pid for marker in markers for pid in alive(marker)} == set()
+    patience = time.monotonic() + 10  # of a loaded machine: the programs would sleep for 600 s
+    while left := started & {pid for marker in markers for pid in alive(marker)}:
+        assert time.monotonic() < patience, left
+        time.sleep(0.05)
