@@ -51,7 +51,7 @@ def _nano() -> tuple[dict, dict]:
         "reward": {"alpha": {"kind": "constant", "start": 1.0}},
         "advantage": "group_normalized",
         "keep_groups": "outcome",
-        "replay": {"examples": 64, "weight": 1.0},
+        "replay": {"examples": 64, "weight": 1.0, "prompts": ("pseudocode",)},
         "train": {
             "row_length": 256,
             "rows_per_batch": 16,

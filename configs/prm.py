@@ -38,7 +38,7 @@ def ladder() -> dict:
         "rollouts": 12,
         "max_depth": 3,
         "samples": 3,
-        "c": 2.0,
+        "c": 0.4,
         "max_step_tokens": 100,
         "max_path_tokens": 176,
         "compile_weight": 0.1,
@@ -86,7 +86,7 @@ def coder_7b() -> dict:
         "rollouts": 12,
         "max_depth": 8,
         "samples": 3,
-        "c": 2.0,
+        "c": 0.4,
         "max_step_tokens": 512,
         "max_path_tokens": 2048,
     }

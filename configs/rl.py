@@ -49,7 +49,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
         page["arms"]["rl_replay"] |= {"replay": {"examples": 64, "weight": 2000.0}}
         page["policy_rl"] |= {"updates": 110, "problems_per_update": 32}
         page["policy_rl"]["train"]["learning_rate"] = 6e-4
-        page["policy_rl"]["replay"] = {"examples": 64, "weight": 1.0}
+        page["policy_rl"]["replay"] |= {"examples": 64, "weight": 1.0}
     elif variant != "ladder":
         raise ValueError(f"variant {variant!r}: there are ladder and ladder_long")
     return ml_collections.ConfigDict(page)
@@ -94,7 +94,7 @@ def _ladder() -> dict:
                 "stop_after_passes": 1,
                 "max_depth": 3,
                 "samples": 3,
-                "c": 2.0,
+                "c": 0.4,
                 "max_step_tokens": 100,
                 "max_path_tokens": 176,
                 "compile_weight": 0.1,
@@ -106,6 +106,8 @@ def _ladder() -> dict:
             "train_tokens": 600_000,
             "max_per_problem": 2,
             "style": "nano",
+            "reference_share": 0.25,
+            "reference_prompts": ("pseudocode",),
         },
         "policy_dpo": {
             "train_tokens": 600_000,
@@ -127,7 +129,7 @@ def _ladder() -> dict:
             "sample": {**sample, "n": 8},
             "engine": {**ENGINE},
             "advantage": "group_mean",
-            "replay": {"examples": 32, "weight": 2.0},
+            "replay": {"examples": 32, "weight": 2.0, "prompts": ("pseudocode",)},
             "train": {
                 "row_length": 256,
                 "rows_per_batch": 16,

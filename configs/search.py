@@ -39,7 +39,7 @@ def get_config(variant: str = "nano") -> ml_collections.ConfigDict:
                     "rollouts": 12,
                     "max_depth": 3,
                     "samples": 3,
-                    "c": 2.0,
+                    "c": 0.4,
                     "max_step_tokens": 160,
                     "max_path_tokens": 320,
                     "compile_weight": 0.1,

@@ -27,11 +27,16 @@ import ml_collections
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "style": "nano"}
 ENGINE = {"slots": 64, "context": 256}
 ANSWER = {**SAMPLING, "max_tokens": 176}
+SCOUT = {**ANSWER, "n": 1}  # one answer of many problems before a search of those that seem undecided
+# References have a quarter of SFT's tokens, under the prompt that is evaluated alone.
+REPLAYED = {"reference_share": 0.25, "reference_prompts": ("pseudocode",)}
+# Of all problems drawn, the pool has nine in ten and the calibration of the reward model the others.
+OF_POOL, OF_CALIBRATION = {"filter": {"hashed": (0.0, 0.9)}}, {"filter": {"hashed": (0.9, 1.0)}}
 SEARCH = {
     **SAMPLING,
     "max_depth": 3,
     "samples": 3,
-    "c": 2.0,
+    "c": 0.4,
     "max_step_tokens": 100,
     "max_path_tokens": 176,
     "compile_weight": 0.1,
@@ -55,7 +60,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
         "rounds": 2 if demo else 3,
         "arms": ("self_play",),
         "generated_tests": True,
-        "find": ("search",),
+        "find": ("scout", "search"),
         "steps": ("policy_sft", "prm", "policy_rl"),
         "evaluations": ("evaluate",),
         "prm_start": "continue",
@@ -63,7 +68,10 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "warm_up", {1: 60, 2: 120, 3: 120, 4: 100} if demo else {1: 60, 2: 170, 3: 200, 4: 170}
         ),
         "validation": problems("pool", {2: 40, 3: 40, 4: 40}),
-        "pool": problems("pool", {2: 200, 3: 200, 4: 100} if demo else {2: 400, 3: 700, 4: 400}),
+        "pool": {
+            **problems("pool", {2: 250, 3: 350, 4: 200} if demo else {2: 400, 3: 900, 4: 500}),
+            **OF_POOL,
+        },
         "held_out": problems("held_out", {2: 70, 3: 70, 4: 70} if demo else {2: 100, 3: 100, 4: 100}),
         "warm_up": {
             "max_steps": 600 if demo else 700,
@@ -71,12 +79,18 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "sample": {**ANSWER, "n": 4},
             "engine": {**ENGINE},
         },
-        "search": {"search": {**SEARCH, "rollouts": 6, "stop_after_passes": 1}, "engine": {**ENGINE}},
+        "scout": {"sample": {**SCOUT}, "stop": {"answers": 1}, "engine": {**ENGINE}},
+        "search": {
+            "search": {**SEARCH, "rollouts": 6, "stop_after_passes": 1},
+            "draw": {"problems": 300 if demo else 800},
+            "engine": {**ENGINE},
+        },
         "sample": {"sample": {**ANSWER, "n": 1}, "engine": {**ENGINE}},
         "policy_sft": {
             "train_tokens": 300_000 if demo else 600_000,
             "max_per_problem": 2,
             "style": "nano",
+            **REPLAYED,
         },
         "evaluate": {
             "sample": {**ANSWER, "n": 8},
@@ -103,6 +117,7 @@ def _search_alone() -> dict:
         "arms": ("self_play", "sampling", "more_warm_up", "pool_references"),
         "generated_tests": False,
         "steps": ("policy_sft",),
+        "pool": {**problems("pool", {2: 400, 3: 1800, 4: 1400}), **OF_POOL},
     }
 
 
@@ -152,14 +167,18 @@ def _rewards(demo: bool) -> dict:
     teaching = {
         "advantage": "group_normalized",
         "keep_groups": "outcome",
-        "replay": {"examples": 64, "weight": 1.0},
+        "replay": {"examples": 64, "weight": 1.0, "prompts": REPLAYED["reference_prompts"]},
     }
     slow_rate = {"learning_rate": 1e-4, "warmup_steps": 5}
     teaching_rate = {"learning_rate": 6e-4, "schedule": "cosine", "warmup_steps": 10}
     return {
+        "calibration": {
+            **problems("pool", {2: 200, 3: 300, 4: 200} if demo else {2: 300, 3: 500, 4: 300}),
+            **OF_CALIBRATION,
+        },
         "prm": {
             "train_tokens": 300_000 if demo else 1_500_000,
-            "objective": "hard",
+            "objective": "soft",
             "likelihood": 0.3,
             "train": {"row_length": 512, "rows_per_batch": 8, "learning_rate": 7e-4},
         },
@@ -232,7 +251,7 @@ def _coder_cpu() -> dict:
 def _coder_7b() -> dict:
     """Real models and problems; generated tests judge beside the problems' own."""
     sampling = {"temperature": 0.8, "top_p": 0.95, "top_k": 40}
-    search = {**sampling, "max_depth": 8, "samples": 3, "c": 2.0, "max_step_tokens": 512}
+    search = {**sampling, "max_depth": 8, "samples": 3, "c": 0.4, "max_step_tokens": 512}
     search |= {"max_path_tokens": 2048, "compile_weight": 0.1, "rollouts": 12}
     engine = {
         **ENGINE,
@@ -247,21 +266,23 @@ def _coder_7b() -> dict:
     write = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "answers": 4, "max_tokens": 512}
     train = {"row_length": 4096, "rows_per_batch": 32, "micro_batches": 4, "warmup_steps": 20}
     cases = {"max_solutions": 1, "question_only": 0.1}
-    taco = {"source": "taco:train", "keep": "consistent", "filter": {"forms": ("stdin",)}}
+    taco = {"source": "taco:train", "keep": "consistent", "max_tests": 20, "keep_apart": ("mbpp:test",)}
+    of_pool, others = ({"forms": ("stdin",), **of["filter"]} for of in (OF_POOL, OF_CALIBRATION))
     return {
         "seed": 0,
         "rounds": 3,
         "arms": ("self_play",),
         "generated_tests": True,
-        "find": ("search",),
+        "find": ("scout", "search"),
         "steps": ("policy_sft", "prm", "policy_rl"),
         "evaluations": ("evaluate",),
         "prm_start": "continue",
         "policy": "weights/qwen2.5-coder-7b-instruct",
         "tcg_from": "weights/deepseek-coder-1.3b-instruct",
-        "pool": {**taco, "max_problems": 4000, "max_tests": 20, "keep_apart": ("mbpp:test",)},
+        "pool": {**taco, "max_problems": 4000, "filter": of_pool},
+        "calibration": {**taco, "max_problems": 100, "filter": others},
         "held_out": {"source": "mbpp:test", "keep": "consistent"},
-        "tcg_problems": {**taco, "max_problems": 8000, "max_tests": 20, "keep_apart": ("mbpp:test",)},
+        "tcg_problems": {**taco, "max_problems": 8000, "filter": {"forms": ("stdin",)}},
         "tcg_held_out": {
             "source": "taco:test",
             "max_problems": 300,
@@ -293,7 +314,8 @@ def _coder_7b() -> dict:
         },
         "write_tests": {"write": {**write}, "engine": {**engine}},
         "evaluate_tcg": {"write": {**write}, "engine": {**engine}},
-        "search": {"search": {**search}, **player},
+        "scout": {"sample": {**answer, "n": 1}, "stop": {"answers": 1}, **player},
+        "search": {"search": {**search}, "draw": {"problems": 1000}, **player},
         "sample": {"sample": {**answer, "n": 1}, **player},
         "policy_sft": {
             "train": {**train, "learning_rate": 1e-5, "model": "qwen2.5-coder-7b"},

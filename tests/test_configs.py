@@ -64,8 +64,18 @@ NOT_A_STAGE |= {
     "evaluations",
     "prm_start",
 }
-PROBLEMS = ("references", "validation", "pool", "held_out", "tcg_problems", "tcg_held_out", "audit")
+PROBLEMS = (
+    "references",
+    "validation",
+    "calibration",
+    "pool",
+    "held_out",
+    "tcg_problems",
+    "tcg_held_out",
+    "audit",
+)
 STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {
+    "scout": "sample",
     "search_evaluate": "evaluate",
     "evaluate_few_shot": "evaluate",
 }

@@ -25,7 +25,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
 from o1jax.parallel.seeds import drawn
-from o1jax.policy.found import Played
+from o1jax.policy.found import Played, refuse_hidden
 from o1jax.prompts.chat import Tokenizer
 from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, Node, Rollout, Tree
@@ -94,6 +94,7 @@ def credited_answers(
     """The failing answers of all stages that teach something, problem by problem. Their steps are scored by
     inputs["prm"], where there is one, if they end within `context` tokens; without it answers that were
     sampled whole are left out, of which the outcome would be blamed on the first step alone."""
+    refuse_hidden(played, "policy_sft", "progress.weight and negatives.weight 0, or another style")
     progress, negatives, credit = settings
     scored = "prm" in inputs
     named = [

@@ -16,7 +16,7 @@ from etils import epath
 from pydantic import Field, NonNegativeInt
 
 from o1jax.batches.encode import encode_pair
-from o1jax.policy.found import drawn_of_rounds, found_directories, search_trees
+from o1jax.policy.found import Played, drawn_of_rounds, found_directories, refuse_hidden, search_trees
 from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError, PreferencePair, Tree
 from o1jax.search.samples import path_preferences, sibling_preferences
@@ -46,6 +46,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     if not found:
         raise InputError("policy_dpo: saw no input found_0; give at least one search stage")
     rounds = [search_trees(directory) for directory in found.values()]
+    refuse_hidden([Played(trees, []) for trees in rounds], "policy_dpo", "trees of another style")
     kinds: tuple[Kind, ...] = ("siblings", "paths") if settings.pairs == "both" else (settings.pairs,)
     ends = end_ids(policy.tokenizer)
     by_kind = {k: pairs_of(rounds, k, settings, ends, seed) for k in kinds}

@@ -23,10 +23,9 @@ from o1jax.prompts.ends import end_ids
 from o1jax.prompts.fence import Style
 from o1jax.records import InputError, PreferencePair, Problem, Prompt, Rollout, SftSample, Tree, Verdict
 from o1jax.search.hidden import program_from, program_prompt
-from o1jax.search.posterior import finder_manifest
-from o1jax.search.samples import label_nodes, passing_samples, program_of, whole_sample
+from o1jax.search.posterior import Counts, added, counts_of, finder_manifest
+from o1jax.search.samples import passing_samples, program_of, whole_sample
 from o1jax.search.steps import cut, without_eos
-from o1jax.search.tree import ROOT, passing_leaves
 from o1jax.stages import provenance
 from o1jax.stages.problems import read_problems
 from o1jax.stages.provenance import Provenance, Source
@@ -73,6 +72,17 @@ def search_trees(directory: epath.Path) -> list[Tree]:
     if not trees:
         raise InputError(f"{directory}: no trees there; wanted a search stage, which keeps them in trees/")
     return trees
+
+
+def refuse_hidden(played: Sequence[Played], stage: str, wanted: str) -> None:
+    """InputError for answers of style nano_hidden, of which `stage` cannot lay out the programs."""
+    for of_stage in played:
+        for record in (*of_stage.trees, *of_stage.rollouts):
+            if record.program_prompt_ids:
+                raise InputError(
+                    f"{stage}: saw problem {record.problem_id} answered in style nano_hidden, whose programs "
+                    f"stand after a prompt of their own; wanted {wanted}"
+                )
 
 
 def read_played(inputs: Mapping[str, epath.Path]) -> list[Played]:
@@ -185,10 +195,12 @@ def weighted_by_hardness(
     """The samples weighted by sqrt((1 - p) / p) of their problem, between 1 / bound and bound, then scaled to
     a mean of 1 over their tokens: hard problems count for more, and all together for what they did.
 
-    p = (passes + 1) / (samples + 2), the posterior mean of the problem's pass rate from a uniform prior, of
-    the distinct leaves of its trees and its rollouts in all stages.
+    p = (passes + 1) / (samples + 2), the posterior mean of the problem's pass rate from a uniform prior, by
+    the counts of all stages (search/posterior.py).
     """
-    counts = pass_counts(played)
+    counts: Counts = {}
+    for of_stage in played:
+        counts = added(counts, counts_of(*of_stage))
     weights = []
     for sample in found:
         n, passes = counts[sample.problem_id]
@@ -197,20 +209,6 @@ def weighted_by_hardness(
     tokens = [sum(sample.is_trained) for sample in found]
     mean = sum(w * n for w, n in zip(weights, tokens, strict=True)) / max(1, sum(tokens))
     return [dataclasses.replace(s, weight=w / mean) for s, w in zip(found, weights, strict=True)]
-
-
-def pass_counts(played: Sequence[Played]) -> dict[str, tuple[int, int]]:
-    """Problem id -> (samples, passes): distinct leaves of trees, dead ones too, and rollouts."""
-    counts: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
-    found = [
-        (tree.problem_id, label_nodes(tree)[ROOT].n_leaves, len(passing_leaves(tree)))
-        for of_stage in played
-        for tree in of_stage.trees
-    ]
-    found += [(r.problem_id, 1, int(r.reward == 1.0)) for of_stage in played for r in of_stage.rollouts]
-    for problem_id, n, passes in found:
-        counts[problem_id] = (counts[problem_id][0] + n, counts[problem_id][1] + passes)
-    return counts
 
 
 def drawn_of_rounds(

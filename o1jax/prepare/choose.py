@@ -12,17 +12,19 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from datasketch import MinHash, MinHashLSH
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from o1jax.parallel.seeds import stable_hash
 from o1jax.problems.formats.mbpp import without_tests
 from o1jax.problems.load import Loaded
 from o1jax.records import Form, InputError, Problem, TestCase
 
 EXAMPLES = 3  # ids that an error names
 MARGIN = 0.75  # candidates are looked for below the threshold too: few near ones are missed then
+Share = Annotated[float, Field(ge=0, le=1)]
 _WORD = re.compile(r"\w+")
 
 
@@ -34,6 +36,9 @@ class Filter:
     difficulties: tuple[str, ...] = ()  # as the source spells them
     tags: tuple[str, ...] = ()  # of which a problem has one at least
     forms: tuple[Form, ...] = ()
+    # From, and below, which number in [0, 1) a hash of the id must be: pages with ranges that do not meet
+    # have problems that do not, from whatever draws.
+    hashed: tuple[Share, Share] = (0.0, 1.0)
     min_characters: NonNegativeInt = 0  # of the question
     max_characters: NonNegativeInt = 0
 
@@ -127,6 +132,7 @@ def unwanted(problem: Problem, wanted: Filter) -> str:
         "id": bool(wanted.ids) and problem.id not in wanted.ids,
         "difficulty": bool(wanted.difficulties) and problem.difficulty not in wanted.difficulties,
         "tags": bool(wanted.tags) and not set(wanted.tags) & set(problem.tags),
+        "hash": not wanted.hashed[0] <= stable_hash(problem.id) / 2**64 < wanted.hashed[1],
         "form": bool(wanted.forms) and problem.form not in wanted.forms,
         "too short": length < wanted.min_characters,
         "too long": 0 < wanted.max_characters < length,
@@ -135,7 +141,9 @@ def unwanted(problem: Problem, wanted: Filter) -> str:
 
 
 def _nothing_wanted(problems: Sequence[Problem], wanted: Filter, reasons: Sequence[str]) -> str:
-    asked = ", ".join(f"{name} {value!r:.80}" for name, value in dataclasses.asdict(wanted).items() if value)
+    default = dataclasses.asdict(Filter())
+    set_ones = [(name, v) for name, v in dataclasses.asdict(wanted).items() if v != default[name]]
+    asked = ", ".join(f"{name} {value!r:.80}" for name, value in set_ones)
     why = ", ".join(f"{reason} {n}" for reason, n in Counter(reasons).most_common())
     first = problems[0]
     return (

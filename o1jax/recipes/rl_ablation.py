@@ -53,8 +53,8 @@ def search(recipe: Recipe, arm: str, number: int, state: State) -> State:
 
 def sampling(recipe: Recipe, arm: str, number: int, state: State) -> State:
     """Expert iteration: plain sampling, and SFT on every answer that passed."""
-    match = f"{_searched(recipe, number)}/search"
-    return self_play.expert_iteration(recipe, _path(arm, number), state, match)
+    matched = [f"{_searched(recipe, number)}/search"]
+    return self_play.expert_iteration(recipe, _path(arm, number), state, matched)
 
 
 def dpo(recipe: Recipe, arm: str, number: int, state: State) -> State:
@@ -83,7 +83,7 @@ def loop(recipe: Recipe, arm: str, number: int, state: State) -> State:
     few = drawn.problems("problems", "search_pool", parent="compare/loop")
     searched = self_play.search(recipe, path, dataclasses.replace(state, pool=few))
     # What search and SFT take of the round's budget, policy gradient does not have.
-    left = max(1, budget["generated_tokens"] - figures(searched.searches[-1])["generated_tokens"])
+    left = max(1, budget["generated_tokens"] - figures(searched.found[-1])["generated_tokens"])
     sft_tokens = round(budget["trained_tokens"] * page["sft_share"])
     limits = {"generated_tokens": left, "trained_tokens": budget["trained_tokens"] - sft_tokens}
     recipe = recipe.with_page("policy_sft", train_tokens=sft_tokens).with_page("prm", **page["prm"])
@@ -100,8 +100,9 @@ def loop_at_once(recipe: Recipe, arm: str, number: int, state: State) -> State:
     recipe = recipe.with_page("prm", **page["prm"])
     recipe = recipe.with_page("policy_rl", **page["policy_rl"], **_budget(recipe, others))
     searches = tuple(f"{_searched(recipe, k)}/search" for k in searched)
-    policy = f"{_searched(recipe, searched[-1])}/policy_sft"
-    state = dataclasses.replace(state, policy=policy, searches=searches)
+    policies = [state.policy, *(f"{_searched(recipe, k)}/policy_sft" for k in searched)]
+    state = dataclasses.replace(state, policy=policies[-1], searcher=policies[-2])
+    state = dataclasses.replace(state, found=searches, trees=searches)
     return self_play.policy_rl(recipe, path, self_play.prm(recipe, path, state))
 
 

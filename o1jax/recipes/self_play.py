@@ -2,9 +2,10 @@
 
     step 1      train_tcg    a generator of test cases, which writes the tests that judge every program
     each round:
-      2 and 6   search       trees D' of the newest policy; D <- D + D'
+      2 and 6   scout        one answer of the newest policy to each of many problems; D <- D + D'
+                search       trees D', of the problems whose answers are most likely to be mixed
       3         policy_sft   on the paths in D whose programs pass
-      4         prm          a process reward model, on all of D
+      4         prm          a process reward model, on all trees of D
       5         policy_rl    the policy gets the reward phi of outcome and process
 
 A step is a function from what the run has so far (State) to what it has then; the work is done by the stage
@@ -16,7 +17,11 @@ of its name. Where this departs from the paper:
 - The generator writes tests once for all rounds, not anew in step 5. Only cases that the reference program
   confirms judge; the problems' own tests judge beside them.
 - Without a given policy, a nano model is warmed up on a few references, which steps 3 and 5 replay.
-- config["find"] may name plain sampling beside the search of a round, or in its place.
+- A round scouts before it searches. config["find"] names what finds D': scout, search, and sample, plain
+  sampling beside the search or in its place. Pages that draw problems (draw.problems) draw them by all of D.
+- The process reward model starts from the policy that searched, not from the one that SFT then trained on
+  the passing paths of the same problems: that one tells them by heart. It is calibrated on trees of other
+  problems (config["calibration"]).
 - Not in the paper: DPO instead of or after step 5 (policy_dpo), and the generator's turn (tcg_adversarial).
 """
 
@@ -24,6 +29,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from o1jax.recipes.recipe import Recipe, figures, found_inputs
@@ -41,7 +47,9 @@ class State:
     audit: str = ""  # the pool with more tests, which rewards are audited by and never made of
     tcg: str = ""  # the generator of test cases
     prm: str = ""  # the process reward model
-    searches: tuple[str, ...] = ()  # D, the oldest first
+    found: tuple[str, ...] = ()  # D, the oldest first: stages of search and sampling
+    trees: tuple[str, ...] = ()  # those of them that searched
+    searcher: str = ""  # the policy that found the newest of D
     updates: int = 0  # of policy gradient, over all rounds
 
 
@@ -68,6 +76,10 @@ def self_play(recipe: Recipe, state: State, held_out: str) -> None:
     for step in steps:  # all of them first: the last may be hours away
         if step not in STEPS:
             raise InputError(f"steps: saw {step!r}, wanted {', '.join(sorted(STEPS))}")
+    if needless := sorted({"prm", "policy_dpo"} & {*steps}) if "search" not in steps else []:
+        raise InputError(
+            f"find: saw {recipe.config['find']!r} without 'search', which {needless[0]} learns from"
+        )
     if recipe.config["generated_tests"]:
         state = train_tcg(recipe, state, held_out)
     for k in range(recipe.config["rounds"]):
@@ -110,43 +122,75 @@ def train_tcg(recipe: Recipe, state: State, held_out: str) -> State:
 
 def search(recipe: Recipe, directory: str, state: State) -> State:
     """Steps 2 and 6: D <- D + D', the trees of the newest policy."""
-    trees = recipe.stage("search", f"{directory}/search", policy=state.policy, problems=state.pool)
-    return dataclasses.replace(state, searches=(*state.searches, trees))
+    state = _find(recipe, directory, state, "search", "search")
+    return dataclasses.replace(state, trees=(*state.trees, state.found[-1]))
 
 
 def sample(recipe: Recipe, directory: str, state: State) -> State:
     """Whole answers of the newest policy, judged: D grows by them as by trees."""
-    answers = recipe.stage("sample", f"{directory}/sample", policy=state.policy, problems=state.pool)
-    return dataclasses.replace(state, searches=(*state.searches, answers))
+    return _find(recipe, directory, state, "sample", "sample")
+
+
+def scout(recipe: Recipe, directory: str, state: State) -> State:
+    """The same by the page scout: few answers each to many problems, which tell where to search."""
+    return _find(recipe, directory, state, "sample", "scout")
+
+
+def _find(recipe: Recipe, directory: str, state: State, stage: str, page: str) -> State:
+    inputs = found_inputs(state.found if _draws(recipe.config[page]) else ())
+    inputs |= {"policy": state.policy, "problems": state.pool}
+    new = recipe.stage(stage, f"{directory}/{page}", page, **inputs)
+    return dataclasses.replace(state, found=(*state.found, new), searcher=state.policy)
+
+
+def _draws(page: Mapping[str, Any]) -> bool:
+    """Whether a page of search or sampling chooses among the problems."""
+    return bool(page.get("draw", {}).get("problems", 0))
 
 
 def policy_sft(recipe: Recipe, directory: str, state: State) -> State:
-    """Step 3: on every path that passed so far, and on the references of the warm-up."""
+    """Step 3: on every path that passed so far, and on the references of the warm-up. A page with weights for
+    the steps of failing answers has them valued by the reward model, if an earlier step trained one."""
+    page = recipe.config["policy_sft"]
     # All of D and the references: the newest paths alone are few, and the policy would forget the rest.
-    inputs = {"references": state.references, **found_inputs(state.searches)}
+    inputs = {"references": state.references, **found_inputs(state.found)}
+    if page.get("prompt") == "bare":
+        inputs["problems"] = state.pool
+    if any(page.get(term, {}).get("weight", 0) for term in ("progress", "negatives")):
+        inputs["prm"] = state.prm
     policy = recipe.stage("policy_sft", f"{directory}/policy_sft", policy=state.policy, **inputs)
     return dataclasses.replace(state, policy=policy)
 
 
 def prm(recipe: Recipe, directory: str, state: State) -> State:
-    """Step 4: on every tree so far; continued from the round before, or restarted from the policy."""
+    """Step 4: on every tree so far, from the policy that searched; continued from the round before, or
+    restarted. With config["calibration"], it is calibrated on trees of those problems."""
     start = recipe.config["prm_start"]
     if start not in ("continue", "restart"):
         raise InputError(f"prm_start: saw {start!r}, wanted 'continue' or 'restart'")
     before = state.prm if start == "continue" else ""
-    inputs = {"prm": before, **found_inputs(state.searches)}
-    model = recipe.stage("prm", f"{directory}/prm", policy=state.policy, **inputs)
+    inputs = {"prm": before, **found_inputs(state.trees)}
+    if "calibration" in recipe.config:
+        others = recipe.problems("calibration")
+        # Searched as the pool is, all of them: nothing is known of these problems to draw by.
+        alike = recipe.with_page("search", draw={"problems": 0})
+        path = f"{directory}/calibration"
+        inputs["calibration"] = alike.stage("search", path, policy=state.searcher, problems=others)
+    model = recipe.stage("prm", f"{directory}/prm", policy=state.searcher, **inputs)
     return dataclasses.replace(state, prm=model)
 
 
 def policy_rl(recipe: Recipe, directory: str, state: State) -> State:
     """Step 5: policy gradient, rewarded by phi(R, r_1..m). It may replay the references of the warm-up and
-    every path that passed so far."""
+    every path that passed so far, and draws by difficulty know what was found."""
     # alpha, the weight of the outcome in phi, falls with the updates of the whole run, not of a round.
     recipe = recipe.with_page("policy_rl", first_update=state.updates)
+    page = recipe.config["policy_rl"]
     inputs = {"problems": state.pool, "prm": state.prm, "audit": state.audit}
-    if recipe.config["policy_rl"].get("replay", {}).get("examples", 0):
-        inputs |= {"references": state.references, **found_inputs(state.searches)}
+    if page.get("replay", {}).get("examples", 0):
+        inputs |= {"references": state.references, **found_inputs(state.found)}
+    elif page.get("draw") == "by_difficulty" and state.found:
+        inputs["scout"] = state.found[-1]
     policy = recipe.stage("policy_rl", f"{directory}/policy_rl", policy=state.policy, **inputs)
     return dataclasses.replace(state, policy=policy, updates=figures(policy)["next_update"])
 
@@ -154,7 +198,7 @@ def policy_rl(recipe: Recipe, directory: str, state: State) -> State:
 def policy_dpo(recipe: Recipe, directory: str, state: State) -> State:
     """Step 5, the other way: preferences in the newest trees."""
     # The newest alone: older pairs are of steps that the policy of today would hardly take.
-    newest = found_inputs(state.searches[-1:])
+    newest = found_inputs(state.trees[-1:])
     policy = recipe.stage("policy_dpo", f"{directory}/policy_dpo", policy=state.policy, **newest)
     return dataclasses.replace(state, policy=policy)
 
@@ -166,7 +210,7 @@ def tcg_adversarial(recipe: Recipe, directory: str, state: State) -> State:
         raise InputError("steps: tcg_adversarial needs a generator; set generated_tests to True")
     # The pool as it was before step 1, or the tests of an older generator would stay among those that judge.
     own = f"{recipe.workdir}/problems/pool"
-    inputs = {"tcg": state.tcg, "problems": own, **found_inputs(state.searches[-1:])}
+    inputs = {"tcg": state.tcg, "problems": own, **found_inputs(state.found[-1:])}
     tcg = recipe.stage("tcg_adversarial", f"{directory}/tcg_adversarial", **inputs)
     pool = recipe.stage("write_tests", f"{directory}/tests", tcg=tcg, problems=own)
     return dataclasses.replace(state, tcg=tcg, pool=pool)
@@ -174,25 +218,28 @@ def tcg_adversarial(recipe: Recipe, directory: str, state: State) -> State:
 
 # Of a round, named as the stages: config["find"] and then config["steps"], in order.
 STEPS = {
-    step.__name__: step for step in (search, sample, policy_sft, prm, policy_rl, policy_dpo, tcg_adversarial)
+    step.__name__: step
+    for step in (scout, search, sample, policy_sft, prm, policy_rl, policy_dpo, tcg_adversarial)
 }
 
 
 def sampling(recipe: Recipe, state: State, held_out: str) -> None:
     """Expert iteration by plain sampling, at the generated and trained tokens of self_play's searches and
-    SFT, which must have run: each problem gets the tokens that its search took in the same round."""
+    SFT, which must have run: the tokens of a round in all, and the rule that ended its searches."""
     for k in range(recipe.config["rounds"]):
-        directory = f"compare/sampling/round_{k:02d}"
-        state = expert_iteration(recipe, directory, state, f"{recipe.workdir}/round_{k:02d}/search")
+        directory, played = f"compare/sampling/round_{k:02d}", f"{recipe.workdir}/round_{k:02d}"
+        matched = [f"{played}/{page}" for page in recipe.config["find"]]
+        state = expert_iteration(recipe, directory, state, matched)
         recipe.stage("evaluate", f"{directory}/evaluate", policy=state.policy, problems=held_out)
 
 
-def expert_iteration(recipe: Recipe, directory: str, state: State, match: str) -> State:
-    """A round of it: plain sampling with the tokens of the search `match`, and SFT on every answer that
-    passed so far."""
-    inputs = {"policy": state.policy, "problems": state.pool, "match": match}
+def expert_iteration(recipe: Recipe, directory: str, state: State, matched: Sequence[str]) -> State:
+    """A round of it: plain sampling with the tokens of these stages, and SFT on every answer that passed so
+    far."""
+    inputs = {"policy": state.policy, "problems": state.pool}
+    inputs |= {f"match_{k}": stage for k, stage in enumerate(matched)}
     samples = recipe.stage("sample", f"{directory}/sample", **inputs)
-    return policy_sft(recipe, directory, dataclasses.replace(state, searches=(*state.searches, samples)))
+    return policy_sft(recipe, directory, dataclasses.replace(state, found=(*state.found, samples)))
 
 
 def more_sft(recipe: Recipe, state: State, held_out: str, *, arm: str) -> None:

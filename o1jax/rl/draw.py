@@ -15,7 +15,7 @@ from o1jax.batches.encode import Example, encode_sft, keep_short
 from o1jax.parallel.seeds import fold_seed
 from o1jax.policy.found import provenance_of, read_answers
 from o1jax.prompts.chat import Tokenizer
-from o1jax.records import Problem
+from o1jax.records import InputError, Problem
 from o1jax.rl.settings import Settings
 from o1jax.search import posterior
 from o1jax.stages import provenance
@@ -52,6 +52,29 @@ def by_difficulty(
     known = posterior.beliefs(problems, posterior.added(found or {}, history), group)
     weights_P = [max(belief.p_mixed**POWER, LEAST) for belief in known]
     return [problems[i] for i in posterior.draw(weights_P, count, fold_seed(seed, "problems", t))]
+
+
+def found_counts(settings: Settings, inputs: Mapping[str, epath.Path]) -> History:
+    """What stages of search and sampling found before the run (inputs found_<k>, and scout, the newest), for
+    draws by difficulty. InputError for a scout that nothing is drawn by."""
+    if settings.draw == "by_difficulty":
+        return posterior.read_counts(posterior.found_before(inputs), posterior.DrawSettings().forget)
+    if "scout" in inputs:
+        raise InputError(
+            f"policy_rl.draw: saw {settings.draw!r} with an input scout, wanted 'by_difficulty', which draws "
+            "by what the scout found, or no scout"
+        )
+    return {}
+
+
+def of_update(
+    problems: Sequence[Problem], settings: Settings, seed: int, t: int, history: History, found: History
+) -> list[Problem]:
+    """The problems of update t, as the settings draw them; `found`: see found_counts."""
+    count = settings.problems_per_update
+    if settings.draw == "uniform":
+        return uniform(problems, count, seed, t)
+    return by_difficulty(problems, count, seed, t, history, found=found, group=settings.sample.n)
 
 
 def replay_buffer(

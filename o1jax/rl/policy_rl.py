@@ -24,7 +24,8 @@
 13. The saved policy may be a mean over the last updates' weights.  [average; off]
 
 Inputs: policy; problems (check_problems), whose own tests judge; prm; audit: a check_problems stage of the
-same problems with more tests, which only measures; references and found_<k> (searches), to be replayed.
+same problems with more tests, which only measures; references and found_<k> (searches), to be replayed; by
+what found_<k> and scout, the newest such stage, found, draws by difficulty choose problems.
 Update t is a pure function of (seed, t, parameters, history), so that a run killed at any instant goes on to
 the same curve. Changes no reward model.
 """
@@ -111,6 +112,7 @@ class Run:
         policy = with_adapters(policy, settings.train.lora, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
         self.replay_buffer = draw.replay_buffer(out, settings, inputs, policy.tokenizer, seed)
+        self.found = draw.found_counts(settings, inputs)
         mesh, transformation = make_mesh(), make_optimizer(optimizer_of(settings))
         like = abstract_state(policy.params, transformation, mesh)
         if settings.average.kind != "none":
@@ -203,9 +205,8 @@ class Run:
     async def _draw_and_sample(self) -> Sampled:
         """The answers of update self.t, by the weights that the engine has."""
         began = time.monotonic()
-        of_update = self.problems, self.settings.problems_per_update, self.seed, self.t
-        even = self.settings.draw == "uniform"
-        drawn = draw.uniform(*of_update) if even else draw.by_difficulty(*of_update, self.progress.history)
+        of_update = self.seed, self.t, self.progress.history, self.found
+        drawn = draw.of_update(self.problems, self.settings, *of_update)
         return Sampled(await self.collector.collect(drawn, self.t), time.monotonic() - began)
 
     def _train(self, began: float, *of_update: Any) -> dict[str, float]:

@@ -83,10 +83,14 @@ def read_counts(directories: Sequence[epath.Path], forget: float = 1.0) -> dict[
     total: dict[str, tuple[float, float]] = {}
     for directory in directories:
         finder_manifest(directory, "found")
-        trees = read_trees(directory / "trees")
-        new = counts_of_trees(trees) or counts_of_rollouts(read_shards(directory / "rollouts", Rollout))
+        new = counts_of(read_trees(directory / "trees"), read_shards(directory / "rollouts", Rollout))
         total = added({id: (n * forget, k * forget) for id, (n, k) in total.items()}, new)
     return total
+
+
+def counts_of(trees: Sequence[Tree], rollouts: Sequence[Rollout]) -> dict[str, tuple[float, float]]:
+    """Of what one stage found, trees or rollouts."""
+    return added(counts_of_trees(trees), counts_of_rollouts(rollouts))
 
 
 def added(one: Counts, other: Counts) -> dict[str, tuple[float, float]]:

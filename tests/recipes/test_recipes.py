@@ -101,16 +101,24 @@ def test_a_round_of_self_play_takes_all_steps_from_what_the_one_before_left(play
     assert stages["tcg/tests"][2] == {"tcg": f"{root}/tcg/dpo", "problems": f"{root}/problems/pool"}
     assert stages["problems/audit"][2] == {"problems": f"{root}/tcg/tests"}
     at, before = f"{root}/round_01", f"{root}/round_00"
-    both = {"found_0": f"{before}/search", "found_1": f"{at}/search"}
+    trees = {"found_0": f"{before}/search", "found_1": f"{at}/search"}
+    found = [f"{of}/{stage}" for of in (before, at) for stage in ("scout", "search")]
+    all_found = {f"found_{k}": stage for k, stage in enumerate(found)}
     inputs = {path.removeprefix("round_01/"): stages[path][2] for path in stages if "round_01" in path}
     tests = f"{before}/tests"  # of the generator's turn
-    assert stages["round_00/search"][2] == {"policy": f"{root}/warm_up", "problems": f"{root}/tcg/tests"}
-    assert inputs["search"] == {"policy": f"{before}/policy_dpo", "problems": tests}
+    warm = {"policy": f"{root}/warm_up", "problems": f"{root}/tcg/tests"}
+    assert stages["round_00/scout"] == ("sample", stages["round_01/scout"][1], warm)
+    assert stages["round_00/search"][2] == warm | {"found_0": f"{before}/scout"}
+    left = {"policy": f"{before}/policy_dpo", "problems": tests}
+    assert inputs["scout"] == left  # all of the pool
+    assert inputs["search"] == left | {f"found_{k}": stage for k, stage in enumerate(found[:3])}
     references = f"{root}/problems/references"
-    assert inputs["policy_sft"] == {"policy": f"{before}/policy_dpo", "references": references, **both}
-    assert inputs["prm"] == {"policy": f"{at}/policy_sft", "prm": f"{before}/prm", **both}
-    audit = {"prm": f"{at}/prm", "audit": f"{root}/problems/audit"}
-    assert inputs["policy_rl"] == {"policy": f"{at}/policy_sft", "problems": tests, **audit}
+    assert inputs["policy_sft"] == {"policy": f"{before}/policy_dpo", "references": references, **all_found}
+    calibrated = {"prm": f"{before}/prm", "calibration": f"{at}/calibration"}
+    assert inputs["prm"] == {"policy": f"{before}/policy_dpo", **calibrated, **trees}
+    assert inputs["calibration"] == left | {"problems": f"{root}/problems/calibration"}
+    given = {"prm": f"{at}/prm", "audit": f"{root}/problems/audit", "scout": f"{at}/search"}
+    assert inputs["policy_rl"] == {"policy": f"{at}/policy_sft", "problems": tests, **given}
     assert stages["round_01/policy_rl"][1].first_update > stages["round_00/policy_rl"][1].first_update == 0
     assert inputs["policy_dpo"] == {"policy": f"{at}/policy_rl", "found_0": f"{at}/search"}
     newest = {"found_0": f"{at}/search", "problems": f"{root}/problems/pool"}
@@ -120,7 +128,8 @@ def test_a_round_of_self_play_takes_all_steps_from_what_the_one_before_left(play
 
 def test_longer_self_play_replays_references_and_every_search_so_far(played):
     stages, root = played(self_play.play, "self_play", "ladder")
-    searches = {f"found_{k}": f"{root}/round_0{k}/search" for k in (0, 1)}
+    found = [f"{root}/round_0{k}/{stage}" for k in (0, 1) for stage in ("scout", "search")]
+    searches = {f"found_{k}": stage for k, stage in enumerate(found)}
     name, parsed, inputs = stages["round_01/policy_rl"]
     assert name == "policy_rl" and parsed.replay.examples == 64
     replayed = {name: at for name, at in inputs.items() if name.startswith(("found_", "references"))}
@@ -134,15 +143,30 @@ def test_self_play_restarts_the_reward_model_if_configured_and_refuses_what_it_c
         played(self_play.play, "self_play", "demo", prm_start="anew")
     with pytest.raises(InputError, match="needs a generator"):
         played(self_play.play, "self_play", "search", steps=("tcg_adversarial",))
+    with pytest.raises(InputError, match=r"find: saw \['sample'\] without 'search', which prm learns from"):
+        played(self_play.play, "self_play", "demo", find=["sample"])
     with pytest.raises(InputError, match="steps: saw 'sft', wanted policy_dpo, "):
         played(self_play.play, "self_play", "search", steps=("sft",))
+
+
+def test_failing_answers_are_valued_by_the_reward_model_and_bare_prompts_get_their_questions(played):
+    page = {"train_tokens": 1000, "prompt": "bare", "progress": {"weight": 0.5}}
+    steps = ("prm", "policy_sft")
+    stages, root = played(self_play.play, "self_play", "demo", steps=steps, policy_sft=page)
+    at = f"{root}/round_01"
+    name, parsed, inputs = stages["round_01/policy_sft"]
+    assert inputs["prm"] == f"{at}/prm" and inputs["problems"] == f"{root}/tcg/tests"
+    plain = played(self_play.play, "self_play", "demo", steps=steps)[0]["round_01/policy_sft"][2]
+    assert not {"prm", "problems"} & plain.keys()
 
 
 def test_search_alone_and_the_arms_beside_it(played):
     stages, root = played(self_play.play, "self_play", "search")
     assert not any(name in ("prm", "policy_rl", "tcg_sft") for name, _, _ in stages.values())
     sample = stages["compare/sampling/round_01/sample"][2]
-    assert sample["match"] == f"{root}/round_01/search"
+    assert [sample[f"match_{k}"] for k in (0, 1)] == [
+        f"{root}/round_01/{stage}" for stage in ("scout", "search")
+    ]
     assert sample["policy"] == f"{root}/compare/sampling/round_00/policy_sft"
     assert stages["compare/more_warm_up/round_00/policy_sft"][2].keys() == {"policy", "references"}
     assert (
@@ -157,12 +181,14 @@ def test_self_play_from_given_weights_warms_nothing_up(played):
     assert stages["start_evaluate"][2]["policy"] == stages["round_00/search"][2]["policy"] == policy
     assert stages["tcg/sft"][2]["policy"] == "weights/deepseek-coder-1.3b-instruct"
     assert stages["tcg/dpo_evaluate"][2].keys() == {"tcg", "problems"}
-    assert stages["round_00/policy_sft"][2].keys() == {"policy", "found_0"}
+    assert stages["round_00/policy_sft"][2].keys() == {"policy", "found_0", "found_1"}
     rl = stages["round_01/policy_rl"][2]
-    assert rl.keys() == {"policy", "problems", "prm", "found_0", "found_1"}  # which are replayed
+    found = {f"found_{k}" for k in range(4)}
+    assert rl.keys() == {"policy", "problems", "prm", *found}  # which are replayed
     assert stages["round_01/search"][2] == {
         "policy": f"{root}/round_00/policy_rl",
         "problems": f"{root}/tcg/tests",
+        **{f"found_{k}": rl[f"found_{k}"] for k in range(3)},
     }
     with pytest.raises(InputError, match="more_warm_up trains on the warm-up's references"):
         played(self_play.play, "self_play", "search", policy="given")
@@ -192,7 +218,7 @@ def test_every_arm_of_reinforcement_gets_the_tokens_of_search_in_the_same_round(
             if last == "policy_sft":
                 assert inputs["references"] == "r"
             if arm == "sampling":
-                assert stages[first][2]["match"] == f"{root}/compare/search/round_0{k}/search"
+                assert stages[first][2]["match_0"] == f"{root}/compare/search/round_0{k}/search"
     loop = stages["compare/loop/round_01/policy_rl"][1]
     used = figures_of(root, "compare/loop/round_01/search")["generated_tokens"]
     assert loop.generated_tokens == max(1, searched - used)
@@ -222,8 +248,8 @@ def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_if_configured(p
     loop, inputs = stages[f"{at}/policy_rl"][1:]
     assert (loop.generated_tokens, loop.trained_tokens) == (sum(generated[3:]), 2 * 500)
     searches = {f"found_{k}": f"{root}/compare/search/round_0{k}/search" for k in range(3)}
-    searched = f"{root}/compare/search/round_02/policy_sft"
-    assert stages[f"{at}/prm"][2] == {"policy": searched, "prm": "prm", **searches}
+    searcher, searched = (f"{root}/compare/search/round_0{k}/policy_sft" for k in (1, 2))
+    assert stages[f"{at}/prm"][2] == {"policy": searcher, "prm": "prm", **searches}
     assert inputs["policy"] == searched and inputs["prm"] == f"{root}/{at}/prm"
     assert {name: path for name, path in inputs.items() if name.startswith("found_")} == searches
 

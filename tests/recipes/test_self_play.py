@@ -36,7 +36,9 @@ TINY = [
     "--config.policy_rl.updates=3",
     "--config.policy_rl.problems_per_update=2",
     "--config.policy_rl.sample.n=4",
+    *(f"--config.calibration.counts.rung_{rung}={n}" for rung, n in ((2, 30), (3, 30), (4, 0))),
     "--config.search.search.rollouts=3",
+    "--config.search.draw.problems=10",
     "--config.search_evaluate.search_problems=2",
     "--config.search_evaluate.search.rollouts=2",
 ]
