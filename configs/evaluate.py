@@ -18,7 +18,8 @@ evaluate.sample.extract is `lenient` (a program is found as the field's harnesse
 demo: 2 CPU cores, a few minutes. mbpp: the paper's settings, but for search's c (2.0), for Qwen2.5 and
 Qwen2.5-Coder, on accelerators that hold the weights (7B: 16 GiB) and 64 sequences of 4,096 tokens. Its MBPP
 figures, direct -> pseudocode: pass@1 1.5B 55.8 -> 46.7, 3B 56.3 -> 51.3, 7B 59.8 -> 50.1, Coder-7B 57.7 ->
-58.2; ASPR 49.9 -> 54.5, 52.0 -> 70.6, 66.4 -> 78.1, 49.3 -> 74.9. humaneval: pass@k only, for it has no tests to show to a search.
+58.2; ASPR 49.9 -> 54.5, 52.0 -> 70.6, 66.4 -> 78.1, 49.3 -> 74.9. humaneval: pass@k only, for it has no tests
+to show to a search.
 """
 
 import ml_collections

@@ -26,8 +26,19 @@ NAMES = ("counts", "arms", "forms")  # mappings whose keys are names of the page
 # Pages of a recipe that hold the settings of a stage under a name of their own.
 STAGE_OF = {
     "search_evaluate": "evaluate",
+    "evaluate_few_shot": "evaluate",
+    "scout": "sample",
     **dict.fromkeys(
-        ("references", "validation", "pool", "held_out", "audit", "tcg_problems", "tcg_held_out"),
+        (
+            "references",
+            "validation",
+            "calibration",
+            "pool",
+            "held_out",
+            "audit",
+            "tcg_problems",
+            "tcg_held_out",
+        ),
         "check_problems",
     ),
 }

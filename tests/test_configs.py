@@ -35,6 +35,7 @@ VARIANTS = {
     "policy_rl": ("nano", "qwen2.5-coder-7b"),
     "policy_dpo": ("nano", "qwen2.5-coder-7b"),
     "rl": ("ladder", "ladder_long"),
+    "arms": ("demo", "ladder"),
     "policy_sft": (
         "nano",
         *(f"qwen2.5-{size}" for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b")),
@@ -53,6 +54,7 @@ NOT_A_STAGE = {
     "more_trees",
     "rl_at_once",
 }
+NOT_A_STAGE |= {"seeds", "budget_of", "trained_tokens", "tokens_of", "pages"}
 NOT_A_STAGE |= {
     "forms",
     "tcg_from",

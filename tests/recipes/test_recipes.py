@@ -8,7 +8,7 @@ import pathlib
 import pytest
 from etils import epath
 
-from o1jax.recipes import recipe, rl_ablation, self_play, single_steps
+from o1jax.recipes import arms, recipe, rl_ablation, self_play, single_steps
 from o1jax.records import InputError
 from o1jax.stages import manifest, run, settings
 
@@ -257,6 +257,55 @@ def test_one_run_of_policy_gradient_has_the_tokens_of_all_rounds_if_configured(p
 def test_the_loop_at_once_needs_rounds_that_search_and_rounds_that_do_not(played):
     with pytest.raises(InputError, match=r"arms\.loop\.searched_rounds: saw 3 with rounds 3; wanted"):
         played(rl_ablation.reinforcement, "rl", "ladder_long", policy="p", prm_from="prm", rounds=3)
+
+
+ALL_ARMS = ("uct", "sampling", "references", "scout_vine", "progress", "step_mc", "polish", "dpo", "rl_phi")
+
+
+def test_arms_differ_by_their_steps_from_one_start_and_spend_the_same(played):
+    stages, root = played(arms.compare, "arms", "demo", seeds=[3, 4], arms=ALL_ARMS)
+    warm, held_out = f"{root}/start/warm_up", f"{root}/start/problems/held_out"
+    one = {
+        path.removeprefix("seed_3/"): stage for path, stage in stages.items() if path.startswith("seed_3/")
+    }
+    at = f"{root}/seed_3/compare"
+    budget = figures_of(root, "seed_3/compare/uct/round_00/search")["generated_tokens"]
+    assert {f"seed_4/{path}" for path in one} < stages.keys()
+    for arm in ALL_ARMS:
+        trained = [path for path in one if path.startswith(f"compare/{arm}/") and "policy_" in path]
+        first, last = (one[trained[i]][2] for i in (0, -1))
+        assert first["policy"] == warm
+        assert one[f"compare/{arm}/round_00/evaluate"][2] == {
+            "policy": f"{root}/seed_3/{trained[-1]}",
+            "problems": held_out,
+        }
+        limits = ("trained_tokens" if "policy_rl" in path else "train_tokens" for path in trained)
+        asked = (vars(one[path][1])[limit] for path, limit in zip(trained, limits, strict=True))
+        assert sum(asked) == 300_000
+        if arm in ("scout_vine", "progress", "step_mc", "dpo"):
+            found = {"found_1": f"{at}/scout_vine/round_00/search"}
+            found["found_0"] = found["found_1"] if arm == "dpo" else f"{at}/scout_vine/round_00/scout"
+            assert found.items() <= {"found_1": found["found_1"], **first}.items()
+    assert one["compare/sampling/round_00/sample"][2]["match_0"] == f"{at}/uct/round_00/search"
+    scout, search = (one[f"compare/scout_vine/round_00/{step}"][1] for step in ("scout", "search"))
+    spent = figures_of(root, "seed_3/compare/scout_vine/round_00/scout")["generated_tokens"]
+    assert scout.draw.problems == round(0.4 * budget / 57) and search.search.algorithm == "vine"
+    assert search.draw.problems == max(1, round((budget - spent) / 500))
+    assert "prm" not in one["compare/step_mc/round_00/policy_sft"][2]
+    prm = f"{at}/progress/round_00/prm"
+    assert one["compare/progress/round_00/policy_sft"][2]["prm"] == prm
+    assert one["compare/progress/round_00/prm"][2]["policy"] == warm
+    rl, inputs = one["compare/rl_phi/round_00/policy_rl"][1:]
+    spent = figures_of(root, "seed_3/compare/rl_phi/round_00/scout")["generated_tokens"]
+    assert inputs["prm"] == prm and rl.generated_tokens == max(1, budget - spent)
+    assert inputs["found_0"] == f"{at}/rl_phi/round_00/scout"
+
+
+def test_arms_that_no_page_describes_or_whose_budget_is_not_there_are_refused(played):
+    with pytest.raises(InputError, match="arms: saw 'vine', wanted some of references, uct, sampling, "):
+        played(arms.compare, "arms", "demo", arms=["uct", "vine"])
+    with pytest.raises(InputError, match="arms: saw 'sampling' first, wanted 'uct'"):
+        played(arms.compare, "arms", "demo", arms=["sampling", "uct"])
 
 
 @pytest.mark.parametrize("setting", ["policy", "references_from", "prm_from", "pool_trees", "more_trees"])
