@@ -9,7 +9,8 @@ More arms, or seeds, by the same command in the same directory, as --config.arms
 - references: SFT on the warm-up's references alone, again
 - uct: search as published, with c .4; its tokens are the budget of a round
 - sampling: plain sampling with search's stop rule
-- scout_vine: an answer to each of many problems, and vine search of those that are likely to be mixed
+- scout_vine: an answer to each of many problems, and vine search of those that are likely to be mixed (about
+  40 and 50 % of the tokens; the rest are answers again)
 - hardness, progress, negatives: scout_vine's answers; paths of hard problems weigh more, steps that gain
   value are imitated, steps that lose it are made less likely
 - step_mc, step_mc_prm: both of these, without and with the reward model's share in a step's value
@@ -47,7 +48,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
             "arms": FIRST,
             "budget_of": "uct",
             "trained_tokens": 300_000 if demo else 600_000,
-            "tokens_of": {"scout": 57.0, "search": 500.0},
+            "tokens_of": {"scout": 93.0, "search": 1000.0},
             "pages": arms(500 if demo else 1500),
             "references": problems("warm_up", {1: 60, 2: 120, 3: 120, 4: 100}),
             "validation": problems("pool", {2: 40, 3: 40, 4: 40}),
@@ -66,7 +67,10 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
                 "sample": {**ANSWER, "n": 4},
                 "engine": {**ENGINE},
             },
-            "scout": {"sample": {**ANSWER, "n": 1}, "stop": {"answers": 1}, "engine": {**ENGINE}},
+            **dict.fromkeys(
+                ("scout", "rest"),
+                {"sample": {**ANSWER, "n": 1}, "stop": {"answers": 1}, "engine": {**ENGINE}},
+            ),
             "search": {
                 "search": {
                     **SAMPLING,
@@ -95,7 +99,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
 def arms(searched: int) -> dict:
     """Name -> steps, their shares of the generated and trained tokens, and changes on pages; `searched`:
     problems that UCT searches in a round."""
-    find, finds = ("scout", "search"), {"scout": 0.4, "search": 0.6}
+    find, finds = ("scout", "search", "rest"), {"scout": 0.4, "search": 0.5, "rest": 0.1}
     vine = {"search": {"search": {**VINE}}}
     sft = {"shares": {**finds, "policy_sft": 1.0}}
     alike = {**sft, "found_of": "scout_vine"}
@@ -114,7 +118,7 @@ def arms(searched: int) -> dict:
         "sampling": {
             "steps": ("sample", "policy_sft"),
             "shares": {"policy_sft": 1.0},
-            "changes": {"sample": {"draw": {"problems": 6 * searched}}},
+            "changes": {"sample": {"draw": {"problems": 4 * searched}}},
         },
         "scout_vine": {"steps": steps, **sft, "changes": {**vine}},
         "hardness": {"steps": steps, **alike, "changes": {**vine, "policy_sft": {"hardness_bound": 3.0}}},
@@ -132,7 +136,7 @@ def arms(searched: int) -> dict:
         "step_mc": {"steps": steps, **alike, "changes": {**vine, "policy_sft": {**both}}},
         "polish": {
             "steps": (*steps, "policy_rl"),
-            "shares": {"scout": 0.34, "search": 0.51, "policy_sft": 0.85, "policy_rl": 0.15},
+            "shares": {"scout": 0.34, "search": 0.42, "rest": 0.09, "policy_sft": 0.85, "policy_rl": 0.15},
             "changes": {**vine},
         },
         "dpo": {

@@ -28,6 +28,7 @@ STAGE_OF = {
     "search_evaluate": "evaluate",
     "evaluate_few_shot": "evaluate",
     "scout": "sample",
+    "rest": "sample",
     **dict.fromkeys(
         (
             "references",

@@ -78,6 +78,7 @@ PROBLEMS = (
 )
 STAGE_OF_PAGE = {name: "check_problems" for name in PROBLEMS} | {
     "scout": "sample",
+    "rest": "sample",
     "search_evaluate": "evaluate",
     "evaluate_few_shot": "evaluate",
 }

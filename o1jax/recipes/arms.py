@@ -9,8 +9,9 @@ is measured on the same held-out problems after the last. In a round an arm
 - trains on config["trained_tokens"].
 
 A step draws as many problems as its share buys by config["tokens_of"], which is what one costs on the mean;
-what it leaves goes to the next step. Plain sampling spends the budget to half an answer. A reward model's
-training, and the search that calibrates it, come on top.
+what it leaves goes to the next step. The last, rest, is the scout once more, with answers as long as the
+scout's were: so a round's tokens come out equal within a few answers, as those of plain sampling do. A reward
+model's training, and the search that calibrates it, come on top.
 
 Arms that find answers alike, from the same policy, share them in their first round (found_of): so they differ
 by what they train on alone. Another command with more arms or seeds goes on in the same directory.
@@ -19,14 +20,14 @@ by what they train on alone. Another command with more arms or seeds goes on in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from o1jax.recipes.recipe import Recipe, figures, warmed_up
-from o1jax.recipes.self_play import STEPS, State
+from o1jax.recipes.self_play import STEPS, State, find
 from o1jax.records import InputError
 
-FINDS = ("scout", "search", "sample")
+FINDS = ("scout", "search", "sample", "rest")
 
 
 def compare(recipe: Recipe) -> None:
@@ -57,29 +58,35 @@ def a_round(recipe: Recipe, arm: str, number: int, state: State) -> State:
     for name, changes in page.get("changes", {}).items():
         recipe = recipe.with_page(name, **changes)
     for step in page["steps"]:
-        spent = sum(figures(stage)["generated_tokens"] for stage in state.found[known:])
-        limited = _limited(recipe, page, step, number, spent)
+        limited = _limited(recipe, page, step, number, state.found[known:])
         # From the same policy, the same answers: those of the other arm.
         alike = page.get("found_of", arm) if number == 0 and step in FINDS else arm
         if step == "sample":
             state = _sample(limited, alike, number, state)
+        elif step == "rest":
+            state = find(limited, _path(alike, number), state, "sample", "rest")
         else:
             state = STEPS[step](limited, _path(alike, number), state)
     return state
 
 
-def _limited(recipe: Recipe, page: Mapping[str, Any], step: str, number: int, spent: int) -> Recipe:
-    """The recipe with a step's page limited to its share, where it has one."""
+def _limited(recipe: Recipe, page: Mapping[str, Any], step: str, number: int, found: Sequence[str]) -> Recipe:
+    """The recipe with a step's page limited to its share, where it has one; `found`: what the
+    round found before it."""
     share = page["shares"].get(step)
     if share is None:
         return recipe
+    spent = sum(figures(stage)["generated_tokens"] for stage in found)
     if step in FINDS:
         # Up to the end of this step's share: what the steps before it left is spent here.
         shares = [page["shares"][s] for s in page["steps"][: page["steps"].index(step) + 1] if s in FINDS]
         left = sum(shares) * generated_tokens(recipe, number) - spent
-        return recipe.with_page(
-            step, draw={"problems": max(1, round(left / recipe.config["tokens_of"][step]))}
-        )
+        if step == "rest":
+            scouted = figures(found[0])
+            cost = scouted["generated_tokens"] / scouted["samples"]
+        else:
+            cost = recipe.config["tokens_of"][step]
+        return recipe.with_page(step, draw={"problems": max(1, round(left / cost))})
     trained = round(share * recipe.config["trained_tokens"])
     if step == "policy_rl":
         left = max(1, generated_tokens(recipe, number) - spent)
@@ -125,9 +132,9 @@ def _check(recipe: Recipe) -> None:
             raise InputError(f"arms: saw {arm!r}, wanted some of {', '.join(pages)}")
     for arm in arms:
         for step in pages[arm]["steps"]:
-            if step not in STEPS:
+            if step not in (known := {*STEPS, *FINDS}):
                 raise InputError(
-                    f"pages.{arm}.steps: saw {step!r}, wanted some of {', '.join(sorted(STEPS))}"
+                    f"pages.{arm}.steps: saw {step!r}, wanted some of {', '.join(sorted(known))}"
                 )
     if budget_of in arms and arms[0] != budget_of:
         raise InputError(

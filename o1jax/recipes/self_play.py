@@ -122,21 +122,22 @@ def train_tcg(recipe: Recipe, state: State, held_out: str) -> State:
 
 def search(recipe: Recipe, directory: str, state: State) -> State:
     """Steps 2 and 6: D <- D + D', the trees of the newest policy."""
-    state = _find(recipe, directory, state, "search", "search")
+    state = find(recipe, directory, state, "search", "search")
     return dataclasses.replace(state, trees=(*state.trees, state.found[-1]))
 
 
 def sample(recipe: Recipe, directory: str, state: State) -> State:
     """Whole answers of the newest policy, judged: D grows by them as by trees."""
-    return _find(recipe, directory, state, "sample", "sample")
+    return find(recipe, directory, state, "sample", "sample")
 
 
 def scout(recipe: Recipe, directory: str, state: State) -> State:
     """The same by the page scout: few answers each to many problems, which tell where to search."""
-    return _find(recipe, directory, state, "sample", "scout")
+    return find(recipe, directory, state, "sample", "scout")
 
 
-def _find(recipe: Recipe, directory: str, state: State, stage: str, page: str) -> State:
+def find(recipe: Recipe, directory: str, state: State, stage: str, page: str) -> State:
+    """D <- D + D', what a stage of search or sampling finds with the settings on `page`."""
     inputs = found_inputs(state.found if _draws(recipe.config[page]) else ())
     inputs |= {"policy": state.policy, "problems": state.pool}
     new = recipe.stage(stage, f"{directory}/{page}", page, **inputs)

@@ -151,6 +151,15 @@ def test_what_another_temperature_sampled_is_not_compared_with():
     assert answer.id.startswith("0/p#")
 
 
+def test_trees_whose_programs_hide_the_question_are_refused():
+    hidden = dataclasses.replace(TREE, program_prompt_ids=(3, 4))
+    settings = Progress(weight=0.5), Negatives(), Credit()
+    with pytest.raises(
+        InputError, match="policy_sft: saw problem p answered in style nano_hidden, .*wanted pr"
+    ):
+        credit.credited_answers([Played([TREE], []), Played([hidden], [])], {}, TOKENIZER, settings, 64, 0)
+
+
 def test_answers_are_capped_a_problem_and_drawn_by_seed():
     rows = [(0, 1, None, None), (1, 3, PASS, 1.0)] + [(1, 3, FAIL, 0.1)] * 12
     played = [Played([tree_of(*rows)], [])] * 2

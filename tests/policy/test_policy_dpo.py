@@ -237,6 +237,14 @@ def test_trees_that_teach_nothing_leave_the_policy_as_it_is(house, tmp_path, cap
         np.testing.assert_array_equal(a, b)
 
 
+def test_trees_whose_programs_hide_the_question_are_refused(house, tmp_path):
+    trees = [dataclasses.replace(tree_of("p", random.Random(0)), program_prompt_ids=(3, 4))]
+    hidden = epath.Path(tmp_path) / "hidden"
+    search_stage(hidden, trees)
+    with pytest.raises(InputError, match="policy_dpo: saw problem p answered in style nano_hidden"):
+        run.run(epath.Path(tmp_path) / "out", spec_of(house, {}, str(hidden)))
+
+
 def test_a_search_without_passing_paths_still_pairs_siblings(house, tmp_path):
     config = {"pairs": "both", "train_tokens": 500}
     figures = run.run(epath.Path(tmp_path) / "out", spec_of(house, config, "unsolved"))["figures"]

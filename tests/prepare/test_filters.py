@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
+from o1jax.parallel.seeds import stable_hash
 from o1jax.prepare.choose import Filter, unwanted, with_tests
 from o1jax.records import Problem, TestCase
 
 PROBLEM = Problem("a", "Sort it.", "stdin", difficulty="EASY", tags=("Sorting", "Math"))
+HASH = stable_hash("a") / 2**64
 TESTS = tuple(TestCase(str(i)) for i in range(3))
 
 
@@ -21,6 +23,8 @@ TESTS = tuple(TestCase(str(i)) for i in range(3))
         (Filter(difficulties=("HARD",)), "difficulty"),
         (Filter(tags=("Graphs",)), "tags"),
         (Filter(forms=("assertion",)), "form"),
+        (Filter(hashed=(0.0, HASH)), "hash"),
+        (Filter(hashed=(HASH, 1.0)), ""),
         (Filter(min_characters=9), "too short"),
         (Filter(max_characters=7), "too long"),
     ],

@@ -34,6 +34,7 @@ def played(monkeypatch, tmp_path):
             out.mkdir(parents=True, exist_ok=True)
             figures = {
                 "generated_tokens": 1000 + len(stages),
+                "samples": 100,
                 "trained_tokens": 500,
                 "next_update": len(stages),
             }
@@ -287,10 +288,14 @@ def test_arms_differ_by_their_steps_from_one_start_and_spend_the_same(played):
             found["found_0"] = found["found_1"] if arm == "dpo" else f"{at}/scout_vine/round_00/scout"
             assert found.items() <= {"found_1": found["found_1"], **first}.items()
     assert one["compare/sampling/round_00/sample"][2]["match_0"] == f"{at}/uct/round_00/search"
-    scout, search = (one[f"compare/scout_vine/round_00/{step}"][1] for step in ("scout", "search"))
-    spent = figures_of(root, "seed_3/compare/scout_vine/round_00/scout")["generated_tokens"]
-    assert scout.draw.problems == round(0.4 * budget / 57) and search.search.algorithm == "vine"
-    assert search.draw.problems == max(1, round((budget - spent) / 500))
+    place = "compare/scout_vine/round_00"
+    scout, search, rest = (one[f"{place}/{step}"][1] for step in ("scout", "search", "rest"))
+    of_scout, of_search = (
+        figures_of(root, f"seed_3/{place}/{step}")["generated_tokens"] for step in ("scout", "search")
+    )
+    assert scout.draw.problems == round(0.4 * budget / 93) and search.search.algorithm == "vine"
+    assert search.draw.problems == max(1, round((0.9 * budget - of_scout) / 1000))
+    assert rest.draw.problems == max(1, round((budget - of_scout - of_search) / (of_scout / 100)))
     assert "prm" not in one["compare/step_mc/round_00/policy_sft"][2]
     prm = f"{at}/progress/round_00/prm"
     assert one["compare/progress/round_00/policy_sft"][2]["prm"] == prm
