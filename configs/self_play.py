@@ -8,9 +8,11 @@ Hardware: 2 CPU cores, 4 GiB. Expected time and figures: tests/benchmarks/RESULT
     python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-7b --workdir=runs/coder_7b
 
 qwen2.5-coder-1.5b-cpu: the loop in small with a trained model and no accelerator. Passing paths, which plain
-sampling finds with two worked examples in the prompt, teach by LoRA to write such paths without them. MBPP's
-training problems 601 to 720; evaluated on its test problems 11 to 110. 2 CPU cores, 20 GiB, about 3 hours;
-figures: tests/benchmarks/RESULTS.md. Sampled with vLLM, so from the environment of make install-vllm;
+sampling finds with two worked examples in the prompt, teach by LoRA to write such paths without them (prompt
+"bare"). MBPP's training problems 601 to 720; evaluated on its test problems 11 to 110. 2 CPU cores, 12 GiB:
+SFT takes 9.6 GiB, vLLM less. About 4 hours where both cores are idle: 40 minutes to sample (20 to 40 tokens a
+second), an hour to train 40,000 tokens (10 a second and core), an hour for each of the two evaluations.
+Figures: tests/benchmarks/RESULTS.md. Sampled with vLLM, so from the environment of make install-vllm;
 qwen.gguf is the path that make real-models prints with MODELS=qwen2.5-coder-1.5b:
 
     .venv-vllm/bin/python launch/self_play.py --config=configs/self_play.py:qwen2.5-coder-1.5b-cpu \
@@ -229,7 +231,7 @@ def _coder_cpu() -> dict:
         "held_out": {**problems, "source": "mbpp:test", "filter": {"ids": test}},
         "sample": {
             "sample": {**answer, "n": 2, "few_shot": 2},
-            "stop": {"answers": 4},
+            "stop": {"answers": 4, "passes": 2},
             "engine": {**engine},
         },
         "policy_sft": {
@@ -241,7 +243,8 @@ def _coder_cpu() -> dict:
                 "lora": {"rank": 16, "alpha": 32.0},
             },
             "train_tokens": 40_000,
-            "max_per_problem": 1,
+            "max_per_problem": 2,
+            "prompt": "bare",
         },
         "evaluate": evaluate,
         "evaluate_few_shot": few_shot,

@@ -161,6 +161,18 @@ def test_failing_answers_are_valued_by_the_reward_model_and_bare_prompts_get_the
     assert not {"prm", "problems"} & plain.keys()
 
 
+def test_a_trained_model_learns_without_the_examples_that_it_was_sampled_with(played):
+    stages, root = played(self_play.play, "self_play", "qwen2.5-coder-1.5b-cpu", policy="qwen.gguf")
+    name, parsed, inputs = stages["round_00/policy_sft"]
+    assert parsed.prompt == "bare" and parsed.train.lora.rank == 16
+    found = {"found_0": f"{root}/round_00/sample", "problems": f"{root}/problems/pool"}
+    assert inputs == {"policy": "qwen.gguf", **found}
+    assert stages["round_00/sample"][1].sample.few_shot == 2
+    shown = {path: stage[1].sample.few_shot for path, stage in stages.items() if stage[0] == "evaluate"}
+    pages = {"evaluate": 0, "evaluate_few_shot": 2}
+    assert shown == {f"{at}{page}": n for at in ("start_", "round_00/") for page, n in pages.items()}
+
+
 def test_search_alone_and_the_arms_beside_it(played):
     stages, root = played(self_play.play, "self_play", "search")
     assert not any(name in ("prm", "policy_rl", "tcg_sft") for name, _, _ in stages.values())
