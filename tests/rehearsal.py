@@ -30,7 +30,13 @@ from o1jax.report.run_files import RunFiles
 from o1jax.stages import run, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
-FIGURES = {"generated_tokens": 1000, "trained_tokens": 500, "next_update": 1, "passing_paths": 1}
+FIGURES = {
+    "generated_tokens": 1000,
+    "trained_tokens": 500,
+    "next_update": 1,
+    "passing_paths": 1,
+    "samples": 10,
+}
 TORCH = types.SimpleNamespace(nn=types.SimpleNamespace(Module=object))  # where it is not installed
 TAKE_WORDS = ("export", "report", "lineage", "serve")  # scripts that take more than flags
 
