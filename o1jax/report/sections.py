@@ -23,7 +23,7 @@ AFTER_GATE = {
 }
 PROMPTS = {"program": "reference shown", "question": "question only"}
 TESTS = {"generated": "generated", "own": "own tests", "random": "random inputs"}
-CHOICES = ("agreement", "majority", "random", "any_passes")
+CHOICES = ("agreement", "prm_vote", "majority", "random", "any_passes")
 RANKINGS = {
     "auc": "AUC of a step's score: does a pass lie below?",
     "within_problem_auc": "AUC within a problem",
@@ -178,7 +178,7 @@ def generator(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Any]:
     shown += [_of_key(title, after, key) for key, title in AFTER_GATE.items() if after]
     chosen = summary["tcg"].get("selection")
     if chosen:
-        rates = [(name.replace("_", " "), chosen[name]) for name in CHOICES]
+        rates = [(name.replace("_", " "), chosen[name]) for name in CHOICES if name in chosen]
         shown.append(charts.shares("Choosing among programs without a test", rates))
     fates = {p: m["figures"]["fates"] for p, m in files.manifests.items() if "fates" in m["figures"]}
     return {
@@ -199,9 +199,11 @@ def reward_model(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Any]:
     held_out = {path.removeprefix("prm/"): f["held_out"] for path, f in trained.items() if f["held_out"]}
     sides = {name: figures["prm"] for name, figures in held_out.items()}
     first = next(iter(held_out.values()), None)
-    baseline = {"a step's number and length alone": first["baseline"]} if first else {}
+    beside = {"a step's number and length alone": first["baseline"]} if first else {}
+    if first and "likelihood" in first:
+        beside |= {"likelihood by the model it began as": first["likelihood"]}
     rankings = [
-        charts.scores(title, [(name, side[key]) for name, side in (sides | baseline).items()])
+        charts.scores(title, [(name, side[key]) for name, side in (sides | beside).items()])
         for key, title in RANKINGS.items()
     ]
     curves = [*_calibration(sides), _auc_by_depth(sides)]

@@ -5,7 +5,8 @@ Keys: `held_out_pass_at_1`, `held_out_pass_at_8` (pseudocode prompt) and `direct
 95 % bootstrap interval over problems; `lost` holds {warm_up, round_0, ...} -> prompt -> the shares of its
 answers {no_program_share, malformed_share, cut_share}, those that were counted; `by_rung` holds {warm_up,
 round_0, ...} -> rung -> {pass_at_1, pass_at_8}; `compare` holds the same for each other arm; `prm` holds
-{soft, hard, pair} -> the held-out AUC and pair accuracy of a process reward model and of its baseline, and
+{soft, hard, pair} -> the held-out AUC and pair accuracy of a process reward model, of its baseline and of
+the likelihood that it began with, and
 the pass rates of search with one; `tcg` holds <form>/<stage> -> what a test-case generator's cases are worth
 before and after the gate, and `selection`; `rl` holds the path of every policy_rl and policy_dpo stage -> its
 headline figures (below); `stages` holds path -> {seconds, generated_tokens, trained_tokens} (where the stage
@@ -110,10 +111,11 @@ def _prm(manifests: dict[str, dict]) -> dict[str, Any]:
     section: dict[str, Any] = {}
     for path, manifest in manifests.items():
         if path.startswith("prm/") and (held_out := manifest["figures"].get("held_out")):
+            beside = [name for name in ("baseline", "likelihood") if name in held_out]
             section[path.removeprefix("prm/")] = {
                 **{name: held_out["prm"][name] for name in PRM_FIGURES},
                 "auc_difference": held_out["auc_difference"],
-                "baseline": {name: held_out["baseline"][name] for name in PRM_FIGURES},
+                **{of: {name: held_out[of][name] for name in PRM_FIGURES} for of in beside},
             }
     if "prm/evaluate" in manifests:
         figures = manifests["prm/evaluate"]["figures"]

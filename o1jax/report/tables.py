@@ -48,10 +48,12 @@ def reward_models(summary: dict[str, Any]) -> str:
     for objective, figures in summary["prm"].items():
         if "auc" in figures:
             auc, less = figures["auc"], figures["auc_difference"]
+            untrained = figures.get("likelihood", {}).get("auc")
             lines.append(
                 f"prm {objective}: held-out AUC {auc['mean']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}], "
                 f"number and length alone {figures['baseline']['auc']['mean']:.3f}, "
                 f"difference [{less['low']:.3f}, {less['high']:.3f}]"
+                + (f", likelihood before training {untrained['mean']:.3f}" if untrained else "")
             )
     rates = summary["prm"].get("search", {})
     if rates:

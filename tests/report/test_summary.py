@@ -61,16 +61,19 @@ def test_process_reward_models_stand_beside_their_baseline(tmp_path):
     workdir = epath.Path(tmp_path)
     own = {"auc": MEAN, "within_problem_auc": None, "pair_accuracy": 0.75, "log_loss": 0.5}
     held_out = {"prm": own, "baseline": {**own, "pair_accuracy": 0.5}, "auc_difference": MEAN}
+    held_out |= {"likelihood": {**own, "pair_accuracy": 0.25}}
     write(workdir, "prm/soft", {"held_out": held_out, "trained_tokens": 5})
     arms = {"search": {"pass_rate": MEAN}, "search_prm": {"pass_rate": MEAN}}
     write(workdir, "prm/evaluate", {"search": arms, "search_differences": {"search_prm - search": MEAN}})
     got = summary.write(RunFiles(workdir))["prm"]
     assert got["soft"]["pair_accuracy"] == 0.75 and got["soft"]["baseline"]["pair_accuracy"] == 0.5
+    assert got["soft"]["likelihood"]["pair_accuracy"] == 0.25
     assert got["soft"]["auc_difference"] == MEAN and "log_loss" not in got["soft"]
     assert got["search"] == {"search": MEAN, "search_prm": MEAN}
     assert got["search_differences"] == {"search_prm - search": MEAN}
     *models, rates = tables.reward_models({"prm": got}).splitlines()
     assert models and all(line.startswith("prm ") and "AUC 0.250" in line for line in models)
+    assert "likelihood before training 0.250" in models[0]
     assert rates.startswith("pass rate: ") and "search_prm 0.250" in rates
 
 
