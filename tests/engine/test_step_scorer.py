@@ -71,8 +71,9 @@ def run(use, **options):
 
 def held_back(scorer) -> threading.Event:
     """The scorer's forward passes wait for this event."""
-    release, program = threading.Event(), scorer._program
-    scorer._program = lambda *arguments: release.wait(30) and program(*arguments)
+    (lane,) = scorer._lanes  # a test has one device
+    release, program = threading.Event(), lane._program
+    lane._program = lambda *arguments: release.wait(30) and program(*arguments)
     return release
 
 
@@ -242,11 +243,11 @@ def test_a_closed_scorer_refuses_and_cancels_what_waits():
     async def use(scorer):
         release = held_back(scorer)
         begun = asyncio.create_task(scorer.score(paths(1)))
-        await until(lambda: scorer._running)
+        await until(lambda: scorer._lanes[0]._running)
         waits = asyncio.create_task(scorer.score(paths(4)))
         await asyncio.sleep(0)
         closing = asyncio.create_task(scorer.close())
-        await until(lambda: scorer._thread.closed)
+        await until(lambda: scorer._lanes[0].thread.closed)
         release.set()
         found = await asyncio.gather(begun, waits, closing, return_exceptions=True)
         assert len(found[0]) == 1 and isinstance(found[1], asyncio.CancelledError)
