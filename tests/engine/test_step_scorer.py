@@ -179,7 +179,7 @@ def test_few_programs_are_compiled_for_any_mixture_of_lengths():
     async def use(scorer):
         for n in (1, 3, 9):
             await scorer.score(paths(n, seed=n))
-        return scorer._program._cache_size()
+        return scorer._lanes[0]._program.func._cache_size()
 
     assert run(use) <= len(buckets_of(CONTEXT)) == 2
 
@@ -230,7 +230,7 @@ def test_a_failure_of_the_device_reaches_every_caller_and_those_to_come():
         def fail(*arguments):
             raise jax.errors.JaxRuntimeError("the device is gone")
 
-        scorer._program = fail
+        scorer._lanes[0]._program = fail
         found = await asyncio.gather(*(scorer.score(paths(6)) for _ in range(3)), return_exceptions=True)
         assert all("the device is gone" in str(error) for error in found)
         with pytest.raises(RuntimeError, match="the step scorer stopped: the device is gone"):

@@ -1,5 +1,5 @@
-"""Run as a program on eight virtual devices: copies, for engines, of a model that is split over them; prints as
-JSON how much was held beside the copies."""
+"""Run as a program on eight virtual devices: copies for engines, of a model that is split over them;
+prints as JSON how much was held beside the copies."""
 
 import json
 
@@ -12,7 +12,7 @@ from o1jax.parallel.memory import held_bytes
 from o1jax.parallel.mesh import make_mesh, own_devices
 
 LAYERS = 8
-CONFIG = ModelConfig("qwen2", 64, 64, LAYERS, 4, 2, 16, 256, 64, qkv_bias=True)
+CONFIG = ModelConfig("qwen2", 64, 64, LAYERS, 4, 2, 16, 256, 64, tie_embeddings=True)
 
 
 def copies(mesh_shape: dict[str, int], tensor: int, dtype: str, *, owned: bool) -> dict:
@@ -88,7 +88,7 @@ if __name__ == "__main__":
             {
                 "split": copies({"fsdp": 8}, 1, "float32", owned=False),
                 "tensor": copies({"fsdp": 4, "tensor": 2}, 2, "bfloat16", owned=False),
-                "whole": copies({"data": 8}, 1, "float32", owned=True),
+                "owned": copies({"fsdp": 8}, 1, "float32", owned=True),
             }
         )
     )
