@@ -232,7 +232,12 @@ async def open_workers(
 async def sampling_workers(directory: epath.Path, settings: EngineSettings) -> AsyncIterator[Workers]:
     """open_workers of the policy in a directory, for a stage that samples and does not train: its weights are
     held once, in the engine's dtype."""
-    policy = open_policy(directory, dtype=settings.dtype or "compute")
+    mesh = None
+    if settings.name == "jax":  # as the engines have them: a model that is split fits no device whole
+        number = count_of(settings.tensor, settings.replicas)
+        devices = jax.local_devices()[: number * own_devices(settings.tensor).size]
+        mesh = make_mesh({"data": number, "tensor": settings.tensor}, devices)
+    policy = open_policy(directory, mesh, settings.dtype or "compute")
     async with open_workers(policy, settings, owned=True) as workers:
         yield workers
 
