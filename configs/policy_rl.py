@@ -8,12 +8,15 @@ an alpha below 1: --config.inputs.prm=runs/prm/prm/hard --config.policy_rl.rewar
 
 qwen2.5-coder-7b: published safetensors in weights/, 8 devices of 80 GiB that hold the weights, their
 gradients, AdamW's moments (a train step of two rows a device takes 18.6 GiB of each of 8 H100, as compiled)
-and, split over the first four of a process, the engine's copy and cache (18.3 GiB of each, 256 slots of 4,096
-tokens):
+and, split over four of a process, an engine's copy and cache (18.3 GiB of each, 256 slots of 4,096 tokens; a
+process of eight has two such engines):
 
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:8 --rows_per_device=2
     python launch/plan.py --model=qwen2.5-coder-7b --topology=h100:8 --program=decode --slots=256 \
         --mesh=tensor=4
+
+More processes share an update's answers and change nothing else: raise problems_per_update with them, so that
+problems_per_update * sample.n is about the slots of all engines.
 
 Group baseline without std (nano: with), token-normalised, clip-higher, no KL.
 alpha falls from 1 to .5 by .01 an update; the paper's to .1 (--config.policy_rl.reward.alpha.floor=0.1).

@@ -14,7 +14,7 @@ from o1jax.records import FinishReason
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """n samples from one prompt.
+    """n samples from one prompt, those from number `first` on.
 
     Sample i draws from fold_seed(seed, i), so that it depends on (weights, prompt_ids, seed, i) and the
     sampling settings alone: neither on n nor on what else is asked (D10).
@@ -22,6 +22,7 @@ class Request:
 
     prompt_ids: tuple[int, ...]
     n: int = 1  # samples
+    first: int = 0  # the number of the first: those before it are asked for elsewhere
     max_tokens: int = 256  # of a sample, at most
     temperature: float = 1.0  # 0: greedy
     top_p: float = 1.0  # 1: no filter

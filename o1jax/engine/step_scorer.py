@@ -1,15 +1,17 @@
 """The process reward model at work: scores of all steps of a path in one forward pass.
 
-Coroutines hand in paths and await futures; one thread owns the device and takes what waits, up to
+Coroutines hand in paths and await futures; one thread owns each device and takes what waits for it, up to
 `slots` paths a pass. Lengths are rounded up to a few buckets, so that few programs are compiled. Does
 not train a scorer (train/objectives.py) or weigh scores against outcomes (rewards/phi.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from flax import nnx
 from o1jax.engine.device_thread import DeviceThread
 from o1jax.losses.prm import calibrated, scored_logits
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import copied, merge, shapes_on
+from o1jax.model.init import merge, placed, shapes_on
 from o1jax.parallel.mesh import own_devices
 from o1jax.prompts.chat import Tokenizer, encode
 from o1jax.records import InputError
@@ -93,12 +95,13 @@ def make_program(
 
 
 class StepScorer:
-    """Scores steps on one local device, for any number of coroutines at once.
+    """Scores steps on all of this process's devices, for any number of coroutines at once: each device has a
+    copy of the model, and takes the next path where it has least to do.
 
-    A score does not depend, to the bit, on what is scored beside it: a pass has one shape for each class
-    of lengths, and takes paths of one class only. `params` are copied, so that a trainer may donate its
-    own; with `owned` they become the scorer's. `context` is the longest path in tokens, `slots` how many
-    paths a forward pass takes.
+    A score does not depend, to the bit, on what is scored beside it or on which device: a pass has one shape
+    for each class of lengths, and takes paths of one class only. `params` are copied, so that a trainer may
+    donate its own; with `owned` they are deleted as they are. `context` is the longest path in tokens,
+    `slots` how many paths a forward pass takes.
     """
 
     def __init__(
@@ -119,15 +122,11 @@ class StepScorer:
             raise InputError(f"score tokens {good_id} and {bad_id}: wanted ids below {config.vocab_size}")
         self.context, self.slots, self._vocab_size = context, slots, config.vocab_size
         self._calibration = config.score_calibration
-        here = shapes_on(params, own_devices())
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, here)
-        self.params = jax.device_put(params, shardings) if owned else copied(params, here)
-        self._program = make_program(config, graphdef, good_id, bad_id)
+        devices = [own_devices(replica=replica) for replica in range(jax.local_device_count())]
+        self.params = placed(params, [shapes_on(params, device) for device in devices], owned=owned)
+        program = make_program(config, graphdef, good_id, bad_id)
+        self._lanes = [Lane(functools.partial(program, copy), slots) for copy in self.params]
         self._buckets = buckets_of(context)
-        self._counters: collections.Counter[str] = collections.Counter()
-        self._running: list[Job] = []
-        self._thread: DeviceThread[Job] = DeviceThread("step scorer", self._turn, lambda: self._running)
-        self._thread.start()
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...]]:
         """A score in (0, 1) for every step of every path, in order, calibrated as the model's config says.
@@ -150,15 +149,27 @@ class StepScorer:
             self._check(index, path)
         buckets = [next(size for size in self._buckets if len(path.token_ids) <= size) for path in paths]
         jobs = [Job(*pair, concurrent.futures.Future()) for pair in zip(paths, buckets, strict=True)]
-        return await self._thread.results(jobs)
+        shares: dict[Lane, list[Job]] = {}
+        for job in jobs:
+            lane = min(self._lanes, key=lambda lane: lane.waiting)
+            lane.waiting += 1
+            shares.setdefault(lane, []).append(job)
+        try:
+            await asyncio.gather(*(lane.thread.results(share) for lane, share in shares.items()))
+        finally:
+            for lane, share in shares.items():
+                lane.waiting -= len(share)
+        return [job.result.result() for job in jobs]
 
     def stats(self) -> dict[str, float]:
-        """Totals: paths, their tokens, forward passes, and the seconds those took."""
-        return {name: float(self._counters[name]) for name in ("paths", "tokens", "passes", "busy_s")}
+        """Totals: paths, their tokens, forward passes; and the seconds those took, the devices' mean."""
+        names = ("paths", "tokens", "passes", "busy_s")
+        totals = {name: float(sum(lane.counters[name] for lane in self._lanes)) for name in names}
+        return totals | {"busy_s": totals["busy_s"] / len(self._lanes)}
 
     async def close(self) -> None:
-        """Ends the thread after its forward pass; what still waits is cancelled. Twice does nothing."""
-        await self._thread.close()
+        """Ends the threads after their forward pass; what still waits is cancelled. Twice does nothing."""
+        await asyncio.gather(*(lane.thread.close() for lane in self._lanes))
 
     def _check(self, index: int, path: Path) -> None:
         length = len(path.token_ids)
@@ -176,6 +187,19 @@ class StepScorer:
         if not 0 <= min(path.token_ids) <= max(path.token_ids) < self._vocab_size:
             raise InputError(f"path {index}: token ids outside the vocabulary of {self._vocab_size}")
 
+
+class Lane:
+    """One device's forward passes, in a thread of its own. `program(tokens_BT, lengths_B, program_tokens_BT)`
+    gives logits_BT; `waiting`: paths that it was given and has not scored yet."""
+
+    def __init__(self, program: Callable[..., jax.Array], slots: int):
+        self.counters: collections.Counter[str] = collections.Counter()
+        self.waiting = 0
+        self._program, self._slots = program, slots
+        self._running: list[Job] = []
+        self.thread: DeviceThread[Job] = DeviceThread("step scorer", self._turn, lambda: self._running)
+        self.thread.start()
+
     def _turn(self) -> bool:
         """Scores up to `slots` of the jobs that wait; False when the scorer closes.
 
@@ -183,14 +207,14 @@ class StepScorer:
         """
         # A short path among long ones would be padded to their length, and another shape has other bits (D2):
         # a search would score a step by who came along.
-        thread = self._thread
+        thread = self.thread
         with thread.changed:
             while not thread.inbox and not thread.closed:
                 thread.changed.wait()
             if thread.closed:
                 return False
             bucket = thread.inbox[0].bucket
-            self._running = [job for job in thread.inbox if job.bucket == bucket][: self.slots]
+            self._running = [job for job in thread.inbox if job.bucket == bucket][: self._slots]
             for job in self._running:  # the others stay, in order
                 thread.inbox.remove(job)
         self._pass()
@@ -199,17 +223,17 @@ class StepScorer:
     def _pass(self) -> None:
         """One forward pass over the running jobs; their callers get the logits."""
         began = time.monotonic()
-        tokens_BT = np.zeros((self.slots, self._running[0].bucket), np.int32)
+        tokens_BT = np.zeros((self._slots, self._running[0].bucket), np.int32)
         program_tokens_BT = np.zeros_like(tokens_BT)
-        lengths_B = np.zeros(self.slots, np.int32)
+        lengths_B = np.zeros(self._slots, np.int32)
         for row, job in enumerate(self._running):
             lengths_B[row] = len(job.path.token_ids)
             tokens_BT[row, : lengths_B[row]] = job.path.token_ids
             program_tokens_BT[row, list(job.path.step_ends)] = job.path.program_tokens
-        logits_BT = np.asarray(self._program(self.params, tokens_BT, lengths_B, program_tokens_BT))
+        logits_BT = np.asarray(self._program(tokens_BT, lengths_B, program_tokens_BT))
         logits = [tuple(logits_BT[b, list(j.path.step_ends)].tolist()) for b, j in enumerate(self._running)]
-        self._counters.update(paths=len(self._running), tokens=int(lengths_B.sum()), passes=1)
-        self._counters["busy_s"] += time.monotonic() - began
+        self.counters.update(paths=len(self._running), tokens=int(lengths_B.sum()), passes=1)
+        self.counters["busy_s"] += time.monotonic() - began
         for job, values in zip(self._running, logits, strict=True):
             if job.result.set_running_or_notify_cancel():
                 job.result.set_result(values)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from o1jax.model.attention import choose
 from o1jax.model.config import ModelConfig
 from o1jax.model.transformer import Transformer
-from o1jax.parallel.mesh import param_shardings
+from o1jax.parallel.mesh import param_shardings, replicated
 from o1jax.records import InputError
 
 NO_PARAMS = nnx.State({})
@@ -29,8 +31,8 @@ def abstract_params(
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """(graphdef, params) with ShapeDtypeStructs that carry shardings: nothing is allocated.
 
-    The graphdef's model has the attention kernel that its config's setting means on this mesh. `apart`: as
-    layers_apart makes them.
+    The graphdef's model has the attention kernel that its config's setting means on this mesh. `apart`: the
+    layers' parameters are not stacked, ("blocks", layer, ...).
     """
     config = dataclasses.replace(config, attention=kernel_of(config, mesh))
     abstract = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0), apart=apart))
@@ -82,44 +84,73 @@ def merge(graphdef: nnx.GraphDef, params: nnx.State, frozen: nnx.State = NO_PARA
     return nnx.merge(graphdef, params, frozen)
 
 
-def copied(params: nnx.State, abstract: nnx.State, *, apart: bool = False) -> nnx.State:
-    """A copy of `params` with the dtypes and shardings of `abstract`; with `apart` layers are taken
-    apart. Shapes must be the same (check_shapes)."""
-    # Cast where they are, then sent: one jit cannot have its arguments on the trainer's mesh and its
-    # results on the engine's, and half the bytes travel where the engine computes in bfloat16.
-    copies = cast(params, tuple(leaf.dtype for leaf in jax.tree.leaves(abstract)), apart)
-    return jax.device_put(copies, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+def placed(params: nnx.State, abstracts: Sequence[nnx.State], *, owned: bool = False) -> list[nnx.State]:
+    """For each of `abstracts`, which are alike but for their devices, a copy of `params` with its dtypes and
+    shardings, layers apart where it has them apart; on devices of this process.
 
-
-def taken(params: nnx.State, abstract: nnx.State) -> nnx.State:
-    """`params` with the dtypes and shardings of `abstract`, layers taken apart, in their place: each is
-    deleted once it is copied, so that no more than one of them is there twice."""
-    wanted, ours = dict(nnx.to_flat_state(abstract)), {}
+    No more than one layer of a parameter is whole beside the copies, on each device that holds the params.
+    With `owned` each parameter is deleted once it is copied. Params that several processes hold are copied by
+    all of them at once. Shapes must be the same (check_shapes).
+    """
+    wanted, copies = [dict(nnx.to_flat_state(abstract)) for abstract in abstracts], [{} for _ in abstracts]
     for path, variable in nnx.to_flat_state(params):
-        array, layers = variable[...], range(variable.shape[0] if path[0] == "blocks" else 0)
-        paths = [("blocks", layer, *path[1:]) for layer in layers] or [path]
-        like = wanted[paths[0]].get_value()
-        parts = layers_of(array, like.dtype) if layers else [array.astype(like.dtype)]
-        parts = jax.device_put(parts, like.sharding)
-        jax.block_until_ready(parts)  # else the copies of all of them are under way at once
-        ours |= {path: variable.replace(part) for path, part in zip(paths, parts, strict=True)}
-        if layers or parts[0].dtype != array.dtype:  # one that needs no change is no copy
+        array = variable[...]
+        layers = [None] if path in wanted[0] else range(array.shape[0])
+        for layer in layers:
+            ours = path if layer is None else ("blocks", layer, *path[1:])
+            part = whole_part(array, layer, wanted[0][ours].get_value().dtype)
+            for flat, copy in zip(wanted, copies, strict=True):
+                copy[ours] = variable.replace(onto(part, flat[ours].get_value().sharding))
+            # Else the copies of all layers are under way at once.
+            jax.block_until_ready([copy[ours].get_value() for copy in copies])
+        if owned:
             array.delete()
-    return nnx.from_flat_state(ours)
+    return [nnx.from_flat_state(copy) for copy in copies]
 
 
-@functools.partial(jax.jit, static_argnames=("dtype",))
-def layers_of(stacked: jax.Array, dtype: jnp.dtype) -> list[jax.Array]:
-    """Each layer's part of a stacked parameter, in `dtype`."""
-    return [stacked[layer].astype(dtype) for layer in range(stacked.shape[0])]
+def copied(params: nnx.State, abstract: nnx.State) -> nnx.State:
+    """`placed`, for one."""
+    (copy,) = placed(params, [abstract])
+    return copy
 
 
-@functools.partial(jax.jit, static_argnames=("dtypes", "apart"))
-def cast(params: nnx.State, dtypes: tuple[jnp.dtype, ...], apart: bool) -> nnx.State:
-    """New arrays of these dtypes, copies also where the dtype is the same: the trainer donates its own."""
-    leaves, structure = jax.tree.flatten(layers_apart(params) if apart else params)
-    copies = [jnp.array(leaf, dtype, copy=True) for leaf, dtype in zip(leaves, dtypes, strict=True)]
-    return jax.tree.unflatten(structure, copies)
+def whole_part(array: jax.Array, layer: int | None, dtype: jnp.dtype) -> jax.Array:
+    """A copy in `dtype` of a layer of a stacked parameter, or (None) of a whole one, whole on each of its
+    devices; of several processes all call it."""
+    # Cast first and sent then: half the bytes travel where the copies are in bfloat16.
+    split = isinstance(array.sharding, NamedSharding)
+    sharding = replicated(array.sharding.mesh) if split else array.sharding
+    if layer is None:
+        return _part(sharding)(array, dtype=dtype)
+    return _layer(sharding)(array, np.int32(layer), dtype=dtype)
+
+
+@functools.cache
+def _part(sharding: Sharding) -> Callable[..., jax.Array]:
+    # A copy also where nothing changes: the trainer donates its own.
+    def part(array: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return jnp.array(array, dtype, copy=True)
+
+    return jax.jit(part, static_argnames="dtype", out_shardings=sharding)
+
+
+@functools.cache
+def _layer(sharding: Sharding) -> Callable[..., jax.Array]:
+    def part(stacked: jax.Array, layer: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False).astype(dtype)
+
+    return jax.jit(part, static_argnames="dtype", out_shardings=sharding)
+
+
+def onto(part: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """An array that each of its devices holds whole, on a sharding of this process's devices."""
+    # From a device's own copy where it has one: left to device_put, a split copy goes by way of the host.
+    held = {shard.device: shard.data for shard in part.addressable_shards}
+    any_held = next(iter(held.values()))
+    devices = sharding.mesh.devices.flat
+    here = [held[device] if device in held else jax.device_put(any_held, device) for device in devices]
+    whole = jax.make_array_from_single_device_arrays(part.shape, replicated(sharding.mesh), here)
+    return jax.device_put(whole, sharding)
 
 
 def check_shapes(params: nnx.State, abstract: nnx.State) -> None:
@@ -133,18 +164,6 @@ def check_shapes(params: nnx.State, abstract: nnx.State) -> None:
             raise InputError(
                 f"parameter {name} has shape {seen.get(name)}, the model config wants {wanted.get(name)}"
             )
-
-
-def layers_apart(params: nnx.State) -> nnx.State:
-    """Stacked parameters as those of a Transformer whose layers are apart; use it inside jit."""
-    apart = {}
-    for path, variable in nnx.to_flat_state(params):
-        if path[0] != "blocks":
-            apart[path] = variable
-            continue
-        for index in range(variable.shape[0]):
-            apart[("blocks", index, *path[1:])] = variable.replace(variable[...][index])
-    return nnx.from_flat_state(apart)
 
 
 def parameter_count(params: nnx.State) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from o1jax.records import InputError
@@ -121,26 +121,25 @@ def param_shardings(params: Any, mesh: Mesh) -> Any:
     return jax.tree.map(shard, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def own_copy(tree: Any) -> Any:
-    """The tree with every array whole on this process's first device, for what is not collective; all
-    processes call it. With one process, the tree itself. One array at a time is whole on every device."""
-    if jax.process_count() == 1:
-        return tree
-
-    def copy(leaf: jax.Array) -> jax.Array:
-        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        return jax.jit(lambda x: x, out_shardings=whole)(leaf).addressable_data(0)
-
-    return jax.tree.map(copy, tree)
-
-
-def own_devices(tensor: int = 1) -> Mesh:
-    """The mesh of this process's first device, or of the first `tensor`, by that axis. InputError where there
-    are fewer."""
+def own_devices(tensor: int = 1, replica: int = 0) -> Mesh:
+    """The mesh of this process's first device, or of the first `tensor`, by that axis; of `replica` 1 those
+    that come next, and so on. InputError where there are fewer."""
     devices = jax.local_devices()
     if not 1 <= tensor <= len(devices):
         raise InputError(f"tensor: saw {tensor}, wanted 1 to {len(devices)}, this process's devices")
-    return make_mesh({"tensor": tensor}, devices[:tensor])
+    if not 0 <= replica < len(devices) // tensor:
+        wanted = f"{len(devices)} devices of this process, {tensor} each"
+        raise InputError(f"replica: saw number {replica}, wanted one that fits into the {wanted}")
+    grid = np.array(devices[replica * tensor : (replica + 1) * tensor]).reshape(1, 1, tensor, 1)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * grid.ndim)
+
+
+def from_all(value: np.ndarray) -> np.ndarray:
+    """The values of all processes, [processes, ...], in each of them; all call it, with values of one
+    shape."""
+    if jax.process_count() == 1:
+        return value[None]
+    return multihost_utils.process_allgather(value)
 
 
 class OwnRows(NamedTuple):

@@ -22,12 +22,15 @@
 12. With advantage "progress" the process term is not one scalar: each step is credited with what it adds to
     the reward model's score, and the last with what the outcome adds.  [advantage]
 13. The saved policy may be a mean over the last updates' weights.  [average; off]
+14. An answer much longer than any that has passed is cut, and has failed.  [cut_after; off at 0]
 
 Inputs: policy; problems (check_problems), whose own tests judge; prm; audit: a check_problems stage of the
 same problems with more tests, which only measures; references and found_<k> (searches), to be replayed; by
 what found_<k> and scout, the newest such stage, found, draws by difficulty choose problems.
 Update t is a pure function of (seed, t, parameters, history), so that a run killed at any instant goes on to
-the same curve. Changes no reward model.
+the same curve. Of several processes each samples an equal share of the update's answers (of a problem that
+several share, process 0 joins them before any mean is taken), and all train: their number changes no figure
+but for rounding. With more of them, more problems_per_update keep every engine full. Changes no reward model.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from flax import nnx
 
 from o1jax.model.init import NO_PARAMS
 from o1jax.parallel.memory import report_held
-from o1jax.parallel.mesh import make_mesh, own_copy
+from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.processes import is_leader
 from o1jax.records import InputError, Problem
 from o1jax.rl import draw
@@ -207,7 +210,8 @@ class Run:
         began = time.monotonic()
         of_update = self.seed, self.t, self.progress.history, self.found
         drawn = draw.of_update(self.problems, self.settings, *of_update)
-        return Sampled(await self.collector.collect(drawn, self.t), time.monotonic() - began)
+        longest = self.settings.longest(self.progress.longest_pass)
+        return Sampled(await self.collector.collect(drawn, self.t, longest), time.monotonic() - began)
 
     def _train(self, began: float, *of_update: Any) -> dict[str, float]:
         """Learner.train on the run's state; its figures."""
@@ -237,10 +241,9 @@ class Run:
         return task.result()
 
     def policy(self) -> Policy:
-        """The policy as it is now, without adapters; of several processes, each has its own copy."""
+        """The policy as it is now, without adapters."""
         trained = dataclasses.replace(self.trained, params=self.state.params)
-        plain = without_adapters(trained, self.settings.train.lora)
-        return dataclasses.replace(plain, params=own_copy(plain.params))
+        return without_adapters(trained, self.settings.train.lora)
 
     @property
     def learned(self) -> nnx.State:

@@ -37,6 +37,7 @@ class Progress:
     trained_tokens: int = 0  # prompts and replayed examples included, over all epochs
     history: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # draw.History
     averaged: int = 0  # updates whose weights are in the average
+    longest_pass: int = 0  # tokens of the longest answer that has passed
 
     def is_done(self, settings: Settings) -> bool:
         """Whether the update that was the last has been."""
@@ -57,13 +58,14 @@ class Progress:
         for answer in answers:
             samples, passes = history.get(answer.rollout.problem_id, (0, 0))
             history[answer.rollout.problem_id] = (samples + 1, passes + (answer.rollout.reward > 0))
-        generated = sum(len(answer.rollout.token_ids) for answer in answers)
+        lengths = [(len(answer.rollout.token_ids), answer.rollout.reward > 0) for answer in answers]
         return Progress(
             self.updates + 1,
-            self.generated_tokens + generated,
+            self.generated_tokens + sum(length for length, _ in lengths),
             self.trained_tokens + trained_tokens,
             history,
             self.averaged,
+            max([self.longest_pass, *(length for length, passed in lengths if passed)]),
         )
 
 
@@ -80,8 +82,9 @@ def reward_figures(
 ) -> dict[str, float]:
     """Figures of all answers. process: the mean score of the well-formed steps, if a process reward model
     `scored` them; pass_any: the share of problems with a pass; steps: of a well-formed answer; complete: the
-    share with all three actions; overrun: the share that go on after their path's end; finish_length: the
-    share cut by length; false_accept: of programs audited. `kept`: how many groups are trained on."""
+    share with all three actions; overrun: the share that go on after their path's end; longest_answer: in
+    tokens; finish_length: the share cut by length; false_accept: of programs audited. `kept`: how many groups
+    are trained on."""
     answers = [answer for group in groups for answer in group]
     rewards = [parts for group in rewards_P_G for parts in group]
     passes_P = [[answer.rollout.reward > 0 for answer in group] for group in groups]
@@ -98,6 +101,7 @@ def reward_figures(
         "malformed": 1 - len(formed) / len(answers),
         "overrun": mean([on_path(a).rollout.token_ids != a.rollout.token_ids for a in answers]),
         "answer_tokens": mean(lengths),
+        "longest_answer": max(lengths),
         "finish_length": mean([answer.rollout.finish_reason == "length" for answer in answers]),
         "samples": len(answers),
         "generated_tokens": sum(lengths),

@@ -12,6 +12,7 @@ import asyncio
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
@@ -29,8 +30,10 @@ from o1jax.rl.settings import Settings
 from o1jax.sandbox.interface import SandboxError
 from o1jax.search.sampling import Sampler, prompt_of, sample_paths
 from o1jax.search.steps import SampledStep, cut, path_of
-from o1jax.stages.together import joined
+from o1jax.stages.together import wait_for
 from o1jax.store import read_records, write_records
+
+READ_AT_ONCE = 16  # files of other processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,53 +105,95 @@ class RolloutCollector:
                     f"engine.context ({context}); raise that, or leave the problem out"
                 )
 
-    async def collect(self, problems: Sequence[Problem], t: int) -> list[list[Answer]]:
-        """groups_P_G of update t: what the engine's weights, or the update's file, answer. Of several
-        processes each samples its share, and all get all groups, but those of problems of which the judge
-        lost an answer. Raises SandboxError where these are all."""
-        index, count, _ = this_process()
-        path, mine = rollouts_path(self.out / "rollouts", t), problems[index::count]
+    async def collect(self, problems: Sequence[Problem], t: int, longest: int) -> list[list[Answer]]:
+        """groups_P_G of update t: what the engine's weights, in at most `longest` tokens an answer, or the
+        update's file, answer. Of several processes each samples as many answers, and all get all groups, but
+        those of problems of which the judge lost an answer. Raises SandboxError where these are all."""
+        # Whoever writes parts of update t has read all of t - 1, so that nobody still reads those of t - 2.
+        if this_process().index == 0:
+            (self.parts / str(t - 2)).rmtree(missing_ok=True)
+        path = rollouts_path(self.out / "rollouts", t)
         saved = groups_in(path) if path.exists() else {}
         # Should the file hold other problems, it is another run's: it is sampled again and replaced.
-        is_saved = list(saved) == [problem.id for problem in problems]
-        if is_saved:
-            rollouts_P_G = [saved[problem.id] for problem in mine]
+        if list(saved) == [problem.id for problem in problems]:
+            groups = await self._scored_again(problems, saved, t, longest)
         else:
-            rollouts_P_G = await run_in_order(lambda problem: self._sample(problem, t), mine, len(mine))
-        # Scores are not in the file and are made again: with the same scorer they are the same bits.
-        items = list(zip(mine, rollouts_P_G, strict=True))
-        groups = await run_in_order(lambda item: self._read(*item), items, len(items))
-        answers = await self._gathered([answer for group in groups for answer in group], problems, t)
-        if not is_saved and index == 0:
-            write_records(path, Rollout, [answer.rollout for answer in answers])
-        by_problem = itertools.groupby(answers, key=lambda answer: answer.rollout.problem_id)
-        groups = [list(group) for _, group in by_problem]
+            groups = await self._sampled(problems, t, longest)
+            if this_process().index == 0:
+                write_records(path, Rollout, [answer.rollout for group in groups for answer in group])
         judged = [group for group in groups if not is_lost([answer.rollout for answer in group])]
         if groups and not judged:
             raise SandboxError(f"update {t}: of each of {len(groups)} problems the judge lost an answer")
         return judged
 
-    async def _gathered(self, mine: Sequence[Answer], problems: Sequence[Problem], t: int) -> list[Answer]:
-        """Those of all processes, in the order of the problems."""
-        # Whoever writes parts of update t has read all of t - 1, so that nobody still reads those of t - 2.
-        if is_leader():
-            (self.parts / str(t - 2)).rmtree(missing_ok=True)
-        parts = self.parts / str(t)
-        return await joined(self.out, parts, Answer, mine, problems, lambda answer: answer.rollout.problem_id)
-
-    async def _sample(self, problem: Problem, t: int) -> list[Rollout]:
-        """sample.n answers, and as many again while none passed, up to max_samples."""
+    async def _sampled(self, problems: Sequence[Problem], t: int, longest: int) -> list[list[Answer]]:
+        """sample.n answers to each problem, and as many again while none passed, up to max_samples."""
         # Groups grow where a pass is rare: there the first one is worth most, for a group without a pass has
         # no outcome to compare. This bends the sampling towards hard problems, as dropping groups does.
-        n, rollouts = self.settings.sample.n, []
-        most = max(n, self.settings.max_samples)
-        while len(rollouts) + n <= most and not any(rollout.reward for rollout in rollouts):
-            seed = fold_seed(self.seed, "rollouts", t, len(rollouts))
-            rollouts += await sample_paths(self.sampler, problem, search_tests(problem), seed)
-        return [dataclasses.replace(r, id=f"{t}/{problem.id}#{i}") for i, r in enumerate(rollouts)]
+        n, settings = self.settings.sample.n, dataclasses.replace(self.settings.sample, max_tokens=longest)
+        sampler = dataclasses.replace(self.sampler, settings=settings)
+        groups: dict[str, list[Answer]] = {problem.id: [] for problem in problems}
 
-    async def _read(self, problem: Problem, rollouts: Sequence[Rollout]) -> list[Answer]:
-        answers = await read_answers(rollouts, self.sampler.tokenizer, self.scorer, self.settings)
+        async def work(part: Part) -> list[Answer]:
+            seed = fold_seed(self.seed, "rollouts", t, before)
+            tests = search_tests(part.problem)
+            sampled = await sample_paths(sampler, part.problem, tests, seed, first=part.first, n=part.n)
+            ids = (f"{t}/{part.problem.id}#{i}" for i in itertools.count(before + part.first))
+            rollouts = [dataclasses.replace(r, id=id) for r, id in zip(sampled, ids, strict=False)]
+            return await self._read(part.problem, rollouts, longest)
+
+        for before in range(0, max(n, self.settings.max_samples) - n + 1, n):
+            open_problems = [p for p in problems if not any(a.rollout.reward for a in groups[p.id])]
+            if not open_problems:
+                break
+            mine = parts_of(open_problems, n)
+            answers = await run_in_order(work, mine, max(1, len(mine)))
+            for answer in await self._of_all(answers, self.parts / str(t) / str(before)):
+                groups[answer.rollout.problem_id].append(answer)
+        return list(groups.values())
+
+    async def _scored_again(
+        self, problems: Sequence[Problem], saved: Mapping[str, Sequence[Rollout]], t: int, longest: int
+    ) -> list[list[Answer]]:
+        """The answers that are these rollouts, which an earlier try kept."""
+        # Scores are not in the file and are made again: with the same scorer they are the same bits.
+        index, count, _ = this_process()
+        mine = problems[index::count]
+        answers = await run_in_order(
+            lambda problem: self._read(problem, saved[problem.id], longest), mine, max(1, len(mine))
+        )
+        of_problem = {problem.id: [] for problem in problems}
+        for answer in await self._of_all(answers, self.parts / str(t) / "again"):
+            of_problem[answer.rollout.problem_id].append(answer)
+        return list(of_problem.values())
+
+    async def _of_all(self, mine: Sequence[Sequence[Answer]], parts: epath.Path) -> list[Answer]:
+        """The answers of all processes, in the order of the processes."""
+        index, count, _ = this_process()
+        answers = [answer for group in mine for answer in group]
+        if count == 1:
+            return answers
+        # By process 0, which writes what it has read as one file: were every process to open every other's,
+        # 256 of them would open 65,000 files an update. And by files, not by a collective of JAX, which
+        # would have to wait for the training that goes on meanwhile (max_staleness).
+        whole = parts / "all.parquet"
+        paths = [parts / f"{other}_of_{count}.parquet" for other in range(count)]
+        if index:
+            await asyncio.to_thread(write_records, paths[index], Answer, answers)
+            await wait_for(self.out, [whole], "process 0")
+            return await asyncio.to_thread(read_records, whole, Answer)
+
+        async def read(other: int) -> list[Answer]:
+            await wait_for(self.out, [paths[other]], f"process {other}")
+            return await asyncio.to_thread(read_records, paths[other], Answer)
+
+        for found in await run_in_order(read, range(1, count), READ_AT_ONCE):
+            answers += found
+        await asyncio.to_thread(write_records, whole, Answer, answers)
+        return answers
+
+    async def _read(self, problem: Problem, rollouts: Sequence[Rollout], longest: int) -> list[Answer]:
+        answers = await read_answers(rollouts, self.sampler.tokenizer, self.scorer, self.settings, longest)
         false_accepts_G = await asyncio.gather(*(self._false_accept(problem, r) for r in rollouts))
         pairs = zip(answers, false_accepts_G, strict=True)
         return [dataclasses.replace(answer, false_accept=false) for answer, false in pairs]
@@ -163,13 +208,37 @@ class RolloutCollector:
         return None if verdict.lost else not verdict.passed
 
 
+class Part(NamedTuple):
+    """Some of the answers to a problem."""
+
+    problem: Problem
+    first: int  # the number of the first of them
+    n: int
+
+
+def parts_of(problems: Sequence[Problem], n: int) -> list[Part]:
+    """What this process samples of n answers to each problem: as many answers as any other, give or take one,
+    of as few problems as can be."""
+    # By answers, not by problems: of 256 processes and 64 problems three of four would have none.
+    index, count, _ = this_process()
+    begin, end = (len(problems) * n * k // count for k in (index, index + 1))
+    ranges = [(max(begin - at * n, 0), min(end - at * n, n)) for at in range(len(problems))]
+    pairs = zip(problems, ranges, strict=True)
+    return [Part(problem, first, last - first) for problem, (first, last) in pairs if first < last]
+
+
 async def read_answers(
-    rollouts: Sequence[Rollout], tokenizer: Tokenizer, scorer: StepScorer | None, settings: Settings
+    rollouts: Sequence[Rollout],
+    tokenizer: Tokenizer,
+    scorer: StepScorer | None,
+    settings: Settings,
+    longest: int,
 ) -> list[Answer]:
-    """The rollouts of one problem, cut into steps, and scored where there is a scorer."""
+    """Rollouts of one problem, which had room for `longest` tokens, cut into steps, and scored where there is
+    a scorer."""
     steps_G: list[list[SampledStep]] = [[] for _ in rollouts]
     if settings.has_steps:
-        steps_G = [cut(tokenizer, r, 1, settings.sample.max_tokens) for r in rollouts]
+        steps_G = [cut(tokenizer, r, 1, longest) for r in rollouts]
     scores_G = [[0.0] * len(steps) for steps in steps_G]
     if scorer is not None:
         # A malformed step comes last and is not scored: the scorer was trained on well-formed ones alone.

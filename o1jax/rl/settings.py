@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -75,11 +76,17 @@ class Settings:
     its end."""
 
     updates: PositiveInt
+    # Their answers (of each sample.n) are shared out over all processes, and decide nothing else about the
+    # update. So that each has work, and fills its engine: more with more processes.
     problems_per_update: PositiveInt = 16
     # in epochs, or those first about whose outcome least is known to be sure
     draw: Literal["uniform", "by_difficulty"] = "uniform"
     sample: SampleSettings = SampleSettings(temperature=1.0, top_p=1.0, top_k=0)  # sample.n answers a problem
     max_samples: NonNegativeInt = 0  # while none passed, sample.n more, up to so many (0: no more)
+    # An answer is cut after so many times the tokens of the longest that has passed in an earlier update of
+    # the run (0, or none has: at sample.max_tokens). All wait for the longest answer of an update, mostly one
+    # that turns in circles. One that is cut has failed; their share is the figure finish_length.
+    cut_after: Annotated[float, Field(ge=0)] = 0.0
     engine: EngineSettings = EngineSettings()
     scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
     reward: Reward = Reward()  # phi: of the outcome and the process reward model's scores
@@ -132,6 +139,11 @@ class Settings:
         """Whether the policy moves away from the one that is compared with: the column `old`."""
         return self.steps_per_update > 1 or self.max_staleness > 0
 
+    def longest(self, passed: int) -> int:
+        """The tokens that an answer may have, when the longest that has passed had `passed` (0: none has)."""
+        most = self.sample.max_tokens
+        return min(most, math.ceil(self.cut_after * passed)) if self.cut_after and passed else most
+
     @property
     def steps_per_update(self) -> int:
         """Optimizer steps, at most."""
@@ -149,6 +161,8 @@ def check(settings: Settings, inputs: Mapping[str, epath.Path], n_problems: int)
         )
     if settings.max_samples and settings.max_samples < settings.sample.n:
         raise refused("max_samples", f"0, or at least sample.n ({settings.sample.n})")
+    if 0 < settings.cut_after < 1:
+        raise refused("cut_after", "0, or at least 1: an answer as long as one that passed is not cut")
     # An answer fills up to engine.context tokens, its prompt included, and lies whole in one row.
     if settings.train.row_length < settings.engine.context:
         raise refused("train.row_length", f"at least engine.context ({settings.engine.context})")

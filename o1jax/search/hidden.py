@@ -70,7 +70,8 @@ def _program(
         prompt_ids=hidden_ids + request.prompt_ids[shown:] + begun.token_ids,
         n=1,
         max_tokens=request.max_tokens - len(begun.token_ids),
-        seed=fold_seed(request.seed, "program", sample),
+        first=0,
+        seed=fold_seed(request.seed, "program", request.first + sample),
         reuse_prefix=False,  # nobody else asks for what this sample has begun
     )
 

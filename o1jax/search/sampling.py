@@ -77,13 +77,18 @@ class Sampler:
     examples: tuple[Problem, ...] = ()  # solved ones, which a completion prompt begins with
 
 
-async def sample_paths(sampler: Sampler, problem: Problem, tests: Tests, seed: int) -> list[Rollout]:
-    """settings.n whole answers to `problem`, judged on `tests`; reward 1 if every test passes, else 0.
+async def sample_paths(
+    sampler: Sampler, problem: Problem, tests: Tests, seed: int, *, first: int = 0, n: int = 0
+) -> list[Rollout]:
+    """n (0: settings.n) whole answers to `problem`, those from number `first` on, judged on `tests`; reward 1
+    if every test passes, else 0.
 
     An answer without a program is not judged: verdict None, reward 0.
     """
+    settings = dataclasses.replace(sampler.settings, n=n or sampler.settings.n)
+    sampler = dataclasses.replace(sampler, settings=settings)
     seed = fold_seed(seed, problem.id, "sample", sampler.settings.prompt)
-    return await _sample(sampler, problem, tests, prompt_of(sampler, problem), 1, seed)
+    return await _sample(sampler, problem, tests, prompt_of(sampler, problem), 1, seed, first=first)
 
 
 async def sample_many(
@@ -241,9 +246,10 @@ async def _sample(
     number: int,
     seed: int,
     shown: int = 0,
+    first: int = 0,
 ) -> list[Rollout]:
     """n answers that go on from `prompt_ids` with step `number` (pseudocode) or whole, judged. The first
-    `shown` tokens of it (0: all) are the question's prompt."""
+    `shown` tokens of it (0: all) are the question's prompt. `first`: as Request.first."""
     settings, tokenizer = sampler.settings, sampler.tokenizer
     is_hidden = settings.prompt == "pseudocode"
     hidden_ids = hidden.program_prompt(tokenizer, settings.style) if is_hidden else ()
@@ -251,6 +257,7 @@ async def _sample(
     request = Request(
         prompt_ids=prompt_ids,
         n=settings.n,
+        first=first,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,

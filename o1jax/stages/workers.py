@@ -17,16 +17,17 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from transformers import PreTrainedTokenizerFast
 
 from o1jax.batches.encode import Example
 from o1jax.batches.stream import Batches
 from o1jax.engine.interface import Completion, Engine, Request
 from o1jax.engine.jax_engine.engine import JaxEngine
+from o1jax.engine.replicas import Replicas, count_of
 from o1jax.engine.step_scorer import StepScorer, score_ids
 from o1jax.engine.vllm_engine.settings import is_here
-from o1jax.parallel.mesh import make_mesh, own_devices
+from o1jax.parallel.mesh import from_all, make_mesh, own_devices
 from o1jax.parallel.processes import this_process
 from o1jax.prompts.chat import Tokenizer, begin
 from o1jax.records import InputError
@@ -45,12 +46,15 @@ class EngineSettings:
     """The engine that samples, its shape, and the judge of what it writes."""
 
     name: Literal["jax", "vllm", "vllm_server"] = "jax"
-    slots: PositiveInt = 64  # samples at once, of each server where there are several
+    slots: PositiveInt = 64  # samples at once, of each replica or server where there are several
     context: PositiveInt = 384  # tokens of a prompt and its answer together, at most
     judge_slots: PositiveInt = 2  # programs judged at once
     judge_packages: tuple[str, ...] = ()  # what programs may import beside the standard library
     dtype: Literal["", "float32", "bfloat16"] = ""  # "": the policy's compute dtype; servers have theirs
-    tensor: PositiveInt = 1  # devices of this process that the JAX engine is split over
+    tensor: PositiveInt = 1  # devices of this process that a JAX engine is split over
+    # JAX engines of this process, each with the weights, slots and prefix cache on devices of its own; 0: as
+    # many as its devices hold. Answers do not depend on it.
+    replicas: NonNegativeInt = 0
     # Of prompts' keys and values that the JAX engine keeps, MiB, at least what it prefills at once. A search
     # is faster where its trees' prefixes fit (stats: prefix_evictions).
     prefix_cache_mb: NonNegativeFloat = 64.0
@@ -58,11 +62,12 @@ class EngineSettings:
     patience_s: NonNegativeFloat = 120.0  # how long a request waits for any server to be there
 
     def __post_init__(self):
-        if self.tensor != 1 and self.name != "jax":
-            raise InputError(
-                f"engine.tensor: saw {self.tensor} with engine.name {self.name!r}; leave it at 1, or take "
-                "'jax' (servers are split by launch/serve.py --gpus)"
-            )
+        for name, seen, neutral in (("tensor", self.tensor, 1), ("replicas", self.replicas, 0)):
+            if seen != neutral and self.name != "jax":
+                raise InputError(
+                    f"engine.{name}: saw {seen} with engine.name {self.name!r}; leave it at {neutral}, or "
+                    "take 'jax' (servers are split by launch/serve.py --gpus)"
+                )
         if bool(self.endpoints) != (self.name == "vllm_server"):
             raise InputError(
                 f"engine.endpoints: saw {list(self.endpoints)} with engine.name {self.name!r}; "
@@ -89,16 +94,20 @@ async def open_engine(policy: Policy, settings: EngineSettings, owned: bool = Fa
                 policy.config, policy.params, policy.tokenizer, dtype=settings.dtype or None, **shape
             )
         )
-    return JaxEngine(
-        policy.config,
-        policy.params,
-        policy.tokenizer,
-        dtype=settings.dtype or None,
-        tensor=settings.tensor,
-        prefix_cache_mb=settings.prefix_cache_mb,
-        owned=owned,
-        **shape,
+    shape |= {"tensor": settings.tensor, "prefix_cache_mb": settings.prefix_cache_mb}
+    engine = Replicas(
+        [
+            JaxEngine(
+                policy.config, None, policy.tokenizer, dtype=settings.dtype or None, replica=replica, **shape
+            )
+            for replica in range(count_of(settings.tensor, settings.replicas))
+        ]
     )
+    async with contextlib.AsyncExitStack() as on_failure:
+        on_failure.push_async_callback(engine.close)
+        await engine.load_params(policy.params, 0, owned=owned)
+        on_failure.pop_all()
+    return engine
 
 
 async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
@@ -131,11 +140,11 @@ async def open_servers(policy: Policy, settings: EngineSettings) -> Engine:
 
 class WeightSync:
     """Pushes parameters of a policy's model into an engine, and measures how far the engine's log-probs are
-    from the trainer's then (promise 2). Holds a compiled forward pass and no parameters."""
+    from the trainer's then (promise 2). Holds a compiled forward pass and no parameters. Of several processes
+    that train the policy together all push, each into an engine of its own."""
 
     def __init__(self, policy: Policy):
-        # With several processes each has an engine of its own, and its own copy of the parameters.
-        self._mesh = make_mesh() if jax.process_count() == 1 else own_devices()
+        self._mesh = make_mesh()
         self._program = log_probs_program(policy.graphdef, self._mesh)
         self._request = Request(begin(policy.tokenizer, PROBE), max_tokens=PROBE_TOKENS, reuse_prefix=False)
 
@@ -145,19 +154,30 @@ class WeightSync:
         return await self.difference(engine, params)
 
     async def difference(self, engine: Engine, params: nnx.State) -> float:
-        """The largest |engine's log-prob - trainer's| over a sample of up to PROBE_TOKENS tokens, in nats."""
+        """The largest |engine's log-prob - trainer's| over a sample of up to PROBE_TOKENS tokens, in nats; of
+        several processes over each engine's sample, the same in all."""
         ((sample,),) = await engine.generate([self._request])
         return await asyncio.to_thread(self._largest, params, sample)
 
     def _largest(self, params: nnx.State, sample: Completion) -> float:
-        ids = self._request.prompt_ids + sample.token_ids
-        rows = self._mesh.devices.size
-        row_length = len(self._request.prompt_ids) + PROBE_TOKENS
-        example = Example("probe", ids, (0.0,) * len(ids))
-        batches = Batches([example], row_length=row_length, rows_per_batch=rows, seed=0)
-        (values_T,) = token_values(self._program, params, batches, self._mesh)
-        trainers_T = values_T[len(self._request.prompt_ids) - 1 : len(ids) - 1]
-        return float(np.abs(trainers_T - np.array(sample.log_probs)).max())
+        # The trainer's pass is over all its devices, so that every process must have every sample.
+        mine = np.zeros((2, PROBE_TOKENS), np.float32)  # ids below 2**24 are whole numbers in float32
+        mine[0], mine[0, : len(sample.token_ids)] = -1, sample.token_ids
+        mine[1, : len(sample.log_probs)] = sample.log_probs
+        samples = [values[:, values[0] >= 0] for values in from_all(mine)]
+        prompt_ids = self._request.prompt_ids
+        examples = [
+            Example("probe", ids, (0.0,) * len(ids))
+            for ids in ((*prompt_ids, *map(int, ids_T)) for ids_T, _ in samples)
+        ]
+        rows, split = self._mesh.devices.size, self._mesh.shape["context"] * self._mesh.shape["tensor"]
+        row_length = -(-(len(prompt_ids) + PROBE_TOKENS) // split) * split  # which the mesh's axes divide
+        batches = Batches(examples, row_length=row_length, rows_per_batch=rows, seed=0)
+        values = token_values(self._program, params, batches, self._mesh)
+        return max(
+            float(np.abs(values_T[len(prompt_ids) - 1 : -1] - log_probs_T).max())
+            for values_T, (_, log_probs_T) in zip(values, samples, strict=True)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +232,12 @@ async def open_workers(
 async def sampling_workers(directory: epath.Path, settings: EngineSettings) -> AsyncIterator[Workers]:
     """open_workers of the policy in a directory, for a stage that samples and does not train: its weights are
     held once, in the engine's dtype."""
-    policy = open_policy(directory, dtype=settings.dtype or "compute")
+    mesh = None
+    if settings.name == "jax":  # as the engines have them: a model that is split fits no device whole
+        number = count_of(settings.tensor, settings.replicas)
+        devices = jax.local_devices()[: number * own_devices(settings.tensor).size]
+        mesh = make_mesh({"data": number, "tensor": settings.tensor}, devices)
+    policy = open_policy(directory, mesh, settings.dtype or "compute")
     async with open_workers(policy, settings, owned=True) as workers:
         yield workers
 

@@ -68,7 +68,7 @@ def main() -> None:
     config = dataclasses.replace(preset(given.model), max_context=given.context, **dtypes)
     mesh, bytes_s = make_mesh(devices=jax.devices()[:1]), copy_bytes_s()
     graphdef, abstract = abstract_params(config, mesh, apart=True)
-    params = copied(init_params(config, 0, mesh)[1], abstract, apart=True)
+    params = copied(init_params(config, 0, mesh)[1], abstract)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     token_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 2
     rows = []

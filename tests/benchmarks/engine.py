@@ -103,7 +103,7 @@ def bare_decode(config, params, shape, blocks: int = 12) -> float:
     """Tokens a second of the decode program alone, all slots live."""
     mesh = make_mesh(devices=jax.devices()[:1])
     graphdef, abstract = abstract_params(config, mesh, apart=True)
-    params, sharding = copied(params, abstract, apart=True), cache_sharding(mesh)
+    params, sharding = copied(params, abstract), cache_sharding(mesh)
     cache = init_cache(config, shape.slots, shape.context, sharding=sharding)
     slots = programs.empty_slots(shape.slots)
     slots.live_B[:] = True

@@ -6,12 +6,26 @@ import contextlib
 import pytest
 import tiny_engine as tiny
 
+from o1jax.engine.replicas import Replicas
+
 
 @pytest.fixture
 def jax_lent():
     @contextlib.asynccontextmanager
     async def lend(closes=False):
         engine = tiny.engine()
+        yield engine
+        await engine.close()
+
+    return lend
+
+
+@pytest.fixture
+def replicas_lent():
+    @contextlib.asynccontextmanager
+    async def lend(closes=False):
+        engine = Replicas([tiny.engine(params=None), tiny.engine(params=None)])
+        await engine.load_params(tiny.graphdef_and_params()[1], 0)
         yield engine
         await engine.close()
 

@@ -5,6 +5,7 @@ log-probs that differ in their last bits with what runs beside a sample.
 """
 
 import asyncio
+import dataclasses
 
 import jax
 import numpy as np
@@ -15,7 +16,11 @@ from o1jax.engine.interface import Request
 from o1jax.prompts.ends import end_ids
 from o1jax.records import InputError
 
-ENGINES = ["jax", *(pytest.param(name, marks=pytest.mark.vllm) for name in ("vllm", "vllm_server"))]
+ENGINES = [
+    "jax",
+    "replicas",
+    *(pytest.param(name, marks=pytest.mark.vllm) for name in ("vllm", "vllm_server")),
+]
 PROMPT = tuple(range(40, 53))
 
 
@@ -66,6 +71,12 @@ def test_every_request_gets_its_samples_in_order(started):
     completions = generate(started, *requests)
     assert [len(samples) for samples in completions] == [1, 7, 2]
     assert len({sample.token_ids for sample in completions[1]}) > 1
+
+
+def test_samples_from_a_number_on_are_those_of_a_request_for_all(started):
+    request = Request(PROMPT, n=5, max_tokens=8, seed=3)
+    whole, some = generate(started, request, dataclasses.replace(request, n=2, first=3))
+    assert_same(some, whole[3:])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -71,8 +71,9 @@ def run(use, **options):
 
 def held_back(scorer) -> threading.Event:
     """The scorer's forward passes wait for this event."""
-    release, program = threading.Event(), scorer._program
-    scorer._program = lambda *arguments: release.wait(30) and program(*arguments)
+    (lane,) = scorer._lanes  # a test has one device
+    release, program = threading.Event(), lane._program
+    lane._program = lambda *arguments: release.wait(30) and program(*arguments)
     return release
 
 
@@ -178,7 +179,7 @@ def test_few_programs_are_compiled_for_any_mixture_of_lengths():
     async def use(scorer):
         for n in (1, 3, 9):
             await scorer.score(paths(n, seed=n))
-        return scorer._program._cache_size()
+        return scorer._lanes[0]._program.func._cache_size()
 
     assert run(use) <= len(buckets_of(CONTEXT)) == 2
 
@@ -229,7 +230,7 @@ def test_a_failure_of_the_device_reaches_every_caller_and_those_to_come():
         def fail(*arguments):
             raise jax.errors.JaxRuntimeError("the device is gone")
 
-        scorer._program = fail
+        scorer._lanes[0]._program = fail
         found = await asyncio.gather(*(scorer.score(paths(6)) for _ in range(3)), return_exceptions=True)
         assert all("the device is gone" in str(error) for error in found)
         with pytest.raises(RuntimeError, match="the step scorer stopped: the device is gone"):
@@ -242,11 +243,11 @@ def test_a_closed_scorer_refuses_and_cancels_what_waits():
     async def use(scorer):
         release = held_back(scorer)
         begun = asyncio.create_task(scorer.score(paths(1)))
-        await until(lambda: scorer._running)
+        await until(lambda: scorer._lanes[0]._running)
         waits = asyncio.create_task(scorer.score(paths(4)))
         await asyncio.sleep(0)
         closing = asyncio.create_task(scorer.close())
-        await until(lambda: scorer._thread.closed)
+        await until(lambda: scorer._lanes[0].thread.closed)
         release.set()
         found = await asyncio.gather(begun, waits, closing, return_exceptions=True)
         assert len(found[0]) == 1 and isinstance(found[1], asyncio.CancelledError)

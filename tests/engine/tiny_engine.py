@@ -91,4 +91,5 @@ def engine(**options) -> JaxEngine:
         "prefix_cache_mb": 1,
         "tensor": jax.local_device_count(),
     } | options
-    return JaxEngine(config(), graphdef_and_params()[1], tokenizer(), **options)
+    params = options.pop("params", graphdef_and_params()[1])
+    return JaxEngine(config(), params, tokenizer(), **options)

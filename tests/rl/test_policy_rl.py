@@ -23,7 +23,14 @@ from o1jax.records import InputError, Node, Rollout
 from o1jax.rl.examples import examples_of
 from o1jax.rl.learner import Learner, optimizer_of
 from o1jax.rl.policy_rl import Settings
-from o1jax.rl.rollouts import Answer, ReplayedSample, RewardedRollout, replayed_path, rewards_path
+from o1jax.rl.rollouts import (
+    Answer,
+    ReplayedSample,
+    RewardedRollout,
+    parts_of,
+    replayed_path,
+    rewards_path,
+)
 from o1jax.rl.settings import Average
 from o1jax.search.steps import path_of
 from o1jax.stages import settings
@@ -257,6 +264,32 @@ def test_progress_of_a_reward_model_is_learned_from_where_all_fail_if_told_so(ro
         assert row["groups_kept"] == mixed + row["all_fail"] and np.isfinite(row.get("loss", 0.0))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 24, 256])
+def test_every_process_has_as_many_answers_to_sample_as_any_other(monkeypatch, count):
+    """And all of them together each answer once."""
+    problems, n, sampled = tiny_rl.problems()[:4], 6, []
+    monkeypatch.setenv("O1JAX_COORDINATOR", "localhost:1")
+    monkeypatch.setenv("O1JAX_PROCESSES", str(count))
+    for index in range(count):
+        monkeypatch.setenv("O1JAX_PROCESS_INDEX", str(index))
+        parts = parts_of(problems, n)
+        sampled.append([(p.problem.id, i) for p in parts for i in range(p.first, p.first + p.n)])
+        assert len(parts) <= len(problems) // count + 2 and all(p.n for p in parts)
+    assert [pair for share in sampled for pair in share] == [(p.id, i) for p in problems for i in range(n)]
+    assert {len(share) for share in sampled} <= {24 // count, -(-24 // count)}
+
+
+def test_an_answer_has_no_more_room_than_a_multiple_of_the_longest_that_passed(root, tmp_path):
+    tiny_rl.run(root, tmp_path, updates=3, cut_after=1.0)
+    passed = [[len(r.token_ids) for r in rollouts_of(tmp_path, t) if r.reward] for t in range(3)]
+    longest = [max(len(r.token_ids) for r in rollouts_of(tmp_path, t)) for t in range(3)]
+    assert longest == [row["longest_answer"] for row in tiny_rl.rows(tmp_path)]
+    assert passed[0] and longest[0] > max(passed[0])  # there was something to cut
+    assert longest[1] <= max(passed[0]) and longest[2] <= max(passed[0] + passed[1])
+    chosen = settings.parse(Settings, tiny_rl.SETTINGS | {"cut_after": 1.5}, "policy_rl")
+    assert [chosen.longest(passed) for passed in (0, 3, 51, 80)] == [80, 5, 77, 80]
+
+
 def test_references_are_replayed_beside_the_answers(root, undisturbed, tmp_path):
     shutil.copytree(root / "problems", root / "references", dirs_exist_ok=True)
     names, replay = ("policy", "problems", "references"), {"examples": 3, "weight": 2.0}
@@ -362,6 +395,7 @@ def test_values_are_the_policys_own_scores_before_each_step(root, undisturbed):
         ({"problems_per_update": 5}, "problems_per_update: saw 5, wanted at most all 4"),
         ({"max_staleness": 2}, "max_staleness: saw 2"),
         ({"max_samples": 3}, "max_samples: saw 3"),
+        ({"cut_after": 0.5}, "cut_after: saw 0.5, wanted 0, or at least 1"),
         ({"train": {"row_length": 64}}, "train.row_length: saw 64, wanted at least engine.context"),
         ({"loss": {"normalize": "constant"}}, "constant 0"),
         ({"engine": {"slots": 4, "context": 32}}, "its prompt of .* tokens leaves no room"),

@@ -1,4 +1,4 @@
-"""Every stage that several processes share or train in, by two real ones, against one process."""
+"""Every stage that several processes share or train in, by two real ones or more, against one process."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import tiny_rl
 from etils import epath
 
 from o1jax.records import Rollout
+from o1jax.rl.rollouts import rollouts_path
 from o1jax.search.posterior import FILE, Belief
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.training import open_policy
@@ -26,13 +27,13 @@ PLAYED = ("problems", "search", "sample", "drawn", "evaluate", "tcg_problems")
 TRAINED = ("sft", "dpo", "prm", "tcg", "tcg_dpo")
 
 
-def run(count: int, *command: str) -> None:
-    """The command in `count` processes of two devices each, which all end well."""
+def run(count: int, *command: str, devices: int = 2) -> None:
+    """The command in `count` processes of so many devices each, which all end well."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent / "lineage")))  # of o1jax, of lineage_run
-    env = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": path}
+    env = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": path}
     env |= {"O1JAX_COORDINATOR": f"localhost:{port}", "O1JAX_PROCESSES": str(count)}
     running = [
         subprocess.Popen(
@@ -88,19 +89,30 @@ def test_each_of_two_processes_plays_a_part(roots):
     assert len(parts) == 2 and shares[0] | shares[1] == answered and not shares[0] & shares[1]
 
 
-def test_policy_gradient_in_two_processes_is_that_of_one(tmp_path):
-    """Each samples half of an update's problems with an engine of its own, and all train one policy."""
+def test_policy_gradient_in_several_processes_is_that_of_one(tmp_path):
+    """Each samples an equal share of an update's answers with engines of its own, of four processes half of
+    a problem's, and all train one policy."""
     tiny_rl.make(tmp_path)
-    more = {"updates": 3, "problems_per_update": 4, "checkpoint_every": 1}
-    for count in (1, 2):
-        run(count, tiny_rl.__file__, str(tmp_path), str(tmp_path / f"by_{count}"), json.dumps(more))
-    one, two = (tiny_rl.rows(tmp_path / f"by_{count}") for count in (1, 2))
-    assert len(one) == len(two) == 3 and one[0]["groups_kept"] > 0
-    for name in ("outcome", "generated_tokens", "groups_kept", "trained_tokens"):
-        assert [row[name] for row in two] == [row[name] for row in one]
-    np.testing.assert_allclose([row["loss"] for row in two], [row["loss"] for row in one], atol=2e-6)
-    assert all(row["push_difference"] < 1e-4 for row in two)
-    close(tmp_path / "by_1", tmp_path / "by_2")
+    more = {"updates": 3, "problems_per_update": 2, "max_samples": 12, "cut_after": 4, "checkpoint_every": 1}
+    for count, devices in ((1, 2), (2, 2), (4, 1)):
+        out = str(tmp_path / f"by_{count}")
+        run(count, tiny_rl.__file__, str(tmp_path), out, json.dumps(more), devices=devices)
+    one, *others = (tiny_rl.rows(tmp_path / f"by_{count}") for count in (1, 2, 4))
+    learned = [row for row in one if "loss" in row]
+    assert len(one) == 3 and learned
+    for rows in others:
+        for name in ("outcome", "generated_tokens", "groups_kept", "trained_tokens", "longest_answer"):
+            assert [row[name] for row in rows] == [row[name] for row in one]
+        losses = [row["loss"] for row in rows if "loss" in row]
+        np.testing.assert_allclose(losses, [row["loss"] for row in learned], atol=2e-6)
+        assert all(row["push_difference"] < 1e-4 for row in rows)
+    assert rollouts(tmp_path / "by_2", 0) == rollouts(tmp_path / "by_4", 0) == rollouts(tmp_path / "by_1", 0)
+    for count in (2, 4):
+        close(tmp_path / "by_1", tmp_path / f"by_{count}")
+
+
+def rollouts(out: pathlib.Path, t: int) -> list[Rollout]:
+    return read_records(rollouts_path(epath.Path(out) / "rollouts", t), Rollout)
 
 
 def close(one: pathlib.Path, two: pathlib.Path) -> None:

@@ -36,7 +36,7 @@ waits = {
     "parts": lambda: joined(out, out / "parts", Rollout, [], [], lambda rollout: rollout.problem_id),
     "evaluation": lambda: SampleStore(out, None, 1).groups("rollouts/direct", [], None, None),
     "trees": lambda: SampleStore(out, None, 1).all_trees("trees", []),
-    "update": lambda: collector._gathered([], [], 3),
+    "update": lambda: collector._of_all([], out / "parts" / "3"),
 }
 with reporting_failure(out):
     asyncio.run(waits[sys.argv[1]]())

@@ -6,7 +6,10 @@ jobs.py checks, device_thread.py turns the scheduler. Does not batch (scheduler.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
@@ -16,9 +19,9 @@ from o1jax.engine.interface import Completion, Request
 from o1jax.engine.jax_engine.prefill import Shape
 from o1jax.engine.jax_engine.programs import STOP_IDS
 from o1jax.engine.jax_engine.scheduler import Scheduler
-from o1jax.engine.jobs import Intake
+from o1jax.engine.jobs import Intake, Job
 from o1jax.model.config import ModelConfig
-from o1jax.model.init import abstract_params, check_shapes, copied, taken
+from o1jax.model.init import abstract_params, check_shapes, placed
 from o1jax.model.kv_cache import cache_sharding
 from o1jax.parallel.mesh import own_devices
 from o1jax.records import InputError
@@ -31,15 +34,15 @@ class JaxEngine:
     A sample's bits depend on (weights, prompt_ids, seed, index, sampling settings) and on the fixed
     shape (slots, context, chunk, prefill_rows, tensor), not on what runs beside it, before it or is cached.
     Requests handed in before load_params finish under the old weights, later ones get the new.
-    `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache; with
-    `owned` they become the engine's, and the caller's are deleted.
+    `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache; without
+    any (None), load_params or load comes first. `replica` 1 has the next `tensor` devices, and so on.
     `prefix_cache_mb` bounds the prompt chunks that stay on the device.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        params: nnx.State,
+        params: nnx.State | None,
         tokenizer: PreTrainedTokenizerBase,
         *,
         slots: int = 64,
@@ -51,7 +54,7 @@ class JaxEngine:
         dtype: str | None = None,
         version: int = 0,
         tensor: int = 1,
-        owned: bool = False,
+        replica: int = 0,
     ):
         dtype = dtype or config.compute_dtype
         config = dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
@@ -61,22 +64,35 @@ class JaxEngine:
         self.max_context, self._config = context, config
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
-        mesh = own_devices(tensor)
+        mesh = own_devices(tensor, replica)
         _, self._stacked = abstract_params(config, mesh)  # as the trainer has them
         # Layers apart: a loop over tokens would copy every layer's slice of stacked weights at every step.
-        graphdef, self._abstract = abstract_params(config, mesh, apart=True)
+        graphdef, self.abstract = abstract_params(config, mesh, apart=True)
         self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
-        self._swap(params, version, owned)
+        if params is not None:
+            self._swap(NewWeights(params, [self.abstract]).of(0), version)
         self._intake = Intake(tokenizer, self._scheduler.table, context, config.vocab_size, STOP_IDS)
         self._thread = serving_thread(self._scheduler, self._swap)
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """See Engine.generate; RuntimeError after close, or after the engine's thread has failed."""
-        return await self._thread.results(self._intake.jobs(requests))
+        return await self.results(self.jobs(requests))
+
+    def jobs(self, requests: Sequence[Request]) -> list[Job]:
+        """The requests, checked, for `results` of this engine or of one of the same shape."""
+        return self._intake.jobs(requests)
+
+    async def results(self, jobs: Sequence[Job]) -> list[list[Completion]]:
+        """As `generate`."""
+        return await self._thread.results(jobs)
 
     async def load_params(self, params: nnx.State, version: int) -> None:
         """See Engine.load_params; InputError, and the old weights stay, where a shape differs."""
-        await self._thread.results([Load(params, version)])
+        await self.load(NewWeights(params, [self.abstract]).of(0), version)
+
+    async def load(self, copy: Copy, version: int) -> None:
+        """As load_params, of this engine's part of weights that several get."""
+        await self._thread.results([Load(copy, version)])
 
     def stats(self) -> dict[str, float]:
         """Beside the interface's: wasted_tokens (sampled past a stop, or of cancelled requests),
@@ -96,11 +112,45 @@ class JaxEngine:
         """See Engine.close; closing twice does nothing."""
         await self._thread.close()
 
-    def _swap(self, params: nnx.State, version: int, owned: bool = False) -> None:
-        check_shapes(params, self._stacked)  # before anything is let go: a refusal leaves the old weights
+    def _swap(self, copy: Copy, version: int) -> None:
+        check_shapes(copy.params, self._stacked)  # before anything is let go: the old weights stay then
         self._scheduler.forget()  # before the copy: two sets of weights and caches may not fit a device
-        ours = taken(params, self._abstract) if owned else copied(params, self._abstract, apart=True)
-        self._scheduler.swap(ours, version)
+        self._scheduler.swap(copy.take(), version)
+
+
+class Copy(NamedTuple):
+    """What one engine gets of new weights."""
+
+    params: nnx.State  # the trainer's
+    take: Callable[[], nnx.State]  # makes the engine's own, or waits for them
+
+
+class NewWeights:
+    """Weights for engines of one shape, made for all of them at once, by the last that has let go of its old
+    ones. With `owned` the trainer's are deleted meanwhile."""
+
+    # At once, and by one thread: each layer is gathered from the trainer's devices once and not once an
+    # engine, and gathering is collective where several processes train.
+    def __init__(self, params: nnx.State, abstracts: Sequence[nnx.State], *, owned: bool = False):
+        self._params, self._abstracts, self._owned = params, abstracts, owned
+        self._made: list[nnx.State | None] = []
+        self._all_wait = threading.Barrier(len(abstracts), self._make)
+
+    def of(self, index: int) -> Copy:
+        """Those of the engine whose abstract parameters are abstracts[index]."""
+        return Copy(self._params, functools.partial(self._take, index))
+
+    def give_up(self) -> None:
+        """Who waits for the others, now or later, gets a BrokenBarrierError."""
+        self._all_wait.abort()
+
+    def _take(self, index: int) -> nnx.State:
+        self._all_wait.wait()
+        made, self._made[index] = self._made[index], None  # nothing else may hold what the engine replaces
+        return made
+
+    def _make(self) -> None:
+        self._made = placed(self._params, self._abstracts, owned=self._owned)
 
 
 def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:

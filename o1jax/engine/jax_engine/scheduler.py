@@ -176,14 +176,15 @@ def reporting(what: str, program: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fill(slots: programs.Slots, slot: int, job: Job, index: int) -> None:
-    """Puts sample `index` of the job in the slot, at its prompt's last token."""
+    """Puts a job's sample, its `index`-th, in the slot, at its prompt's last token."""
     request = job.request
     slots.live_B[slot] = True
     slots.token_B[slot] = request.prompt_ids[-1]
     slots.position_B[slot] = len(request.prompt_ids) - 1
     slots.generated_B[slot] = 0
     slots.limit_B[slot] = job.limit
-    slots.seed_B[slot] = fold_seed(request.seed, index)  # of the sample, not of the slot (D10)
+    # Of the sample, not of the slot (D10).
+    slots.seed_B[slot] = fold_seed(request.seed, request.first + index)
     slots.temperature_B[slot] = request.temperature
     slots.top_p_B[slot] = request.top_p
     slots.top_k_B[slot] = request.top_k

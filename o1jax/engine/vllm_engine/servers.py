@@ -27,13 +27,13 @@ from o1jax.engine.jobs import Intake, Job, Sample, token_bytes
 from o1jax.engine.vllm_engine.fleet import Fleet, ServersDown
 from o1jax.engine.vllm_engine.replica import Answer, OtherWeights, Push, Replica, ReplicaFault
 from o1jax.engine.vllm_engine.settings import MOST_STOP_IDS, check_temperature
+from o1jax.engine.vllm_engine.weights import written
 from o1jax.model.config import ModelConfig
-from o1jax.model.hf import checkpoint as hf
 from o1jax.model.hf.config import config_from_hf
 from o1jax.model.hf.files import read_json
-from o1jax.model.hf.names import untied
 from o1jax.model.init import abstract_params, check_shapes
 from o1jax.parallel.mesh import own_devices
+from o1jax.parallel.processes import barrier
 from o1jax.prompts.chat import size
 from o1jax.records import InputError
 
@@ -225,10 +225,11 @@ class VllmServers:
     async def _replace(self, params: nnx.State, version: int) -> None:
         """New weights beside the old ones' files, then to all servers, then the old files go."""
         label = f"{version}_{secrets.token_hex(4)}"  # another run's version of this number is another
-        directory = self._root / f"{self._pushed}{label}"
-        await asyncio.to_thread(hf.export, directory, *untied(self._config, params))
+        own = self._root / f"{self._pushed}{label}"
+        directory = await asyncio.to_thread(written, own, self._config, params)
         self._push = Push(directory, label, version)
         await self._fleet.install(self._push)
+        await asyncio.to_thread(barrier, "weights are installed")  # other processes' servers read them too
         self._forget(keep=directory)
 
     def _forget(self, keep: epath.Path | None) -> None:

@@ -115,7 +115,7 @@ def sampling(job: Job, index: int) -> dict[str, Any]:
         "temperature": request.temperature,
         "top_p": 1.0 if greedy else request.top_p,
         "top_k": 0 if greedy else request.top_k,
-        "seed": fold_seed(request.seed, index),
+        "seed": fold_seed(request.seed, request.first + index),
         "max_tokens": job.limit,
         "stop_token_ids": list(job.stop_ids),
         "ignore_eos": True,  # the tokenizer's ends are stop ids: so they are sampled, kept and counted

@@ -15,6 +15,7 @@ import jax
 from flax import nnx
 
 from o1jax.model.config import ModelConfig
+from o1jax.model.init import whole_part
 
 LAYER = "model.layers.{layer}."
 
@@ -95,11 +96,16 @@ def hf_entries(config: ModelConfig) -> Iterator[tuple[Entry, int]]:
 
 
 def hf_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, jax.Array]]:
-    """(name, array) of every tensor of the checkpoint, one layer at a time."""
+    """(name, array) of every tensor of the checkpoint, one layer at a time. Of params that several processes
+    hold, arrays of this process; all of them call it at once."""
     flat = dict(nnx.to_flat_state(params))
     for entry, layer in hf_entries(config):
         ours = flat[entry.path][...]
-        yield entry.hf_name(layer), entry.to_hf(ours[layer] if entry.stacked else ours)
+        if not ours.is_fully_addressable:
+            whole = whole_part(ours, layer if entry.stacked else None, ours.dtype)
+            yield entry.hf_name(layer), entry.to_hf(whole.addressable_data(0))
+        else:
+            yield entry.hf_name(layer), entry.to_hf(ours[layer] if entry.stacked else ours)
 
 
 def untied(config: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.State]:

@@ -50,7 +50,7 @@ def test_a_failure_while_weights_are_loaded_reaches_the_caller(monkeypatch):
         raise MemoryError("no room for two copies")
 
     async def use(engine):
-        monkeypatch.setattr(jax_engine, "copied", broken)
+        monkeypatch.setattr(jax_engine, "placed", broken)
         with pytest.raises(MemoryError):
             await engine.load_params(tiny.graphdef_and_params()[1], 1)
 
@@ -58,7 +58,7 @@ def test_a_failure_while_weights_are_loaded_reaches_the_caller(monkeypatch):
 
 
 def test_the_old_weights_and_caches_are_gone_before_the_new_ones_need_room(monkeypatch):
-    alive, copied = [], jax_engine.copied
+    alive, placed = [], jax_engine.placed
 
     async def use(engine):
         scheduler = engine._scheduler
@@ -68,10 +68,10 @@ def test_the_old_weights_and_caches_are_gone_before_the_new_ones_need_room(monke
 
         def spied(*arguments, **named):
             alive.append(sum(reference() is not None for reference in old))
-            return copied(*arguments, **named)
+            return placed(*arguments, **named)
 
         await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
-        monkeypatch.setattr(jax_engine, "copied", spied)
+        monkeypatch.setattr(jax_engine, "placed", spied)
         before = await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
         await engine.load_params(tiny.graphdef_and_params()[1], 1)
         after = await engine.generate([Request(PROMPT, n=2, max_tokens=3)])
