@@ -197,6 +197,7 @@ class Run:
         figures = reward_figures(groups, rewards_P_G, len(kept), scored=scored) | learned
         figures |= {"update": t, "staleness": staleness, "push_difference": difference}
         log.write(self.progress.updates, figures | {"sampling_seconds": sampling_seconds})
+        log.flush()
         line.show(self.progress.updates, f"outcome {figures['outcome']:.3f}, reward {figures['reward']:.3f}")
         return ahead
 

@@ -201,6 +201,7 @@ class Run:
     def _save(self, log: MetricsLog, line: ProgressLine) -> None:
         """Saves this step, once; metrics are fetched first, so a state that is not finite never is."""
         self._fetch(log, line, keep=0)
+        log.flush()
         self.resumable.save(self.progress.step, self.state, self.progress, keep=(self.progress.best_step,))
         self.fetched_at = time.monotonic()
 
@@ -213,5 +214,5 @@ class Run:
         del last
         checkpoints = self.resumable.checkpoints
         checkpoints.wait()
-        barrier(f"result {checkpoints.directory}")  # the first process seals
+        barrier(f"result {checkpoints.directory}")
         return checkpoints.restore(best, {"params": self.like.params})["params"]
