@@ -131,10 +131,15 @@ def on_disk(path: epath.PathLike, wanted: Callable[[epath.Path], bool] = lambda 
 def copy_files(
     source: epath.Path, target: epath.Path, wanted: Callable[[epath.Path], bool] = lambda path: True
 ) -> None:
-    """Copies a file, or what is wanted of all below a directory, from a bucket or to one."""
+    """Copies a file, or what is wanted of all below a directory, from a bucket or to one, whose listing then
+    shows it."""
+    until_listed(_copied(source, target, wanted))
+
+
+def _copied(source: epath.Path, target: epath.Path, wanted: Callable[[epath.Path], bool]) -> list[epath.Path]:
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
-        for path in filter(wanted, source.iterdir()):
-            copy_files(path, target / path.name, wanted)
-    else:
-        patiently(lambda: source.copy(target, overwrite=True))  # a megabyte at a time
+        inside = [path for path in source.iterdir() if wanted(path)]
+        return [copy for path in inside for copy in _copied(path, target / path.name, wanted)]
+    patiently(lambda: source.copy(target, overwrite=True))  # a megabyte at a time
+    return [target]

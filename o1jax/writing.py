@@ -10,7 +10,7 @@ import contextlib
 import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from etils import epath
@@ -56,7 +56,7 @@ class GrowingFile:
             if not is_bucket(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = path.open("a", encoding="utf-8")
-        self._part = max((int(part.suffix[1:]) for part in parts_of(path)), default=0)
+        self._parts = parts_of(path)  # what an earlier process left, and then this one's
 
     def write(self, text: str) -> None:
         with self._lock, naming(self.path):
@@ -73,8 +73,10 @@ class GrowingFile:
         with self._lock:
             self._flushed_at = time.monotonic()
             if self._pending:
-                self._part += 1
-                write_whole(self.path.parent / f"{self.path.name}.{self._part:06d}", self._pending)
+                number = int(self._parts[-1].suffix[1:]) + 1 if self._parts else 1
+                part = self.path.parent / f"{self.path.name}.{number:06d}"
+                write_whole(part, self._pending)
+                self._parts.append(part)
                 self._pending = ""
 
     def close(self) -> None:
@@ -82,8 +84,8 @@ class GrowingFile:
         self.flush()
         if self._file is not None:
             self._file.close()
-        elif self._part:
-            rewrite_growing(self.path, read_growing(self.path))
+        elif self._parts:  # by their names: a listing may lack the last ones yet
+            rewrite_growing(self.path, _joined(self.path, self._parts), self._parts)
 
 
 def parts_of(path: epath.Path) -> list[epath.Path]:
@@ -96,13 +98,18 @@ def parts_of(path: epath.Path) -> list[epath.Path]:
 
 def read_growing(path: epath.Path) -> str:
     """The text of a GrowingFile, also of one that is open yet; "" of none."""
-    files = [*([path] if path.exists() else []), *parts_of(path)]
+    return _joined(path, parts_of(path))
+
+
+def _joined(path: epath.Path, parts: Sequence[epath.Path]) -> str:
+    files = [*([path] if path.exists() else []), *parts]
     return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
-def rewrite_growing(path: epath.Path, text: str) -> None:
-    """Puts a file with this text in a GrowingFile's place; it must not be open."""
-    parts = parts_of(path)
+def rewrite_growing(path: epath.Path, text: str, parts: Sequence[epath.Path] = ()) -> None:
+    """Puts a file with this text in the place of a GrowingFile that is not open. `parts`: those that may not
+    be listed yet."""
+    parts = {*parts, *parts_of(path)}
     write_whole(path, text)
     for part in parts:
         part.unlink(missing_ok=True)

