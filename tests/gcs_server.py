@@ -10,7 +10,7 @@ import re
 import threading
 import urllib.parse
 
-BUSY_EVERY = 9
+BUSY_EVERY = 50  # each costs a client seconds
 OBJECT = re.compile(r"(?:/download)?/storage/v1/b/([^/]+)/o/([^?]+)")
 
 
