@@ -45,6 +45,7 @@ setuptools.setup(
         "gpu": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "vllm": ["vllm>=0.12"],
+        "buckets": ["gcsfs>=2025.5", "s3fs>=2025.5"],
         "browser": ["selenium>=4.30"],
         "parity": ["accelerate>=1.10"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],

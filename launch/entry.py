@@ -16,8 +16,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
+from o1jax.buckets import package_missing
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
+from o1jax.train import throughput
 from o1jax.writing import naming
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would say that there is no PyTorch
@@ -29,8 +31,13 @@ COORDINATOR = flags.DEFINE_string(
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes run this script.", lower_bound=1)
 PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", lower_bound=0)
 WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Directory of the run (a bucket must be mounted); runs/<script> if empty."
+    "workdir", "", "Directory of the run, also gs:// or s3://; runs/<script> if empty."
 )
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", "", "First and last (not in it) step of training, or update, to trace, as 10,13."
+)
+PROFILE_HOSTS = flags.DEFINE_string("profile_hosts", "", "Which processes trace, as 0,3, or all; 0 if empty.")
+PROFILER_PORT = flags.DEFINE_integer("profiler_port", None, "Process i serves the profiler on this port + i.")
 
 
 def start(page: str, main: Callable[[epath.Path, dict[str, Any]], None]) -> None:
@@ -64,7 +71,8 @@ def run(main: Callable[[list[str]], None], *shown: str) -> None:
     for stream in (sys.stdout, sys.stderr):  # a locale that lacks a letter shows its number
         stream.reconfigure(errors="backslashreplace")
 
-    for name in ("workdir", "coordinator", "processes", "process_index", *shown):
+    profiling = ("profile_steps", "profile_hosts", "profiler_port")
+    for name in ("workdir", "coordinator", "processes", "process_index", *profiling, *shown):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
     def run_main(argv: list[str]) -> None:
@@ -94,13 +102,20 @@ def run(main: Callable[[list[str]], None], *shown: str) -> None:
 
 
 def take_place() -> None:
-    """Hands the flags about processes on to the stages, by environment; all but process 0 print nothing."""
+    """Hands the flags about processes and profiles on to the stages, by environment; all but process 0 print
+    nothing."""
     given = {
         "O1JAX_COORDINATOR": COORDINATOR.value,
         "O1JAX_PROCESSES": PROCESSES.value,
         "O1JAX_PROCESS_INDEX": PROCESS_INDEX.value,
+        throughput.STEPS: PROFILE_STEPS.value,
+        throughput.HOSTS: PROFILE_HOSTS.value,
+        throughput.PORT: PROFILER_PORT.value,
     }
     os.environ.update({name: str(value) for name, value in given.items() if value not in ("", None)})
+    throughput.profile_steps(os.environ)  # InputError now, and not when training begins
+    if package := package_missing(WORKDIR.value):
+        raise InputError(f"--workdir={WORKDIR.value}: install the package {package}, which opens such paths")
     if this_process().index:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from o1jax.buckets import until_listed
 from o1jax.parallel.seeds import stable_hash
 from o1jax.records import InputError, Tree
 from o1jax.writing import write_whole
@@ -71,6 +72,7 @@ class ShardWriter(Generic[T]):
         self.rows, self.seconds = rows, seconds
         self._pending: list[T] = []
         self._flushed_at = time.monotonic()
+        self._written: list[epath.Path] = []
 
     def append(self, record: T) -> None:
         """Raises InputError when a shard is due and the disk refuses it: the records stay pending."""
@@ -86,9 +88,9 @@ class ShardWriter(Generic[T]):
         """Writes what is pending."""
         if self._pending:
             # Written again after a kill, the same records are the same file, and not there twice.
-            name = f"{stable_hash(repr(self._pending)):016x}.parquet"
-            write_records(self.directory / name, self.cls, self._pending)
-            self._pending = []
+            path = self.directory / f"{stable_hash(repr(self._pending)):016x}.parquet"
+            write_records(path, self.cls, self._pending)
+            self._pending, self._written = [], [*self._written, path]
         self._flushed_at = time.monotonic()
 
     def __enter__(self) -> ShardWriter[T]:
@@ -96,6 +98,7 @@ class ShardWriter(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self.flush()
+        until_listed(self._written)  # for read_shards, here or in another process
 
 
 def read_shards(directory: epath.PathLike, cls: type[T]) -> list[T]:

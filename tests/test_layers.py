@@ -7,7 +7,7 @@ import o1jax
 
 HOUSE = pathlib.Path(o1jax.__file__).parent
 FLOORS = {
-    "records": 0, "concurrency": 0, "digits": 0, "intervals": 0, "writing": 1,
+    "records": 0, "buckets": 0, "concurrency": 0, "digits": 0, "intervals": 0, "writing": 1,
     "parallel": 1,
     "store": 2, "problems": 2, "prompts": 2, "sandbox": 2, "model": 2, "losses": 2, "batches": 2,
     "engine": 3, "train": 3, "rewards": 3, "report": 3,

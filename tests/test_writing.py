@@ -60,6 +60,39 @@ def test_the_rule_catches_what_it_should(call, is_wrong):
     assert without_encoding(ast.parse(call, mode="eval").body) is is_wrong
 
 
+NOT_IN_BUCKETS = ("write_text", "write_bytes", "rename", "touch")
+ON_DISK = {  # what writes to this disk alone, or is the one place that writes to both
+    "writing.py",
+    "buckets.py",
+    "prompts/chat.py",
+    "prompts/ends.py",
+    "model/hf/checkpoint.py",
+    "model/hf/files.py",
+    "stages/together.py",
+}
+
+
+def not_for_buckets(node: ast.Call) -> bool:
+    """Whether a call on a path does what a bucket cannot, or without what a busy one needs."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    if name == "open":
+        return bool(set("wax") & set("".join(modes[-1:])))
+    return name in NOT_IN_BUCKETS
+
+
+def test_what_a_run_writes_is_written_as_buckets_allow():
+    wrong = []
+    for path in (ROOT / "o1jax").rglob("*.py"):
+        room = str(path.relative_to(ROOT / "o1jax"))
+        if room not in ON_DISK and not room.startswith("sandbox/"):
+            calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
+            wrong += [
+                f"{room}:{call.lineno} {ast.unparse(call)[:60]}" for call in calls if not_for_buckets(call)
+            ]
+    assert not wrong, f"{wrong}: use writing.write_whole, or GrowingFile"
+
+
 def prepare(tmp_path, *flags, problem=PROBLEM, environment=None, **settings):
     """(exit code, standard output, lines of standard error) of launch/prepare.py on one problem."""
     (tmp_path / "problems.jsonl").write_text(problem, encoding="utf-8")

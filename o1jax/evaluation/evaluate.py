@@ -40,6 +40,7 @@ from o1jax.stages.workers import EngineSettings, open_scorer, sampling_workers, 
 from o1jax.store import read_records, write_records
 from o1jax.tcg.writing import WriteSettings, write_cases
 from o1jax.train.metrics import ProgressLine
+from o1jax.writing import write_whole
 
 PROMPTS = ("direct", "pseudocode", "completion")  # in the order of the table
 LOST = {
@@ -93,7 +94,7 @@ def run(out: epath.Path, settings: Settings, inputs: Inputs, seed: int) -> Stage
     figures, timings = asyncio.run(_evaluate(out, settings, inputs, problems, seed))
     figures = {"problems": len(problems), "samples_a_problem": settings.sample.n, **figures}
     if this_process().index == 0:
-        (out / "table.md").write_text(table(figures), encoding="utf-8")
+        write_whole(out / "table.md", table(figures))
     return StageResult(figures, timings)
 
 

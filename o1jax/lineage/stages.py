@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from o1jax.buckets import absolute
 from o1jax.records import InputError
 from o1jax.stages.manifest import Input, find_inputs, read_manifest, read_spec, run_hashes
 
@@ -46,7 +47,7 @@ def stages_behind(directory: epath.Path) -> dict[str, Stage]:
 
     InputError if `directory` is not the directory of a stage.
     """
-    stages, waiting = {}, [str(directory.resolve())]
+    stages, waiting = {}, [str(absolute(directory))]
     hashes_in = functools.cache(run_hashes)  # for this call alone: the run may change before the next
     while waiting:
         at = waiting.pop()

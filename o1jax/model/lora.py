@@ -36,6 +36,7 @@ from o1jax.model.transformer import Adapter, Transformer
 from o1jax.parallel.mesh import spec_of
 from o1jax.parallel.traced import exact
 from o1jax.records import InputError
+from o1jax.writing import write_whole
 
 Base = Literal["as_is", "bfloat16", "int8", "nf4"]
 DOWN, UP = "down_IR", "up_RO"  # an Adapter's parameters
@@ -209,9 +210,8 @@ def save_adapters(
     directory: epath.Path, config: ModelConfig, adapters: nnx.State, settings: LoraSettings
 ) -> None:
     """Writes adapters alone, as PEFT reads them: adapter_model.safetensors and adapter_config.json."""
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.ascontiguousarray(array) for name, array in peft_tensors(config, adapters, settings)}
-    (directory / "adapter_model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
+    write_whole(directory / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -221,7 +221,7 @@ def save_adapters(
         "base_model_name_or_path": None,
         "bias": "none",
     }
-    (directory / "adapter_config.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+    write_whole(directory / "adapter_config.json", json.dumps(fields, indent=1))
 
 
 def peft_tensors(

@@ -9,8 +9,9 @@ from typing import Any
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params, kernel_of, parameter_count
 from o1jax.model.lora import LoraSettings
+from o1jax.parallel.chips import Chip
 from o1jax.parallel.mesh import make_mesh, sizes_of
-from o1jax.plan.bounds import Bounds, Chip, decode_bounds, train_bounds
+from o1jax.plan.bounds import Bounds, decode_bounds, train_bounds
 from o1jax.plan.program import GIB, NO_LORA, Compiled, decode_program, train_program
 from o1jax.plan.topology import chip_of, devices_of, slower_network
 from o1jax.records import InputError

@@ -21,9 +21,10 @@ from o1jax.batches.encode import Example
 from o1jax.batches.stream import Batches
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import init_params
+from o1jax.parallel.chips import chip_of_kind
 from o1jax.parallel.mesh import own_rows, place_batch
 from o1jax.parallel.processes import is_leader
-from o1jax.plan.bounds import chip_of_kind, train_flops
+from o1jax.plan.bounds import train_flops
 from o1jax.plan.program import GIB
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints

@@ -16,7 +16,7 @@ import jax
 from jax._src.lib import cuda_versions  # the plugin's own
 from jax.experimental import topologies
 
-from o1jax.plan.bounds import CHIPS, Chip
+from o1jax.parallel.chips import CHIPS, Chip
 from o1jax.records import InputError
 
 # Read by libtpu: it is to ask no metadata server, and to share the machine with another process's copy of it.

@@ -12,10 +12,13 @@ import json
 import logging
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import transformers
+from etils import epath
 
+from o1jax.buckets import copy_files, is_bucket, on_disk
 from o1jax.prompts.ends import RECORD, TEMPLATE_FAULTS, end_ids, read_end_ids, with_end_ids, write_end_ids
 from o1jax.records import InputError
 
@@ -23,6 +26,7 @@ Tokenizer = transformers.PreTrainedTokenizerFast
 OWN = "tokenizer.json"
 SPM = "tokenizer.model"
 FILES = (OWN, SPM, "vocab.json")  # one of them is there; else it would be empty
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")  # not fetched from a bucket with a tokenizer
 DATE = "26 Jul 2024"  # what Llama 3's own template says where it cannot know the day
 ANCHOR = "a"  # a token of every vocabulary that spells letters
 Message = Mapping[str, str]  # role ("system", "user" or "assistant") and content
@@ -39,6 +43,8 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer saved in a directory (or a model's name), with the end tokens that stand there; its ids
     are those of tokenizer.json where there is one. InputError if there is none."""
+    if is_bucket(path):
+        return _from_bucket(path)
     directory = pathlib.Path(path)
     if directory.is_dir() and not any((directory / name).exists() for name in FILES):
         raise InputError(f"no tokenizer at {str(path)!r}, wanted one of {', '.join(FILES)} there")
@@ -61,9 +67,26 @@ def load_tokenizer(path: str) -> Tokenizer:
     return with_end_ids(tokenizer, read_end_ids(directory, tokenizer))
 
 
+def _from_bucket(path: str) -> Tokenizer:
+    here = on_disk(path, lambda file: file.suffix not in WEIGHTS and not file.is_dir())
+    if here == path:
+        raise InputError(f"no tokenizer at {path!r}, wanted one of {', '.join(FILES)} there")
+    try:
+        tokenizer = load_tokenizer(here)
+    except InputError as error:
+        raise InputError(str(error).replace(here, path)) from error
+    tokenizer.name_or_path = path
+    return tokenizer
+
+
 def save_tokenizer(path: str | os.PathLike, tokenizer: Tokenizer, family: str = "") -> None:
     """Writes the tokenizer with its chat template and end tokens, so that load_tokenizer gives it back, and
     so do transformers 4 and 5; beside a config.json of the model `family` too."""
+    if is_bucket(path):
+        with tempfile.TemporaryDirectory() as here:
+            save_tokenizer(here, tokenizer, family)
+            copy_files(epath.Path(here), epath.Path(path))
+        return
     directory = pathlib.Path(path)
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(directory, save_jinja_files=False)

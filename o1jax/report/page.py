@@ -15,6 +15,7 @@ import jinja2
 import markupsafe
 from etils import epath
 
+from o1jax.buckets import absolute
 from o1jax.report import charts, sections
 from o1jax.report.learning import NOT_KNOWN, Headline, headline, main_arm, percent, with_interval
 from o1jax.report.page_data import json_text, page_data
@@ -56,7 +57,7 @@ def html(files: RunFiles, summary: Mapping[str, Any], said: Headline) -> str:
     has_data = data is not None and data["problems"]["rows"]
     bodies |= dict.fromkeys(("problems", "trees"), markupsafe.Markup("<div></div>") if has_data else nothing)
     values = {
-        "name": files.workdir.resolve().name,
+        "name": absolute(files.workdir).name,
         "files": files,
         "now": datetime.datetime.now(datetime.UTC),
         "headline": said,

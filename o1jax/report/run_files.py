@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from o1jax.writing import parts_of
+
 DEEPEST = 4  # compare/<arm>/round_<k>/<stage>
 BEFORE_ROUNDS, AMONG_ROUNDS = 2, 3
 ORDER = {  # by the first part of a stage's path; the others are before the rounds
@@ -83,7 +85,8 @@ class RunFiles:
 
     def json_lines(self, path: epath.Path) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file, none without one; a line that is not one is a fault."""
-        lines = enumerate(self._bytes(path).split(b"\n"), 1)
+        inside = [path, *parts_of(path)]
+        lines = enumerate(b"".join(map(self._bytes, inside)).split(b"\n"), 1)
         return [row for number, line in lines if line.strip() for row in self._line(path, number, line)]
 
     def tables(self, path: epath.Path, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -8,7 +8,7 @@ from typing import Any
 from o1jax.report import charts
 from o1jax.report.charts import DotChart, LineChart, Point, Series
 from o1jax.report.learning import SELF_PLAY, arm_of, arms, main_arm, other_evaluations
-from o1jax.report.run_files import RunFiles
+from o1jax.report.run_files import RunFiles, Stage
 
 MEASURES = {"pass_at_1": "pass@1", "pass_at_8": "pass@8"}
 BEFORE_GATE = {
@@ -45,6 +45,7 @@ WATCHED = {
     "answer_tokens": "Tokens an answer",
 }
 SHARES = ("outcome", "pass_any", "false_accept", "complete", "malformed")
+SPENT_ON = ("sampling", "judging", "training", "evaluating", "waiting")  # shares of a process's time
 MOST_POINTS = 240  # of a line; more cannot be told apart on a page
 MOST_LINES = 6  # of a chart, as many as there are colours
 
@@ -318,5 +319,18 @@ def _metrics(files: RunFiles, name: str) -> dict[str, Rows]:
 
 
 def cost(files: RunFiles, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds, tokens and occupancy by stage, also of those that are not finished, and their sum."""
-    return {"stages": files.stages.values(), "costs": summary["stages"], "totals": summary["totals"]}
+    """Seconds, tokens and occupancy by stage, also of those that are not finished, and their sum; and where
+    the time of training went."""
+    shares = {path: share for path, stage in files.stages.items() if (share := _throughput(files, stage))}
+    totals = {"costs": summary["stages"], "totals": summary["totals"]}
+    return {"stages": files.stages.values(), **totals, "throughput": shares, "spent_on": SPENT_ON}
+
+
+def _throughput(files: RunFiles, stage: Stage) -> dict[str, float]:
+    """Means by time of process 0's lines: tokens_per_s, mfu where it is known, and the share of each kind."""
+    rows = files.json_lines(stage.directory / "fit" / "throughput.jsonl")
+    seconds = sum(row["seconds"] for row in rows)
+    names = {name for row in rows for name in row} - {"at", "seconds"}
+    return {
+        name: sum(row.get(name, 0.0) * row["seconds"] for row in rows) / seconds for name in names if seconds
+    }

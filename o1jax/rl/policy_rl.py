@@ -36,6 +36,7 @@ but for rounding. With more of them, more problems_per_update keep every engine 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -67,6 +68,7 @@ from o1jax.train.metrics import MetricsLog, ProgressLine
 from o1jax.train.optimizer import make_optimizer
 from o1jax.train.resumable import Resumable, open_resumable
 from o1jax.train.step import abstract_state, moved
+from o1jax.train.throughput import Profiler, Throughput, flops_per_token
 
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
@@ -109,6 +111,7 @@ class Run:
     ):
         self.out, self.settings, self.inputs, self.problems = out, settings, inputs, problems
         self.seed, self.resumable = seed, resumable
+        self.busy_s = 0.0  # of the engine, up to the last update
         policy = open_policy(inputs["policy"])
         check_model("policy_rl", settings.train.model, policy)
         self.weight_sync = WeightSync(policy)
@@ -143,9 +146,14 @@ class Run:
             await self.weight_sync.push(workers.engine, self.policy().params, self.t)
             report_held(self.held() | ({} if scorer is None else {"reward model": scorer.params}))
             line = ProgressLine("policy_rl", self.settings.updates, writes=is_leader())
-            with MetricsLog(self.out / "fit", self.progress.updates, writes=is_leader()) as log:
+            with (
+                MetricsLog(self.out / "fit", self.progress.updates, writes=is_leader()) as log,
+                contextlib.closing(Throughput(self.out / "fit", "policy_rl")) as self.throughput,
+                contextlib.closing(Profiler(self.out / "fit")) as profiler,
+            ):
                 ahead = None
                 while not self.progress.is_done(self.settings):
+                    profiler.before(self.progress.updates)
                     ahead = await self.update(ahead, log, line)
                     self.resumable.between_steps(self.progress.updates, self.save)
                 self.save()
@@ -202,8 +210,22 @@ class Run:
         figures = reward_figures(groups, rewards_P_G, len(kept), scored=scored) | learned
         figures |= {"update": t, "staleness": staleness, "push_difference": difference}
         log.write(self.progress.updates, figures | {"sampling_seconds": sampling_seconds})
+        log.flush()
+        self._count(figures, sampling_seconds)
         line.show(self.progress.updates, f"outcome {figures['outcome']:.3f}, reward {figures['reward']:.3f}")
         return ahead
+
+    def _count(self, figures: Mapping[str, float], sampling_seconds: float) -> None:
+        """Says where the time of an update went. While answers are judged the engine idles."""
+        busy_s = self.collector.sampler.engine.stats()["busy_s"]
+        sampling, self.busy_s = min(busy_s - self.busy_s, sampling_seconds), busy_s
+        per_token = flops_per_token(self.state.params, self.trained.frozen) / jax.process_count()
+        generated, trained = figures["generated_tokens"], figures["trained_tokens"]
+        work = {"tokens": generated, "flops": generated * per_token / 3}
+        self.throughput.spent("sampling", sampling, **work)
+        self.throughput.spent("judging", sampling_seconds - sampling)
+        work = {"tokens": trained, "flops": trained * per_token}
+        self.throughput.spent("training", figures["training_seconds"], **work)
 
     async def _draw_and_sample(self) -> Sampled:
         """The answers of update self.t, by the weights that the engine has."""

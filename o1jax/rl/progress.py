@@ -18,6 +18,7 @@ from o1jax.records import Problem
 from o1jax.rewards.phi import RewardParts, is_complete
 from o1jax.rl.examples import Group, on_path
 from o1jax.rl.settings import NOT_IN_IDENTITY, Settings
+from o1jax.writing import read_growing
 
 FEWEST = 10  # rows of a trend: of fewer, nothing is said
 COLLAPSED = 0.2  # entropy at the end, as a share of that at the beginning
@@ -122,7 +123,7 @@ def mean(values: Sequence[float]) -> float:
 
 def read_rows(path: epath.Path) -> Rows:
     """The rows of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in read_growing(path).splitlines()]
 
 
 def figures_of(rows: Rows, settings: Settings) -> dict[str, Any]:

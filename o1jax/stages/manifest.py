@@ -17,6 +17,7 @@ from typing import Any
 
 from etils import epath
 
+from o1jax.buckets import absolute
 from o1jax.records import InputError
 from o1jax.report.run_files import DEEPEST
 from o1jax.train.integrity import files_of
@@ -252,7 +253,7 @@ def _hash_of_input(name: str, path: str) -> str:
 
 def _places(spec: StageSpec) -> dict[str, str]:
     places = {**spec.inputs, **spec.files}
-    return {name: str(epath.Path(path).resolve()) for name, path in places.items()}
+    return {name: str(absolute(epath.Path(path))) for name, path in places.items()}
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from o1jax.parallel.processes import compute_environment, start_processes, stay_
 from o1jax.problems.load import file_of
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
+from o1jax.stages.logs import process_log
 from o1jax.stages.together import Division, reporting_failure, wait_for
+from o1jax.train.throughput import start_profiler_server
 from o1jax.writing import naming
 
 STAGES: dict[str, tuple[str, Division]] = {  # name -> (its module, how several processes go about it)
@@ -79,10 +81,11 @@ def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     else:
         stay_alone()
     keep_compiled_programs()
+    start_profiler_server()
     started = time.monotonic()
-    result = module.run(
-        out, parsed, {name: epath.Path(path) for name, path in spec.inputs.items()}, spec.seed
-    )
+    inputs = {name: epath.Path(path) for name, path in spec.inputs.items()}
+    with process_log(out):
+        result = module.run(out, parsed, inputs, spec.seed)
     if not leads:
         return finished_by_another(out)
     timings = {"seconds": round(time.monotonic() - started, 2), **result.timings}

@@ -36,6 +36,7 @@ from o1jax.sandbox.interface import Judge
 from o1jax.stages.training import open_policy
 from o1jax.train.checkpoint import Policy
 from o1jax.train.reference import log_probs_program, token_values
+from o1jax.train.throughput import say_every_minute
 
 PROBE = "print(1)"  # the prompt of the sample by which engine and trainer are compared
 PROBE_TOKENS = 32
@@ -215,6 +216,7 @@ async def open_workers(
     Raises InputError for an engine that cannot be opened.
     """
     engine = await open_engine(policy, settings, owned)
+    saying = asyncio.create_task(say_every_minute(engine))
     judge = ForkJudge(slots=settings.judge_slots, packages=settings.judge_packages)
     try:
         difference = None
@@ -224,6 +226,7 @@ async def open_workers(
                 leaf.delete()
         yield Workers(engine, judge, policy.tokenizer, time.monotonic(), difference)
     finally:
+        saying.cancel()
         await engine.close()
         await judge.close()
 

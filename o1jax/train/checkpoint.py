@@ -1,7 +1,8 @@
 """Checkpoints on disk: a trainer's numbered ones, and the policy directory that other stages read.
 
-The only file that knows Orbax. A checkpoint counts once it is sealed (integrity.py), and is restored
-against an abstract tree, so onto any mesh. Does not decide when to save; that is resumable.py.
+The only file that knows Orbax. A checkpoint counts once Orbax has committed it; its checksums (integrity.py)
+are made later, behind the caller's back, and checked where they are there. It is restored against an abstract
+tree, so onto any mesh. Does not decide when to save; that is resumable.py.
 
 A policy directory holds checkpoint/ (params, and meta with the model config) and tokenizer/.
 """
@@ -9,9 +10,11 @@ A policy directory holds checkpoint/ (params, and meta with the model config) an
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
 
 import jax
 import transformers
@@ -20,6 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
+from o1jax.buckets import absolute, copy_files, is_bucket, scheme
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf import checkpoint as hf
 from o1jax.model.init import NO_PARAMS, abstract_params
@@ -29,6 +33,7 @@ from o1jax.prompts.chat import load_tokenizer, save_tokenizer, size
 from o1jax.prompts.ends import token_ids
 from o1jax.records import InputError
 from o1jax.train import integrity
+from o1jax.train.mirror import Mirror
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,32 +52,53 @@ class Policy:
         return nnx.merge_state(self.params, self.frozen)
 
 
+class Finishing(NamedTuple):
+    """A checkpoint that is written, and what is done with it then: it gets checksums, and a mirrored one is
+    copied to its bucket."""
+
+    step: int
+    done: Future[None]
+    stop: threading.Event
+
+
 class Checkpoints:
-    """The numbered checkpoints of one directory, written and sealed behind the caller's back. Items are
-    pytrees of arrays by name, each of which can be restored alone; meta is JSON. A context manager: leaving
-    it waits until the last one is complete."""
+    """The numbered checkpoints of one directory, written behind the caller's back. Items are pytrees of
+    arrays by name, each of which can be restored alone; meta is JSON. A context manager: leaving it waits
+    until the last one is complete and has its checksums; after an exception, as Preempted, not for these."""
 
     def __init__(self, directory: epath.PathLike):
-        self.directory = epath.Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(self.directory)
-        self.latest: int | None = max(self.steps(), default=None)  # complete, or begun here
-        self.pending = False  # the latest is being written or sealed
-        self._sealer = ThreadPoolExecutor(1)
-        self._seal: Future[None] | None = None  # of the pending one, once it is written
-        self._checked: set[int] = set()  # found undamaged, which takes reading every byte
+        self.directory = absolute(epath.Path(directory))
+        self._mirror = Mirror(self.directory) if scheme(self.directory) not in ("", "gs") else None
+        self._manager = ocp.CheckpointManager(self._mirror.here if self._mirror else self.directory)
+        self.pending = False  # the latest is not complete yet
         self._keep: tuple[int, ...] | None = None  # what to keep beside the latest, once one was saved
+        self.latest: int | None = None  # complete, or begun here
+        self.latest = max(self.steps(), default=None)
+        self._finisher = ThreadPoolExecutor(1)
+        self._finishing: Finishing | None = None  # the last one that was begun, here
+        self._checked: set[int] = set()  # found undamaged, which takes reading every byte
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.wait()
-        self._sealer.shutdown()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+                self._finish()
+        finally:
+            self._stop_finishing()
+            self._finisher.shutdown()
+            self._manager.close()
+            if self._mirror is not None:
+                self._mirror.close()
 
     def steps(self) -> list[int]:
         """The complete checkpoints, oldest first."""
-        return [s for s in sorted(self._manager.all_steps()) if integrity.is_sealed(self._path(s))]
+        if self._mirror is not None:
+            return self._mirror.steps()
+        # Orbax counts a step from when its save begins.
+        return sorted(s for s in self._manager.all_steps() if s != self.latest or not self.pending)
 
     def save(
         self, step: int, items: Mapping[str, Any], meta: Mapping[str, Any], keep: tuple[int, ...] = ()
@@ -81,10 +107,11 @@ class Checkpoints:
         `keep`; older ones go. The items' buffers may be donated as soon as this returns. InputError if there
         is no room."""
         self.wait()
-        for old in set(self._manager.all_steps()) - {self.latest}:
-            goes = self._keep is not None and old not in self._keep
-            if goes or not integrity.is_sealed(self._path(old)):  # a killed process leaves it unsealed
-                self._manager.delete(old)
+        for old in set(self.steps()) - {self.latest} if self._keep is not None else ():
+            if old not in self._keep:
+                self._delete(old)
+        if scheme(self.directory) == "gs" and is_leader() and self._path(step).exists():
+            self._path(step).rmtree(missing_ok=True)  # left half-written: in a bucket it has its name at once
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         shapes = {name: shapes_of(item) for name, item in items.items()}
         described = ocp.args.JsonSave({"meta": dict(meta), "shapes": shapes})
@@ -95,24 +122,62 @@ class Checkpoints:
         self.latest, self.pending, self._keep = step, True, keep
 
     def settle(self) -> None:
-        """Begins to seal the checkpoint under way if it is written by now; never waits."""
-        if not self.pending or self._manager.is_saving_in_progress():
+        """Begins to finish the latest checkpoint if it is written by now and none is being finished; never
+        waits."""
+        is_busy = self._finishing is not None and not self._finishing.done.done()
+        is_begun = self._finishing is not None and self._finishing.step == self.latest
+        if self._keep is None or self._manager.is_saving_in_progress():  # the first: nothing was saved here
             return
-        if self._seal is None and is_leader() and self._path(self.latest).exists():
-            self._seal = self._sealer.submit(integrity.seal, self._path(self.latest))
-        self.pending = self._seal is not None and not self._seal.done()
+        if not is_busy and not is_begun and self._path(self.latest).exists():
+            stop = threading.Event()
+            done = self._finisher.submit(self._finish_step, self.latest, stop)
+            self._finishing = Finishing(self.latest, done, stop)
+        self.pending = self.pending and self._mirror is not None and (is_busy or not is_begun)
+
+    def _finish_step(self, step: int, stop: threading.Event) -> None:
+        integrity.seal(self._path(step), stop)
+        if self._mirror is not None:
+            self._mirror.send(step)
 
     def wait(self) -> None:
         """Returns when the checkpoint under way is complete; InputError if it could not be written."""
         try:
             self._manager.wait_until_finished()
-            self.settle()
-            if self._seal is not None:
-                self._seal.result()
+            if self._mirror is not None and self.pending:
+                self._finish()
         except (OSError, ValueError) as error:
+            self._manager.reload()  # it counts the step that failed
             raise self._not_written(error) from error
         finally:
-            self.pending, self._seal = False, None
+            self.pending = False
+
+    def _finish(self) -> None:
+        """Returns when the latest is finished; InputError if that could not be written."""
+        try:
+            for _ in range(2):  # an earlier one, then it
+                self.settle()
+                if self._finishing is not None:
+                    self._finishing.done.result()
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _stop_finishing(self) -> None:
+        if self._finishing is not None:
+            self._finishing.stop.set()
+            wait([self._finishing.done])
+
+    def _delete(self, step: int) -> None:
+        if self._finishing is not None and self._finishing.step == step:
+            self._stop_finishing()
+        if self._mirror is not None:
+            self._mirror.delete(step)
+        if scheme(self.directory) == "gs":  # Orbax would ask for the right to see the bucket's own settings
+            if is_leader():
+                self._path(step).rmtree()
+            barrier(f"deleted {self._path(step)}")
+            self._manager.reload()
+        elif step in self._manager.all_steps():
+            self._manager.delete(step)
 
     def meta(self, step: int) -> dict[str, Any]:
         """The meta of a checkpoint; InputError if the checkpoint is damaged."""
@@ -129,17 +194,27 @@ class Checkpoints:
                     "use the settings it was made with, or another directory"
                 )
         wanted = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
-        return dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)).items())
+        return dict(self._read(step, wanted).items())
 
     def _described(self, step: int) -> dict[str, Any]:
         if step not in self._checked:
+            if self._mirror is not None:
+                self._mirror.fetch(step)
+                self._manager.reload()
             integrity.check_sealed(self._path(step))
             self._checked.add(step)
-        wanted = ocp.args.Composite(described=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=wanted)["described"]
+        return self._read(step, {"described": ocp.args.JsonRestore()})["described"]
+
+    def _read(self, step: int, wanted: Mapping[str, Any]) -> ocp.args.Composite:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        except (OSError, ValueError, KeyError) as error:  # damage before there were checksums
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+            raise integrity.damaged(self._path(step), reason) from error
 
     def _path(self, step: int) -> epath.Path:
-        return self.directory / str(step)
+        """Where Orbax has it."""
+        return (self._mirror.here if self._mirror is not None else self.directory) / str(step)
 
     def _not_written(self, error: Exception) -> InputError:
         first_line = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
@@ -180,7 +255,7 @@ def save_policy(
     barrier(f"save_policy {directory}")
     with Checkpoints(directory / "checkpoint") as checkpoints:
         checkpoints.save(0, {"params": params}, {"config": config.to_json()})
-    barrier(f"saved_policy {directory}")  # the first process seals
+    barrier(f"saved_policy {directory}")  # each process seals its own files
 
 
 def export_policy(
@@ -190,6 +265,11 @@ def export_policy(
     tokenizer: transformers.PreTrainedTokenizerFast,
 ) -> None:
     """Writes a Hugging Face directory, weights and tokenizer, for transformers and vLLM to load."""
+    if is_bucket(directory):
+        with tempfile.TemporaryDirectory() as here:
+            export_policy(here, config, params, tokenizer)
+            copy_files(epath.Path(here), epath.Path(directory))
+        return
     save_tokenizer(directory, tokenizer, config.family)
     hf.export(directory, config, params, token_ids(tokenizer))  # last: without config.json it is half-written
 

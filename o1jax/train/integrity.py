@@ -1,13 +1,15 @@
-"""A directory's record of its own files, written last: the mark that it is complete and undamaged.
+"""Checksums of a directory's files, made after it counts already, by each process of the files it wrote.
 
-Checked before a checkpoint is read, because the reading libraries answer a short or missing file
-with screens of traces. Every byte is read for it, which for large models takes minutes: who must not wait
-seals in a thread. Knows nothing of checkpoints.
+Checked, where they are there, before a checkpoint is read: the reading libraries answer a short or missing
+file with screens of traces. Every byte is read for them, which for large models takes minutes: they are made
+in a thread, which may be told to stop. Knows nothing of checkpoints but where a process's files lie.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import threading
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,30 +20,47 @@ from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
 from o1jax.writing import write_whole
 
-RECORD = "files.json"
+RECORD = "files.json"  # process 0's; that of process 3 has .3 behind it
+OF_PROCESS = re.compile(r"(?:^|/)ocdbt\.process_(\d+)/")  # where Orbax keeps what one process wrote
 READ_AT_ONCE = 1 << 24  # bytes
 READERS = 8  # files at once
+GOES_ON = threading.Event()  # never set
 
 
-def seal(directory: epath.Path) -> None:
-    """Writes the record of every file below `directory`: its size and CRC-32."""
-    files = files_of(directory)
-    record = dict(zip(files, described(files.values()), strict=True))
-    write_whole(directory / RECORD, json.dumps(record, indent=1, sort_keys=True))
+class Stopped(Exception):
+    """Sealing was told to stop: the directory stays without checksums."""
+
+
+def seal(directory: epath.Path, stop: threading.Event = GOES_ON) -> None:
+    """Writes the record of the files below `directory` that this process wrote: their sizes and CRC-32.
+    What no process's directory holds is process 0's. Raises Stopped soon after `stop` is set."""
+    index = this_process().index
+    files = {name: path for name, path in files_of(directory).items() if _writer(name) == index}
+    record = dict(zip(files, described(files.values(), stop), strict=True))
+    name = f"{RECORD}.{index}" if index else RECORD
+    write_whole(directory / name, json.dumps(record, indent=1, sort_keys=True))
+
+
+def _writer(name: str) -> int:
+    within = OF_PROCESS.search(name)
+    return int(within[1]) if within else 0
 
 
 def is_sealed(directory: epath.Path) -> bool:
-    """Whether the record is there."""
+    """Whether process 0's record is there."""
     return (directory / RECORD).exists()
 
 
 def check_sealed(directory: epath.Path) -> None:
-    """InputError naming the first file that is missing or is not as it was written. Every process looks at
-    all sizes and reads its share of the files."""
-    try:
-        recorded = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise damaged(directory, f"{RECORD}: {error}") from error
+    """InputError naming the first file that is missing or is not as it was recorded; of files without a
+    record nothing is said. Every process looks at all sizes and reads its share of the files."""
+    recorded: dict[str, list[int | None]] = {}
+    for record in directory.iterdir():
+        if record.name == RECORD or record.name.startswith(RECORD) and record.suffix[1:].isdigit():
+            try:
+                recorded |= json.loads(record.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise damaged(directory, f"{record.name}: {error}") from error
     present = files_of(directory)
     if missing := [name for name in recorded if name not in present]:
         raise damaged(directory, f"{missing[0]} is missing")
@@ -57,7 +76,7 @@ def check_sealed(directory: epath.Path) -> None:
 
 
 def files_of(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
-    """Every file below, by its relative name; without the record itself."""
+    """Every file below, by its relative name; without the records."""
     files: dict[str, epath.Path] = {}
     for path in directory.iterdir():
         if path.is_dir():
@@ -67,17 +86,19 @@ def files_of(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
     return files
 
 
-def described(paths: Iterable[epath.Path]) -> list[list[int]]:
-    """[size in bytes, CRC-32] of each file, several read at once."""
+def described(paths: Iterable[epath.Path], stop: threading.Event = GOES_ON) -> list[list[int]]:
+    """[size in bytes, CRC-32] of each file, several read at once. Raises Stopped."""
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(describe, paths))
+        return list(pool.map(lambda path: describe(path, stop), paths))
 
 
-def describe(path: epath.Path) -> list[int]:
-    """[size in bytes, CRC-32], of which READ_AT_ONCE bytes are held at a time."""
+def describe(path: epath.Path, stop: threading.Event = GOES_ON) -> list[int]:
+    """[size in bytes, CRC-32], of which READ_AT_ONCE bytes are held at a time. Raises Stopped."""
     size = crc = 0
     with path.open("rb") as file:
         while part := file.read(READ_AT_ONCE):
+            if stop.is_set():
+                raise Stopped
             size, crc = size + len(part), zlib.crc32(part, crc)
     return [size, crc]
 

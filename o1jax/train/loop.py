@@ -7,6 +7,7 @@ it resumable is resumable.py.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import time
@@ -28,6 +29,7 @@ from o1jax.train.objectives import Objective
 from o1jax.train.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from o1jax.train.resumable import open_resumable
 from o1jax.train.step import abstract_state, check_finite, make_train_step
+from o1jax.train.throughput import Profiler, Throughput, flops_per_token
 
 LAG = 2  # steps between dispatch and fetching metrics, so that the device never waits for the host
 AGREE_EVERY = 16  # steps; several processes agree on the clock by a collective, which waits for the device
@@ -112,7 +114,11 @@ def fit(
         run = Run(
             resumable, graphdef, params, objective, batches, optimizer, settings, mesh, evaluate, frozen
         )
-        with MetricsLog(directory, run.progress.step, writes=is_leader()) as log:
+        with (
+            MetricsLog(directory, run.progress.step, writes=is_leader()) as log,
+            contextlib.closing(Throughput(directory, title)) as run.throughput,
+            contextlib.closing(Profiler(directory)) as run.profiler,
+        ):
             run.until_done(log, ProgressLine(title, settings.max_steps, writes=is_leader()))
         stopped = "plateau" if run.at_plateau() else "max_steps"
         return Fitted(run.result(), run.progress, stopped, time.monotonic() - began)
@@ -127,6 +133,7 @@ class Run:
         self.resumable, self.batches, self.settings, self.mesh = resumable, batches, settings, mesh
         self.evaluate = evaluate
         self.frozen = (frozen,) if frozen else ()
+        self.flops_per_token = flops_per_token(params, frozen)
         transformation = make_optimizer(optimizer)
         self.like = abstract_state(params, transformation, mesh)
         self.state, self.progress = resumable.begin(self.like, Progress(), params, transformation, mesh)
@@ -150,6 +157,7 @@ class Run:
         own = own_rows(self.batches.rows_per_batch, self.mesh)
         save = functools.partial(self._save, log, line)
         while self.progress.step < self.settings.max_steps and not self.at_plateau():
+            self.profiler.before(self.progress.step)
             self._advance(own)
             self._fetch(log, line, keep=LAG)
             improved = self._evaluate_if_due(log, line)
@@ -175,6 +183,8 @@ class Run:
             check_finite(step, figures, self.batches.ids_at(step - 1))
             now = time.monotonic()
             figures["tokens_per_s"] = figures["tokens"] / (now - self.fetched_at)
+            flops = figures["tokens"] * self.flops_per_token / jax.process_count()
+            self.throughput.spent("training", now - self.fetched_at, tokens=figures["tokens"], flops=flops)
             self.fetched_at = now
             log.write(step, figures)
             line.show(step, f"loss {figures['loss']:.4f}, {figures['tokens_per_s']:,.0f} tokens/s")
@@ -188,7 +198,9 @@ class Run:
         ):
             return False
         self._fetch(log, line, keep=0)
+        began = time.monotonic()
         figures = self.evaluate(self.state.params)
+        self.throughput.spent("evaluating", time.monotonic() - began)
         log.write(step, {f"validation_{name}": value for name, value in figures.items()})
         line.show(step, f"validation loss {figures['loss']:.4f}", now=True)
         self.fetched_at = time.monotonic()
@@ -201,6 +213,7 @@ class Run:
     def _save(self, log: MetricsLog, line: ProgressLine) -> None:
         """Saves this step, once; metrics are fetched first, so a state that is not finite never is."""
         self._fetch(log, line, keep=0)
+        log.flush()
         self.resumable.save(self.progress.step, self.state, self.progress, keep=(self.progress.best_step,))
         self.fetched_at = time.monotonic()
 
@@ -213,5 +226,5 @@ class Run:
         del last
         checkpoints = self.resumable.checkpoints
         checkpoints.wait()
-        barrier(f"result {checkpoints.directory}")  # the first process seals
+        barrier(f"result {checkpoints.directory}")
         return checkpoints.restore(best, {"params": self.like.params})["params"]

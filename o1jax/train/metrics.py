@@ -7,7 +7,10 @@ lines past its step. Does not compute figures, and never touches a device.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import TextIO
@@ -16,7 +19,8 @@ import tensorboardX
 from etils import epath
 from tqdm import tqdm
 
-from o1jax.writing import naming, write_whole
+from o1jax.buckets import copy_files, is_bucket
+from o1jax.writing import GrowingFile, read_growing, rewrite_growing
 
 PLAIN_LINE_EVERY_S = 15.0  # what a log file takes without drowning; a terminal's bar redraws itself
 
@@ -26,41 +30,51 @@ class MetricsLog:
 
     def __init__(self, directory: epath.PathLike, resume_step: int, *, writes: bool = True):
         """Keeps what is there up to `resume_step`. `writes` False makes every call do nothing."""
-        self._file: TextIO | None = None
+        self._file: GrowingFile | None = None
         if writes:
-            directory = epath.Path(directory)
-            directory.mkdir(parents=True, exist_ok=True)
-            self._path = directory / "metrics.jsonl"
-            truncate_after(self._path, resume_step)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._directory = epath.Path(directory)
+            path = self._directory / "metrics.jsonl"
+            truncate_after(path, resume_step)
+            self._file = GrowingFile(path)
+            # TensorBoard's own writer appends: in a bucket its file is put whole at the end.
+            board = tempfile.mkdtemp(prefix="o1jax_") if is_bucket(path) else self._directory / "tensorboard"
             self._board = tensorboardX.SummaryWriter(
-                str(directory / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+                os.fspath(board), purge_step=resume_step + 1 if resume_step else None
             )
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
+        if self._file is None:
+            return
+        self._file.close()
+        self._board.close()
+        if is_bucket(self._directory):
+            copy_files(epath.Path(self._board.logdir), self._directory / "tensorboard")
+            shutil.rmtree(self._board.logdir)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """One line, in the operating system's hands when this returns: a killed process loses none."""
+        """One line, in the operating system's hands when this returns: a killed process loses none. In a
+        bucket it loses those since the last `flush`, or a minute's."""
         if self._file is not None:
-            with naming(self._path):
-                self._file.write(json.dumps({"step": step, **figures}) + "\n")
-                self._file.flush()
+            self._file.write(json.dumps({"step": step, **figures}) + "\n")
             for name, value in figures.items():
                 self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """To be called before a checkpoint counts, which the lines must not lag behind."""
+        if self._file is not None:
+            self._file.flush()
 
 
 def truncate_after(path: epath.Path, step: int) -> None:
     """Rewrites a JSON-lines file without the lines past `step` and without a torn last line."""
-    if path.exists():
-        whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        write_whole(path, "".join(line + "\n" for line in kept))
+    # A kill while parts were being joined leaves lines twice.
+    whole = dict.fromkeys(read_growing(path).split("\n")[:-1])
+    kept = [line for line in whole if json.loads(line)["step"] <= step]
+    if whole:
+        rewrite_growing(path, "".join(line + "\n" for line in kept))
 
 
 class ProgressLine:

@@ -27,6 +27,7 @@ from o1jax.records import InputError
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.step import TrainState, init_state
 
+LONG_SAVE_S = 10.0  # a third of the grace that schedulers give between SIGTERM and SIGKILL
 Progress = TypeVar("Progress")  # a frozen dataclass of plain numbers: where a run stands
 
 
@@ -98,9 +99,13 @@ class Resumable:
         self.checkpoints.settle()
 
     def stop(self, save: Callable[[], None]) -> NoReturn:
-        """Saves, and ends the process in order."""
-        save()
+        """Saves, and ends the process in order. Where a save is under way that takes LONG_SAVE_S yet, it does
+        alone: a second one would not end before the grace is over."""
+        began = time.monotonic()
         self.checkpoints.wait()
+        if not agreed(time.monotonic() - began > LONG_SAVE_S):
+            save()
+            self.checkpoints.wait()
         raise Preempted()
 
     def _preempted(self, step: int) -> bool:

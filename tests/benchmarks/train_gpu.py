@@ -21,7 +21,7 @@ import time
 
 from o1jax.model.hf.config import config_to_hf
 from o1jax.model.presets import preset
-from o1jax.plan.bounds import chip_of_kind
+from o1jax.parallel.chips import chip_of_kind
 from o1jax.plan.profile import random_batches
 
 PROFILE = pathlib.Path(__file__).parents[2] / "launch" / "profile.py"

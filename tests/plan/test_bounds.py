@@ -4,10 +4,9 @@ import importlib.util
 import pytest
 
 from o1jax.model.presets import preset
+from o1jax.parallel.chips import CHIPS, chip_of_kind
 from o1jax.parallel.mesh import sizes_of
 from o1jax.plan.bounds import (
-    CHIPS,
-    chip_of_kind,
     forward_flops,
     product_parameters,
     train_bounds,

@@ -105,6 +105,19 @@ def test_figures_of_another_shape_cost_their_part_only(tmp_path, path):
     assert '<section id="cost">' in text and '<section id="problems">' in text
 
 
+def test_where_the_time_of_training_went_is_a_mean_by_time(tmp_path):
+    run = made_run.whole(tmp_path)
+    rows = [
+        {"at": 0, "seconds": 60, "tokens_per_s": 100, "mfu": 0.4, "sampling": 0.5, "waiting": 0.5},
+        {"at": 1, "seconds": 20, "tokens_per_s": 300, "mfu": 0.2, "sampling": 0.1, "waiting": 0.9},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "round_00/policy_rl/fit/throughput.jsonl").write_text(lines)
+    text, _, faults = written(run)
+    table = text.partition("time went</h3>")[2].partition("</table>")[0].replace("\n", "")
+    assert not faults and "<td>150</td><td>35 %</td><td>40 %</td><td></td>" in table and "60 %" in table
+
+
 def test_an_empty_directory_has_a_page(tmp_path):
     run = made_run.epath.Path(tmp_path)
     text, said, faults = written(run)

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, or are refused in one line that says what to do."""
 
+import json
 import pathlib
 import shutil
 import threading
@@ -13,6 +14,7 @@ import tiny_run
 from etils import epath
 
 from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.processes import Process
 from o1jax.prompts import nano_tokenizer
 from o1jax.records import InputError
 from o1jax.train import integrity
@@ -70,6 +72,8 @@ def test_damage_to_any_file_is_refused_in_one_line(how, policy_directory, tmp_pa
     files = [path for path in (policy_directory / "checkpoint/0").rglob("*") if path.is_file()]
     assert len(files) > 5
     for number, path in enumerate(files):
+        if how == "removed" and path.name == integrity.RECORD:
+            continue  # then nothing says what the others were
         copy = tmp_path / str(number)
         shutil.copytree(policy_directory, copy)
         damage(how, copy / path.relative_to(policy_directory))
@@ -84,7 +88,7 @@ def test_a_missing_or_incomplete_policy_is_refused_in_one_line(policy_directory,
     with pytest.raises(InputError, match="nowhere is not a policy directory"):
         load_policy(tmp_path / "nowhere", make_mesh())
     shutil.copytree(policy_directory, tmp_path / "half")
-    (tmp_path / "half/checkpoint/0/files.json").unlink()
+    shutil.rmtree(tmp_path / "half/checkpoint/0")
     with pytest.raises(InputError, match="half was never completed; delete it and run"):
         load_policy(tmp_path / "half", make_mesh())
     shutil.copytree(policy_directory, tmp_path / "mute")
@@ -102,16 +106,31 @@ def test_the_latest_two_and_the_kept_stay(tmp_path):
         assert same(checkpoints.restore(4, like(arrays(0))), arrays(4)) and checkpoints.meta(4) == {"step": 4}
 
 
-def test_a_checkpoint_left_half_written_does_not_count_and_is_written_again(tmp_path):
+def test_a_checkpoint_without_checksums_is_restored_and_one_left_half_written_is_not(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        for step in (1, 2):
-            checkpoints.save(step, arrays(step), {})
-    (tmp_path / "2/files.json").unlink()
+        for step in (1, 2, 3):
+            checkpoints.save(step, arrays(step), {}, keep=(1,))
+    (tmp_path / "2/files.json").unlink(missing_ok=True)
+    (tmp_path / "3").rename(tmp_path / "3.orbax-checkpoint-tmp")
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [1] and checkpoints.latest == 1
-        checkpoints.save(2, arrays(2), {})
+        assert checkpoints.steps() == [1, 2] and checkpoints.latest == 2
+        assert same(checkpoints.restore(2, like(arrays(0))), arrays(2))
+        checkpoints.save(3, arrays(3), {})
         checkpoints.wait()
-        assert checkpoints.steps() == [1, 2]
+        assert checkpoints.steps() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["truncated", "removed"])
+def test_damage_is_refused_in_one_line_also_where_there_are_no_checksums(how, tmp_path, capfd):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, arrays(1), {})
+    (tmp_path / "1/files.json").unlink()
+    data = [path for path in (tmp_path / "1").rglob("d/*") if path.is_file()]
+    for path in data:
+        damage(how, path)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match="1 is damaged") as refused:
+        checkpoints.restore(1, like(arrays(0)))
+    assert data and "\n" not in str(refused.value) and "Traceback" not in capfd.readouterr().err
 
 
 def test_buffers_may_be_donated_while_a_checkpoint_is_written(tmp_path):
@@ -169,7 +188,7 @@ def test_several_processes_read_a_share_each_and_all_look_at_the_sizes(tmp_path,
     (tmp_path / "b").write_bytes(b"1x3")
 
     def check(index):
-        monkeypatch.setattr(integrity, "this_process", lambda: (index, 2, "there"))
+        monkeypatch.setattr(integrity, "this_process", lambda: Process(index, 2, "there"))
         integrity.check_sealed(epath.Path(tmp_path))
 
     check(0)
@@ -190,34 +209,73 @@ def test_a_large_file_that_was_sealed_by_its_size_alone_still_counts(tmp_path):
         integrity.check_sealed(epath.Path(tmp_path))
 
 
-def test_sealing_keeps_nobody_and_until_then_a_checkpoint_does_not_count(tmp_path, monkeypatch):
-    begun, goes_on, seal = threading.Event(), threading.Event(), integrity.seal
+class Sealer:
+    """integrity.seal that goes on when it is told to."""
 
-    def seals(directory):
-        begun.set()
-        assert goes_on.wait(30)
-        seal(directory)
+    def __init__(self, monkeypatch):
+        self.begun, self.goes_on, self.seal = threading.Event(), threading.Event(), integrity.seal
+        monkeypatch.setattr(integrity, "seal", self)
 
-    monkeypatch.setattr(integrity, "seal", seals)
+    def __call__(self, directory, stop):
+        self.begun.set()
+        while not self.goes_on.wait(0.01):
+            if stop.is_set():
+                raise integrity.Stopped
+        self.seal(directory, stop)
+
+
+def test_a_checkpoint_counts_before_it_has_checksums_and_they_keep_nobody(tmp_path, monkeypatch):
+    sealer = Sealer(monkeypatch)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, arrays(1), {})
-        while not begun.is_set():
-            checkpoints.settle()
-            time.sleep(0.01)
-        checkpoints.settle()
-        assert checkpoints.pending and checkpoints.steps() == []
-        goes_on.set()
+        for step in (1, 2):  # the first is being sealed meanwhile
+            checkpoints.save(step, arrays(step), {})
+            while checkpoints.pending or not sealer.begun.is_set():
+                checkpoints.settle()
+                time.sleep(0.01)
+        assert checkpoints.steps() == [1, 2]
+        assert not any(integrity.is_sealed(epath.Path(tmp_path / name)) for name in "12")
+        checkpoints.save(3, arrays(3), {})  # 1 goes, and its sealing with it
         checkpoints.wait()
-        assert not checkpoints.pending and checkpoints.steps() == [1]
+        assert checkpoints.steps() == [2, 3]
+        sealer.goes_on.set()
+    assert integrity.is_sealed(epath.Path(tmp_path / "3"))
 
 
-def test_a_seal_that_cannot_be_written_is_said_when_it_is_waited_for(tmp_path, monkeypatch):
-    def full(directory):
+def test_who_is_preempted_does_not_wait_for_checksums(tmp_path, monkeypatch):
+    Sealer(monkeypatch)
+    with pytest.raises(SystemExit), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, arrays(1), {})
+        checkpoints.wait()
+        checkpoints.settle()
+        raise SystemExit(143)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1] and not integrity.is_sealed(epath.Path(tmp_path / "1"))
+
+
+def test_each_process_seals_the_files_that_it_wrote(tmp_path, monkeypatch):
+    for name in ("_METADATA", "params/ocdbt.process_0/d/a", "params/ocdbt.process_1/d/b"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"123")
+    for index in (1, 0):
+        monkeypatch.setattr(integrity, "this_process", lambda index=index: Process(index, 2, "there"))
+        integrity.seal(epath.Path(tmp_path))
+    records = {path.name: sorted(json.loads(path.read_text())) for path in tmp_path.glob("files.json*")}
+    assert records["files.json"] == ["_METADATA", "params/ocdbt.process_0/d/a"]
+    assert records["files.json.1"] == ["params/ocdbt.process_1/d/b"]
+    monkeypatch.setattr(integrity, "this_process", lambda: Process(0, 1, ""))
+    integrity.check_sealed(epath.Path(tmp_path))
+    (tmp_path / "params/ocdbt.process_1/d/b").write_bytes(b"1x3")
+    with pytest.raises(InputError, match="process_1/d/b has CRC"):
+        integrity.check_sealed(epath.Path(tmp_path))
+
+
+def test_a_seal_that_cannot_be_written_is_said_at_the_end_and_the_checkpoint_counts(tmp_path, monkeypatch):
+    def full(directory, stop):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(integrity, "seal", full)
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, arrays(1), {})
-        with pytest.raises(InputError, match="cannot write a checkpoint .*No space left"):
+    with pytest.raises(InputError, match="cannot write a checkpoint .*No space left"):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, arrays(1), {})
             checkpoints.wait()
-        assert checkpoints.steps() == []
+            assert checkpoints.steps() == [1]

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from orbax import checkpoint as ocp
 
 from o1jax.batches.encode import Example
 from o1jax.model.init import parameter_count
 from o1jax.records import InputError
-from o1jax.train import integrity
+from o1jax.train import resumable
 from o1jax.train.checkpoint import Checkpoints
 from o1jax.train.loop import Progress, judged
 from o1jax.train.resumable import Preempted
@@ -193,25 +194,46 @@ def test_a_run_holds_its_state_and_no_second_copy_of_the_parameters(tmp_path, mo
 
 
 def test_by_the_clock_no_checkpoint_begins_while_one_is_written(tmp_path, monkeypatch):
-    begun, sealed, stream = [], threading.Event(), tiny_run.batches()
-    save, seal = Checkpoints.save, integrity.seal
+    begun, written, stream = [], threading.Event(), tiny_run.batches()
+    save = Checkpoints.save
 
     def saves(self, step, *args, **options):
         begun.append(step)
         save(self, step, *args, **options)
 
-    def seals(directory):
-        sealed.wait(5)
-        seal(directory)
-
     def at(step, rows=None):
         if step == 30:
-            sealed.set()
+            written.set()
         return batch_at(step, rows)
 
     batch_at = stream.at
     monkeypatch.setattr(stream, "at", at)
     monkeypatch.setattr(Checkpoints, "save", saves)
-    monkeypatch.setattr(integrity, "seal", seals)
+    saving = ocp.CheckpointManager.is_saving_in_progress
+    monkeypatch.setattr(
+        ocp.CheckpointManager, "is_saving_in_progress", lambda self: not written.is_set() or saving(self)
+    )
     tiny_run.run(tmp_path, data=stream, max_steps=60, checkpoint_every=0, checkpoint_every_s=1e-6)
     assert begun[0] == 1 and begun[1] > 30 and begun[-1] == 60
+
+
+def test_sigterm_while_a_long_save_is_under_way_waits_for_it_alone(undisturbed, tmp_path, monkeypatch):
+    def terminate(params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0}
+
+    wait = ocp.CheckpointManager.wait_until_finished
+
+    def slowly(self):
+        time.sleep(0.05)
+        wait(self)
+
+    monkeypatch.setattr(resumable, "LONG_SAVE_S", 0.01)
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", slowly)
+    with pytest.raises(Preempted):
+        tiny_run.run(tmp_path, evaluate=terminate, evaluate_every=33, checkpoint_every=30)
+    monkeypatch.undo()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [30]
+    tiny_run.run(tmp_path, evaluate=lambda params: {"loss": 1.0}, evaluate_every=33, checkpoint_every=30)
+    assert curve(tmp_path) == curve(undisturbed[0])

@@ -1,12 +1,14 @@
 """Published checkpoints: load into sharded arrays, and export what transformers loads.
 
 load(export(x)) == x bit for bit. The names and layouts are names.py's, the settings config.py's, the files
-files.py's and, of a GGUF file, gguf.py's. Local ones only: nothing is downloaded here.
+files.py's and, of a GGUF file, gguf.py's. What lies in a bucket is fetched to the disk first; nothing is
+downloaded from a hub.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -22,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from o1jax.buckets import on_disk
 from o1jax.model.config import ModelConfig
 from o1jax.model.hf import gguf
 from o1jax.model.hf.config import config_from_hf, config_to_hf
@@ -56,11 +59,17 @@ def is_published(path: pathlib.Path) -> bool:
 
 def open_published(path: str | os.PathLike) -> Published:
     """Opens it; InputError for what files.py and gguf.py refuse."""
-    path = pathlib.Path(path)
+    path = _on_disk(os.fspath(path))
     if path.suffix == gguf.SUFFIX:
         opened = gguf.open_gguf(path)
         return Published(path, opened.fields, opened.tensors, opened.metadata)
     return Published(path, read_json(path / "config.json"), open_tensors(path), {})
+
+
+@functools.cache
+def _on_disk(path: str) -> pathlib.Path:
+    """The path, or where what it holds was fetched to from a bucket, once a process."""
+    return pathlib.Path(on_disk(path, lambda file: not file.is_dir()))
 
 
 def load(path: str | os.PathLike, mesh: Mesh, dtype: str = "") -> tuple[ModelConfig, nnx.State]:
