@@ -55,6 +55,7 @@ def ladder() -> dict:
         },
         "search": {"search": {**search}, "engine": {**engine}},
         "prm": {
+            "trains": "body",
             "train_tokens": 3_000_000,
             "likelihood": 0.3,  # at nano size the hidden state alone misses mistakes in programs
             "train": {
@@ -97,6 +98,7 @@ def coder_7b() -> dict:
         "held_out": {"source": "problems/held_out.jsonl", "keep": "consistent"},
         "search": {"search": {**search}, "engine": {**engine}},
         "prm": {
+            "trains": "body",
             "train_tokens": 50_000_000,
             "train": {
                 "row_length": 8192,

@@ -327,6 +327,7 @@ def _coder_7b() -> dict:
         },
         "prm": {
             "train": {**train, "learning_rate": 1e-5, "model": "qwen2.5-coder-7b"},
+            "trains": "body",
             "train_tokens": 30_000_000,
             "objective": "soft",
         },

@@ -12,6 +12,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -22,7 +23,8 @@ import numpy as np
 from flax import nnx
 
 from o1jax.engine.device_thread import DeviceThread
-from o1jax.losses.prm import calibrated, scored_logits
+from o1jax.losses.logprobs import token_log_probs
+from o1jax.losses.prm import calibrated, log_likelihoods, prompt_logits, step_logits
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import merge, placed, shapes_on
 from o1jax.parallel.mesh import own_devices
@@ -40,7 +42,8 @@ class Path(NamedTuple):
     # Of every step, the first included, the index in token_ids of its last token: a score is calibrated by
     # the step's number.
     step_ends: tuple[int, ...]
-    program_tokens: tuple[int, ...]  # of every step, the number of its tokens if it is a program, else 0
+    is_program: tuple[bool, ...]  # of every step
+    prompt_tokens: int  # of the prompt, with which token_ids begins: 1 at least
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,24 +75,37 @@ def buckets_of(context: int) -> tuple[int, ...]:
 def make_program(
     config: ModelConfig, graphdef: nnx.GraphDef, good_id: int, bad_id: int
 ) -> Callable[..., jax.Array]:
-    """(params, tokens_BT, lengths_B, program_tokens_BT) -> logits_BT, float32; compiled once a shape.
+    """(params, tokens_BT, lengths_B, prompt_ends_B, step_tokens_BT, weights_BT) -> logits_BT, float32;
+    compiled once a shape.
 
-    program_tokens_BT: at a program's last token, how many it has (a model with score_likelihood reads it)."""
+    prompt_ends_B: the index of the prompt's last token (a model with score_prompt reads it). At a step's last
+    token, step_tokens_BT: how many it has, and weights_BT: what its log-likelihood weighs."""
+    by_likelihood = bool(config.score_likelihood or config.score_step_likelihood)
 
     @jax.jit
     def logits(
-        params: nnx.State, tokens_BT: jax.Array, lengths_B: jax.Array, program_tokens_BT: jax.Array
+        params: nnx.State,
+        tokens_BT: jax.Array,
+        lengths_B: jax.Array,
+        prompt_ends_B: jax.Array,
+        step_tokens_BT: jax.Array,
+        weights_BT: jax.Array,
     ) -> jax.Array:
-        model, likelihood = merge(graphdef, params), config.score_likelihood
+        model = merge(graphdef, params)
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         segment_ids_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
         hidden_BTD = model(tokens_BT, positions_BT, segment_ids_BT)
         targets_BT, head_DV = jnp.roll(tokens_BT, -1, axis=1), model.padded_head_DV()
+        if config.score_prompt:
+            logits_BT = prompt_logits(hidden_BTD, prompt_ends_B, config.score_prompt)
+        else:
+            logits_BT = step_logits(hidden_BTD, head_DV, good_id, bad_id)
+        if not by_likelihood:
+            return logits_BT
         # At all tokens, though only steps' ends are asked for: how many those are is not part of the shape.
         n_tokens = model.config.token_rows
-        return scored_logits(
-            hidden_BTD, head_DV, targets_BT, program_tokens_BT, good_id, bad_id, likelihood, n_tokens=n_tokens
-        )
+        log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, n_tokens=n_tokens)
+        return logits_BT + weights_BT * log_likelihoods(log_probs_BT, step_tokens_BT)
 
     return logits
 
@@ -122,10 +138,11 @@ class StepScorer:
             raise InputError(f"score tokens {good_id} and {bad_id}: wanted ids below {config.vocab_size}")
         self.context, self.slots, self._vocab_size = context, slots, config.vocab_size
         self._calibration = config.score_calibration
+        weights = config.score_likelihood, config.score_step_likelihood
         devices = [own_devices(replica=replica) for replica in range(jax.local_device_count())]
         self.params = placed(params, [shapes_on(params, device) for device in devices], owned=owned)
         program = make_program(config, graphdef, good_id, bad_id)
-        self._lanes = [Lane(functools.partial(program, copy), slots) for copy in self.params]
+        self._lanes = [Lane(functools.partial(program, copy), slots, weights) for copy in self.params]
         self._buckets = buckets_of(context)
 
     async def score(self, paths: Sequence[Path]) -> list[tuple[float, ...]]:
@@ -177,25 +194,27 @@ class StepScorer:
             raise InputError(f"path {index} has {length} tokens, the scorer takes 1 to {self.context}")
         if not all(0 <= end < length for end in path.step_ends):
             raise InputError(f"path {index}: step ends {path.step_ends} outside its {length} tokens")
-        if len(path.program_tokens) != len(path.step_ends) or not all(
-            0 <= tokens <= end for tokens, end in zip(path.program_tokens, path.step_ends, strict=True)
-        ):
+        starts = (path.prompt_tokens - 1, *path.step_ends)
+        if len(path.is_program) != len(path.step_ends) or not 0 < path.prompt_tokens <= length:
             raise InputError(
-                f"path {index}: programs of {path.program_tokens} tokens at the steps that end at "
-                f"{path.step_ends}; wanted one number a step, and a prompt before them"
+                f"path {index}: {path.is_program} say which of {len(path.step_ends)} steps are programs, "
+                f"after a prompt of {path.prompt_tokens} of {length} tokens; wanted one a step, and a prompt"
             )
+        if any(end <= start for start, end in itertools.pairwise(starts)):
+            raise InputError(f"path {index}: steps end at {path.step_ends}, not one after the other")
         if not 0 <= min(path.token_ids) <= max(path.token_ids) < self._vocab_size:
             raise InputError(f"path {index}: token ids outside the vocabulary of {self._vocab_size}")
 
 
 class Lane:
-    """One device's forward passes, in a thread of its own. `program(tokens_BT, lengths_B, program_tokens_BT)`
-    gives logits_BT; `waiting`: paths that it was given and has not scored yet."""
+    """One device's forward passes, in a thread of its own. `program` takes make_program's arrays but for the
+    parameters; `weights`: of the log-likelihood of a step that is a program, and of one that is not;
+    `waiting`: paths that it was given and has not scored yet."""
 
-    def __init__(self, program: Callable[..., jax.Array], slots: int):
+    def __init__(self, program: Callable[..., jax.Array], slots: int, weights: tuple[float, float]):
         self.counters: collections.Counter[str] = collections.Counter()
         self.waiting = 0
-        self._program, self._slots = program, slots
+        self._program, self._slots, self._weights = program, slots, weights
         self._running: list[Job] = []
         self.thread: DeviceThread[Job] = DeviceThread("step scorer", self._turn, lambda: self._running)
         self.thread.start()
@@ -224,13 +243,16 @@ class Lane:
         """One forward pass over the running jobs; their callers get the logits."""
         began = time.monotonic()
         tokens_BT = np.zeros((self._slots, self._running[0].bucket), np.int32)
-        program_tokens_BT = np.zeros_like(tokens_BT)
-        lengths_B = np.zeros(self._slots, np.int32)
+        step_tokens_BT, weights_BT = np.zeros_like(tokens_BT), np.zeros(tokens_BT.shape, np.float32)
+        lengths_B, prompt_ends_B = np.zeros((2, self._slots), np.int32)
         for row, job in enumerate(self._running):
             lengths_B[row] = len(job.path.token_ids)
+            prompt_ends_B[row] = job.path.prompt_tokens - 1
             tokens_BT[row, : lengths_B[row]] = job.path.token_ids
-            program_tokens_BT[row, list(job.path.step_ends)] = job.path.program_tokens
-        logits_BT = np.asarray(self._program(tokens_BT, lengths_B, program_tokens_BT))
+            ends = list(job.path.step_ends)
+            step_tokens_BT[row, ends] = np.diff([prompt_ends_B[row], *ends])
+            weights_BT[row, ends] = np.where(job.path.is_program, *self._weights)
+        logits_BT = np.asarray(self._program(tokens_BT, lengths_B, prompt_ends_B, step_tokens_BT, weights_BT))
         logits = [tuple(logits_BT[b, list(j.path.step_ends)].tolist()) for b, j in enumerate(self._running)]
         self.counters.update(paths=len(self._running), tokens=int(lengths_B.sum()), passes=1)
         self.counters["busy_s"] += time.monotonic() - began

@@ -3,7 +3,8 @@
 A score is sigmoid(h . (W[:, good] - W[:, bad])) of the hidden state at a step's last token: the
 probability of the good token against the bad one. To the logit of a step that is a program its own
 log-likelihood may be added, with a weight: a program is determined by the pseudocode above it, and its
-unlikely tokens are mostly its mistakes. Does not know where steps end.
+unlikely tokens are mostly its mistakes. Of a head on a frozen policy (prm/head.py) the first part is read at
+the prompt's last token. Does not know where steps end.
 """
 
 from __future__ import annotations
@@ -47,6 +48,18 @@ def scored_logits(
         return logits_BT
     log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, n_tokens=n_tokens)
     return logits_BT + likelihood * log_likelihoods(log_probs_BT, program_tokens_BT)
+
+
+def prompt_logits(hidden_BTD: Array, prompt_ends_B: Array, weights_D: Sequence[float]) -> Array:
+    """logits_BT, float32, the same at every position of a row: weights_D times the hidden state at the index
+    prompt_ends_B."""
+    assert hidden_BTD.ndim == 3 and hidden_BTD.shape[2] == len(weights_D)
+    hidden_BD = jnp.take_along_axis(hidden_BTD, prompt_ends_B[:, None, None], axis=1)[:, 0]
+    direction_D = jnp.asarray(weights_D, jnp.float32)
+    logits_B = jnp.einsum(
+        "BD,D->B", hidden_BD.astype(jnp.float32), direction_D, precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.broadcast_to(logits_B[:, None], hidden_BTD.shape[:2])
 
 
 def log_likelihoods(log_probs_BT: Array, program_tokens_BT: Array) -> Array:

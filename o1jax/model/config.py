@@ -39,9 +39,13 @@ class ModelConfig:
     compute_dtype: str = "float32"  # what matrix products run in
     remat: Remat = "none"  # what a layer keeps for the backward pass, from everything to its input
     attention: str = "auto"  # the kernel of packed rows (attention.py); auto is by platform
-    score_likelihood: float = (
-        0.0  # of a process reward model: weight of a program's log-likelihood in its score
-    )
+    # Of a process reward model: the weights of a step's log-likelihood in its score, of a step that is a
+    # program, and of any other.
+    score_likelihood: float = 0.0
+    score_step_likelihood: float = 0.0
+    # Of a process reward model that is a head on a frozen policy: what the hidden state at the prompt's last
+    # token weighs, D numbers. They take the place of the score tokens' direction. Empty: these score.
+    score_prompt: tuple[float, ...] = ()
     # Of a process reward model: (a, b) of each step number, the last one's for all after it. A score is
     # sigmoid(a * logit + b). Empty: (1, 0) of every step.
     score_calibration: tuple[tuple[float, float], ...] = ()
@@ -86,6 +90,7 @@ class ModelConfig:
                 fields["remat"] = "full" if fields["remat"] else "none"
             scaling = RopeScaling(**fields.pop("rope_scaling", {}))  # absent before there was any
             calibration = tuple((float(a), float(b)) for a, b in fields.pop("score_calibration", ()))
-            return cls(**fields, rope_scaling=scaling, score_calibration=calibration)
+            prompt = tuple(map(float, fields.pop("score_prompt", ())))
+            return cls(**fields, rope_scaling=scaling, score_calibration=calibration, score_prompt=prompt)
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise InputError(f"not a model config: {error}") from error

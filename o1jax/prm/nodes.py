@@ -7,15 +7,14 @@ left out, for search never asks what they are worth. Computes no figure (figures
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
 from o1jax.concurrency import run_in_order
-from o1jax.engine.step_scorer import Path, StepScorer
-from o1jax.records import InputError, Node, Tree
+from o1jax.engine.step_scorer import StepScorer
+from o1jax.records import InputError, Tree
 from o1jax.search.samples import Label, label_nodes
 from o1jax.search.steps import path_of, without_eos
 from o1jax.search.tree import path_to
@@ -36,6 +35,8 @@ class Nodes:
     path_tokens_N: np.ndarray  # from after the prompt to the step's end
     soft_N: np.ndarray  # labels in [0, 1], as in search/samples.label_nodes
     hard_N: np.ndarray  # 0 or 1
+    n_leaves_N: np.ndarray  # that the labels stand on
+    tree_N: np.ndarray  # the index of its tree
 
     def labels_N(self, kind: LabelKind) -> np.ndarray:
         """The labels of this kind."""
@@ -50,9 +51,9 @@ def nodes_of(trees: Sequence[Tree], ends: tuple[int, ...]) -> Nodes:
     problems: dict[str, int] = {}
     rows: list[tuple] = []
     n_parents = 0
-    for tree in trees:
+    for index, tree in enumerate(trees):
         problem = problems.setdefault(tree.problem_id, len(problems))  # of two rounds' trees the same
-        rows += _rows(tree, problem, n_parents, ends)
+        rows += ((*row, index) for row in _rows(tree, problem, n_parents, ends))
         n_parents += len(tree.nodes)
     if not rows:
         raise InputError(
@@ -61,17 +62,8 @@ def nodes_of(trees: Sequence[Tree], ends: tuple[int, ...]) -> Nodes:
     return Nodes(*map(np.asarray, zip(*rows, strict=True)))
 
 
-async def node_logits(
-    trees: Sequence[Tree], scorer: StepScorer, ends: tuple[int, ...], *, by_likelihood: bool = False
-) -> np.ndarray:
-    """logit_N of the rows of `nodes_of`, without the model's calibration. `by_likelihood`: every step counts
-    as a program, whose log-likelihood a model with score_likelihood adds."""
-
-    def asked(tree: Tree, path: Sequence[Node]) -> Path:
-        whole = path_of(tree.prompt_ids, path, ends)
-        starts = (len(tree.prompt_ids) - 1, *whole.step_ends)
-        lengths = tuple(end - start for start, end in itertools.pairwise(starts))
-        return whole._replace(program_tokens=lengths) if by_likelihood else whole
+async def node_logits(trees: Sequence[Tree], scorer: StepScorer, ends: tuple[int, ...]) -> np.ndarray:
+    """logit_N of the rows of `nodes_of`, without the model's calibration."""
 
     async def work(tree: Tree) -> list[float]:
         # Scoring a path scores all its steps, so only the paths to rows without a row below are asked for.
@@ -79,7 +71,7 @@ async def node_logits(
         rows = _row_indices(tree, label_nodes(tree))
         inner = {tree.nodes[index].parent for index in rows}
         paths = [path_to(tree.nodes, index) for index in rows if index not in inner]
-        found = await scorer.logits([asked(tree, path) for path in paths])
+        found = await scorer.logits([path_of(tree.prompt_ids, path, ends) for path in paths])
         by_index: dict[int, float] = {}
         for path, logits in zip(paths, found, strict=True):
             by_index |= zip((node.index for node in path), logits, strict=True)
@@ -96,7 +88,8 @@ def _rows(tree: Tree, problem: int, first_parent: int, ends: tuple[int, ...]) ->
         node = tree.nodes[index]
         path_tokens = sum(lengths[step.index] for step in path_to(tree.nodes, index))
         at = (problem, first_parent + node.parent, node.depth, node.value is not None)
-        yield *at, lengths[index], path_tokens, labels[index].soft, labels[index].hard
+        label = labels[index]
+        yield *at, lengths[index], path_tokens, label.soft, label.hard, label.n_leaves
 
 
 def _row_indices(tree: Tree, labels: Sequence[Label]) -> list[int]:

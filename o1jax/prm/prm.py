@@ -1,7 +1,8 @@
-"""The process reward model (PRM): a policy trained to say of each step whether it leads to a pass (D9).
+"""The process reward model (PRM): a policy that says of each step whether it leads to a pass (D9).
 
-Inputs: policy, which it starts from, or prm, an earlier PRM to go on with; found_<k>: search stages whose
-trees give the labels; and perhaps, of other problems, searched alike,
+What is trained is a head on the frozen policy (head.py), or the whole body. Inputs: policy, which it starts
+from, or prm, an earlier PRM whose body to go on with; found_<k>: search stages whose trees give the labels;
+and perhaps, of other problems, searched alike,
   calibration  a search stage on whose trees the scores are calibrated (calibrate.py),
   held_out     one whose trees give the figures.
 The policy is to be the one that searched, never one that SFT has since trained on the same problems' passing
@@ -22,7 +23,14 @@ import numpy as np
 from etils import epath
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from o1jax.batches.encode import Example, LabelWeight, encode_step_labels, encode_step_pair, keep_short
+from o1jax.batches.encode import (
+    Example,
+    LabelWeight,
+    encode_step_labels,
+    encode_step_pair,
+    independent,
+    keep_short,
+)
 from o1jax.engine.step_scorer import StepScorer, score_ids
 from o1jax.losses.prm import calibrated
 from o1jax.model.init import abstract_params
@@ -31,6 +39,7 @@ from o1jax.parallel.seeds import drawn
 from o1jax.policy.found import found_directories, search_trees
 from o1jax.prm.calibrate import fit_calibration
 from o1jax.prm.figures import held_out_figures
+from o1jax.prm.head import HeadInputs, fit_head, prompt_states
 from o1jax.prm.leakage import learned_by, refuse_leakage, warn_of_memory
 from o1jax.prm.nodes import LabelKind, Nodes, node_logits, nodes_of
 from o1jax.prompts.ends import end_ids
@@ -48,13 +57,16 @@ USES = {"calibration": "used for the calibration", "held_out": "held out"}  # in
 class Settings:
     """What a process reward model learns of searched paths, and how."""
 
-    train_tokens: PositiveInt  # tokens to train on, padding not counted
+    train_tokens: PositiveInt  # tokens to train a body on, padding not counted
+    # A head on the frozen policy, which is fitted in a minute, or the body, by train.*. Of a few hundred
+    # problems a head tells more (tests/benchmarks/RESULTS.md).
+    trains: Literal["head", "body"] = "head"
     # Cross-entropy with the soft or the hard label of every step, or Bradley-Terry on pairs of siblings. The
     # scores of "pair" compare siblings and nothing else: not steps of different problems.
     objective: Literal["soft", "hard", "pair"] = "soft"
-    likelihood: float = (
-        0.0  # the weight of a step's log-likelihood, by the same model, in its score (0: none)
-    )
+    # Of a trained body: the weight of a program's log-likelihood, by the same model, in its score (0: none).
+    # A head fits its own.
+    likelihood: float = 0.0
     # What a label counts: "one" on each path that its step is on, so that a step counts about as often as it
     # has leaves, or by its "leaves" (batches.encode.independent), on however many paths it is. Not of pairs.
     label_weight: LabelWeight = "leaves"
@@ -62,7 +74,11 @@ class Settings:
     max_pairs_per_parent: NonNegativeInt = 0  # the widest apart (0: all)
     max_paths_per_problem: NonNegativeInt = 0  # labelled paths, drawn by seed (0: all)
     train: training.TrainSettings = training.TrainSettings(learning_rate=1e-3, weight_decay=0.01)
-    scorer_slots: PositiveInt = 16  # paths in one forward pass of the calibration and the held-out figures
+    scorer_slots: PositiveInt = 16  # paths in one forward pass where nothing is trained
+
+    def __post_init__(self):
+        if self.trains == "head" and self.objective == "pair":
+            raise InputError("prm: saw objective 'pair' with trains 'head'; set prm.trains to 'body'")
 
     @property
     def label_kind(self) -> LabelKind:
@@ -72,8 +88,8 @@ class Settings:
 
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
     """figures: objective, examples, problems, start_saw (to how many of these the start had learned answers),
-    dropped_long, steps, trained_tokens, score_calibration, and held_out (figures.py)."""
-    start = inputs["prm"] if "prm" in inputs else inputs["policy"]
+    dropped_long, steps, trained_tokens (both 0 of a head), score_calibration, and held_out (figures.py)."""
+    start = _start(settings, inputs)
     policy = training.open_policy(start)
     training.check_model("prm", settings.train.model, policy)
     found = found_directories(inputs)
@@ -83,32 +99,85 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     learned = learned_by(start)
     refuse_leakage({"trained on": trees} | {USES[name]: of for name, of in other_trees.items()}, learned)
     start_saw = warn_of_memory(trees, learned)
-    policy = training.with_adapters(_scoring(policy, settings.likelihood), settings.train.lora, seed)
+    policy = _scoring(policy, settings.likelihood)
     samples = samples_of(rounds, settings, end_ids(policy.tokenizer), seed)
     examples, dropped = _examples(out, samples, settings, found)
-    make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
-    objective = make_objective(*score_ids(policy.tokenizer))
-    fitted = training.train_tokens(
-        out, f"prm {settings.objective}", policy, objective, examples, settings, seed
-    )
+    rows = nodes_of(trees, end_ids(policy.tokenizer))
+    if settings.trains == "head":
+        policy = _with_head(policy, settings, start, trees, rows)
+        trained, timings = {"dropped_long": dropped, "steps": 0, "trained_tokens": 0}, {}
+        save_policy(out / "policy", policy.config, policy.params, policy.tokenizer)
+    else:
+        policy = training.with_adapters(policy, settings.train.lora, seed)
+        make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
+        title, objective = f"prm {settings.objective}", make_objective(*score_ids(policy.tokenizer))
+        fitted = training.train_tokens(out, title, policy, objective, examples, settings, seed)
+        trained, timings = dataclasses.astuple(training.result(fitted, {}, dropped))
+        policy = dataclasses.replace(policy, params=fitted.params)
     scored = _score(out, settings, start, other_trees)
-    if scored.calibration:
+    calibration = scored.calibration or policy.config.score_calibration
+    if calibration != policy.config.score_calibration:
         # Part of the model's config, as the likelihood's weight is: whoever loads this model scores alike.
-        config = dataclasses.replace(policy.config, score_calibration=scored.calibration)
-        save_policy(out / "policy", config, fitted.params, policy.tokenizer)
+        config = dataclasses.replace(policy.config, score_calibration=calibration)
+        save_policy(out / "policy", config, policy.params, policy.tokenizer)
     held_out = None
     if scored.nodes is not None:
-        rows, kind = nodes_of(trees, end_ids(policy.tokenizer)), settings.label_kind
-        held_out = held_out_figures(rows, scored.nodes, scored.scores, kind, seed)
+        held_out = held_out_figures(rows, scored.nodes, scored.scores, settings.label_kind, seed)
     figures = {
         "objective": settings.objective,
         "examples": len(examples),
         "problems": len({tree.problem_id for tree in trees}),
         "start_saw": start_saw,
-        "score_calibration": [[round(x, 4) for x in of] for of in scored.calibration],
+        "score_calibration": [[round(x, 4) for x in of] for of in calibration],
         "held_out": held_out,
     }
-    return training.result(fitted, figures, dropped)
+    return StageResult({**figures, **trained}, timings)
+
+
+def _start(settings: Settings, inputs: Mapping[str, epath.Path]) -> epath.Path:
+    """The directory whose weights the model begins with."""
+    # A head is fitted anew from all labels, on the newest policy: an earlier one's body is an older policy.
+    if "prm" in inputs and (settings.trains == "body" or "policy" not in inputs):
+        return inputs["prm"]
+    return inputs["policy"]
+
+
+def _with_head(
+    policy: Policy, settings: Settings, start: epath.Path, trees: Sequence[Tree], rows: Nodes
+) -> Policy:
+    """The policy of `start` with a head that is fitted to the labels of these trees' rows, and calibrated on
+    them."""
+    model = training.open_policy(start, own_devices())
+    states_PD = prompt_states(model, [tree.prompt_ids for tree in trees], settings.scorer_slots)
+    sum_N = _logits(_likelihood_of(model), settings, {"found": trees})["found"]
+    # A step that was judged is a program.
+    inputs = HeadInputs(
+        states_PD[rows.tree_N], np.where(rows.is_leaf_N, sum_N, 0.0), np.where(rows.is_leaf_N, 0.0, sum_N)
+    )
+    label_N, numbers = rows.labels_N(settings.label_kind), rows.number_N
+    weight_N = np.ones(len(rows))
+    if settings.label_weight == "leaves":
+        weight_N = np.array([independent(n) for n in rows.n_leaves_N.tolist()])
+    head = fit_head(inputs, numbers, label_N, weight_N, rows.problem_N)
+    # Of problems that it was fitted to; a calibration on others takes this one's place.
+    own = fit_calibration(inputs.logits(head), numbers, label_N)
+    config = dataclasses.replace(
+        policy.config,
+        score_prompt=head.score_prompt,
+        score_likelihood=head.score_likelihood,
+        score_step_likelihood=head.score_step_likelihood,
+        score_calibration=own,
+    )
+    return dataclasses.replace(policy, config=config)
+
+
+def _likelihood_of(policy: Policy) -> Policy:
+    """The policy in a model whose logits are the sums of the log-probs of the steps' tokens."""
+    nothing = (0.0,) * policy.config.d_model
+    config = dataclasses.replace(
+        policy.config, score_prompt=nothing, score_likelihood=1.0, score_step_likelihood=1.0
+    )
+    return dataclasses.replace(policy, config=config)
 
 
 def _examples(
@@ -169,8 +238,14 @@ def samples_of(
 def _scoring(policy: Policy, likelihood: float) -> Policy:
     """The policy's parameters in a model whose scores count likelihood so, not yet calibrated."""
     # The weight is part of the model's config, and so of the graph: whoever loads this model scores alike. A
-    # calibration that an earlier model had is of its logits, not of those to come.
-    config = dataclasses.replace(policy.config, score_likelihood=likelihood, score_calibration=())
+    # head or calibration that an earlier model had is of its states and logits, not of those to come.
+    config = dataclasses.replace(
+        policy.config,
+        score_likelihood=likelihood,
+        score_step_likelihood=0.0,
+        score_prompt=(),
+        score_calibration=(),
+    )
     graphdef, _ = abstract_params(config, make_mesh())
     return dataclasses.replace(policy, config=config, graphdef=graphdef)
 
@@ -179,7 +254,7 @@ def _scoring(policy: Policy, likelihood: float) -> Policy:
 class Scored:
     """What the trained model says of steps of other problems."""
 
-    calibration: tuple[tuple[float, float], ...] = ()  # () without trees to fit it on
+    calibration: tuple[tuple[float, float], ...] = ()  # of a trained body () without trees to fit it on
     nodes: Nodes | None = None  # of the held-out trees, if there are any
     # Their scores: "prm" as stored, "uncalibrated" where that differs, "likelihood" of the model it began as
     scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -202,7 +277,7 @@ def _score(
         return fit_calibration(value_N["calibration"], rows.number_N, rows.labels_N(settings.label_kind))
 
     logits = _logits(prm, settings, trees)
-    calibration = fitted(logits)
+    calibration = fitted(logits) or prm.config.score_calibration
     if "held_out" not in nodes:
         return Scored(calibration)
     held_out = nodes["held_out"]
@@ -211,32 +286,23 @@ def _score(
         scores["uncalibrated"] = calibrated(logits["held_out"], held_out.number_N, ())
     # How likely its own steps are to the start tells how well they can be ranked before any label is seen.
     # Calibrated like the model: a mean over a program's tokens and one over a plan's are not comparable.
-    sums = _logits(training.open_policy(start, own_devices()), settings, trees, by_likelihood=True)
+    sums = _logits(_likelihood_of(training.open_policy(start, own_devices())), settings, trees)
     means = {name: sums[name] / nodes[name].step_tokens_N for name in sums}
     ab = fitted(means)
     scores["likelihood"] = calibrated(means["held_out"], held_out.number_N, ab) if ab else means["held_out"]
     return Scored(calibration, held_out, scores)
 
 
-def _logits(
-    model: Policy, settings: Settings, trees: Mapping[str, Sequence[Tree]], *, by_likelihood: bool = False
-) -> dict[str, np.ndarray]:
-    """logit_N of the steps of each name's trees or, `by_likelihood`, the sums of their tokens' log-probs. The
-    model's parameters are let go of."""
-    good, bad = score_ids(model.tokenizer)
+def _logits(model: Policy, settings: Settings, trees: Mapping[str, Sequence[Tree]]) -> dict[str, np.ndarray]:
+    """logit_N of the steps of each name's trees, not calibrated. The model's parameters are let go of."""
     config, ends = model.config, end_ids(model.tokenizer)
-    if by_likelihood:
-        # With one token in the place of both, nothing but the likelihood is left of a logit.
-        config, bad = dataclasses.replace(config, score_likelihood=1.0), good
     shape = {"slots": settings.scorer_slots, "context": config.max_context}
 
     async def work() -> dict[str, np.ndarray]:
-        scorer = StepScorer(config, model.graphdef, model.params, good, bad, owned=True, **shape)
+        ids = score_ids(model.tokenizer)
+        scorer = StepScorer(config, model.graphdef, model.params, *ids, owned=True, **shape)
         try:
-            return {
-                name: await node_logits(of, scorer, ends, by_likelihood=by_likelihood)
-                for name, of in trees.items()
-            }
+            return {name: await node_logits(of, scorer, ends) for name, of in trees.items()}
         finally:
             await scorer.close()
 

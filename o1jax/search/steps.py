@@ -145,5 +145,6 @@ def path_of(prompt_ids: tuple[int, ...], steps: Sequence[Node | SampledStep], en
     # A scorer was trained on steps that end at their marker (samples.py): a final end is not part of one.
     tokens = [without_eos(step.token_ids, ends) for step in steps]
     lengths = itertools.accumulate(map(len, tokens), initial=len(prompt_ids) - 1)
-    programs = (len(ids) if step.action == PROGRAM else 0 for ids, step in zip(tokens, steps, strict=True))
-    return Path(tuple(itertools.chain(prompt_ids, *tokens)), tuple(lengths)[1:], tuple(programs))
+    programs = (step.action == PROGRAM for step in steps)
+    token_ids = tuple(itertools.chain(prompt_ids, *tokens))
+    return Path(token_ids, tuple(lengths)[1:], tuple(programs), len(prompt_ids))

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+import itertools
 import threading
 import time
 
@@ -47,7 +48,12 @@ def paths(n: int, seed: int = 0) -> list[Path]:
     random = np.random.RandomState(seed)
     lengths = random.randint(4, CONTEXT + 1, size=n)
     return [
-        Path(tuple(random.randint(0, 64, size=length).tolist()), (1, length // 2, length - 1), (0, 0, 2))
+        Path(
+            tuple(random.randint(0, 64, size=length).tolist()),
+            (1, length // 2, length - 1),
+            (False, False, True),
+            1,
+        )
         for length in map(int, lengths)
     ]
 
@@ -103,20 +109,34 @@ def test_every_step_is_scored_at_its_last_token_as_full_logits_say():
     assert np.ptp(wanted) > 0.2
 
 
-def test_a_programs_own_log_likelihood_is_added_by_its_weight():
-    path, config = (
-        paths(1)[0]._replace(program_tokens=(0, 1, 2)),
-        dataclasses.replace(CONFIG, score_likelihood=0.1),
-    )
+def test_a_steps_own_log_likelihood_is_added_by_the_weight_of_its_kind():
+    path = paths(1)[0]
+    config = dataclasses.replace(CONFIG, score_likelihood=0.1, score_step_likelihood=0.05)
     (found,) = run(lambda scorer: scorer.score([path]), config=config)
     (alone,) = run(lambda scorer: scorer.score([path]))
     log_probs_TV = np.asarray(jax.nn.log_softmax(full_logits(path.token_ids)))
     own = [0.0, *(log_probs_TV[t - 1, path.token_ids[t]] for t in range(1, len(path.token_ids)))]
-    ends = zip(path.step_ends, path.program_tokens, strict=True)
-    wanted = [0.1 * sum(own[end - n + 1 : end + 1]) for end, n in ends]
+    starts = (path.prompt_tokens - 1, *path.step_ends)
+    sums = [sum(own[start + 1 : end + 1]) for start, end in itertools.pairwise(starts)]
+    wanted = np.multiply(sums, [0.05, 0.05, 0.1])
     added = np.log(np.divide(found, np.subtract(1, found))) - np.log(np.divide(alone, np.subtract(1, alone)))
     np.testing.assert_allclose(added, wanted, atol=1e-4)
     assert np.ptp(added) > 0.2
+
+
+def test_a_heads_weights_are_of_the_state_at_the_prompts_end():
+    path, weights = paths(1)[0], np.random.default_rng(0).standard_normal(CONFIG.d_model)
+    config = dataclasses.replace(CONFIG, score_prompt=tuple(weights.tolist()))
+    ends = (len(path.token_ids) - 2, len(path.token_ids) - 1)
+    asked = [Path(path.token_ids, ends, (False, True), n) for n in (1, 2)]
+    found = run(lambda scorer: scorer.logits(asked), config=config)
+    graphdef, params = model()
+    tokens_BT = jnp.array([path.token_ids])
+    hidden_BTD = merge(graphdef, params)(
+        tokens_BT, jnp.arange(tokens_BT.shape[1])[None], jnp.ones_like(tokens_BT)
+    )
+    wanted_T = np.asarray(hidden_BTD[0]) @ weights
+    np.testing.assert_allclose(found, np.repeat(wanted_T[:2, None], 2, axis=1), rtol=1e-3, atol=1e-3)
 
 
 def test_scores_are_calibrated_by_the_steps_number_and_logits_are_not():
@@ -193,13 +213,15 @@ def test_buckets_are_powers_of_two_up_to_the_context():
 @pytest.mark.parametrize(
     "path, message",
     [
-        (Path((1,) * 49, (1,), (1,)), "path 1 has 49 tokens, the scorer takes 1 to 48"),
-        (Path((), (), ()), "path 1 has 0 tokens"),
-        (Path((1, 2, 3), (1, 3), (1, 2)), r"path 1: step ends \(1, 3\) outside its 3 tokens"),
-        (Path((1, 2, 3), (-1,), (1,)), r"step ends \(-1,\) outside"),
-        (Path((1, 64), (1,), (1,)), "outside the vocabulary of 64"),
-        (Path((1, 2, 3), (1, 2), (1,)), r"programs of \(1,\) tokens at the steps that end at \(1, 2\)"),
-        (Path((1, 2, 3), (2,), (3,)), "wanted one number a step, and a prompt before them"),
+        (Path((1,) * 49, (1,), (True,), 1), "path 1 has 49 tokens, the scorer takes 1 to 48"),
+        (Path((), (), (), 1), "path 1 has 0 tokens"),
+        (Path((1, 2, 3), (1, 3), (True, True), 1), r"path 1: step ends \(1, 3\) outside its 3 tokens"),
+        (Path((1, 2, 3), (-1,), (True,), 1), r"step ends \(-1,\) outside"),
+        (Path((1, 64), (1,), (True,), 1), "outside the vocabulary of 64"),
+        (Path((1, 2, 3), (1, 2), (True,), 1), r"\(True,\) say which of 2 steps are programs"),
+        (Path((1, 2, 3), (2,), (True,), 0), "a prompt of 0 of 3 tokens; wanted one a step, and a prompt"),
+        (Path((1, 2, 3), (2, 1), (False, True), 1), r"steps end at \(2, 1\), not one after the other"),
+        (Path((1, 2, 3), (1,), (True,), 2), "not one after the other"),
     ],
 )
 def test_a_malformed_path_is_refused_before_anything_runs(path, message):
@@ -213,7 +235,7 @@ def test_a_malformed_path_is_refused_before_anything_runs(path, message):
 
 def test_a_path_without_steps_has_no_scores_and_no_paths_give_none():
     async def use(scorer):
-        return await scorer.score([Path((1, 2, 3), (), ())]), await scorer.score([])
+        return await scorer.score([Path((1, 2, 3), (), (), 1)]), await scorer.score([])
 
     assert run(use) == ([()], [])
 

@@ -28,6 +28,7 @@ from o1jax.prm.figures import (
     held_out_figures,
     ranking,
 )
+from o1jax.prm.head import Head, HeadInputs, fit_head, prompt_states
 from o1jax.prm.leakage import learned_by, refuse_leakage, warn_of_memory
 from o1jax.prm.nodes import Nodes, node_logits, nodes_of
 from o1jax.prompts import nano_tokenizer
@@ -45,7 +46,7 @@ ENDS = (EOS,)
 GOOD = 40  # a step that holds this token is a good one
 PASS, FAIL = (Verdict(True, (CaseResult(status),)) for status in (Status.AC, Status.WA))
 TRAIN = TrainSettings(row_length=64, rows_per_batch=16, learning_rate=3e-3, weight_decay=0.01)
-SETTINGS = prm.Settings(train_tokens=25_000, train=TRAIN)
+SETTINGS = prm.Settings(train_tokens=25_000, trains="body", train=TRAIN)
 
 
 def tree_of(number, rng):
@@ -155,7 +156,7 @@ def test_the_calibration_is_fitted_on_other_problems_and_kept_with_the_model(inp
 
     async def scored():
         scorer = scorer_of(model, slots=4, context=64)
-        path = (tuple(range(3, 23)), (9, 19), (0, 0))
+        path = (tuple(range(3, 23)), (9, 19), (False, False), 3)
         try:
             return await scorer.score([prm_path(*path)]), await scorer.logits([prm_path(*path)])
         finally:
@@ -169,6 +170,69 @@ def test_the_calibration_is_fitted_on_other_problems_and_kept_with_the_model(inp
     again = prm.run(epath.Path(tmp_path) / "again", few, {**inputs, "prm": out}, 0)
     assert not open_policy(epath.Path(tmp_path) / "again").config.score_calibration
     assert again.figures["score_calibration"] == []
+
+
+def test_a_head_leaves_the_policy_as_it_is_and_scores_as_it_was_fitted(inputs, tmp_path):
+    out = epath.Path(tmp_path) / "out"
+    settings = dataclasses.replace(SETTINGS, trains="head")
+    calibration = epath.Path(inputs["found_0"]).parent / "calibration"
+    figures = prm.run(out, settings, {**inputs, "calibration": calibration}, 0).figures
+    assert figures["steps"] == figures["trained_tokens"] == 0 and figures["examples"] == 60 * 8
+    start, model = open_policy(inputs["policy"]), open_policy(out)
+    for old, new in zip(jax.tree.leaves(start.params), jax.tree.leaves(model.params), strict=True):
+        np.testing.assert_array_equal(old, new)
+    head, trees = Head(*(getattr(model.config, name) for name in Head._fields)), trees_of(range(5))
+    assert len(head.score_prompt) == 64 and len(model.config.score_calibration) == 2
+    assert figures["held_out"]["prm"]["calibration_error"] < 0.1
+
+    async def logits(config):
+        scorer = scorer_of(dataclasses.replace(model, config=config), slots=4, context=64)
+        try:
+            return await node_logits(trees, scorer, ENDS)
+        finally:
+            await scorer.close()
+
+    nodes = nodes_of(trees, ENDS)
+    sum_N = asyncio.run(
+        logits(
+            dataclasses.replace(
+                model.config, score_prompt=(0.0,) * 64, score_likelihood=1.0, score_step_likelihood=1.0
+            )
+        )
+    )
+    states_PD = prompt_states(model, [tree.prompt_ids for tree in trees], 4)
+    of_programs = np.where(nodes.is_leaf_N, sum_N, 0.0)
+    read = HeadInputs(states_PD[nodes.tree_N], of_programs, sum_N - of_programs)
+    np.testing.assert_allclose(asyncio.run(logits(model.config)), read.logits(head), atol=1e-3)
+    # Without trees to calibrate it on, it is on its own; a body that is trained from it has neither.
+    alone = prm.run(epath.Path(tmp_path) / "alone", settings, inputs, 0)
+    assert len(alone.figures["score_calibration"]) == 2
+    few = dataclasses.replace(SETTINGS, train_tokens=500)
+    prm.run(epath.Path(tmp_path) / "body", few, {**inputs, "prm": out}, 0)
+    config = open_policy(epath.Path(tmp_path) / "body").config
+    assert config.score_prompt == config.score_calibration == ()
+    assert config.score_likelihood == config.score_step_likelihood == 0.0
+
+
+def test_a_head_is_not_fitted_to_pairs():
+    with pytest.raises(InputError, match="set prm.trains to 'body'"):
+        dataclasses.replace(SETTINGS, trains="head", objective="pair")
+
+
+def test_a_head_finds_what_the_problem_and_the_likelihood_say():
+    rng, P, each = np.random.default_rng(0), 400, 10
+    states_PD, problem_N = rng.normal(3.0, 2.0, (P, 8)), np.repeat(np.arange(P), each)
+    number_N = np.tile(np.arange(each) % 3 + 1, P)
+    sum_N = -rng.exponential(2.0, P * each)
+    program_N = np.where(number_N == 3, sum_N, 0.0)
+    inputs = HeadInputs(states_PD[problem_N], program_N, sum_N - program_N)
+    wanted = Head((0.5, -0.5, *[0.0] * 6), 0.7, 0.2)
+    label_N = rng.binomial(4, calibrated(inputs.logits(wanted), number_N, ((1.0, 1.0),))) / 4
+    found = fit_head(inputs, number_N, label_N, np.ones(P * each), problem_N)
+    np.testing.assert_allclose(found.score_prompt, wanted.score_prompt, atol=0.06)
+    np.testing.assert_allclose(found[1:], wanted[1:], atol=0.06)
+    backwards = inputs._replace(program_N=-program_N)
+    assert fit_head(backwards, number_N, label_N, np.ones(P * each), problem_N).score_likelihood == 0.0
 
 
 LEAKS = (("held_out", "held out"), ("calibration", "used for the calibration"))
@@ -256,15 +320,15 @@ def test_a_cap_draws_paths_by_seed():
 
 
 class LengthScorer:
-    """A step's logit is the length of the path up to its end, and of a program of that; counts paths."""
+    """A step's logit is the length of the path up to its end, and 1000 more of a program; counts paths."""
 
     def __init__(self):
         self.paths = 0
 
     async def logits(self, paths):
         self.paths += len(paths)
-        steps = [zip(ends, programs, strict=True) for _, ends, programs in paths]
-        return [tuple(end + 1 + 1000 * length for end, length in of) for of in steps]
+        steps = [zip(path.step_ends, path.is_program, strict=True) for path in paths]
+        return [tuple(end + 1 + 1000 * is_program for end, is_program in of) for of in steps]
 
 
 def test_every_step_is_scored_once_and_malformed_ones_are_not():
@@ -273,9 +337,7 @@ def test_every_step_is_scored_once_and_malformed_ones_are_not():
     logits = asyncio.run(node_logits(trees, scorer, ENDS))
     assert len(nodes) == len(logits) == 3 * 12 and scorer.paths == 3 * 8
     ends = nodes.path_tokens_N + 3  # the prompt's; no eos
-    np.testing.assert_array_equal(logits, ends + 1000 * nodes.step_tokens_N * nodes.is_leaf_N)
-    by_likelihood = asyncio.run(node_logits(trees, scorer, ENDS, by_likelihood=True))
-    np.testing.assert_array_equal(by_likelihood, ends + 1000 * nodes.step_tokens_N)
+    np.testing.assert_array_equal(logits, ends + 1000 * nodes.is_leaf_N)
     assert nodes.number_N.tolist()[:3] == [1, 2, 2] and nodes.is_leaf_N.tolist()[:3] == [False, True, True]
     assert nodes.soft_N[0] in (0.0, 0.5) and nodes.hard_N[0] == 2 * nodes.soft_N[0]
 
@@ -358,7 +420,16 @@ def random_nodes(n, label_of, seed=0):
     number_N, step_N, path_N = rng.integers(1, 4, n), rng.integers(5, 60, n), rng.integers(60, 150, n)
     label_N = np.asarray(label_of(rng, number_N, step_N, path_N), float)
     return Nodes(
-        np.arange(n) // 10, np.arange(n) // 3, number_N, number_N == 3, step_N, path_N, label_N, label_N
+        np.arange(n) // 10,
+        np.arange(n) // 3,
+        number_N,
+        number_N == 3,
+        step_N,
+        path_N,
+        label_N,
+        label_N,
+        np.ones(n, int),
+        np.arange(n) // 10,
     )
 
 

@@ -41,11 +41,11 @@ class ScriptedScorer:
     async def score(self, paths):
         await asyncio.sleep(random.random() * self.jitter_s)
         self.calls.append(paths)
-        for token_ids, step_ends, program_tokens in paths:
+        for token_ids, step_ends, is_program, _ in paths:
             # All steps from the first on, or a calibration by number would take the wrong one.
-            assert len(step_ends) == self.answer(token_ids).count("<Step_End>") and not any(program_tokens)
+            assert len(step_ends) == self.answer(token_ids).count("<Step_End>") and not any(is_program)
             assert step_ends[-1] == len(token_ids) - 1
-        return [(*[0.0] * (len(ends) - 1), self._score(self.answer(ids))) for ids, ends, _ in paths]
+        return [(*[0.0] * (len(ends) - 1), self._score(self.answer(ids))) for ids, ends, _, _ in paths]
 
     def answer(self, token_ids):
         return self.tokenizer.decode(token_ids).split(scripted.ASSISTANT)[1]
