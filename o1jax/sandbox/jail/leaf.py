@@ -24,7 +24,6 @@ import weakref
 
 import kernel
 import seccomp
-import stand_ins
 
 STACK_BYTES = 100 << 20  # deep recursion in C; the address space stays capped
 MAX_FILES = 64
@@ -61,23 +60,21 @@ def prepare():
     resource.setrlimit(resource.RLIMIT_STACK, (stack, most))
 
 
-def become(job, parent, n_files, cpu_s, file_bytes):
-    """Turns a fresh fork, whose first `n_files` descriptors are its own, into a jailed execution, or kills
-    it (then it is nobody's verdict)."""
+def become(sealed, parent, files):
+    """Turns a fresh fork, whose descriptors become `files`, into a jailed execution, or kills it (then it is
+    nobody's verdict). Returns when its parent has set its limits and writes to the last of the files, which
+    it closes."""
     try:
         kernel.die_with_parent(parent)
-        os.closerange(n_files, 1 << 16)
-        soft_cpu, limit = int(cpu_s) + 1, resource.setrlimit
-        limit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-        limit(resource.RLIMIT_CPU, (soft_cpu, soft_cpu + 1))
-        # The room above is for the stacks of threads, which claim many times what they use.
-        limit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"] + stand_ins.STACKS_BYTES))
-        if job["max_threads"]:
-            limit(resource.RLIMIT_NPROC, (job["max_threads"], job["max_threads"]))
-        if job["sealed"]:
+        for target, file in enumerate(files):
+            os.dup2(file, target)
+        os.closerange(len(files), 1 << 16)
+        if sealed:
             seccomp.install_execution_filter(os.getpid())
         else:
             os.setsid()  # nothing else keeps its signals from its parent's group
+        os.read(len(files) - 1, 8)
+        os.close(len(files) - 1)
     except BaseException:  # noqa: BLE001 - the harness failed, so nothing here can be trusted to go on
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -108,7 +105,8 @@ def run_stdin(prelude, code):
 def run_program(prelude, code):
     namespace = vars(sys.modules["__main__"])
     try:
-        exec(prelude, namespace)  # noqa: S102
+        if prelude:
+            exec(prelude, namespace)  # noqa: S102
         exec(code, namespace)  # noqa: S102 - the jail is what this file is for
     finally:  # as Python does at once, whatever comes then
         try:
