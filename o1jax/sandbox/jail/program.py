@@ -25,7 +25,6 @@ import calls
 import checker
 import kernel
 import leaf
-import stand_ins
 
 # kind, test, wait status, what it is over (0: nothing), cpu seconds, length of output, of errors
 RECORD = struct.Struct("<ciiidII")
@@ -142,13 +141,14 @@ def run_each(job, code, result_file, job_file):
         most = min(most, n - index)
         files = [own_files() for _ in range(most)]
         gc.freeze()  # what is not frozen later is the program's: leaf.may_act() looks at that
-        return [(three, fork(job, three, leaf.run_stdin, prelude, code)) for three in files]
+        limits = job["cpu_s"], max(FILE_BYTES, job["output_bytes"] + 1)
+        return [(three, fork(job, three, *limits, leaf.run_stdin, prelude, code)) for three in files]
 
     n, index, left, waiting = len(job["inputs"]), 0, job["total_bytes"], []
     while index < n:
         files, execution = (waiting or forked(1)).pop(0)
         kernel.fill(files[0], job_file, *job["inputs"].place(index))
-        pid = start(job, execution, job["cpu_s"], max(FILE_BYTES, job["output_bytes"] + 1), len(waiting))
+        pid = start(execution, len(waiting))
         watch = Watch(pid, job["cpu_s"], job["wall_s"], job["cpu_s"])
         index += 1
         if not waiting and job["sealed"]:  # one that is not could reach those that wait
@@ -246,7 +246,7 @@ def called(job, code, answers, checks_file, job_file):
     found, values = os.pipe()
     seconds = (len(job["inputs"]) - answers.next) * job["cpu_s"]
     files = (NULL, NULL, NULL, values, NULL, NULL, NULL, job_file)
-    pid = start(job, fork(job, files, calls.run, job, code, answers.next), seconds)
+    pid = start(fork(job, files, seconds, FILE_BYTES, calls.run, job, code, answers.next))
     os.close(values)  # a pipe ends when nobody holds its other end
     ended = Watch(pid, job["cpu_s"], job["wall_s"], seconds).follow(found, answers)
     os.close(found)
@@ -261,9 +261,9 @@ def checked(job, code, answers, checks_file, job_file):
     found, values = os.pipe()
     seconds = (len(job["inputs"]) - answers.next) * job["cpu_s"]
     files = (NULL, NULL, NULL, replied, asked)
-    pid = start(job, fork(job, files, calls.serve, job, code), seconds)
+    pid = start(fork(job, files, seconds, FILE_BYTES, calls.serve, job, code))
     files = (NULL, NULL, NULL, values, replies, checks_file, questions, job_file)
-    judge = start(job, fork(job, files, checker.run, job, answers.next), seconds)
+    judge = start(fork(job, files, seconds, FILE_BYTES, checker.run, job, answers.next))
     for file in (asked, questions, replies, replied, values):
         os.close(file)
     watch = Watch(judge, job["cpu_s"], job["wall_s"], seconds, beside=pid)
@@ -277,31 +277,24 @@ def checked(job, code, answers, checks_file, job_file):
     return its_status if alone else status, OWN if by_itself else over, used
 
 
-def fork(job, files, run, *arguments):
+def fork(job, files, cpu_s, file_bytes, run, *arguments):
     """Forks a jailed process with the descriptors `files` from 0 on, in which `run(*arguments)` never
     returns; it waits for `start`. Returns (its number, what it waits for)."""
     own, gate = os.getpid(), os.eventfd(0, os.EFD_CLOEXEC)
     pid = kernel.fork()
     if pid == 0:
         try:
-            leaf.become(job["sealed"], own, (*files, gate))
+            leaf.become(job, own, (*files, gate), cpu_s, file_bytes)
             run(*arguments)
         finally:  # what is below here on the stack is the harness's
             os._exit(1)
     return pid, gate
 
 
-def start(job, execution, cpu_s, file_bytes=FILE_BYTES, waiting=0):
-    """Sets the limits of a forked process and lets it go, beside so many that wait. Returns its number."""
-    # From here, where no page is copied for it any more.
-    (pid, gate), limit, soft_cpu = execution, resource.prlimit, int(cpu_s) + 1
-    limit(pid, resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    limit(pid, resource.RLIMIT_CPU, (soft_cpu, soft_cpu + 1))
-    # The room above is for the stacks of threads, which claim many times what they use.
-    limit(pid, resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"] + stand_ins.STACKS_BYTES))
-    if job["max_threads"]:
-        limit(pid, resource.RLIMIT_NPROC, (job["max_threads"] + waiting,) * 2)
-    os.eventfd_write(gate, 1)
+def start(forked, waiting=0):
+    """Lets a forked process go, beside so many that wait. Returns its number."""
+    pid, gate = forked
+    os.eventfd_write(gate, 1 + waiting)
     os.close(gate)
     return pid
 
