@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import marshal
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -113,7 +114,7 @@ def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads:
         data = _input(job, test).encode("utf-8", "surrogatepass")
         sizes.append(len(data))
         yield data
-    rest = json.dumps(
+    rest = marshal.dumps(  # which is read with fewer pages touched than JSON
         {
             "source": job.source,
             "form": job.form,
@@ -130,7 +131,7 @@ def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads:
             "sealed": sealed,
             "max_threads": max_threads,
         }
-    ).encode()
+    )
     yield rest
     yield LENGTH.pack(len(rest))
 

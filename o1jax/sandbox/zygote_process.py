@@ -26,7 +26,7 @@ from o1jax.sandbox.jail import kernel
 SCRIPT = pathlib.Path(__file__).parent / "jail" / "zygote.py"
 START_S = 300.0  # generous: a loaded machine is no failure
 FIRST_UID = 0x70000000  # and the process's number: users that own nothing, one a living slot
-STATUS = struct.Struct("<i")
+ANSWER = struct.Struct("<ii")  # as in jail/zygote.py
 
 
 class ZygoteDied(SandboxError):
@@ -47,6 +47,7 @@ class Zygote:
     def __init__(self, process: subprocess.Popen, control: socket.socket, log: int):
         self._process, self._control, self._log = process, control, log
         self._busy = self._dead = False
+        self._jobs = 0
         self.isolation, self.sealed = "", False
         self.names: list[str] = []
         self.missing: dict[str, str] = {}
@@ -115,17 +116,23 @@ class Zygote:
                     file.writelines(data)
             kernel.seal(files[0], kernel.READ_ONLY)  # an execution of functions reads its inputs there
             socket.send_fds(self._control, [b"J"], files)
-            answer = asyncio.get_running_loop().sock_recv(self._control, 16)
-            data = await asyncio.wait_for(answer, deadline_s)
-            if not data:
-                raise ZygoteDied(f"the warm parent died {self._complaint()}")
-            return STATUS.unpack(data)[0]
+            async with asyncio.timeout(deadline_s):
+                return await self._answer()
         except (OSError, TimeoutError) as error:
             raise ZygoteDied(repr(error)) from error
         finally:
             self._busy = False
             if self._dead:
                 self._control.close()
+
+    async def _answer(self) -> int:
+        """The wait status of the program's process."""
+        number, self._jobs = self._jobs, self._jobs + 1
+        while data := await asyncio.get_running_loop().sock_recv(self._control, ANSWER.size):
+            job, status = ANSWER.unpack(data)
+            if job == number:  # a process that dies after its answer makes another one
+                return status
+        raise ZygoteDied(f"the warm parent died {self._complaint()}")
 
     def _complaint(self) -> str:
         """The last line that the jail's own code wrote on its standard error, if any."""
@@ -152,6 +159,7 @@ def _launched() -> tuple[subprocess.Popen, socket.socket, int]:
     command = [sys.executable, "-s", "-P", "-S", "-B", "-W", "ignore", "-X", "utf8", str(SCRIPT)]
     environment = {
         "PYTHONHASHSEED": "0",
+        "LD_BIND_NOW": "1",  # what is bound at its first use would be bound again by every fork
         "OPENBLAS_NUM_THREADS": "1",  # only one thread may fork
         "MALLOC_ARENA_MAX": "1",  # 64 MiB of address space for every thread's own is most of a limit
     }

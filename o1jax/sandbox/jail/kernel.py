@@ -5,6 +5,7 @@ system-call filter (seccomp.py does).
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -12,10 +13,13 @@ import signal
 import time
 
 LIBC = ctypes.PyDLL(None, use_errno=True)
+# Every fork calls these: what looking them up and keeping errno touch is copied each time.
+PRCTL, FORK = (ctypes.PyDLL(None)[name] for name in ("prctl", "fork"))
 NAMESPACES = {
     "pid": 0x20000000, "net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000, "mount": 0x00020000
 }  # fmt: skip
 NEW_USER = 0x10000000
+KILL = int(signal.SIGKILL)  # a member of an enum is dearer to pass
 READ_ONLY = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 CHUNK = 1 << 16  # of a file that is copied: no more of it is in this process's memory
 SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, SET_NO_NEW_PRIVS, SET_SUBREAPER = 1, 4, 22, 38, 36
@@ -31,36 +35,22 @@ def checked(result, what):
 def fork():
     """A fork without Python's at-fork hooks (they touch some 200 pages). Single-threaded callers only:
     `random` is not reseeded and no lock is reset."""
-    return checked(LIBC.fork(), "fork")
-
-
-def inherit_mapped_files():
-    """Lets forks inherit which pages of the program and its libraries are mapped. Otherwise each finds that
-    out again, by a fault for every sixteen pages: a quarter of all of a short program's."""
-    # The kernel copies such entries only for mappings that hold a page of their own: one is made in each, by
-    # writing to it what is there.
-    with open("/proc/self/maps", encoding="utf-8") as file:
-        mappings = [line.split() for line in file]
-    for place, flags, *_, name in (fields for fields in mappings if len(fields) > 5):
-        start, end = (int(number, 16) for number in place.split("-"))
-        protection = {"r-xp": 5, "r--p": 1}.get(flags)
-        if protection is None or not name.startswith("/"):
-            continue
-        mapping = ctypes.c_void_p(start), ctypes.c_size_t(end - start)
-        if LIBC.mprotect(*mapping, protection | 2) == 0:  # refused by some hardened kernels: so be it
-            ctypes.memmove(start, ctypes.string_at(start, 1), 1)
-            checked(LIBC.mprotect(*mapping, protection), "mprotect")
+    pid = FORK()
+    if pid < 0:
+        raise OSError(errno.EAGAIN, "fork: too many processes, or too little memory")
+    return pid
 
 
 def prctl(option, value, pointer=None):
     # Ints of 32 bits and pointers: cheap to pass.
-    checked(LIBC.prctl(option, value, pointer, None, None), f"prctl {option}")
+    if PRCTL(option, value, pointer, None, None) < 0:  # once more, for its reason
+        checked(LIBC.prctl(option, value, pointer, None, None), f"prctl {option}")
 
 
 def die_with_parent(parent=None):
     """SIGKILL for this process when its parent dies, and now if `parent` already has. Not inherited:
     every fork calls it."""
-    prctl(SET_PDEATHSIG, signal.SIGKILL)
+    prctl(SET_PDEATHSIG, KILL)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
 
@@ -113,14 +103,17 @@ def memory_file(name):
     return file
 
 
-def read_only_file(name, source, at, size):
-    """A file in memory of `size` bytes of the file `source`, from `at` on, at its beginning. It looks like a
-    file as standard input, and is nobody else's."""
-    file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+def unsealed_file(name):
+    """A file in memory, for `fill`."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def fill(file, source, at, size):
+    """Makes the content of a file `size` bytes of the file `source`, from `at` on, once for all. It
+    looks like a file as standard input, at its beginning."""
     copy(source, at, size, file)
     os.lseek(file, 0, os.SEEK_SET)
     seal(file, READ_ONLY)
-    return file
 
 
 def seal(file, kinds):
@@ -130,6 +123,11 @@ def seal(file, kinds):
     except PermissionError:
         if not fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL:
             raise
+
+
+def size(file):
+    """Bytes of a file. Its offset is not kept."""
+    return os.lseek(file, 0, os.SEEK_END)  # fstat makes ten times as many objects
 
 
 def write_all(file, data):

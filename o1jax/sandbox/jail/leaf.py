@@ -61,23 +61,28 @@ def prepare():
     resource.setrlimit(resource.RLIMIT_STACK, (stack, most))
 
 
-def become(job, parent, n_files, cpu_s, file_bytes):
-    """Turns a fresh fork, whose first `n_files` descriptors are its own, into a jailed execution, or kills
-    it (then it is nobody's verdict)."""
+def become(job, parent, files, cpu_s, file_bytes):
+    """Turns a fresh fork, whose descriptors become `files`, into a jailed execution, or kills it (then it is
+    nobody's verdict). Returns when its parent writes to the last of the files, which it closes, one more than
+    the executions that wait."""
     try:
         kernel.die_with_parent(parent)
-        os.closerange(n_files, 1 << 16)
-        soft_cpu, limit = int(cpu_s) + 1, resource.setrlimit
+        for target, file in enumerate(files):
+            os.dup2(file, target)
+        os.closerange(len(files), 1 << 16)
+        soft_cpu, limit, gate = int(cpu_s) + 1, resource.setrlimit, len(files) - 1
         limit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
         limit(resource.RLIMIT_CPU, (soft_cpu, soft_cpu + 1))
         # The room above is for the stacks of threads, which claim many times what they use.
         limit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"] + stand_ins.STACKS_BYTES))
-        if job["max_threads"]:
-            limit(resource.RLIMIT_NPROC, (job["max_threads"], job["max_threads"]))
         if job["sealed"]:
             seccomp.install_execution_filter(os.getpid())
         else:
             os.setsid()  # nothing else keeps its signals from its parent's group
+        waiting = os.eventfd_read(gate) - 1
+        os.close(gate)
+        if job["max_threads"]:
+            limit(resource.RLIMIT_NPROC, (job["max_threads"] + waiting,) * 2)
     except BaseException:  # noqa: BLE001 - the harness failed, so nothing here can be trusted to go on
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -108,7 +113,8 @@ def run_stdin(prelude, code):
 def run_program(prelude, code):
     namespace = vars(sys.modules["__main__"])
     try:
-        exec(prelude, namespace)  # noqa: S102
+        if prelude:
+            exec(prelude, namespace)  # noqa: S102
         exec(code, namespace)  # noqa: S102 - the jail is what this file is for
     finally:  # as Python does at once, whatever comes then
         try:

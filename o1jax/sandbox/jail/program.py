@@ -10,8 +10,9 @@ One file of 400 lines, for the protocol and the clocks of an execution are read 
 """
 
 import fcntl
+import gc
 import itertools
-import json
+import marshal
 import math
 import os
 import resource
@@ -35,6 +36,9 @@ WINDOW_S = 1.0
 TICK_S = 0.004  # between looks at answers: the time of a test in call form is exact to this
 SHORT_S = 0.01  # a shorter execution reached no limit of CPU time: the least is a second, of all its threads
 KEPT_ERROR_BYTES = 4096
+# So many executions are forked in a row, with nothing done between, and wait for their turns: every page that
+# this process writes to after a fork is copied.
+FORKS_AHEAD = 8
 FILE_BYTES = 16 << 20  # of a file that is written, standard error among them; what is read of it is less
 CHUNK = 1 << 16  # all that a pipe holds
 INPUTS = 7  # where an execution of functions reads the tests' inputs
@@ -72,10 +76,8 @@ def judge(job_file, result_file, checks_file, held):
     ended, b"A" an answer of an execution of functions, b"S" tests that are not run. `checks_file`, what a
     checker needs, is not read here: this memory is the candidate's too. `held` are the bytes of the
     interpreter itself, which the program's limit is beside."""
-    job_file, result_file, checks_file = reserve(job_file, result_file, checks_file)
     job = read_job(job_file)
     job["memory_bytes"] += held
-    leaf.prepare()
     write_record(result_file, b"B")
     code, failure = compiled(job)
     write_record(result_file, b"C" if code else b"E", errors=failure.encode("utf-8", "replace"))
@@ -89,26 +91,20 @@ def judge(job_file, result_file, checks_file, held):
 
 def read_job(file):
     """The job, its inputs left where they are."""
-    end = os.fstat(file).st_size - LENGTH.size
+    end = kernel.size(file) - LENGTH.size
     (length,) = LENGTH.unpack(os.pread(file, LENGTH.size, end))
-    job = json.loads(os.pread(file, length, end - length))
+    job = marshal.loads(os.pread(file, length, end - length))
     job["inputs"] = Inputs(INPUTS, job.pop("sizes"))
     return job
 
 
-def reserve(*files):
-    """Makes the lowest descriptors /dev/null, NULL the last of them: an execution's files are placed there
-    before its fork. Returns where `files` are instead."""
-    moved = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, NULL + 1) for file in files]
-    # Opened anew, for flags that a program sets stay; as a descriptor below NULL, which are all covered.
-    os.dup2(os.open("/dev/null", os.O_RDWR), NULL)
-    nothing_placed()
+def reserve(file):
+    """Takes all descriptors to NULL that are free, and the one of `file`, which is moved: no file that an
+    execution is given lies where it is placed. Returns the number of the moved file."""
+    moved = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, NULL + 1)
+    for target in range(3, NULL + 1):
+        os.dup2(0, target)
     return moved
-
-
-def nothing_placed():
-    for target in range(NULL):
-        os.dup2(NULL, target)
 
 
 def compiled(job):
@@ -137,36 +133,59 @@ def write_record(file, kind, **fields):
 
 def run_each(job, code, result_file, job_file):
     """A record T a test. What a program prints is copied to it, until that is `total_bytes` in all."""
-    cpu_s, inputs, left = job["cpu_s"], job["inputs"], job["total_bytes"]
-    most, file_bytes = job["output_bytes"], max(FILE_BYTES, job["output_bytes"] + 1)
     leaf.new_module("__main__")  # every execution's own, for each is a copy
     # Apart from the program, whose line numbers and syntax errors are its own.
-    prelude = compile(job["prelude"], "<prelude>", "exec", dont_inherit=True)
-    for index in range(len(inputs)):
-        # Files of its own: another's flags, seals and threads reach none of them.
-        stdin = kernel.read_only_file("stdin", job_file, *inputs.place(index))
-        output, errors = kernel.memory_file("stdout"), kernel.memory_file("stderr")
-        pid = execution(job, (stdin, output, errors), cpu_s, file_bytes, leaf.run_stdin, prelude, code)
-        status, over, used = Watch(pid, cpu_s, job["wall_s"], cpu_s).wait()
-        size = os.fstat(output).st_size
-        if size > min(most, left):
-            size, over = 0, over or OUTPUT
-        left -= size
-        complained = os.pread(errors, KEPT_ERROR_BYTES, max(0, os.fstat(errors).st_size - KEPT_ERROR_BYTES))
-        head = RECORD.pack(b"T", index, status, over, used, size, len(complained))
-        if size <= CHUNK:
-            kernel.write_all(result_file, head + os.pread(output, size, 0) + complained)
-        else:
-            kernel.write_all(result_file, head)
-            kernel.copy(output, 0, size, result_file)
-            kernel.write_all(result_file, complained)
-        for file in (stdin, output, errors):
-            os.close(file)
+    prelude = job["prelude"] and compile(job["prelude"], "<prelude>", "exec", dont_inherit=True)
+
+    def forked(most):
+        most = min(most, n - index)
+        files = [own_files() for _ in range(most)]
+        gc.freeze()  # what is not frozen later is the program's: leaf.may_act() looks at that
+        limits = job["cpu_s"], max(FILE_BYTES, job["output_bytes"] + 1)
+        return [(three, fork(job, three, *limits, leaf.run_stdin, prelude, code)) for three in files]
+
+    n, index, left, waiting = len(job["inputs"]), 0, job["total_bytes"], []
+    while index < n:
+        files, execution = (waiting or forked(1)).pop(0)
+        kernel.fill(files[0], job_file, *job["inputs"].place(index))
+        pid = start(execution, len(waiting))
+        watch = Watch(pid, job["cpu_s"], job["wall_s"], job["cpu_s"])
+        index += 1
+        if not waiting and job["sealed"]:  # one that is not could reach those that wait
+            waiting = forked(FORKS_AHEAD)
+        left -= write_result(result_file, index - 1, watch.wait(), files, min(job["output_bytes"], left))
+
+
+def own_files():
+    """Standard input, output and errors of one execution: another's flags, seals and threads reach none."""
+    return kernel.unsealed_file("stdin"), kernel.memory_file("stdout"), kernel.memory_file("stderr")
+
+
+def write_result(result_file, index, ended, files, most):
+    """Writes the record T of a test, and closes its files. Returns the bytes of its output; one of more than
+    `most` bytes is left away."""
+    (status, over, used), (_, output, errors) = ended, files
+    size, said = kernel.size(output), kernel.size(errors)
+    if size > most:
+        size, over = 0, over or OUTPUT
+    complained = os.pread(errors, KEPT_ERROR_BYTES, max(0, said - KEPT_ERROR_BYTES))
+    head = RECORD.pack(b"T", index, status, over, used, size, len(complained))
+    if size <= CHUNK:
+        kernel.write_all(result_file, head + os.pread(output, size, 0) + complained)
+    else:
+        kernel.write_all(result_file, head)
+        kernel.copy(output, 0, size, result_file)
+        kernel.write_all(result_file, complained)
+    for file in files:
+        os.close(file)
+    return size
 
 
 def run_together(job, code, result_file, checks_file, job_file):
     """All tests in one execution, a record A an answer; after one that ends badly (a record T for the test it
     was at) a fresh one goes on with the next test."""
+    # Opened anew: flags that a program sets stay.
+    os.dup2(os.open("/dev/null", os.O_RDWR), NULL)
     execute = checked if job["checked"] else called
     answers, lost = Answers(job, result_file), 0.0
     while answers.wanted:
@@ -227,9 +246,8 @@ def called(job, code, answers, checks_file, job_file):
     found, values = os.pipe()
     seconds = (len(job["inputs"]) - answers.next) * job["cpu_s"]
     files = (NULL, NULL, NULL, values, NULL, NULL, NULL, job_file)
-    pid = execution(job, files, seconds, FILE_BYTES, calls.run, job, code, answers.next)
-    os.close(values)
-    nothing_placed()  # a pipe ends when nobody holds its other end
+    pid = start(fork(job, files, seconds, FILE_BYTES, calls.run, job, code, answers.next))
+    os.close(values)  # a pipe ends when nobody holds its other end
     ended = Watch(pid, job["cpu_s"], job["wall_s"], seconds).follow(found, answers)
     os.close(found)
     return ended
@@ -243,12 +261,11 @@ def checked(job, code, answers, checks_file, job_file):
     found, values = os.pipe()
     seconds = (len(job["inputs"]) - answers.next) * job["cpu_s"]
     files = (NULL, NULL, NULL, replied, asked)
-    pid = execution(job, files, seconds, FILE_BYTES, calls.serve, job, code)
+    pid = start(fork(job, files, seconds, FILE_BYTES, calls.serve, job, code))
     files = (NULL, NULL, NULL, values, replies, checks_file, questions, job_file)
-    judge = execution(job, files, seconds, FILE_BYTES, checker.run, job, answers.next)
+    judge = start(fork(job, files, seconds, FILE_BYTES, checker.run, job, answers.next))
     for file in (asked, questions, replies, replied, values):
         os.close(file)
-    nothing_placed()
     watch = Watch(judge, job["cpu_s"], job["wall_s"], seconds, beside=pid)
     status, over, used = watch.follow(found, answers)
     os.close(found)
@@ -260,19 +277,25 @@ def checked(job, code, answers, checks_file, job_file):
     return its_status if alone else status, OWN if by_itself else over, used
 
 
-def execution(job, files, cpu_s, file_bytes, run, *arguments):
+def fork(job, files, cpu_s, file_bytes, run, *arguments):
     """Forks a jailed process with the descriptors `files` from 0 on, in which `run(*arguments)` never
-    returns. Returns its number."""
-    own = os.getpid()
-    for target, file in enumerate(files):
-        os.dup2(file, target)
+    returns; it waits for `start`. Returns (its number, what it waits for)."""
+    own, gate = os.getpid(), os.eventfd(0, os.EFD_CLOEXEC)
     pid = kernel.fork()
     if pid == 0:
         try:
-            leaf.become(job, own, len(files), cpu_s, file_bytes)
+            leaf.become(job, own, (*files, gate), cpu_s, file_bytes)
             run(*arguments)
         finally:  # what is below here on the stack is the harness's
             os._exit(1)
+    return pid, gate
+
+
+def start(forked, waiting=0):
+    """Lets a forked process go, beside so many that wait. Returns its number."""
+    pid, gate = forked
+    os.eventfd_write(gate, 1 + waiting)
+    os.close(gate)
     return pid
 
 

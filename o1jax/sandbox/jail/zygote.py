@@ -6,6 +6,7 @@ how to be jailed, and answers with one JSON hello: the tier in force and what is
 """
 
 import gc
+import itertools
 import json
 import os
 import signal
@@ -16,16 +17,18 @@ import sys
 sys.path.insert(0, os.path.dirname(__file__))  # pathlib would make every fork dearer by a tenth of its memory
 import isolation
 import kernel
+import leaf
 import program
 import seccomp
 import stand_ins
 
 sys.path.pop(0)
-WARM = (
-    "ast bisect collections copy datetime fractions functools heapq io itertools math operator random re"
+WARM = (  # not ast: since Python 3.12 objects that typing knows die silently where it is
+    "bisect collections copy datetime fractions functools heapq io itertools math operator random re"
     " string typing"
 ).split()
-STATUS = struct.Struct("<i")
+ANSWER = struct.Struct("<ii")  # which job, counted from 0, and the wait status of its program's process
+HUNG_UP = 77  # exit status
 
 
 def main(control, supervisor):
@@ -46,6 +49,7 @@ def main(control, supervisor):
     elif told["cgroup"]:
         jail.missing["cgroup"] = told["cgroup"]
     jail.seal(told["uid"], readable)
+    leaf.prepare()
     hello = {"tier": jail.tier, "sealed": jail.sealed, "names": jail.names, "missing": jail.missing}
     os.write(control.fileno(), json.dumps(hello).encode())
     serve(control, children, held)
@@ -75,7 +79,6 @@ def warm_up(packages, path):
     sys.modules["random"].seed(0)  # every execution starts from here
     gc.collect()
     gc.freeze()
-    kernel.inherit_mapped_files()
     return [place for name in packages for place in places(name)]
 
 
@@ -97,22 +100,24 @@ def address_space():
 
 
 def serve(control, children, held):
+    """Forks a process a job, each before its job is there: it takes it, and says itself when it is done."""
     own = os.getpid()
-    while True:
-        data, files, _, _ = socket.recv_fds(control, 16, 3)
-        if not data:
-            os._exit(0)
+    for number in itertools.count():
         pid = kernel.fork()
         if pid == 0:
             kernel.die_with_parent(own)
-            control.close()
+            data, files, _, _ = socket.recv_fds(control, 16, 3)
+            if not data:
+                os._exit(HUNG_UP)
             program.judge(*files, held)
+            os.write(control.fileno(), ANSWER.pack(number, 0))
             os._exit(0)
-        for file in files:
-            os.close(file)
         _, status = os.waitpid(pid, 0)
         bury(children)
-        os.write(control.fileno(), STATUS.pack(status))
+        if os.waitstatus_to_exitcode(status) == HUNG_UP:
+            os._exit(0)
+        if status:
+            os.write(control.fileno(), ANSWER.pack(number, status))
 
 
 def bury(children):
@@ -128,4 +133,4 @@ def bury(children):
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    main(socket.socket(fileno=program.reserve(int(sys.argv[1]))), int(sys.argv[2]))
