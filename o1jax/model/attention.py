@@ -245,7 +245,7 @@ def cudnn_packed_attention(
     """
     if first or q_BTNH.shape[1] != k_BSKH.shape[1]:
         raise InputError("attention 'cudnn_packed' takes whole rows: make the context axis 1, or use cudnn")
-    starts_BM, lengths_BM, whole_B = segment_places(segments_BS, most)
+    starts_BX, lengths_BM, whole_B = segment_places(segments_BS, most)
     live_BT11 = (segments_BS > 0)[:, :, None, None]
     # Neither outputs nor gradients of padding are written: select keeps both out of what reads them.
     q_BTNH, k_BTKH, v_BTKH = (jnp.where(live_BT11, x, 0) for x in (q_BTNH, k_BSKH, v_BSKH))
@@ -256,8 +256,8 @@ def cudnn_packed_attention(
             v_BTKH,
             q_seqlen=lengths_BM,
             kv_seqlen=lengths_BM,
-            q_offsets=jnp.pad(starts_BM, ((0, 0), (0, 1)), constant_values=-1),
-            kv_offsets=jnp.pad(starts_BM, ((0, 0), (0, 1)), constant_values=-1),
+            q_offsets=starts_BX,
+            kv_offsets=starts_BX,
             scale=q_BTNH.shape[-1] ** -0.5,
             mask_type=cudnn.MaskType.PADDING_CAUSAL,
         )
@@ -267,24 +267,26 @@ def cudnn_packed_attention(
 
 
 def segment_places(segments_BT: jax.Array, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(starts_BM, lengths_BM, whole_B) of the first M = `most` segments of every row, -1 where there is none,
+    """(starts_BX, lengths_BM, whole_B) of the first M = `most` segments of every row, -1 where there is none,
     and whether these are all of a row. Segments lie one after the other, whatever their ids, padding last."""
     B, T = segments_BT.shape
     before_BT = jnp.pad(segments_BT[:, :-1], ((0, 0), (1, 0)))
-    starts_here_BT = (segments_BT != before_BT) & (segments_BT > 0)
-    number_BT = jnp.cumsum(starts_here_BT, axis=1) - 1  # of the segment, counted from 0
+    begins_BT = (segments_BT != before_BT) & (segments_BT > 0)
+    number_BT = jnp.cumsum(begins_BT, axis=1) - 1  # of the segment, counted from 0
     rows_B1 = jnp.arange(B)[:, None]
-    none_BM = jnp.full((B, most), -1, jnp.int32)
-    # Places from `most` on are outside, and dropped.
-    starts_BM = none_BM.at[rows_B1, jnp.where(starts_here_BT, number_BT, most)].set(
-        jnp.arange(T, dtype=jnp.int32)[None], mode="drop"
-    )
-    counts_BM = (
-        jnp.zeros((B, most), jnp.int32)
-        .at[rows_B1, jnp.where(segments_BT > 0, number_BT, most)]
-        .add(1, mode="drop")
-    )
-    return starts_BM, jnp.where(starts_BM < 0, -1, counts_BM), starts_here_BT.sum(axis=1) <= most
+
+    def by_segment(values_BT: jax.Array, here_BT: jax.Array) -> jax.Array:
+        """The values of what is here, added up by segment; those of segments from M on are dropped."""
+        places_BT = jnp.where(here_BT, number_BT, most)
+        return jnp.zeros((B, most), jnp.int32).at[rows_B1, places_BT].add(values_BT, mode="drop")
+
+    starts_BM = by_segment(jnp.broadcast_to(jnp.arange(T), (B, T)), begins_BT)
+    lengths_BM = by_segment(jnp.ones((B, T), jnp.int32), segments_BT > 0)
+    none_BM = lengths_BM == 0
+    # X = M + 1. jax lines all rows' starts up behind each other, as it does lengths: an end among them, for
+    # which its text leaves room, would give the next row's segments the wrong starts.
+    starts_BX = jnp.pad(jnp.where(none_BM, -1, starts_BM), ((0, 0), (0, 1)), constant_values=-1)
+    return starts_BX, jnp.where(none_BM, -1, lengths_BM), begins_BT.sum(axis=1) <= most
 
 
 KERNELS: dict[str, Kernel] = {
