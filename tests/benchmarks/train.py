@@ -4,8 +4,8 @@
 
 Prints one JSON line: tokens/s (padding not counted) of each, medians over interleaved rounds, and ours
 over theirs; the same by the CPU seconds that each takes, which other programs on the machine change less.
-135m has the shape of SmolLM2-135M (give it few rows: --rows 2 --row-length 512). Needs torch beside o1jax, and
-a C++ compiler with --compiled. Not a test: nano takes about two minutes on two cores.
+135m has the shape of SmolLM2-135M (give it few rows: --rows 2 --row-length 512). Needs torch beside o1jax,
+and a C++ compiler with --compiled. Not a test: nano takes about two minutes on two cores.
 """
 
 import argparse

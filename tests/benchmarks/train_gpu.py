@@ -9,7 +9,7 @@ Prints one JSON line. Full SFT of random weights: float32 parameters and AdamW, 
 rows. Each side runs alone in a process of its own, and may have its own micro-batches and recomputation. Ours
 is launch/profile.py. Theirs takes the same rows through transformers' model under autocast, with
 scaled_dot_product_attention's causal kernel over whole rows: it is its fastest, and it does not keep
-sequences apart, as ours does. Tokens exclude padding on both sides; FLOPs are o1jax.model.flops's for both.
+sequences apart, as ours does. Tokens exclude padding on both sides; FLOPs are o1jax.plan.bounds's for both.
 
 With --kernels: a line of cuDNN's two ways to keep packed sequences apart, its mask and its packed layout
 (errors to float32; milliseconds, by the places for segments), then one of each model's train step with each.
@@ -48,25 +48,19 @@ def ours(given: argparse.Namespace) -> dict:
 
 def kernels(given: argparse.Namespace) -> None:
     """One line of cuDNN's two ways alone, then one of each model's train step with each."""
-    print(json.dumps({"benchmark": "attention_gpu", **kernel_figures(given.row_length)}), flush=True)
-    steps = {"steps": 5, "micro_batches": 2, "remat": "dots", "unroll": 0}
+    if not given.models:
+        print(json.dumps({"benchmark": "attention_gpu", **kernel_figures(given.row_length)}))
+        return
+    # In a process of its own, whose GPU memory is free again when the steps come.
+    print(output_of([__file__, "--kernels", "--models="]), end="", flush=True)
+    steps = {"steps": 5, "micro_batches": 2, "remat": "dots", "unroll": given.unroll}
+    names = ("tokens_per_s", "step_s", "mfu", "compile_s", "program_gib_per_device", "peak_gib_in_use")
     for model in given.models.split(","):
         for attention in ("cudnn", "cudnn_packed"):
-            own = vars(given) | steps | {"model": model, "attention": attention}
-            figures = ours(argparse.Namespace(**own))
-            shown = (
-                "tokens_per_s",
-                "step_s",
-                "mfu",
-                "compile_s",
-                "program_gib_per_device",
-                "peak_gib_in_use",
-            )
-            kept = {name: figures[name] for name in shown if name in figures}
-            print(
-                json.dumps({"benchmark": "train_gpu", "model": model, "attention": attention, **kept}),
-                flush=True,
-            )
+            said = {"model": model, "attention": attention}
+            figures = ours(argparse.Namespace(**vars(given) | steps | said))
+            line = {"benchmark": "train_gpu", **said, **{name: figures[name] for name in names}}
+            print(json.dumps(line), flush=True)
 
 
 def kernel_figures(T: int, B: int = 4, N: int = 12, K: int = 2, H: int = 128) -> dict:
