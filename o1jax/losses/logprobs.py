@@ -18,14 +18,15 @@ from jax.sharding import AbstractMesh
 from o1jax.losses.likelihood import sft_loss
 from o1jax.parallel.traced import axis_size, exact, gathered, per_device, summed, traced_mesh
 
-# On a device of a mesh the vocabulary is walked in blocks and, for each, the tokens in chunks; the backward
-# pass makes the logits of a block and a chunk again. Blocks are the outer loop, so that a block's gradient of
-# the head is whole before the next one begins: the gathered head and its float32 gradient exist a block at a
-# time. Without a mesh nothing is gathered, the gradient is there whole anyway, and large products are faster:
-# one block.
+# On a device the vocabulary is walked in blocks and, for each, the tokens in chunks; the backward pass makes
+# the logits of a block and a chunk again. Blocks are the outer loop, so that a block's gradient of the head
+# is whole before the next one begins: the gathered head and its float32 gradient exist a block at a time.
 BLOCK_AT_MOST = 1 << 26  # bytes of float32 of a block of the head, [D, W]
+# The same without a mesh, where nothing is gathered and large products are faster: heads of models of up to
+# 1.5 B are one block. With LoRA a larger head's copy in the compute dtype would be much of what a step takes.
+WHOLE_AT_MOST = 1 << 30
 # Tokens whose logits a device holds at once: enough for a product at a GPU's full speed, and 1.2 GB of
-# float32 logits for the 152,064 words of Qwen2.5's larger models.
+# float32 logits for the 151,936 words of Qwen2.5-1.5B.
 CHUNK = 2048
 LANES = 128  # a TPU's tile: blocks that end elsewhere are copied
 MASKED = -1e30  # finite: 0 * MASKED is 0
@@ -97,8 +98,8 @@ def negative_log_likelihood(
     """sft_loss's sum of -log p * weight, with the log-probs of token_log_probs. Gradients flow to hidden_BTD
     and head_DV, none to the weights.
 
-    Without a mesh they are made with the sum, from the same logits. A loss of another form has to know its
-    derivative by each log-prob first, and makes the logits twice.
+    Without a mesh, where the vocabulary is one block, they are made with the sum, from the same logits. A
+    loss of another form has to know its derivative by each log-prob first, and makes the logits twice.
     """
     (B, T, D), mesh = hidden_BTD.shape, traced_mesh()
     assert targets_BT.shape == weights_BT.shape == (B, T) and head_DV.shape[0] == D
@@ -142,7 +143,7 @@ log_probs.defvjp(forward, backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def nll(form: Form, hidden_BTD, targets_BT, weights_BT, head_DV) -> Array:
-    """negative_log_likelihood without a mesh; where no gradient is asked for, none is made."""
+    """negative_log_likelihood in one block, without a mesh; where no gradient is asked for, none is made."""
     return sft_loss(local_forward(form, hidden_BTD, head_DV, targets_BT)[0], weights_BT)[0]
 
 
@@ -262,7 +263,7 @@ def d_logits(block: Block, logits_BXW, targets_BX, normaliser_BX, d_log_probs_BX
 def blocks(form: Form, head_DV: Array) -> tuple[int, int]:
     """(number of blocks, words W of each) that a device's share of the head is walked in."""
     D, V = head_DV.shape[0] * axis_size(form.mesh, "fsdp"), head_DV.shape[1]
-    if form.mesh is None or 4 * D * V <= BLOCK_AT_MOST:
+    if 4 * D * V <= (WHOLE_AT_MOST if form.mesh is None else BLOCK_AT_MOST):
         return 1, V
     W = max(LANES, BLOCK_AT_MOST // (4 * D) // LANES * LANES)
     return -(-V // W), W

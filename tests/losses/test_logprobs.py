@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from o1jax.losses import logprobs
 from o1jax.losses.likelihood import sft_loss
 from o1jax.losses.logprobs import negative_log_likelihood, token_log_probs
 
@@ -130,12 +131,15 @@ def test_a_token_without_weight_adds_nothing_whatever_its_target():
     assert not np.asarray(gradient[0, 0]).any()
 
 
-def test_a_loss_without_its_gradient_makes_none():
+def test_a_loss_without_its_gradient_makes_none(monkeypatch):
     def products(function):
-        return str(jax.make_jaxpr(function)(*example(), WEIGHTS_BT)).count("dot_general")
+        return str(jax.make_jaxpr(function)(*example(V=400), WEIGHTS_BT)).count("dot_general")
 
     assert products(negative_log_likelihood) == 1 and products(jax.grad(negative_log_likelihood)) == 3
     assert products(jax.grad(nll_of_log_probs)) == 4  # the logits are made twice
+    monkeypatch.setattr(logprobs, "WHOLE_AT_MOST", 1)
+    monkeypatch.setattr(logprobs, "BLOCK_AT_MOST", 1)
+    assert products(jax.grad(negative_log_likelihood)) == 4  # of a large head, too
 
 
 def test_log_probs_are_float32_for_bfloat16_inputs():
@@ -190,8 +194,11 @@ def padded_and_cut(head_DV, n_tokens):
     return run(head_DV, n_tokens), run(head_DV[:, :n_tokens], None)
 
 
+@pytest.mark.parametrize("head_bytes", [1 << 30, 1], ids=["one block", "blocks of 128 words"])
 @pytest.mark.parametrize("n_tokens", [200, 256, 399])
-def test_padding_of_the_vocabulary_has_no_share_and_no_gradient(n_tokens):
+def test_padding_of_the_vocabulary_has_no_share_and_no_gradient(monkeypatch, head_bytes, n_tokens):
+    monkeypatch.setattr(logprobs, "WHOLE_AT_MOST", head_bytes)
+    monkeypatch.setattr(logprobs, "BLOCK_AT_MOST", 1)  # with it whole blocks are padding
     _, head_DV, _ = example(V=400)
     head_DV = head_DV.at[:, n_tokens:].multiply(30)  # likelier than any token, if it were one
     padded, cut = padded_and_cut(head_DV, n_tokens)
