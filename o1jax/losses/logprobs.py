@@ -103,13 +103,12 @@ def negative_log_likelihood(
     """
     (B, T, D), mesh = hidden_BTD.shape, traced_mesh()
     assert targets_BT.shape == weights_BT.shape == (B, T) and head_DV.shape[0] == D
-    if mesh is not None:
+    form = Form(1.0, tokens_of(head_DV, n_tokens), chunk, mesh)
+    if mesh is not None or blocks(form, head_DV)[0] > 1:
         log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, n_tokens=n_tokens, chunk=chunk)
         return sft_loss(log_probs_BT, weights_BT)[0]
-    form, weights_BT = Form(1.0, tokens_of(head_DV, n_tokens), chunk, None), weights_BT.astype(jnp.float32)
-    return nll(
-        form, *(x.reshape(1, B * T, *x.shape[2:]) for x in (hidden_BTD, targets_BT, weights_BT)), head_DV
-    )
+    of_tokens = (x.reshape(1, B * T) for x in (targets_BT, weights_BT))
+    return nll(form, hidden_BTD.reshape(1, B * T, D), *of_tokens, head_DV)
 
 
 def tokens_of(head_DV: Array, n_tokens: int | None) -> int | None:
