@@ -34,13 +34,15 @@ def kept(policy: Callable) -> Callable:
     return jax.checkpoint_policies.save_from_both_policies(policy, flash_kept)
 
 
-# Rematerialisation by name: what a layer keeps for the backward pass, the rest being computed again.
+# Rematerialisation by name: what a layer keeps for the backward pass, beside its input, the rest being computed
+# again. Only "full" runs a flash kernel's forward pass twice: what that leaves is as large as the input.
 NAMED_FLASH = jax.checkpoint_policies.save_only_these_names(FLASH)
 POLICIES = {
     "dots": kept(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),  # products with parameters
-    "attention": kept(jax.checkpoint_policies.save_only_these_names("attention")),  # and the layer's input
-    "full": flash_kept,  # the layer's input
+    "attention": kept(jax.checkpoint_policies.save_only_these_names("attention")),  # attention's output
+    "full": jax.checkpoint_policies.nothing_saveable,
 }
+
 INIT_STD = 0.02  # of Qwen2's own initialisation
 HIDDEN = ("batch", "residual_length", None)  # logical axes of what goes from layer to layer,
 INPUT = ("batch", "length", None)  # and of what a layer's products read

@@ -32,7 +32,8 @@ CHIPS = {
     "h200": Chip(989e12, 140.4, 4800e9, 450e9),
 }
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
-RECOMPUTED = {"none": 0.0, "dots": 0.0, "attention": 1.0, "full": 1.0}  # forward passes that remat adds
+# What remat computes again, of a forward pass: (products with parameters, attention's own).
+RECOMPUTED = {"none": (0, 0), "dots": (0, 0), "attention": (1, 0), "full": (1, 1)}
 
 
 def chip_of_kind(device_kind: str) -> Chip | None:
@@ -94,7 +95,8 @@ def train_bounds(
     """The bounds of a step on rows of one sequence each."""
     tokens, pairs = rows * row_length, rows * row_length**2 / 2
     model = train_flops(config, tokens, pairs, lora=lora)
-    executed = model + RECOMPUTED[config.remat] * forward_flops(config, tokens, pairs)
+    products, attention = RECOMPUTED[config.remat]
+    executed = model + forward_flops(config, products * tokens, attention * pairs)
     return bounds(chip, n_devices, program, model, executed, memory_passes=2)
 
 

@@ -46,12 +46,13 @@ def flash_calls(config, *where) -> tuple[int, int]:
 @pytest.mark.parametrize("where", [("h200:1",), ("h200:4", ("fsdp=*",)), ("v5p:2x2x1", ("fsdp=*",))])
 @pytest.mark.parametrize("remat", ["none", "dots", "attention", "full"])
 def test_flash_attention_runs_forward_once_a_layer(remat, where):
-    # Of nine layers one is in the program: the loop's.
-    assert flash_calls(dataclasses.replace(SMALL, remat=remat), *where) == (1, 1)
+    # Of nine layers one is in the program: the loop's. full keeps nothing but a layer's input.
+    wanted = (2 if remat == "full" else 1, 1)
+    assert flash_calls(dataclasses.replace(SMALL, remat=remat), *where) == wanted
 
 
 @pytest.mark.skipif(jax.__version_info__ < PACKED_SINCE, reason="jax is too old for packed attention")
-@pytest.mark.parametrize("remat", ["none", "dots", "attention", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "attention"])
 def test_packed_attention_is_cudnn_s_and_runs_forward_once_a_layer(remat):
     config = dataclasses.replace(SMALL, remat=remat, attention="cudnn_packed")
     text = lowered(config, "h200:1").as_text()
