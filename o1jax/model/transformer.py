@@ -34,7 +34,7 @@ def kept(policy: Callable) -> Callable:
     return jax.checkpoint_policies.save_from_both_policies(policy, flash_kept)
 
 
-# Rematerialisation by name: what a layer keeps for the backward pass, beside its input, the rest being computed
+# Rematerialisation by name: what a layer keeps for the backward pass beside its input; the rest is computed
 # again. Only "full" runs a flash kernel's forward pass twice: what that leaves is as large as the input.
 NAMED_FLASH = jax.checkpoint_policies.save_only_these_names(FLASH)
 POLICIES = {
