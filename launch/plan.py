@@ -34,7 +34,10 @@ ROW_LENGTH = flags.DEFINE_integer("row_length", 4096, "Tokens a row; of decoding
 SLOTS = flags.DEFINE_integer("slots", 16, "Sequences that decode together.")
 MICRO_BATCHES = flags.DEFINE_integer("micro_batches", 1, "Parts in which a batch's gradient is made.")
 REMAT = flags.DEFINE_string("remat", "", "none, dots, attention or full; the preset's if empty.")
-ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash or cudnn.")
+ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash, cudnn or cudnn_packed.")
+UNROLL = flags.DEFINE_integer(
+    "unroll", 0, "Layers that a turn of the loop over them computes; 0: by their number."
+)
 MOMENT_DTYPE = flags.DEFINE_enum("moment_dtype", "", ["", "float32", "bfloat16"], "Of AdamW's first moment.")
 GRADIENT_DTYPE = flags.DEFINE_enum("gradient_dtype", "", ["", "float32", "bfloat16"], "Of gradients.")
 LORA_RANK = flags.DEFINE_integer("lora_rank", 0, "Rank of adapters; 0: all is trained.")
@@ -48,7 +51,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         entry.fail(f"unexpected argument {argv[1]!r}: write --topology=v5p:2x2x2")
     config = preset(MODEL.value)
-    config = dataclasses.replace(config, attention=ATTENTION.value, remat=REMAT.value or config.remat)
+    remat = REMAT.value or config.remat
+    config = dataclasses.replace(config, attention=ATTENTION.value, remat=remat, unroll=UNROLL.value)
     plans = []
     for topology in TOPOLOGY.value:
         job = Job(

@@ -30,7 +30,10 @@ ROW_LENGTH = flags.DEFINE_integer("row_length", 256, "Tokens a row.")
 STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.")
 MICRO_BATCHES = flags.DEFINE_integer("micro_batches", 1, "Parts in which a batch's gradient is made.")
 REMAT = flags.DEFINE_string("remat", "", "none, dots, attention or full; the preset's if empty.")
-ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash or cudnn.")
+ATTENTION = flags.DEFINE_string("attention", "auto", "auto, chunked, splash, cudnn or cudnn_packed.")
+UNROLL = flags.DEFINE_integer(
+    "unroll", 0, "Layers that a turn of the loop over them computes; 0: by their number."
+)
 MOMENT_DTYPE = flags.DEFINE_enum("moment_dtype", "", ["", "float32", "bfloat16"], "Of AdamW's first moment.")
 GRADIENT_DTYPE = flags.DEFINE_enum("gradient_dtype", "", ["", "float32", "bfloat16"], "Of gradients.")
 CHECKPOINT = flags.DEFINE_bool("checkpoint", True, "Write one checkpoint, to measure that too.")
@@ -43,7 +46,8 @@ def main(argv: list[str]) -> None:
     start_processes()
     keep_compiled_programs()
     config = preset(MODEL.value)
-    config = dataclasses.replace(config, attention=ATTENTION.value, remat=REMAT.value or config.remat)
+    remat = REMAT.value or config.remat
+    config = dataclasses.replace(config, attention=ATTENTION.value, remat=remat, unroll=UNROLL.value)
     workdir = epath.Path(entry.WORKDIR.value or "runs/profile")
     mesh = make_mesh(sizes_of(MESH.value, len(jax.devices())) if MESH.value else None)
     figures = profile(

@@ -19,6 +19,8 @@ GRADERS = ("exact", "fold_case", "unordered")  # of standard output; "" is the s
 # the stated value or its one item; the stated value or a list of it alone.
 CALL_GRADERS = ("value_or_item", "value_or_list")
 
+MOST_SEGMENTS = 64  # of a packed row: kernels that are told where segments lie have so many places
+
 
 class InputError(ValueError):
     """The user's input is wrong: the message is one line with what was seen, wanted, and the fix."""

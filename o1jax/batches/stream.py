@@ -16,7 +16,7 @@ import numpy as np
 
 from o1jax.batches.encode import Example
 from o1jax.parallel.seeds import fold_seed
-from o1jax.records import InputError
+from o1jax.records import MOST_SEGMENTS, InputError
 
 WINDOW = 4096  # examples packed together: large enough to pack well, small enough to stay shuffled
 
@@ -63,6 +63,10 @@ class Batches:
                     f"example {example.id!r} has {len(example.token_ids)} tokens, more than a row's "
                     f"{row_length}; raise row_length, or drop long examples with keep_short"
                 )
+            if len(example.parts) > MOST_SEGMENTS:
+                raise InputError(
+                    f"example {example.id!r} has {len(example.parts)} parts, and a row takes {MOST_SEGMENTS}"
+                )
         kinds = {tuple(sorted(example.columns)) for example in examples}
         if len(kinds) > 1:
             raise InputError(f"examples of {len(kinds)} kinds, with columns {sorted(kinds)}; wanted one")
@@ -89,7 +93,8 @@ class Batches:
             n = len(self._tokens)
             chosen = self.rotation.chosen(n, self.seed, epoch) if self.rotation else list(range(n))
             lengths = [len(self._tokens[i]) for i in chosen]
-            planned = plan(lengths, self.seed, epoch, self.row_length, self.rows_per_batch)
+            segments = [len(self._parts[i]) for i in chosen]
+            planned = plan(lengths, self.seed, epoch, self.row_length, self.rows_per_batch, segments)
             rows = [tuple(tuple(chosen[i] for i in row) for row in batch) for batch in planned]
             self._plans = {epoch: rows}
         return self._plans[epoch]
@@ -124,6 +129,9 @@ class Batches:
         # Without a rotation the hash is what it was before there were any: checkpoints go on being resumed.
         decisive = (self.row_length, self.rows_per_batch, self.seed, self.ids)
         decisive += (dataclasses.astuple(self.rotation),) if self.rotation else ()
+        shortest = sorted(length for parts in self._parts for length in parts)[: MOST_SEGMENTS + 1]
+        if len(shortest) > MOST_SEGMENTS and sum(shortest) <= self.row_length:  # a row would have taken more
+            decisive += (MOST_SEGMENTS,)
         hashed.update(repr(decisive).encode())
         for tokens, weights in zip(self._tokens, self._weights, strict=True):
             hashed.update(len(tokens).to_bytes(8) + tokens.tobytes() + weights.tobytes())
@@ -173,10 +181,18 @@ class Batches:
         return end
 
 
-def plan(lengths: Sequence[int], seed: int, epoch: int, row_length: int, rows_per_batch: int) -> list[Rows]:
+def plan(
+    lengths: Sequence[int],
+    seed: int,
+    epoch: int,
+    row_length: int,
+    rows_per_batch: int,
+    segments: Sequence[int] | None = None,
+) -> list[Rows]:
     """The batches of an epoch, every example in one of them: packed best fit, longest first, inside shuffled
-    windows; rows shuffled after, and empty ones fill the last batch. The same on every machine and for any
-    number of processes (D4). InputError if an example is empty or longer than a row, or there is none."""
+    windows, MOST_SEGMENTS a row at most (`segments`: how many each example has; None: one); rows shuffled
+    after, and empty ones fill the last batch. The same on every machine and for any number of processes (D4).
+    InputError if an example is empty or longer than a row, or there is none."""
     if not lengths:
         raise InputError("no examples to pack into batches; give at least one")
     if rows_per_batch < 1:
@@ -189,22 +205,30 @@ def plan(lengths: Sequence[int], seed: int, epoch: int, row_length: int, rows_pe
     order = random.permutation(len(lengths)).tolist()
     rows = []
     for start in range(0, len(order), WINDOW):
-        rows += _pack(order[start : start + WINDOW], lengths, row_length)
+        rows += _pack(order[start : start + WINDOW], lengths, segments or [1] * len(lengths), row_length)
     # Packing sorts by length, so the rows of a window begin with long examples: shuffled again.
     rows = [rows[r] for r in random.permutation(len(rows))]
     rows += [()] * (-len(rows) % rows_per_batch)
     return [tuple(rows[first : first + rows_per_batch]) for first in range(0, len(rows), rows_per_batch)]
 
 
-def _pack(window: list[int], lengths: Sequence[int], row_length: int) -> list[tuple[int, ...]]:
+def _pack(
+    window: list[int], lengths: Sequence[int], segments: Sequence[int], row_length: int
+) -> list[tuple[int, ...]]:
     """Best-fit decreasing: each example goes to the fullest row that still takes it."""
     rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    taken: list[int] = []  # segments of each row
+    free: list[tuple[int, int]] = []  # (free tokens, row) of rows that take more segments, sorted
     for example in sorted(window, key=lambda i: -lengths[i]):
         at = bisect.bisect_left(free, (lengths[example], -1))
+        most = MOST_SEGMENTS - segments[example]  # that the row may have before
+        at = next((i for i in range(at, len(free)) if taken[free[i][1]] <= most), len(free))
         left, row = free.pop(at) if at < len(free) else (row_length, len(rows))
         if row == len(rows):
             rows.append([])
+            taken.append(0)
         rows[row].append(example)
-        bisect.insort(free, (left - lengths[example], row))
+        taken[row] += segments[example]
+        if taken[row] < MOST_SEGMENTS:
+            bisect.insort(free, (left - lengths[example], row))
     return [tuple(row) for row in rows]

@@ -15,12 +15,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AbstractMesh
 
+from o1jax.losses.likelihood import sft_loss
 from o1jax.parallel.traced import axis_size, exact, gathered, per_device, summed, traced_mesh
 
 # On a device the vocabulary is walked in blocks and, for each, the tokens in chunks; the backward pass makes
 # the logits of a block and a chunk again. Blocks are the outer loop, so that a block's gradient of the head
 # is whole before the next one begins: the gathered head and its float32 gradient exist a block at a time.
 BLOCK_AT_MOST = 1 << 26  # bytes of float32 of a block of the head, [D, W]
+# The same without a mesh, where nothing is gathered and large products are faster: heads of models of up to
+# 1.5 B are one block. With LoRA a larger head's copy in the compute dtype would be much of what a step takes.
+WHOLE_AT_MOST = 1 << 30
+# Tokens whose logits a device holds at once: enough for a product at a GPU's full speed, and 1.2 GB of
+# float32 logits for the 151,936 words of Qwen2.5-1.5B.
+CHUNK = 2048
 LANES = 128  # a TPU's tile: blocks that end elsewhere are copied
 MASKED = -1e30  # finite: 0 * MASKED is 0
 HIDDEN, HEAD, TOKENS = ("batch", "length", None), ("embed", "vocab"), ("batch", "length")
@@ -60,7 +67,7 @@ def token_log_probs(
     *,
     temperature: float = 1.0,
     n_tokens: int | None = None,
-    chunk: int = 1024,
+    chunk: int = CHUNK,
 ) -> Array:
     """log softmax(hidden @ head / temperature) at the targets: log_probs_BT, float32. `chunk` is how many
     tokens' logits exist at once on a device; it changes memory, not values. Gradients flow to hidden_BTD and
@@ -69,11 +76,44 @@ def token_log_probs(
     Columns of the head from `n_tokens` on (None: there are none), the padding of a vocabulary, are out of the
     softmax and have no gradient; as a target one has -inf.
     """
-    B, T, D = hidden_BTD.shape
+    (B, T, D), mesh = hidden_BTD.shape, traced_mesh()
     assert targets_BT.shape == (B, T) and head_DV.shape[0] == D
-    if n_tokens is not None and n_tokens >= head_DV.shape[1]:
-        n_tokens = None  # one program, whichever way it is said
-    return log_probs(Form(temperature, n_tokens, chunk, traced_mesh()), hidden_BTD, head_DV, targets_BT)
+    form = Form(temperature, tokens_of(head_DV, n_tokens), chunk, mesh)
+    if mesh is not None:
+        return log_probs(form, hidden_BTD, head_DV, targets_BT)
+    # All tokens as one row: chunks are then slices of what is there, and products have one axis of tokens.
+    one_row = log_probs(form, hidden_BTD.reshape(1, B * T, D), head_DV, targets_BT.reshape(1, B * T))
+    return one_row.reshape(B, T)
+
+
+def negative_log_likelihood(
+    hidden_BTD: Array,
+    head_DV: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    n_tokens: int | None = None,
+    chunk: int = CHUNK,
+) -> Array:
+    """sft_loss's sum of -log p * weight, with the log-probs of token_log_probs. Gradients flow to hidden_BTD
+    and head_DV, none to the weights.
+
+    Without a mesh, where the vocabulary is one block, they are made with the sum, from the same logits. A
+    loss of another form has to know its derivative by each log-prob first, and makes the logits twice.
+    """
+    (B, T, D), mesh = hidden_BTD.shape, traced_mesh()
+    assert targets_BT.shape == weights_BT.shape == (B, T) and head_DV.shape[0] == D
+    form = Form(1.0, tokens_of(head_DV, n_tokens), chunk, mesh)
+    if mesh is not None or blocks(form, head_DV)[0] > 1:
+        log_probs_BT = token_log_probs(hidden_BTD, head_DV, targets_BT, n_tokens=n_tokens, chunk=chunk)
+        return sft_loss(log_probs_BT, weights_BT)[0]
+    of_tokens = (x.reshape(1, B * T) for x in (targets_BT, weights_BT))
+    return nll(form, hidden_BTD.reshape(1, B * T, D), *of_tokens, head_DV)
+
+
+def tokens_of(head_DV: Array, n_tokens: int | None) -> int | None:
+    """`n_tokens`, or None where all columns are tokens: one program, whichever way it is said."""
+    return None if n_tokens is not None and n_tokens >= head_DV.shape[1] else n_tokens
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -100,6 +140,43 @@ def backward(form: Form, saved, d_log_probs_BT):
 log_probs.defvjp(forward, backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def nll(form: Form, hidden_BTD, targets_BT, weights_BT, head_DV) -> Array:
+    """negative_log_likelihood in one block, without a mesh; where no gradient is asked for, none is made."""
+    return sft_loss(local_forward(form, hidden_BTD, head_DV, targets_BT)[0], weights_BT)[0]
+
+
+def nll_and_gradients(form: Form, hidden_BTD, targets_BT, weights_BT, head_DV):
+    """(loss_sum, its gradients by hidden and head), of one block."""
+    weights_BT = weights_BT.astype(jnp.float32)
+    size, block = chunk_size(form, targets_BT), block_of(form, head_DV, jnp.int32(0), hidden_BTD.dtype)
+    chunks = tuple(split_chunks(x, size) for x in (hidden_BTD, targets_BT, weights_BT))
+
+    def one_chunk(carry, chunk):
+        (loss_sum, d_head_DV), (hidden_BXD, targets_BX, weights_BX) = carry, chunk
+        logits_BXW = chunk_logits(form, hidden_BXD, block)
+        running = seen(block, nothing_seen(targets_BX), logits_BXW, targets_BX)
+        log_probs_BX, normaliser_BX = ends(form, running, targets_BX)
+        d_logits_BXW = d_logits(block, logits_BXW, targets_BX, normaliser_BX, -weights_BX)
+        d_logits_BXW = d_logits_BXW.astype(hidden_BXD.dtype)
+        d_hidden_BXD = product("BXW,DW->BXD", d_logits_BXW, block.head_DW).astype(hidden_BXD.dtype)
+        d_head_DV += product("BXD,BXW->DW", hidden_BXD, d_logits_BXW)
+        return (loss_sum + sft_loss(log_probs_BX, weights_BX)[0], d_head_DV), d_hidden_BXD
+
+    start = jnp.float32(0), jnp.zeros(head_DV.shape, jnp.float32)
+    (loss_sum, d_head_DV), d_hidden_CBXD = jax.lax.scan(one_chunk, start, chunks)
+    return loss_sum, (join_chunks(d_hidden_CBXD, targets_BT.shape[1]), d_head_DV.astype(head_DV.dtype))
+
+
+def scaled_gradients(form: Form, gradients, d_loss_sum):
+    """Gradients to hidden and head; targets and weights have none."""
+    d_hidden_BTD, d_head_DV = (d_loss_sum.astype(x.dtype) * x for x in gradients)
+    return d_hidden_BTD, None, None, d_head_DV
+
+
+nll.defvjp(nll_and_gradients, scaled_gradients)
+
+
 def local_forward(form: Form, hidden_BTD, head_DV, targets_BT):
     """(log_probs_BT, normaliser_BT) of one device's tokens, over all devices' vocabularies."""
     size, T = chunk_size(form, targets_BT), targets_BT.shape[1]
@@ -107,26 +184,40 @@ def local_forward(form: Form, hidden_BTD, head_DV, targets_BT):
 
     def one_block(running: Running, number: Array):
         block = block_of(form, head_DV, number, hidden_BTD.dtype)
-        return jax.lax.map(lambda chunk: seen(form, block, *chunk), (running, hidden_CBXD, targets_CBX)), None
 
-    nothing = jnp.zeros(targets_CBX.shape, jnp.float32)
-    start = Running(nothing + MASKED, nothing, nothing)
-    running, _ = jax.lax.scan(one_block, start, jnp.arange(blocks(form, head_DV)[0]))
-    highest_CBX = running.highest_BX
+        def one_chunk(chunk):
+            running, hidden_BXD, targets_BX = chunk
+            return seen(block, running, chunk_logits(form, hidden_BXD, block), targets_BX)
+
+        return jax.lax.map(one_chunk, (running, hidden_CBXD, targets_CBX)), None
+
+    numbers = jnp.arange(blocks(form, head_DV)[0])
+    running, _ = jax.lax.scan(one_block, nothing_seen(targets_CBX), numbers)
+    return tuple(join_chunks(x_CBX, T) for x_CBX in ends(form, running, targets_CBX))
+
+
+def nothing_seen(targets_BX: Array) -> Running:
+    """What is known of every token before the first block."""
+    nothing_BX = jnp.zeros(targets_BX.shape, jnp.float32)
+    return Running(nothing_BX + MASKED, nothing_BX, nothing_BX)
+
+
+def ends(form: Form, running: Running, targets_BX: Array) -> tuple[Array, Array]:
+    """(log_probs_BX, normaliser_BX) after all blocks, over all devices' vocabularies."""
+    highest_BX = running.highest_BX
     if axis_size(form.mesh, "tensor") > 1:
-        highest_CBX = jax.lax.pmax(highest_CBX, "tensor")
-    kept_CBX = jnp.exp(running.highest_BX - highest_CBX)
-    sum_CBX = summed(running.sum_BX * kept_CBX, form.mesh, "tensor")
-    target_CBX = summed(running.target_BX, form.mesh, "tensor")
+        highest_BX = jax.lax.pmax(highest_BX, "tensor")
+    kept_BX = jnp.exp(running.highest_BX - highest_BX)
+    sum_BX = summed(running.sum_BX * kept_BX, form.mesh, "tensor")
+    target_BX = summed(running.target_BX, form.mesh, "tensor")
     if form.n_tokens is not None:  # no block has met such a target, whose logit is still 0
-        target_CBX = jnp.where(targets_CBX < form.n_tokens, target_CBX, -jnp.inf)
-    normaliser_CBX = highest_CBX + jnp.log(sum_CBX)
-    return join_chunks(target_CBX - normaliser_CBX, T), join_chunks(normaliser_CBX, T)
+        target_BX = jnp.where(targets_BX < form.n_tokens, target_BX, -jnp.inf)
+    normaliser_BX = highest_BX + jnp.log(sum_BX)
+    return target_BX - normaliser_BX, normaliser_BX
 
 
-def seen(form: Form, block: Block, running: Running, hidden_BXD, targets_BX) -> Running:
+def seen(block: Block, running: Running, logits_BXW: Array, targets_BX: Array) -> Running:
     """What is known of one chunk's tokens after this block too."""
-    logits_BXW = chunk_logits(form, hidden_BXD, block)
     highest_BX = jnp.maximum(running.highest_BX, logits_BXW.max(axis=-1))
     kept_BX = jnp.exp(running.highest_BX - highest_BX)
     exp_BXW = jnp.exp(logits_BXW - highest_BX[..., None])
@@ -147,7 +238,8 @@ def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, normaliser_BT, d
 
         def one_chunk(d_block_DW, chunk):
             hidden_BXD, d_hidden_BXD, *tokens = chunk
-            d_logits_BXW = d_logits(form, block, hidden_BXD, *tokens)
+            d_logits_BXW = d_logits(block, chunk_logits(form, hidden_BXD, block), *tokens)
+            d_logits_BXW = (d_logits_BXW / form.temperature).astype(dtype)
             d_hidden_BXD += product("BXW,DW->BXD", d_logits_BXW, block.head_DW)
             return d_block_DW + product("BXD,BXW->DW", hidden_BXD, d_logits_BXW), d_hidden_BXD
 
@@ -161,18 +253,16 @@ def local_backward(form: Form, hidden_BTD, head_DV, targets_BT, normaliser_BT, d
     return summed(d_hidden_BTD, form.mesh, "tensor"), d_head_DV.astype(head_DV.dtype)
 
 
-def d_logits(form: Form, block: Block, hidden_BXD, targets_BX, normaliser_BX, d_log_probs_BX) -> Array:
-    """d_logits_BXW in hidden's dtype, of logits before the temperature: d log p / d logits is
-    onehot(target) - p."""
-    probs_BXW = jnp.exp(chunk_logits(form, hidden_BXD, block) - normaliser_BX[..., None])
-    d_logits_BXW = (is_target(targets_BX, block) - probs_BXW) * d_log_probs_BX[..., None]
-    return (d_logits_BXW / form.temperature).astype(hidden_BXD.dtype)
+def d_logits(block: Block, logits_BXW, targets_BX, normaliser_BX, d_log_probs_BX) -> Array:
+    """d_logits_BXW, float32, of logits after the temperature: d log p / d logits is onehot(target) - p."""
+    probs_BXW = jnp.exp(logits_BXW - normaliser_BX[..., None])
+    return (is_target(targets_BX, block) - probs_BXW) * d_log_probs_BX[..., None]
 
 
 def blocks(form: Form, head_DV: Array) -> tuple[int, int]:
     """(number of blocks, words W of each) that a device's share of the head is walked in."""
     D, V = head_DV.shape[0] * axis_size(form.mesh, "fsdp"), head_DV.shape[1]
-    if 4 * D * V <= BLOCK_AT_MOST:
+    if 4 * D * V <= (WHOLE_AT_MOST if form.mesh is None else BLOCK_AT_MOST):
         return 1, V
     W = max(LANES, BLOCK_AT_MOST // (4 * D) // LANES * LANES)
     return -(-V // W), W
@@ -228,9 +318,10 @@ def product(axes: str, x: Array, y: Array) -> Array:
 
 
 def chunk_size(form: Form, targets_BT: Array) -> int:
-    """Positions a chunk: as many as make `chunk` tokens of all rows."""
+    """Positions a chunk: as many as make at most `chunk` tokens of all rows, and chunks of one size."""
     B, T = targets_BT.shape
-    return min(max(1, form.chunk // B), T)
+    most = min(max(1, form.chunk // B), T)
+    return -(-T // -(-T // most))
 
 
 def split_chunks(x_BT: Array, size: int) -> Array:

@@ -1,8 +1,9 @@
-"""Attention: three kernels for packed rows, the choice among them, and decoding against a cache.
+"""Attention: the kernels for packed rows, the choice among them, and decoding against a cache.
 
-chunked, plain einsums, runs everywhere; splash, Pallas' kernel, on TPUs; cudnn on NVIDIA GPUs. `choose`
-resolves a config's setting for a device when a model is made, says so once in the log, and never puts one
-kernel in another's place. Scores and softmax are float32. Does not project or rotate (transformer.py).
+chunked, plain einsums, runs everywhere; splash, Pallas' kernel, on TPUs; cudnn and cudnn_packed on NVIDIA
+GPUs. `choose` resolves a config's setting for a device when a model is made, says so once in the log, and
+never puts one kernel in another's place. Scores and softmax are float32. Does not project or rotate
+(transformer.py).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax._src.cudnn import fused_attention_stablehlo as cudnn  # jax.nn's function takes no offsets
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from o1jax.parallel.traced import axis_size, exact, gathered, per_device, traced_mesh
-from o1jax.records import InputError
+from o1jax.records import MOST_SEGMENTS, InputError
 
 Kernel = Callable[..., jax.Array]
 
@@ -26,6 +28,10 @@ SEGMENTS = ("batch", "length")
 MASKED = -1e30  # finite: a fully masked row gives a uniform average, never a NaN
 BLOCK = 64  # queries a block, at least
 MAX_BLOCKS = 8  # blocks are unrolled; more of them cost compile time
+# What a flash kernel's backward pass reads of its forward pass, its output and softmax statistics, has this
+# name, or is made by a primitive whose name begins so (cuDNN's): remat keeps it (transformer.py).
+FLASH, CUDNN_FORWARD = "flash", "dot_product_attention_fwd"
+PACKED_SINCE = (0, 11, 2)  # the first jax whose offsets of grouped keys are right (jax#39521)
 SPLASH_BLOCK, LANES = 512, 128  # splash's largest block; its blocks are multiples of a TPU's lanes
 
 
@@ -134,7 +140,12 @@ def splash_attention(
     S = first + T
     mask = masks.MultiHeadMask([masks.CausalMask((T, S), offset=first)] * N)
     attend = kernel.make_splash_mha(
-        mask, block_sizes=block_sizes(T), head_shards=1, q_seq_shards=1, interpret=interpret
+        mask,
+        block_sizes=block_sizes(T),
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=FLASH,
+        interpret=interpret,
     )
 
     def one_row(q_TNH, k_SKH, v_SKH, q_segments_T, segments_S):
@@ -161,11 +172,13 @@ def choose(setting: str, platform: str, device_kind: str, dtype: str, head_dim: 
     """The kernel's name for this setting on a device (jax.Device.platform and device_kind).
 
     auto: splash on a TPU; cudnn on an NVIDIA GPU, where the compute dtype and head size allow it; else
-    chunked. InputError for a kernel that cannot run there.
+    chunked. InputError for a kernel that cannot run there. cudnn_packed has to be asked for: no GPU has
+    been seen to run it.
     """
     nvidia = platform == "gpu" and "AMD" not in device_kind
     half = dtype in ("bfloat16", "float16") and head_dim % 8 == 0 and head_dim <= 128
     runs = {"chunked": True, "splash": platform == "tpu", "cudnn": nvidia and half}
+    runs["cudnn_packed"] = runs["cudnn"]
     if setting not in ("auto", *runs):
         raise InputError(f"attention {setting!r} is unknown: use auto, {', '.join(runs)}")
     name = setting  # refused where it cannot run, never replaced: figures would be another kernel's
@@ -176,6 +189,12 @@ def choose(setting: str, platform: str, device_kind: str, dtype: str, head_dim: 
             f"attention {name!r} cannot run on {device_kind} in {dtype} with head_dim {head_dim}: splash "
             "needs a TPU, cudnn an NVIDIA GPU, bfloat16 or float16, and a head_dim of at most 128 that is a "
             "multiple of 8; set it to auto"
+        )
+    if name == "cudnn_packed" and jax.__version_info__ < PACKED_SINCE:
+        raise InputError(
+            f"attention 'cudnn_packed' needs jax {'.'.join(map(str, PACKED_SINCE))}, and this is "
+            f"{jax.__version__}, which reads wrong keys where queries are grouped and says nothing "
+            "(jax#39521); update jax, or set attention to cudnn"
         )
     logging.getLogger(__name__).info("attention: %s on %s (setting %s)", name, device_kind, setting)
     return name
@@ -207,10 +226,74 @@ def cudnn_attention(
     )
 
 
+def cudnn_packed_attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    q_segments_BT: jax.Array,
+    segments_BS: jax.Array,
+    *,
+    first: int,
+    most: int = MOST_SEGMENTS,
+) -> jax.Array:
+    """out_BTNH by cuDNN's kernel for packed rows, which is told where segments lie and computes no pair of
+    two of them; see packed_attention. Padding comes last in a row, and gives 0.
+
+    Its backward pass reads 4 * B * most * N * T bytes of statistics, `most` times those of cudnn. A row
+    with more than `most` segments, of which the kernel would not see the last ones, gives NaN: batches have
+    none (batches/stream.py). InputError for a row that is split over devices, and for GPUs before Hopper.
+    """
+    if first or q_BTNH.shape[1] != k_BSKH.shape[1]:
+        raise InputError("attention 'cudnn_packed' takes whole rows: make the context axis 1, or use cudnn")
+    starts_BX, lengths_BM, whole_B = segment_places(segments_BS, most)
+    live_BT11 = (segments_BS > 0)[:, :, None, None]
+    # Neither outputs nor gradients of padding are written: select keeps both out of what reads them.
+    q_BTNH, k_BTKH, v_BTKH = (jnp.where(live_BT11, x, 0) for x in (q_BTNH, k_BSKH, v_BSKH))
+    try:
+        out_BTNH = cudnn.dot_product_attention(
+            q_BTNH,
+            k_BTKH,
+            v_BTKH,
+            q_seqlen=lengths_BM,
+            kv_seqlen=lengths_BM,
+            q_offsets=starts_BX,
+            kv_offsets=starts_BX,
+            scale=q_BTNH.shape[-1] ** -0.5,
+            mask_type=cudnn.MaskType.PADDING_CAUSAL,
+        )
+    except NotImplementedError as error:  # jax's word for a GPU before Hopper
+        raise InputError(f"attention 'cudnn_packed': {error} Set attention to cudnn.") from error
+    return jnp.where(live_BT11, out_BTNH, 0) + jnp.where(whole_B, 0, jnp.nan)[:, None, None, None]
+
+
+def segment_places(segments_BT: jax.Array, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(starts_BX, lengths_BM, whole_B) of the first M = `most` segments of every row, -1 where there is none,
+    and whether these are all of a row. Segments lie one after the other, whatever their ids, padding last."""
+    B, T = segments_BT.shape
+    before_BT = jnp.pad(segments_BT[:, :-1], ((0, 0), (1, 0)))
+    begins_BT = (segments_BT != before_BT) & (segments_BT > 0)
+    number_BT = jnp.cumsum(begins_BT, axis=1) - 1  # of the segment, counted from 0
+    rows_B1 = jnp.arange(B)[:, None]
+
+    def by_segment(values_BT: jax.Array, here_BT: jax.Array) -> jax.Array:
+        """The values of what is here, added up by segment; those of segments from M on are dropped."""
+        places_BT = jnp.where(here_BT, number_BT, most)
+        return jnp.zeros((B, most), jnp.int32).at[rows_B1, places_BT].add(values_BT, mode="drop")
+
+    starts_BM = by_segment(jnp.broadcast_to(jnp.arange(T), (B, T)), begins_BT)
+    lengths_BM = by_segment(jnp.ones((B, T), jnp.int32), segments_BT > 0)
+    none_BM = lengths_BM == 0
+    # X = M + 1. jax lines all rows' starts up behind each other, as it does lengths: an end among them, for
+    # which its text leaves room, would give the next row's segments the wrong starts.
+    starts_BX = jnp.pad(jnp.where(none_BM, -1, starts_BM), ((0, 0), (0, 1)), constant_values=-1)
+    return starts_BX, jnp.where(none_BM, -1, lengths_BM), begins_BT.sum(axis=1) <= most
+
+
 KERNELS: dict[str, Kernel] = {
     "chunked": chunked_attention,
     "splash": splash_attention,
     "cudnn": cudnn_attention,
+    "cudnn_packed": cudnn_packed_attention,
 }
 
 

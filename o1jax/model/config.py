@@ -38,6 +38,10 @@ class ModelConfig:
     param_dtype: str = "float32"  # what parameters are kept in
     compute_dtype: str = "float32"  # what matrix products run in
     remat: Remat = "none"  # what a layer keeps for the backward pass, from everything to its input
+    # Layers that a turn of the loop over them computes. The loop stacks what the backward pass needs, and
+    # copies it in and out. With all layers in one turn nothing is stacked, and compiling takes far longer.
+    # 0: all of a few layers, one of many (transformer.py).
+    unroll: int = 0
     attention: str = "auto"  # the kernel of packed rows (attention.py); auto is by platform
     # Of a process reward model: the weights of a step's log-likelihood in its score, of a step that is a
     # program, and of any other.
@@ -60,6 +64,8 @@ class ModelConfig:
             raise InputError(f"head_dim {self.head_dim} is odd: rotary positions need pairs")
         if self.remat not in get_args(Remat):
             raise InputError(f"remat {self.remat!r} is unknown: use one of {', '.join(get_args(Remat))}")
+        if self.unroll < 0:
+            raise InputError(f"unroll {self.unroll}: wanted a number of layers, or 0 for the default")
 
     def kept_in(self, dtype: str) -> ModelConfig:
         """The config with its parameters in `dtype`: "" leaves it as it is, "compute" is what its products

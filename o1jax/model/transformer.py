@@ -7,23 +7,40 @@ parallel/mesh.py maps to the mesh. Does not choose an attention kernel, read wei
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
 
-from o1jax.model.attention import KERNELS, cached_attention, packed_attention
+from o1jax.model.attention import CUDNN_FORWARD, FLASH, KERNELS, cached_attention, packed_attention
 from o1jax.model.config import ModelConfig
 from o1jax.model.kv_cache import KVCache, Pages, read_pages, write_layer, write_pages
 from o1jax.model.quantized import dense
 from o1jax.model.rope import Rotation, rotate, rotation
 from o1jax.parallel.traced import constrain, exact, traced_mesh
 
-# Rematerialisation by name: what a layer keeps for the backward pass, the rest being computed again.
+
+def flash_kept(primitive: Primitive, *avals: Any, **params: Any) -> Any:
+    """The policy that keeps what a flash kernel's backward pass reads, so that its forward pass runs once."""
+    return primitive.name.startswith(CUDNN_FORWARD) or NAMED_FLASH(primitive, *avals, **params)
+
+
+def kept(policy: Callable) -> Callable:
+    """`policy`, and what flash_kept keeps."""
+    return jax.checkpoint_policies.save_from_both_policies(policy, flash_kept)
+
+
+# Rematerialisation by name: what a layer keeps for the backward pass beside its input; the rest is computed
+# again. Only "full" runs a flash kernel's forward pass twice: what that leaves is as large as the input.
+NAMED_FLASH = jax.checkpoint_policies.save_only_these_names(FLASH)
 POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters are kept
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),  # and the layer's input
-    "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input is kept
+    "dots": kept(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),  # products with parameters
+    "attention": kept(jax.checkpoint_policies.save_only_these_names("attention")),  # attention's output
+    "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 INIT_STD = 0.02  # of Qwen2's own initialisation
@@ -214,8 +231,9 @@ class Transformer(nnx.Module):
 
         if self.config.remat != "none":
             layer = jax.checkpoint(layer, policy=POLICIES[self.config.remat])
-        # A scan over stacked layers: one layer is compiled, whatever their number.
-        unroll = self.config.n_layers if self.config.n_layers <= UNROLLED_LAYERS else 1
+        # A scan over stacked layers: one layer is compiled, whatever their number, or `unroll` of them.
+        L = self.config.n_layers
+        unroll = min(self.config.unroll or (L if L <= UNROLLED_LAYERS else 1), L)
         embedded_BTD = constrain(self.embed(tokens_BT), HIDDEN)
         hidden_BTD, _ = jax.lax.scan(layer, embedded_BTD, blocks, unroll=unroll)
         return constrain(self.norm(hidden_BTD), INPUT)

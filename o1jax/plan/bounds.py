@@ -13,7 +13,8 @@ from o1jax.model.config import ModelConfig
 from o1jax.parallel.chips import Chip
 from o1jax.plan.program import GIB, Compiled
 
-RECOMPUTED = {"none": 0.0, "dots": 0.0, "attention": 1.0, "full": 1.0}  # forward passes that remat adds
+# What remat computes again, of a forward pass: (products with parameters, attention's own).
+RECOMPUTED = {"none": (0, 0), "dots": (0, 0), "attention": (1, 0), "full": (1, 1)}
 
 
 def product_parameters(config: ModelConfig) -> int:
@@ -67,7 +68,8 @@ def train_bounds(
     """The bounds of a step on rows of one sequence each."""
     tokens, pairs = rows * row_length, rows * row_length**2 / 2
     model = train_flops(config, tokens, pairs, lora=lora)
-    executed = model + RECOMPUTED[config.remat] * forward_flops(config, tokens, pairs)
+    products, attention = RECOMPUTED[config.remat]
+    executed = model + forward_flops(config, products * tokens, attention * pairs)
     return bounds(chip, n_devices, program, model, executed, memory_passes=2)
 
 

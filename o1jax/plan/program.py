@@ -57,6 +57,21 @@ def train_program(
     lora: LoraSettings = NO_LORA,
 ) -> Compiled:
     """The SFT step on a global batch of `rows` x `row_length` tokens, of all parameters or of adapters."""
+    shape = {"rows": rows, "row_length": row_length, "micro_batches": micro_batches}
+    return compile_traced(traced_step(config, mesh, optimizer, lora=lora, **shape), mesh.size)
+
+
+def traced_step(
+    config: ModelConfig,
+    mesh: Mesh,
+    optimizer: OptimizerSettings,
+    *,
+    rows: int,
+    row_length: int,
+    micro_batches: int = 1,
+    lora: LoraSettings = NO_LORA,
+) -> jax.stages.Traced:
+    """train_program's step, to be lowered and compiled."""
     frozen = NO_PARAMS
     if lora.rank:
         graphdef, params, frozen = abstract_adapted(config, lora, mesh)
@@ -76,7 +91,7 @@ def train_program(
         frozen=frozen,
     )
     batch = abstract_batch(mesh, rows, row_length)
-    return compile_traced(step.trace(state, batch, *((frozen,) if lora.rank else ())), mesh.size)
+    return step.trace(state, batch, *((frozen,) if lora.rank else ()))
 
 
 def abstract_batch(mesh: Mesh, rows: int, row_length: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+from jax._src.cudnn import fused_attention_stablehlo
 from jax._src.lib import cuda_versions  # the plugin's own
 from jax.experimental import topologies
 
@@ -39,6 +40,7 @@ GPUS = {
     "h100": Gpu("NVIDIA H100 80GB HBM3", 84_942_979_072, 3_352_320_000_000),
     "h200": Gpu("NVIDIA H200 141GB HBM3e", 151_397_597_184, 4_800_000_000_000),
 }
+HOPPERS = 9.0  # compute capability
 # Fields of xla/stream_executor/device_description.proto; figures of NVIDIA's Hopper tuning guide and driver.
 HOPPER = """
 gpu_device_info {{
@@ -116,4 +118,6 @@ def nvidia_devices(chip: str, shape: str) -> Sequence[jax.Device]:
         ) from error
     # Tracing attention asks cuDNN for its version; it is not here: the one that the plugin was built with.
     cuda_versions.cudnn_get_version = cuda_versions.cudnn_build_version
+    # So does the layout of packed rows for the GPU's generation: it is not here either.
+    fused_attention_stablehlo.check_compute_capability = lambda asked: float(asked) <= HOPPERS
     return described.devices

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from o1jax.losses.likelihood import dpo_loss, part_sums, sft_loss
-from o1jax.losses.logprobs import token_log_probs
+from o1jax.losses.logprobs import negative_log_likelihood, token_log_probs
 from o1jax.losses.policy_gradient import pushed_down
 from o1jax.losses.prm import pairwise_loss, pointwise_loss, scored_logits
 from o1jax.model.transformer import Transformer
@@ -26,7 +26,12 @@ LARGEST_RATIO = 2.0  # how much harder than at first a token is pushed that has 
 
 def sft(model: Transformer, batch: Batch) -> Sums:
     """Weighted cross-entropy of the targets; `accuracy` would cost an argmax, so there is none."""
-    return *sft_loss(batch_log_probs(model, batch), batch["weights_BT"]), {}
+    hidden_BTD, weights_BT = batch_hidden(model, batch), batch["weights_BT"]
+    head_DV, n_tokens = model.padded_head_DV(), model.config.token_rows
+    loss_sum = negative_log_likelihood(
+        hidden_BTD, head_DV, batch["targets_BT"], weights_BT, n_tokens=n_tokens
+    )
+    return loss_sum, weights_BT.astype(jnp.float32).sum(), {}
 
 
 def sft_with_pushes(low: float) -> Objective:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from o1jax.batches import stream
+from o1jax.batches.encode import Example
 from o1jax.records import InputError
 
 LENGTHS = np.random.RandomState(0).randint(5, 120, size=1000).tolist()
@@ -58,6 +59,31 @@ def test_rows_are_spread_over_the_epoch_not_sorted_by_length():
     longest = [max(LENGTHS[i] for i in row) for row in rows_of(plan)]
     half = len(longest) // 2
     assert abs(np.mean(longest[:half]) - np.mean(longest[half:])) < 10
+
+
+@pytest.mark.parametrize("segments", [1, 2, 3])
+def test_a_row_has_no_more_segments_than_kernels_have_places_for(segments):
+    n = 500
+    plan = stream.plan([3] * n, 0, 0, 1024, 1, [segments] * n)
+    assert sorted(i for row in rows_of(plan) for i in row) == list(range(n))
+    most = stream.MOST_SEGMENTS // segments
+    assert [len(row) for row in rows_of(plan)].count(most) == n // most
+    mixed = stream.plan(LENGTHS, 0, 0, 4096, 1, [1 + i % 4 for i in range(len(LENGTHS))])
+    assert sorted(i for row in rows_of(mixed) for i in row) == list(range(len(LENGTHS)))
+    taken = [sum(1 + i % 4 for i in row) for row in rows_of(mixed)]
+    assert max(taken) <= stream.MOST_SEGMENTS and max(len(row) for row in rows_of(mixed)) > 20
+
+
+def test_the_segments_are_counted_where_batches_are_made():
+    pairs = [Example(f"p{i}", (1, 2, 3, 4), (1.0,) * 4, parts=(2, 2)) for i in range(100)]
+    batches = stream.Batches(pairs, row_length=512, rows_per_batch=1, seed=0)
+    starts = [
+        np.count_nonzero(np.diff(batch["segment_ids_BT"][0], prepend=0) > 0) for batch in batches.epoch()
+    ]
+    assert max(starts) == stream.MOST_SEGMENTS and sum(starts) == 200
+    many = Example("many", (1,) * 70, (1.0,) * 70, parts=(1,) * 70)
+    with pytest.raises(InputError, match="'many' has 70 parts, and a row takes 64"):
+        stream.Batches([many], row_length=512, rows_per_batch=1, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """A training step against PyTorch, eager and compiled, on the same model, parameters and batch, in one run.
 
-    python tests/benchmarks/train.py [--size nano|5m] [--compiled] [--rounds 15] [--rows 16]
+    python tests/benchmarks/train.py [--size nano|5m|135m] [--compiled] [--rounds 15] [--rows 16]
 
 Prints one JSON line: tokens/s (padding not counted) of each, medians over interleaved rounds, and ours
-over theirs. Needs torch beside o1jax, and a C++ compiler with --compiled. Not a test: nano takes about two
-minutes on two cores.
+over theirs; the same by the CPU seconds that each takes, which other programs on the machine change less.
+135m has the shape of SmolLM2-135M (give it few rows: --rows 2 --row-length 512). Needs torch beside o1jax,
+and a C++ compiler with --compiled. Not a test: nano takes about two minutes on two cores.
 """
 
 import argparse
@@ -41,7 +42,11 @@ OPTIMIZER = OptimizerSettings(
 SIZES = {
     "nano": preset("nano"),
     "5m": dataclasses.replace(preset("nano"), d_model=256, n_layers=6, n_heads=8, n_kv_heads=4, d_ff=768),
+    "135m": dataclasses.replace(
+        preset("nano"), d_model=576, n_layers=30, n_heads=9, n_kv_heads=3, head_dim=64, d_ff=1536
+    ),
 }
+WORDS = {"nano": 704, "5m": 704, "135m": 49_152}
 
 
 class TorchDecoder(torch.nn.Module):
@@ -160,9 +165,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--row-length", type=int, default=256)
-    parser.add_argument("--vocab", type=int, default=704)
+    parser.add_argument("--vocab", type=int, help="the size's own if not given")
+    parser.add_argument("--unroll", type=int, default=0, help="layers a turn of o1jax's loop over them")
     arguments = parser.parse_args()
-    config, mesh = dataclasses.replace(SIZES[arguments.size], vocab_size=arguments.vocab), make_mesh()
+    changes = {"vocab_size": arguments.vocab or WORDS[arguments.size]}
+    if arguments.unroll:
+        changes["unroll"] = arguments.unroll
+    config, mesh = dataclasses.replace(SIZES[arguments.size], **changes), make_mesh()
     graphdef, params = init_params(config, 0, mesh)
     batch = packed_batch(config.vocab_size, arguments.row_length, arguments.rows)
     steps = {
@@ -173,12 +182,13 @@ def main() -> None:
         steps["torch_compiled"] = torch_step(config, params, batch, compiled=True)
     for step in steps.values():  # compiles
         step()
-    seconds, losses = {name: [] for name in steps}, {}
+    seconds, cpu, losses = {name: [] for name in steps}, {name: [] for name in steps}, {}
     for _ in range(arguments.rounds):
         for name, step in steps.items():
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             losses[name] = step()
             seconds[name].append(time.perf_counter() - began)
+            cpu[name].append(time.process_time() - cpu_began)
     tokens = int((batch["segment_ids_BT"] > 0).sum())
     rates = {name: tokens / statistics.median(times) for name, times in seconds.items()}
     figures = {
@@ -191,6 +201,10 @@ def main() -> None:
             for name, rate in rates.items()
             if name != "o1jax"
         },
+        "cpu_s": {name: round(statistics.median(times), 3) for name, times in cpu.items()},
+        "cpu_ratio_to_torch_eager": round(
+            statistics.median(cpu["torch_eager"]) / statistics.median(cpu["o1jax"]), 3
+        ),
         "last_losses": losses,
         "threads": torch.get_num_threads(),
         "versions": {"jax": jax.__version__, "torch": torch.__version__},

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from o1jax.losses import logprobs
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.attention import chunked_attention, packed_attention, splash_attention
 from o1jax.parallel.mesh import make_mesh, spec_of
@@ -20,8 +21,8 @@ MESHES = {
     "all": dict(data=2, fsdp=2, tensor=2),
     "context": dict(context=2, fsdp=2, tensor=2),
 }
-B, T, D, V, N, K, H = 4, 24, 16, 64, 8, 8, 8
-N_TOKENS = 43  # of a padded vocabulary: of eight shares of V two are padding, and one is in part
+B, T, D, V, N, K, H = 4, 24, 16, 2400, 8, 8, 8  # each of eight shares of V is three blocks of 128 words
+N_TOKENS = 1700  # of a padded vocabulary: of eight shares of V two are padding, and one is in part
 QUERIES, KEYS = ("batch", "length", "heads", None), ("batch", "length", "kv_heads", None)
 
 
@@ -85,6 +86,9 @@ def main() -> dict:
         found[name] = {"log_probs": difference, "gathered": largest_gather(text)}
         padded, args = functools.partial(log_prob_loss, n_tokens=N_TOKENS), (hidden_BTD, head_DV, few_BT)
         found[name]["padded"] = compare(padded, args, axes, mesh, reference=cut_log_prob_loss)[0]
+        logprobs.BLOCK_AT_MOST, whole = 1, logprobs.BLOCK_AT_MOST  # bytes, of which the least block is more
+        found[name]["blocks"] = compare(padded, args, axes, mesh, reference=cut_log_prob_loss)[0]
+        logprobs.BLOCK_AT_MOST = whole
         loss = functools.partial(attention_loss, chunked_attention)
         args, axes = (q_BTNH, kv, segments_BT), [QUERIES, KEYS, ("batch", "length")]
         found[name]["attention"] = compare(loss, args, axes, mesh)[0]

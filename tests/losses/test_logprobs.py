@@ -8,7 +8,7 @@ import pytest
 
 from o1jax.losses import logprobs
 from o1jax.losses.likelihood import sft_loss
-from o1jax.losses.logprobs import token_log_probs
+from o1jax.losses.logprobs import negative_log_likelihood, token_log_probs
 
 
 def unfused(hidden_BTD, head_DV, targets_BT, temperature=1.0):
@@ -92,11 +92,66 @@ def test_padding_does_not_change_the_loss_or_its_gradient():
     assert not np.asarray(padded[1])[:, 11:].any() and not np.asarray(padded[1])[3].any()
 
 
+WEIGHTS_BT = jnp.asarray(np.maximum(np.cos(np.arange(33.0)), 0).reshape(3, 11), jnp.float32)
+
+
+def nll_of_log_probs(hidden_BTD, head_DV, targets_BT, weights_BT, **options):
+    """The loss whose gradient is made in a backward pass of its own."""
+    return sft_loss(token_log_probs(hidden_BTD, head_DV, targets_BT, **options), weights_BT)[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 7}, {"n_tokens": 12, "chunk": 5}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_made_with_the_loss_equal_those_made_after_it(options, dtype):
+    hidden_BTD, head_DV, targets_BT = example()
+    args = hidden_BTD.astype(dtype), head_DV, targets_BT % options.get("n_tokens", 17), WEIGHTS_BT
+
+    def run(loss):
+        return jax.jit(jax.value_and_grad(lambda *a: 0.25 * loss(*a, **options), argnums=(0, 1)))(*args)
+
+    (value, gradients), (wanted, wanted_gradients) = run(negative_log_likelihood), run(nll_of_log_probs)
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    for ours, theirs in zip(gradients, wanted_gradients, strict=True):
+        assert ours.dtype == theirs.dtype
+        # bfloat16 rounds the derivative by each logit, here before the factor of the loss and there after it
+        close = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-2, "atol": 2e-3}
+        np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), **close)
+
+
+def test_a_token_without_weight_adds_nothing_whatever_its_target():
+    hidden_BTD, head_DV, _ = example(B=1, T=2)
+    targets_BT, weights_BT = (
+        jnp.array([[16, 3]]),
+        jnp.array([[0.0, 1.0]]),
+    )  # the first is padding: log p = -inf
+    loss = functools.partial(negative_log_likelihood, n_tokens=16)
+    value, gradient = jax.value_and_grad(loss)(hidden_BTD, head_DV, targets_BT, weights_BT)
+    alone = loss(hidden_BTD[:, 1:], head_DV, targets_BT[:, 1:], weights_BT[:, 1:])
+    np.testing.assert_allclose(value, alone, rtol=1e-6)
+    assert not np.asarray(gradient[0, 0]).any()
+
+
+def test_a_loss_without_its_gradient_makes_none(monkeypatch):
+    def products(function):
+        return str(jax.make_jaxpr(function)(*example(V=400), WEIGHTS_BT)).count("dot_general")
+
+    assert products(negative_log_likelihood) == 1 and products(jax.grad(negative_log_likelihood)) == 3
+    assert products(jax.grad(nll_of_log_probs)) == 4  # the logits are made twice
+    monkeypatch.setattr(logprobs, "WHOLE_AT_MOST", 1)
+    monkeypatch.setattr(logprobs, "BLOCK_AT_MOST", 1)
+    assert products(jax.grad(negative_log_likelihood)) == 4  # of a large head, too
+
+
 def test_log_probs_are_float32_for_bfloat16_inputs():
     hidden_BTD, head_DV, targets_BT = example()
     low = token_log_probs(hidden_BTD.astype(jnp.bfloat16), head_DV, targets_BT)
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, unfused(hidden_BTD, head_DV, targets_BT), atol=0.1)
+
+
+def nll_of_ones(hidden_BTD, head_DV, targets_BT, *, chunk):
+    """The loss of weights of 1."""
+    return negative_log_likelihood(hidden_BTD, head_DV, targets_BT, jnp.ones(targets_BT.shape), chunk=chunk)
 
 
 def peak_temporaries(T: int, V: int, form) -> int:
@@ -110,9 +165,10 @@ def peak_temporaries(T: int, V: int, form) -> int:
     return gradient.lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_peak_memory_does_not_grow_with_tokens_times_vocabulary():
+@pytest.mark.parametrize("form", [token_log_probs, nll_of_ones])
+def test_peak_memory_does_not_grow_with_tokens_times_vocabulary(form):
     V, chunk = 8192, 128
-    fused = functools.partial(token_log_probs, chunk=chunk)
+    fused = functools.partial(form, chunk=chunk)
     short, long = peak_temporaries(1024, V, fused), peak_temporaries(8192, V, fused)
     extra_tokens = 8192 - 1024
     assert long - short < extra_tokens * 64 * 4 * 4  # a few copies of the hidden states
@@ -138,10 +194,11 @@ def padded_and_cut(head_DV, n_tokens):
     return run(head_DV, n_tokens), run(head_DV[:, :n_tokens], None)
 
 
-@pytest.mark.parametrize("block_bytes", [1 << 26, 1], ids=["one block", "blocks of 128 words"])
+@pytest.mark.parametrize("head_bytes", [1 << 30, 1], ids=["one block", "blocks of 128 words"])
 @pytest.mark.parametrize("n_tokens", [200, 256, 399])
-def test_padding_of_the_vocabulary_has_no_share_and_no_gradient(monkeypatch, block_bytes, n_tokens):
-    monkeypatch.setattr(logprobs, "BLOCK_AT_MOST", block_bytes)  # with it whole blocks are padding
+def test_padding_of_the_vocabulary_has_no_share_and_no_gradient(monkeypatch, head_bytes, n_tokens):
+    monkeypatch.setattr(logprobs, "WHOLE_AT_MOST", head_bytes)
+    monkeypatch.setattr(logprobs, "BLOCK_AT_MOST", 1)  # with it whole blocks are padding
     _, head_DV, _ = example(V=400)
     head_DV = head_DV.at[:, n_tokens:].multiply(30)  # likelier than any token, if it were one
     padded, cut = padded_and_cut(head_DV, n_tokens)

@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 PROGRAM = pathlib.Path(__file__).with_name("on_meshes.py")
-D, V = 16, 64  # as there
+D, V = 16, 2400  # as there
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,11 @@ def test_log_probs_of_a_split_vocabulary_equal_one_device_s(results, mesh):
 @pytest.mark.parametrize("mesh", ["tensor", "all", "context"])
 def test_padding_of_a_split_vocabulary_is_as_if_it_were_cut_off(results, mesh):
     assert results[mesh]["padded"] < 1e-5
+
+
+@pytest.mark.parametrize("mesh", ["tensor", "all", "context"])
+def test_a_vocabulary_that_is_walked_in_blocks_gives_what_it_gives_in_one(results, mesh):
+    assert results[mesh]["blocks"] < 1e-5
 
 
 def test_neither_the_head_nor_logits_are_gathered_over_the_vocabulary(results):

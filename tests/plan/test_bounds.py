@@ -40,6 +40,9 @@ def test_the_slowest_of_compute_memory_and_network_bounds_a_step():
     assert bound.mfu(chip, 8) == pytest.approx(bound.model_flops / (8 * 459e12))
     full = train_bounds(dataclasses.replace(NANO, remat="full"), chip, 8, found, rows=8, row_length=64)
     assert full.compute_s == pytest.approx(bound.compute_s * 4 / 3)
+    kept = train_bounds(dataclasses.replace(NANO, remat="attention"), chip, 8, found, rows=8, row_length=64)
+    again = forward_flops(NANO, 8 * 64, 0) / 8 / 459e12  # the products, and not attention
+    assert kept.compute_s == pytest.approx(bound.compute_s + again)
 
 
 def test_too_little_memory_is_read_from_the_compilers_message():
