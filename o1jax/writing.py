@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import secrets
 from collections.abc import Iterator
 
 from etils import epath
@@ -22,7 +23,8 @@ def write_whole(path: epath.Path, data: bytes | str) -> None:
     earlier file of that name is then still whole."""
     if isinstance(data, str):
         data = data.encode("utf-8", "backslashreplace")  # half a surrogate pair, as of a path's odd byte
-    part = path.parent / f"{path.name}.part"  # which no reader takes for a file
+    # Which no reader takes for a file. Two processes may write the same file, each in a part of its own.
+    part = path.parent / f"{path.name}.{secrets.token_hex(4)}.part"
     with naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,11 @@ import several_stages
 import tiny_rl
 from etils import epath
 
-from o1jax.records import Rollout
+from o1jax.records import Rollout, Tree
 from o1jax.search.posterior import FILE, Belief
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.training import open_policy
-from o1jax.store import read_records, read_shards, read_trees
+from o1jax.store import read_records, read_shards, read_trees, shard_paths
 
 pytestmark = pytest.mark.hostile
 HERE = pathlib.Path(__file__).parent
@@ -79,13 +79,11 @@ def test_two_processes_play_and_train_as_one(roots):
         close(roots[1] / place, roots[2] / place)
 
 
-def test_each_of_two_processes_plays_a_part(roots):
-    marks = {path.name for path in (roots[2] / "search/processes").iterdir()}
-    assert marks == {"trees.0_of_2", "trees.1_of_2"}
-    parts = list((roots[2] / "sample/processes/round_0").glob("*.parquet"))
-    shares = [{rollout.problem_id for rollout in read_records(part, Rollout)} for part in parts]
-    answered = {rollout.problem_id for rollout in read_shards(roots[2] / "sample/rollouts", Rollout)}
-    assert len(parts) == 2 and shares[0] | shares[1] == answered and not shares[0] & shares[1]
+def test_each_process_plays_a_part_and_no_problem_is_played_twice(roots):
+    shards = [read_records(path, Tree) for path in shard_paths(roots[2] / "search/trees")]
+    played = [tree.problem_id for trees in shards for tree in trees]
+    assert len(shards) > 1 and len(played) == len(set(played)) == 9
+    assert not (roots[2] / "search/leases").exists()
 
 
 def test_policy_gradient_in_two_processes_is_that_of_one(tmp_path):
