@@ -2,7 +2,7 @@
 
 Plain multi-controller JAX. A process knows its rank, and which accelerators of its host are its own, by the
 environment alone, so that what is not collective (D1) need not join the others. Decides no shares: problems
-go by seeds.in_share, rows of a batch by the mesh.
+go by leases.py, rows of a batch by the mesh.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ never compared. A count that stood still for LOST_S makes that process lost, and
 all. Process 0 looks at all others, and they at process 0; where the first are lost, the next one looks at
 all. So 256 processes read 511 small files in a round, not 65,000.
 
-A loss is known within LOST_S and three rounds, and what the file system's cache adds. One in a process's
-first two rounds is not: it looks like a process that has yet to begin. Knows nothing of what is waited for
+A loss is known within LOST_S and three rounds, and what the file system's cache adds. A process that was
+killed before this one began looks like one that has yet to begin. Knows nothing of what is waited for
 (together.py), nor of shares (leases.py).
 """
 
@@ -59,6 +59,7 @@ class Beats(threading.Thread):
         self._seen: dict[int, tuple[str, float, bool]] = {}
         self._loss = ""  # the line of the first that this process knows to be lost
         self._begin_or_wake()
+        self._began_at = (self.directory / f"beat.{self.index}").stat().mtime  # by the file system's clock
 
     def run(self) -> None:
         while not self._ended.wait(ROUND_S):
@@ -103,7 +104,9 @@ class Beats(threading.Thread):
     def _is_alive(self, other: int) -> bool:
         path, now = self.directory / f"beat.{other}", time.monotonic()
         content = read(path)
-        before, since, changed = self._seen.get(other, (content, now, False))
+        if other not in self._seen:
+            self._seen[other] = (content, now, bool(content) and path.stat().mtime >= self._began_at)
+        before, since, changed = self._seen[other]
         if content != before:
             before, since, changed = content, now, True
         self._seen[other] = (before, since, changed)

@@ -94,7 +94,7 @@ async def work_through(
         while True:
             number = await share.next()
             await work(problems[number])
-            share.working -= 1
+            share.ended()
 
     tasks = [asyncio.create_task(worker()) for _ in range(min(concurrency, len(problems)))]
     tasks.append(asyncio.create_task(share.until_done()))
@@ -121,6 +121,7 @@ class _Share:
         numbers = range(self.index, len(ids), count)
         self.own = collections.deque(number for number in numbers if ids[number] not in done)
         self.working = 0  # problems in work here
+        self.rest, self.rests_since = asyncio.Event(), time.monotonic()  # when nothing is
         self.begun: set[int] = set()  # by this process: never taken twice
         self.board, self.news = Board(len(ids), {}), asyncio.Event()
         self.taking = asyncio.Lock()
@@ -147,7 +148,15 @@ class _Share:
         if taken:
             self.begun.add(number)
             self.working += 1
+            self.rest.clear()
         return taken
+
+    def ended(self) -> None:
+        """One problem less is in work."""
+        self.working -= 1
+        if not self.working:
+            self.rests_since = time.monotonic()
+            self.rest.set()
 
     async def until_done(self) -> None:
         """Returns when all problems are done; keeps what is due meanwhile, and the board."""
@@ -163,7 +172,12 @@ class _Share:
                 return
             news, self.news = self.news, asyncio.Event()
             news.set()
-            await asyncio.sleep(pause_after(now - began))
+            # Often while nothing is in work here: the end of what others do is all that is waited for then.
+            if self.working:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.rest.wait(), pause_after(now - began))
+            else:
+                await asyncio.sleep(pause_after(now - self.rests_since))
 
     def _look(self) -> Board:
         path, board = self.directory / "board.json", Board(len(self.ids), {})

@@ -84,6 +84,7 @@ def test_what_a_killed_process_held_is_done_by_the_other(tmp_path, killed):
     dying, living = play(tmp_path, killed, seconds=300), play(tmp_path, 1 - killed)
     until(lambda: len(list(tmp_path.glob("ready.*"))) == 2)
     until(lambda: len(list(tmp_path.glob("leases/answers/*.0"))) >= 4)
+    until(lambda: int((tmp_path / "beats" / f"beat.{killed}").read_text().split(" ")[1]) >= 6)
     dying.send_signal(signal.SIGKILL)
     dying.communicate()
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Every stage that several processes share or train in, by two real ones, against one process."""
+"""Every stage that several processes share or train in, by two and four real ones, against one process."""
 
 import json
 import os
@@ -27,12 +27,12 @@ TRAINED = ("sft", "dpo", "prm", "tcg", "tcg_dpo")
 
 
 def run(count: int, *command: str) -> None:
-    """The command in `count` processes of two devices each, which all end well."""
+    """The command in `count` processes of two devices each, of one each if they are four, which all end well."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent / "lineage")))  # of o1jax, of lineage_run
-    env = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": path}
+    env = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2" if count < 4 else "1", "PYTHONPATH": path}
     env |= {"O1JAX_COORDINATOR": f"localhost:{port}", "O1JAX_PROCESSES": str(count)}
     running = [
         subprocess.Popen(
@@ -52,31 +52,32 @@ def run(count: int, *command: str) -> None:
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory) -> dict[int, epath.Path]:
     """The number of processes -> where they ran."""
-    made = {count: epath.Path(tmp_path_factory.mktemp(f"by_{count}")) for count in (1, 2)}
+    made = {count: epath.Path(tmp_path_factory.mktemp(f"by_{count}")) for count in (1, 2, 4)}
     for count, root in made.items():
         several_stages.build(root)
         run(count, str(HERE / "several_stages.py"), str(root))
     return made
 
 
-def test_two_processes_play_and_train_as_one(roots):
+@pytest.mark.parametrize("several", [2, 4])
+def test_several_processes_play_and_train_as_one(roots, several):
     """The same trees, samples and figures; of trained models the same counts, and scores that are close."""
     one, two = (
         {place: read_manifest(roots[count] / place)["figures"] for place in (*PLAYED, *TRAINED)}
-        for count in (1, 2)
+        for count in (1, several)
     )
     held_out = [figures["prm"].pop("held_out")["prm"]["log_loss"] for figures in (one, two)]
     assert two == one
     assert held_out[1] == pytest.approx(held_out[0], rel=1e-3)
     for place in ("search", "drawn"):
-        assert read_trees(roots[2] / place / "trees") == read_trees(roots[1] / place / "trees")
+        assert read_trees(roots[several] / place / "trees") == read_trees(roots[1] / place / "trees")
     assert one["drawn"]["problems"] == 4
-    kept = [read_records(roots[count] / "drawn" / FILE, Belief) for count in (1, 2)]
+    kept = [read_records(roots[count] / "drawn" / FILE, Belief) for count in (1, several)]
     assert kept[0] == kept[1] and sum(belief.drawn for belief in kept[0]) == 4
     for place in ("sample/rollouts", "evaluate/rollouts", "evaluate/best_of_n"):
-        assert read_shards(roots[2] / place, Rollout) == read_shards(roots[1] / place, Rollout)
+        assert read_shards(roots[several] / place, Rollout) == read_shards(roots[1] / place, Rollout)
     for place in TRAINED:
-        close(roots[1] / place, roots[2] / place)
+        close(roots[1] / place, roots[several] / place)
 
 
 def test_each_process_plays_a_part_and_no_problem_is_played_twice(roots):
@@ -86,19 +87,20 @@ def test_each_process_plays_a_part_and_no_problem_is_played_twice(roots):
     assert not (roots[2] / "search/leases").exists()
 
 
-def test_policy_gradient_in_two_processes_is_that_of_one(tmp_path):
-    """Each samples half of an update's problems with an engine of its own, and all train one policy."""
+def test_policy_gradient_in_several_processes_is_that_of_one(tmp_path):
+    """Each samples its part of an update's problems with an engine of its own, and all train one policy."""
     tiny_rl.make(tmp_path)
     more = {"updates": 3, "problems_per_update": 4, "checkpoint_every": 1}
-    for count in (1, 2):
+    for count in (1, 2, 4):
         run(count, tiny_rl.__file__, str(tmp_path), str(tmp_path / f"by_{count}"), json.dumps(more))
-    one, two = (tiny_rl.rows(tmp_path / f"by_{count}") for count in (1, 2))
-    assert len(one) == len(two) == 3 and one[0]["groups_kept"] > 0
-    for name in ("outcome", "generated_tokens", "groups_kept", "trained_tokens"):
-        assert [row[name] for row in two] == [row[name] for row in one]
-    np.testing.assert_allclose([row["loss"] for row in two], [row["loss"] for row in one], atol=2e-6)
-    assert all(row["push_difference"] < 1e-4 for row in two)
-    close(tmp_path / "by_1", tmp_path / "by_2")
+    one, *several = (tiny_rl.rows(tmp_path / f"by_{count}") for count in (1, 2, 4))
+    for rows, count in zip(several, (2, 4), strict=True):
+        assert len(one) == len(rows) == 3 and one[0]["groups_kept"] > 0
+        for name in ("outcome", "generated_tokens", "groups_kept", "trained_tokens"):
+            assert [row[name] for row in rows] == [row[name] for row in one]
+        np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in one], atol=2e-6)
+        assert all(row["push_difference"] < 1e-4 for row in rows)
+        close(tmp_path / "by_1", tmp_path / f"by_{count}")
 
 
 def close(one: pathlib.Path, two: pathlib.Path) -> None:
