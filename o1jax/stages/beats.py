@@ -14,6 +14,7 @@ killed before this one began looks like one that has yet to begin. Knows nothing
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -140,11 +141,17 @@ def line_of(owner: str) -> str:
 
 def read(path: epath.Path) -> str:
     """A small file's text; "" where there is none."""
-    # Opened, not asked for its time of change: NFS answers that from a cache, but asks anew at each open.
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
+    # Opened, not asked for its time of change: NFS answers that from a cache, but asks anew at each open. One
+    # that is replaced while it is read may be a stale handle there; the next open finds the new one.
+    for again in (True, True, False):
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            if error.errno != errno.ESTALE or not again:
+                raise
+    return ""
 
 
 def owner_now(out: epath.Path, index: int) -> str:

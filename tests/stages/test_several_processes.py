@@ -27,7 +27,7 @@ TRAINED = ("sft", "dpo", "prm", "tcg", "tcg_dpo")
 
 
 def run(count: int, *command: str) -> None:
-    """The command in `count` processes of two devices each, of one each if they are four, which all end well."""
+    """The command in `count` processes of two devices each, of one each if they are four; all end well."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
