@@ -60,17 +60,17 @@ def state(slurm, job: str) -> dict[str, str]:
 
 def ended(slurm, job: str, directory: pathlib.Path, seconds: float, as_state: str = "COMPLETED") -> str:
     """Waits for the end of a job, requeued or not; its log."""
-    end, now, log = time.monotonic() + seconds, {}, ""
-    # Until it waits again, a job that was requeued is shown as failed: then a try is missing in its log.
-    while (now := state(slurm, job)).get("JobState") not in ENDS or log.count("; requeued") >= log.count(
-        ", try "
-    ):
+    end = time.monotonic() + seconds
+    while True:
+        now = state(slurm, job)
+        log = "".join(path.read_text(encoding="utf-8") for path in (directory / "logs").glob("*.log"))
+        # Until it waits again, a job that was requeued is shown as failed: then a try is missing in its log.
+        if now.get("JobState") in ENDS and log.count("; requeued") < log.count(", try "):
+            break
         assert time.monotonic() < end, now
         if now.get("Reason") == "BeginTime":  # Slurm lets a requeued job wait for two minutes
             said(["scontrol", "update", f"JobId={job}", "StartTime=now"], slurm)
         time.sleep(0.5)
-        now = state(slurm, job)
-        log = "".join(path.read_text(encoding="utf-8") for path in (directory / "logs").glob("*.log"))
     assert now["JobState"] == as_state, log
     return log
 
