@@ -19,6 +19,7 @@ from etils import epath
 from o1jax.buckets import package_missing
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError
+from o1jax.stages.beats import TRY_AGAIN, PeerLost
 from o1jax.train import throughput
 from o1jax.writing import naming
 
@@ -81,6 +82,8 @@ def run(main: Callable[[list[str]], None], *shown: str) -> None:
             take_place()
             with naming(WORKDIR.value or "the run's directory"):
                 main(argv)
+        except PeerLost as error:
+            fail(str(error), TRY_AGAIN)
         except (InputError, OSError) as error:
             fail(str(error))
 
@@ -131,7 +134,7 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error).strip().splitlines()[-1])
 
 
-def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """One line on stderr, and that exit code."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

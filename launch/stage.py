@@ -12,6 +12,7 @@ import closing
 import entry
 from etils import epath
 
+from o1jax.parallel.processes import this_process
 from o1jax.stages import run
 from o1jax.stages.manifest import StageSpec
 
@@ -22,7 +23,9 @@ def launch(name: str, page: str = "") -> None:
 
     def main(workdir: epath.Path, settings: dict) -> None:
         inputs = {name: place for name, place in settings["inputs"].items() if place}
-        manifest = run.run(workdir, StageSpec(name, settings[name], settings["seed"], inputs))
+        # Of several processes each has its stage in a child: how that ends, its own code cannot always say.
+        start = run.run if this_process().count == 1 else run.run_in_child
+        manifest = start(workdir, StageSpec(name, settings[name], settings["seed"], inputs))
         table = workdir / "table.md"
         print(
             table.read_text(encoding="utf-8") if table.exists() else json.dumps(manifest["figures"], indent=1)

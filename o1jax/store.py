@@ -54,10 +54,13 @@ def read_records(path: epath.PathLike, cls: type[T]) -> list[T]:
     try:
         return [_value(cls, row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
     except (pa.ArrowInvalid, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: not a whole Parquet file of {cls.__name__} ({reason}); delete it and run again"
-        ) from error
+        raise damaged(path, cls.__name__, error) from error
+
+
+def damaged(path: epath.Path, what: str, error: Exception) -> InputError:
+    """The error for a file that does not hold what was written."""
+    reason = str(error).splitlines()[0]
+    return InputError(f"{path}: not a whole Parquet file of {what} ({reason}); delete it and run again")
 
 
 class ShardWriter(Generic[T]):
@@ -103,11 +106,28 @@ class ShardWriter(Generic[T]):
 
 def read_shards(directory: epath.PathLike, cls: type[T]) -> list[T]:
     """All records of a directory, shard by shard in order of name; none if it does not exist."""
+    return [record for shard in shard_paths(directory) for record in read_records(shard, cls)]
+
+
+def shard_paths(directory: epath.PathLike) -> list[epath.Path]:
+    """The shards of a directory, in order of name; none if it does not exist."""
     directory = epath.Path(directory)
     if not directory.exists():
         return []
-    shards = sorted(path for path in directory.iterdir() if path.suffix == ".parquet")
-    return [record for shard in shards for record in read_records(shard, cls)]
+    return sorted(path for path in directory.iterdir() if path.suffix == ".parquet")
+
+
+def written_ids(path: epath.PathLike) -> set[str]:
+    """The problem_ids in a shard, or in all of a directory: of large records little else is read. Raises
+    InputError that names a damaged file."""
+    path = epath.Path(path)
+    if path.suffix != ".parquet":
+        return {id for shard in shard_paths(path) for id in written_ids(shard)}
+    try:
+        with path.open("rb") as file:
+            return set(pq.read_table(file, columns=["problem_id"])["problem_id"].to_pylist())
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise damaged(path, "records with a problem_id", error) from error
 
 
 def read_trees(directory: epath.PathLike, problem_ids: Sequence[str] | None = None) -> list[Tree]:

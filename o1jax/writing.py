@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,8 @@ def write_whole(path: epath.Path, data: bytes | str) -> None:
     if is_bucket(path):  # an object appears when it is complete
         patiently(lambda: path.write_bytes(data))
         return
-    part = path.parent / f"{path.name}.part"  # which no reader takes for a file
+    # Which no reader takes for a file. Two processes may write the same file, each in a part of its own.
+    part = path.parent / f"{path.name}.{secrets.token_hex(4)}.part"
     with naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

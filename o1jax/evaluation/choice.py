@@ -27,7 +27,6 @@ from o1jax.search.growth import Searcher
 from o1jax.search.mcts import Search
 from o1jax.search.steps import cut, path_of
 from o1jax.stages.together import my_share
-from o1jax.store import read_trees
 from o1jax.tcg.gate import distinct, is_degenerate, killed
 from o1jax.tcg.traces import outputs_matrix
 from o1jax.train.metrics import ProgressLine
@@ -107,11 +106,10 @@ class ChoiceArms:
         workers, store = self.comparison.workers, self.comparison.store
         plain = {tree.problem_id: tree for tree in self.generated.trees}
         with store.trees("trees_prm") as kept:
-            done = {tree.problem_id for tree in read_trees(kept.directory)}
+            line = ProgressLine("search with a process reward model", len(my_share(self.comparison.problems)))
+            counts = itertools.count(1)
 
             async def work(problem: Problem) -> None:
-                if problem.id in done:
-                    return
                 budget = self._budget(plain[problem.id])
                 # Each rollout generates a token at least, so that the tokens alone end the search.
                 settings = dataclasses.replace(
@@ -123,11 +121,10 @@ class ChoiceArms:
                 )
                 searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings, scorer)
                 kept.append(await Search(searcher, problem, self.comparison.seed).run())
+                line.count(next(counts))
 
-            share = my_share(self.comparison.problems)
-            line = ProgressLine("search with a process reward model", len(share))
-            await run_in_order(work, share, store.concurrency, ended=line.count)
-        return await store.all_trees("trees_prm", self.comparison.problems)
+            await store.work_through("trees_prm", self.comparison.problems, work, kept)
+        return store.all_trees("trees_prm", self.comparison.problems)
 
     def _budget(self, plain: Tree) -> int:
         """The plain search's tokens less half an expansion's: a search ends with the rollout that reaches

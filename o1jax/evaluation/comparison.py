@@ -25,7 +25,7 @@ from o1jax.intervals import mean_with_interval
 from o1jax.records import Problem, Prompt, Rollout, Tree
 from o1jax.rewards.outcome import final_tests, judge_program, outcome_of, search_tests, share_passed
 from o1jax.search.growth import Searcher, SearchSettings
-from o1jax.search.mcts import search_many
+from o1jax.search.mcts import search_of
 from o1jax.search.samples import program_of
 from o1jax.search.sampling import (
     Sampler,
@@ -95,11 +95,17 @@ class Comparison:
         return Sampler(self.workers.engine, self.workers.judge, self.workers.tokenizer, sample)
 
     async def _trees(self) -> list[Tree]:
-        workers, mine = self.workers, my_share(self.problems)
+        workers = self.workers
         searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, self.search)
-        trees, concurrency = self.store.trees("trees"), self.store.concurrency
-        await search_many(searcher, mine, self.seed, concurrency=concurrency, store=trees)
-        return await self.store.all_trees("trees", self.problems)
+        for problem in my_share(self.problems):  # InputError before anything is searched
+            search_of(searcher, problem, self.seed)
+        with self.store.trees("trees") as kept:
+
+            async def search(problem: Problem) -> None:
+                kept.append(await search_of(searcher, problem, self.seed).run())
+
+            await self.store.work_through("trees", self.problems, search, kept)
+        return self.store.all_trees("trees", self.problems)
 
     async def _best_of(self, prompt: Prompt, tokens: int) -> list[list[Rollout]]:
         """Samples judged on the visible tests, at so many tokens in all, by the search's stop rule."""

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from pydantic import NonNegativeInt, PositiveInt
 
-from o1jax.concurrency import run_in_order
 from o1jax.engine.step_scorer import StepScorer
 from o1jax.evaluation.choice import CasesOf, ChoiceArms
 from o1jax.evaluation.comparison import Comparison, tokens_of
@@ -34,7 +34,7 @@ from o1jax.search.growth import SearchSettings
 from o1jax.search.sampling import Sampler, SampleSettings, for_evaluation, judged, read, sample_paths
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.together import joined, my_share, wait_for
+from o1jax.stages.together import my_share, shared, wait_for
 from o1jax.stages.training import open_tokenizer
 from o1jax.stages.workers import EngineSettings, open_scorer, sampling_workers, scorer_timings
 from o1jax.store import read_records, write_records
@@ -149,19 +149,17 @@ async def _cases(
     path = (store.earlier or store.out) / "tcg_cases.parquet"
     if store.earlier is None and not path.exists():
         async with sampling_workers(inputs["tcg"], settings.tcg_engine) as workers:
+            line, counts = ProgressLine("write tests", len(my_share(problems))), itertools.count(1)
 
-            async def write(problem: Problem) -> CasesOf:
+            async def write(problem: Problem) -> list[CasesOf]:
                 written = await write_cases(workers, problem, None, settings.write, seed)
-                return CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)
+                line.count(next(counts))
+                return [CasesOf(problem.id, written.cases, written.generated_tokens, written.long_prompts)]
 
-            share = my_share(problems)
-            line = ProgressLine("write tests", len(share))
-            mine = await run_in_order(write, share, settings.concurrency, ended=line.count)
-        parts = store.out / "tcg_cases.parts"
-        cases = await joined(store.out, parts, CasesOf, mine, problems, lambda cases: cases.problem_id)
+            cases = await shared(store.out, "tcg_cases", CasesOf, problems, write, settings.concurrency)
         if this_process().index == 0:
             write_records(path, CasesOf, cases)
-        await wait_for(store.out, [path], "process 0")
+        await wait_for(store.out, [path], 0)
     return {cases.problem_id: cases for cases in read_records(path, CasesOf)}
 
 

@@ -14,15 +14,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from etils import epath
 
-from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Completion, Request
 from o1jax.parallel.processes import this_process
 from o1jax.prompts.chat import Tokenizer
 from o1jax.records import InputError, Problem, Rollout, Tree
 from o1jax.sandbox.fork_judge import ForkJudge
-from o1jax.stages.together import all_have_finished, my_share, wait_for
+from o1jax.stages.leases import work_through
+from o1jax.stages.together import my_share, write_joined
 from o1jax.stages.workers import EngineSettings, Workers
-from o1jax.store import ShardWriter, read_records, read_shards, read_trees, write_records
+from o1jax.store import ShardWriter, read_records, read_trees, written_ids
 from o1jax.train.metrics import ProgressLine
 
 Sample = Callable[[Problem], Awaitable[list[Rollout]]]
@@ -47,15 +47,9 @@ class SampleStore:
         """
         whole = self.out / f"{name}.parquet"
         if not whole.exists():
-            await self._sample(name, my_share(problems), sample, again)
-            # One file of all processes' shards, when all have sampled.
-            await all_have_finished(self.out, name.replace("/", "_"))
-            if this_process().index == 0:
-                shards = self.out / f"{name}.shards"
-                done = _by_problem(read_shards(shards, Rollout))
-                write_records(whole, Rollout, [rollout for p in problems for rollout in done[p.id]])
-                shards.rmtree(missing_ok=True)
-            await wait_for(self.out, [whole], "process 0")
+            await self._sample(name, problems, sample, again)
+            # One file of all processes' shards, when all is sampled.
+            await write_joined(self.out, whole, self.out / f"{name}.shards", Rollout, problems)
         by_problem = _by_problem(read_records(whole, Rollout))
         return [by_problem[problem.id] for problem in problems]
 
@@ -70,10 +64,10 @@ class SampleStore:
             (self.out / name).rmtree(missing_ok=True)
 
     async def _sample(self, name: str, problems: Sequence[Problem], sample: Sample, again: Again) -> None:
-        shards, line = self.out / f"{name}.shards", ProgressLine(f"evaluate {name}", len(problems))
-        done = {rollout.problem_id for rollout in read_shards(shards, Rollout)}
-        left, ended = [problem for problem in problems if problem.id not in done], itertools.count(1)
-        earlier = {}
+        shards, share = self.out / f"{name}.shards", my_share(problems)
+        done = written_ids(shards)
+        line, ended = ProgressLine(f"evaluate {name}", len(share)), itertools.count(1)
+        known, earlier = sum(problem.id in done for problem in share), {}
         if self.earlier is not None:
             earlier = _by_problem(read_records(self.earlier / f"{name}.parquet", Rollout))
         with ShardWriter(shards, Rollout, rows=512) as store:
@@ -90,18 +84,28 @@ class SampleStore:
                     group = await again(problem, earlier[problem.id])
                 store.extend(group)
                 # How many, and no mean of them: the problems that end first are the easy ones.
-                done_now = len(problems) - len(left) + next(ended)
-                line.show(done_now, "judged", now=done_now == len(problems))
+                done_now = known + next(ended)
+                line.show(done_now, "judged", now=done_now == len(share))
 
-            await run_in_order(work, left, self.concurrency)
+            await self.work_through(name, problems, work, store)
 
     def trees(self, name: str) -> ShardWriter[Tree]:
         """Where searched trees are: the earlier evaluation's stand as they are."""
         return ShardWriter((self.earlier or self.out) / name, Tree)
 
-    async def all_trees(self, name: str, problems: Sequence[Problem]) -> list[Tree]:
-        """Those of `problems`, in order, when every process has kept its share of them."""
-        await all_have_finished(self.out, name)
+    async def work_through(
+        self,
+        name: str,
+        problems: Sequence[Problem],
+        work: Callable[[Problem], Awaitable[None]],
+        kept: ShardWriter,
+    ) -> None:
+        """leases.work_through, in this evaluation."""
+        what = name.replace("/", "_")
+        await work_through(self.out, what, problems, work, kept, self.concurrency)
+
+    def all_trees(self, name: str, problems: Sequence[Problem]) -> list[Tree]:
+        """Those of `problems`, in order."""
         return read_trees(self.trees(name).directory, [problem.id for problem in problems])
 
 

@@ -2,7 +2,7 @@
 
 Plain multi-controller JAX. A process knows its rank, and which accelerators of its host are its own, by the
 environment alone, so that what is not collective (D1) need not join the others. Decides no shares: problems
-go by seeds.in_share, rows of a batch by the mesh.
+go by leases.py, rows of a batch by the mesh.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax._src import distributed  # its client has no public name; Orbax takes it from here too
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -189,6 +190,24 @@ def one_tpu_host(chips: int, env: Mapping[str, str]) -> dict[str, str]:
         "CLOUD_TPU_TASK_ID": "0",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }
+
+
+def has_joined() -> bool:
+    """Whether this process is one of several of one JAX program."""
+    return jax.distributed.is_initialized() and this_process().count > 1
+
+
+def tell(key: str) -> None:
+    """Says `key` to all processes at JAX's coordinator; where they have not joined, does nothing."""
+    if has_joined():
+        distributed.global_state.client.key_value_set(key, "told", allow_overwrite=True)
+
+
+def until_told(key: str, seconds: float) -> bool:
+    """Waits until some process has said `key`, for so long at most; whether it has."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # not yet; or no coordinator any more
+        return bool(distributed.global_state.client.blocking_key_value_get(key, int(1000 * seconds)))
+    return False
 
 
 def is_leader() -> bool:

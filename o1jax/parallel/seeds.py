@@ -29,8 +29,3 @@ def drawn(items: Iterable[Item], most: int, seed: int, *parts: int | str) -> lis
     shuffled = list(items)
     random.Random(fold_seed(seed, *parts)).shuffle(shuffled)
     return shuffled[: most or None]
-
-
-def in_share(problem_id: str, process_index: int, process_count: int) -> bool:
-    """Whether a problem belongs to this process: its share is by stable hash of the id (D1)."""
-    return stable_hash(problem_id) % process_count == process_index

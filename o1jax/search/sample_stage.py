@@ -21,7 +21,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from etils import epath
 from pydantic import PositiveInt
 
-from o1jax.concurrency import run_in_order
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem, Rollout
 from o1jax.rewards.outcome import search_tests
@@ -39,7 +38,7 @@ from o1jax.search.sampling import (
 from o1jax.stages.manifest import StageResult, read_manifest
 from o1jax.stages.problems import read_problems
 from o1jax.stages.settings import parse
-from o1jax.stages.together import joined, my_share
+from o1jax.stages.together import my_share, shared
 from o1jax.stages.workers import EngineSettings, sampling_workers
 from o1jax.store import write_records
 from o1jax.train.metrics import ProgressLine
@@ -111,7 +110,7 @@ async def _sample(
     """The answers of all processes, in the order of `problems`, and the timings."""
     async with sampling_workers(policy, settings.engine) as workers:
         sampler = Sampler(workers.engine, workers.judge, workers.tokenizer, settings.sample)
-        work = Sampling(sampler, settings, problems, seed, out / "processes")
+        work = Sampling(sampler, settings, problems, seed, out)
         if matched:
             rule = rule_of_match(settings.stop, matched)
             return await work.to_total(tokens_of_stages(matched), rule), workers.timings()
@@ -120,29 +119,29 @@ async def _sample(
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """The stage's work, each process on its share of the problems."""
+    """The stage's work, shared out among the processes."""
 
     sampler: Sampler
     settings: Settings
     problems: Sequence[Problem]
     seed: int
-    parts: epath.Path  # where each process keeps its own answers for the others
+    out: epath.Path  # of the stage
 
     async def until_stop(self) -> list[Rollout]:
         """Answers to each problem until the settings' rule is reached there."""
-        share, solved = len(my_share(self.problems)), []
-        line = ProgressLine("sample", share)
+        line, solved = ProgressLine("sample", len(my_share(self.problems))), []
 
         async def work(problem: Problem) -> list[Rollout]:
             tests, stop = search_tests(problem), self.settings.stop
             group = await sample_until(self.sampler, problem, tests, self.seed, stop)
             solved.append(any(rollout.reward for rollout in group))
             # At the end alone, as in a search: the problems that end first are not like the others.
-            is_last = len(solved) == share
-            line.show(len(solved), f"solved {sum(solved)}" if is_last else "", now=is_last)
+            line.show(len(solved), "")
             return group
 
-        return await self._of_all(self.parts, self.problems, work)
+        rollouts = await self._of_all("answers", self.problems, work)
+        line.show(len(solved), f"solved {sum(solved)}", now=True)
+        return rollouts
 
     async def to_total(self, tokens: int, stop: StopRule) -> list[Rollout]:
         """Answers to all problems in turn until `tokens` are spent; see sample_to_total."""
@@ -155,7 +154,7 @@ class Sampling:
 
             # Every process needs the answers of all: what one problem leaves goes to those of the others.
             new = {problem.id: [] for problem in open_problems}
-            for rollout in await self._of_all(self.parts / f"round_{number}", open_problems, work):
+            for rollout in await self._of_all(f"round_{number}", open_problems, work):
                 new[rollout.problem_id].append(rollout)
             line.show(len(self.problems) - len(open_problems), f"ended after {before} answers")
             return new
@@ -166,12 +165,9 @@ class Sampling:
 
     async def _of_all(
         self,
-        place: epath.Path,
+        what: str,
         problems: Sequence[Problem],
         work: Callable[[Problem], Awaitable[list[Rollout]]],
     ) -> list[Rollout]:
         """What `work` gives for these problems, in every process."""
-        groups = await run_in_order(work, my_share(problems), self.settings.concurrency)
-        mine = [rollout for group in groups for rollout in group]
-        out = self.parts.parent
-        return await joined(out, place, Rollout, mine, problems, lambda rollout: rollout.problem_id)
+        return await shared(self.out, what, Rollout, problems, work, self.settings.concurrency)

@@ -18,12 +18,13 @@ from pydantic import PositiveInt
 from o1jax.parallel.memory import report_held
 from o1jax.records import Node, Problem, Tree
 from o1jax.search.growth import Searcher, SearchSettings
-from o1jax.search.mcts import search_many
+from o1jax.search.mcts import search_of
 from o1jax.search.posterior import DrawSettings, drawn_problems
 from o1jax.search.tree import passing_leaves
+from o1jax.stages.leases import by_problem, work_through
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.together import all_have_finished, my_share
+from o1jax.stages.together import my_share
 from o1jax.stages.workers import EngineSettings, open_scorer, sampling_workers, scorer_timings
 from o1jax.store import ShardWriter, read_trees
 from o1jax.train.metrics import ProgressLine
@@ -40,16 +41,31 @@ class Settings:
     scorer_slots: PositiveInt = 16  # paths in one forward pass of the process reward model
 
 
+@dataclasses.dataclass(frozen=True)
+class TreeFigures:
+    """What the stage's figures need of a tree: a row beside each, so that of several processes none waits
+    until one has read all trees."""
+
+    problem_id: str
+    solved: bool
+    mixed: bool  # with leaves that pass and others that do not
+    passing_paths: int
+    rollouts: int
+    judged_programs: int
+    dead_paths: int
+    generated_tokens: int
+
+
 def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], seed: int) -> StageResult:
-    """figures: problems, solved, solved_share, mixed (with leaves that pass and others that do not),
-    passing_paths, rollouts, judged_programs, dead_paths, generated_tokens and, by difficulty, the share
-    solved."""
+    """figures: problems, solved, solved_share, mixed, passing_paths, rollouts, judged_programs, dead_paths,
+    generated_tokens (sums of TreeFigures) and, by difficulty, the share solved."""
     problems = drawn_problems(out, read_problems(inputs["problems"]), settings.draw, inputs, seed)
-    timings = asyncio.run(_search(out, settings, inputs, my_share(problems), seed))
-    asyncio.run(all_have_finished(out, "trees"))
-    # Read back, not returned: of several processes each has searched its share alone.
-    trees = read_trees(out / "trees", [problem.id for problem in problems])
-    return StageResult(_figures(problems, trees), timings)
+    timings = asyncio.run(_search(out, settings, inputs, problems, seed))
+    # A process that was killed may have kept a tree and not its row.
+    rows = {id: row for id, (row, *_) in by_problem(out / "tree_figures", TreeFigures).items()}
+    if any(problem.id not in rows for problem in problems):
+        rows = {tree.problem_id: figures_of(tree) for tree in read_trees(out / "trees")}
+    return StageResult(_figures(problems, [rows[problem.id] for problem in problems]), timings)
 
 
 async def _search(
@@ -60,15 +76,7 @@ async def _search(
     seed: int,
 ) -> dict[str, float]:
     """Searches the problems whose trees are not in trees/ yet; returns the timings."""
-    line, solved = ProgressLine("search", len(problems)), []
-
-    def show(tree: Tree) -> None:
-        solved.append(tree.solved)
-        # How many are solved is said at the end alone: easy problems end first, so that a share of those
-        # that ended would begin near 1 and fall.
-        is_last = len(solved) == len(problems)
-        line.show(len(solved), f"solved {sum(solved)}" if is_last else "", now=is_last)
-
+    line, solved = ProgressLine("search", len(my_share(problems))), []
     context = settings.engine.context
     async with (
         sampling_workers(inputs["policy"], settings.engine) as workers,
@@ -76,29 +84,57 @@ async def _search(
     ):
         report_held({} if scorer is None else {"reward model": scorer.params})
         searcher = Searcher(workers.engine, workers.judge, workers.tokenizer, settings.search, scorer)
-        with ShardWriter(out / "trees", Tree) as store:
-            await search_many(
-                searcher, problems, seed, concurrency=settings.concurrency, store=store, on_tree=show
-            )
+        for problem in my_share(problems):  # InputError before anything is searched
+            search_of(searcher, problem, seed)
+        with (
+            ShardWriter(out / "tree_figures", TreeFigures) as rows,
+            ShardWriter(out / "trees", Tree) as trees,
+        ):
+
+            async def search(problem: Problem) -> None:
+                tree = await search_of(searcher, problem, seed).run()
+                rows.append(figures_of(tree))
+                trees.append(tree)
+                solved.append(tree.solved)
+                # How many are solved is said at the end alone: easy problems end first, so that a share of
+                # those that ended would begin near 1 and fall.
+                line.show(len(solved), "")
+
+            await work_through(out, "trees", problems, search, trees, settings.concurrency)
+        line.show(len(solved), f"solved {sum(solved)}", now=True)
         return workers.timings() | scorer_timings(scorer)
 
 
-def _figures(problems: Sequence[Problem], trees: Sequence[Tree]) -> dict:
+def figures_of(tree: Tree) -> TreeFigures:
+    """A tree's row."""
+    return TreeFigures(
+        problem_id=tree.problem_id,
+        solved=tree.solved,
+        mixed=tree.solved and any(_fails(node) for node in tree.nodes),
+        passing_paths=len(passing_leaves(tree)),
+        rollouts=tree.rollouts,
+        judged_programs=tree.judged_programs,
+        dead_paths=sum(bool(node.error) for node in tree.nodes),
+        generated_tokens=tree.generated_tokens,
+    )
+
+
+def _figures(problems: Sequence[Problem], rows: Sequence[TreeFigures]) -> dict:
     by_difficulty: dict[str, list[bool]] = {}
-    for problem, tree in zip(problems, trees, strict=True):
-        by_difficulty.setdefault(problem.difficulty or "all", []).append(tree.solved)
-    solved = sum(tree.solved for tree in trees)
+    for problem, row in zip(problems, rows, strict=True):
+        by_difficulty.setdefault(problem.difficulty or "all", []).append(row.solved)
+    solved = sum(row.solved for row in rows)
     return {
-        "problems": len(trees),
+        "problems": len(rows),
         "solved": solved,
-        "solved_share": round(solved / len(trees), 4) if trees else 0.0,
+        "solved_share": round(solved / len(rows), 4) if rows else 0.0,
         "solved_by_difficulty": {key: round(sum(v) / len(v), 4) for key, v in sorted(by_difficulty.items())},
-        "mixed": sum(tree.solved and any(_fails(node) for node in tree.nodes) for tree in trees),
-        "passing_paths": sum(len(passing_leaves(tree)) for tree in trees),
-        "rollouts": sum(tree.rollouts for tree in trees),
-        "judged_programs": sum(tree.judged_programs for tree in trees),
-        "dead_paths": sum(bool(node.error) for tree in trees for node in tree.nodes),
-        "generated_tokens": sum(tree.generated_tokens for tree in trees),
+        "mixed": sum(row.mixed for row in rows),
+        "passing_paths": sum(row.passing_paths for row in rows),
+        "rollouts": sum(row.rollouts for row in rows),
+        "judged_programs": sum(row.judged_programs for row in rows),
+        "dead_paths": sum(row.dead_paths for row in rows),
+        "generated_tokens": sum(row.generated_tokens for row in rows),
     }
 
 

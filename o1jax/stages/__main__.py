@@ -15,13 +15,14 @@ from etils import epath
 from o1jax.records import InputError
 from o1jax.sandbox.interface import SandboxError
 from o1jax.stages import run
+from o1jax.stages.beats import TRY_AGAIN, PeerLost
 from o1jax.train.step import NonFiniteLoss
 
 PR_SET_PDEATHSIG = 1
 
 
 def main(out: str, request: str) -> int:
-    """Exit code 0, or 2 after one line on stderr."""
+    """Exit code 0, or after one line on stderr 2, or TRY_AGAIN where another process was lost."""
     if sys.platform == "linux":  # a stage whose self_play was killed saves and ends too
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; self_play answers it with SIGTERM
@@ -31,7 +32,7 @@ def main(out: str, request: str) -> int:
         run.run(epath.Path(out), run.spec_of(json.loads(request)))
     except (InputError, OSError, NonFiniteLoss, SandboxError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return run.REFUSED
+        return TRY_AGAIN if isinstance(error, PeerLost) else run.REFUSED
     return 0
 
 

@@ -21,12 +21,20 @@ from typing import Any
 import jax
 from etils import epath
 
-from o1jax.parallel.processes import compute_environment, start_processes, stay_alone, this_process
+from o1jax.parallel.processes import (
+    compute_environment,
+    start_processes,
+    stay_alone,
+    tell,
+    this_process,
+)
 from o1jax.problems.load import file_of
 from o1jax.records import InputError
 from o1jax.stages import manifest, settings
+from o1jax.stages.beats import TRY_AGAIN, Beats, PeerLost
+from o1jax.stages.leases import remove_leases
 from o1jax.stages.logs import process_log
-from o1jax.stages.together import Division, reporting_failure, wait_for
+from o1jax.stages.together import Division, key_of, reporting_failure, wait_for
 from o1jax.train.throughput import start_profiler_server
 from o1jax.writing import naming
 
@@ -59,16 +67,16 @@ def run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """
     if spec.stage not in STAGES:
         raise InputError(f"stage {spec.stage!r}: no such stage; there are {', '.join(STAGES)}")
-    with reporting_failure(out), naming(out):
-        return _run(out, spec)
+    with reporting_failure(out) as beats, naming(out):
+        return _run(out, spec, beats)
 
 
-def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
+def _run(out: epath.Path, spec: manifest.StageSpec, beats: Beats | None) -> dict[str, Any]:
     module = module_of(spec.stage)
     parsed = settings.parse(module.Settings, spec.config, spec.stage)
     leads = this_process().index == 0
     if not leads:
-        asyncio.run(wait_for(out, [out / "manifest.json", out / "spec.json"], "process 0"))
+        asyncio.run(wait_for(out, [out / "manifest.json", out / "spec.json"], 0))
     spec = with_files(spec)
     finished = manifest.begin(out, spec)
     if finished is not None:
@@ -77,6 +85,8 @@ def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     if not leads and together == "one":
         return finished_by_another(out)
     if together == "train":
+        if beats is not None:
+            beats.ends_with_others.set()
         start_processes()
     else:
         stay_alone()
@@ -89,7 +99,10 @@ def _run(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     if not leads:
         return finished_by_another(out)
     timings = {"seconds": round(time.monotonic() - started, 2), **result.timings}
-    return manifest.finish(out, spec, manifest.StageResult(result.figures, timings))
+    finished = manifest.finish(out, spec, manifest.StageResult(result.figures, timings))
+    tell(key_of(out / "manifest.json"))
+    remove_leases(out)
+    return finished
 
 
 def with_files(spec: manifest.StageSpec) -> manifest.StageSpec:
@@ -109,7 +122,7 @@ def module_of(stage: str) -> ModuleType:
 
 def finished_by_another(out: epath.Path) -> dict[str, Any]:
     """The manifest, when process 0 has written it."""
-    asyncio.run(wait_for(out, [out / "manifest.json"], "process 0"))
+    asyncio.run(wait_for(out, [out / "manifest.json"], 0))
     return manifest.read_manifest(out)
 
 
@@ -125,8 +138,8 @@ def keep_compiled_programs() -> None:
 def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
     """As `run`, in a process of its own (D5): clean memory, and a crash is one stage's.
 
-    Raises SystemExit when the child refused its input, which its own line on stderr says, and
-    InputError when it was killed or crashed.
+    Raises SystemExit when the child refused its input or lost another process, which its own line on stderr
+    says, and InputError when it was killed or crashed.
     """
     if (out / "manifest.json").exists():
         return manifest.begin(out, with_files(spec)) or {}
@@ -141,8 +154,11 @@ def run_in_child(out: epath.Path, spec: manifest.StageSpec) -> dict[str, Any]:
         child.send_signal(signal.SIGTERM)
         child.wait()
         raise
-    if code == REFUSED:
-        raise SystemExit(REFUSED)
+    if code in (REFUSED, TRY_AGAIN):
+        raise SystemExit(code)
+    if code == -signal.SIGABRT and this_process().count > 1 and STAGES[spec.stage][1] == "train":
+        # So JAX ends a process when process 0 is gone, with its coordinator: no code of this one runs then.
+        raise PeerLost(f"{out}: process 0 was lost, or this one crashed; the same command goes on")
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         raise InputError(f"{out}: stage {spec.stage} {how}; run the same command again to go on from there")

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.pods,
     pytest.mark.skipif(bool(virtual_slurm.missing()), reason=f"Slurm: {virtual_slurm.missing()}"),
 ]
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 PROBE = """
 import pathlib, signal, sys, time
 from o1jax.parallel.processes import this_process
@@ -60,15 +61,18 @@ def state(slurm, job: str) -> dict[str, str]:
 def ended(slurm, job: str, directory: pathlib.Path, seconds: float, as_state: str = "COMPLETED") -> str:
     """Waits for the end of a job, requeued or not; its log."""
     end = time.monotonic() + seconds
-    while (now := state(slurm, job)).get("JobState") not in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"):
+    while True:
+        now = state(slurm, job)
+        log = "".join(path.read_text(encoding="utf-8") for path in (directory / "logs").glob("*.log"))
+        # Until it waits again, a job that was requeued is shown as failed: then a try is missing in its log.
+        if now.get("JobState") in ENDS and log.count("; requeued") < log.count(", try "):
+            break
         assert time.monotonic() < end, now
         if now.get("Reason") == "BeginTime":  # Slurm lets a requeued job wait for two minutes
             said(["scontrol", "update", f"JobId={job}", "StartTime=now"], slurm)
         time.sleep(0.5)
-    (log,) = (directory / "logs").glob("*.log")
-    text = log.read_text(encoding="utf-8")
-    assert now["JobState"] == as_state, text
-    return text
+    assert now["JobState"] == as_state, log
+    return log
 
 
 def test_two_ranks_train_one_model_from_sbatch(slurm, tmp_path):

@@ -1,4 +1,4 @@
-"""Every stage that several processes share or train in, by two real ones or more, against one process."""
+"""Every stage that several processes share or train in, by two and four real ones, against one process."""
 
 import json
 import os
@@ -14,12 +14,12 @@ import several_stages
 import tiny_rl
 from etils import epath
 
-from o1jax.records import Rollout
+from o1jax.records import Rollout, Tree
 from o1jax.rl.rollouts import rollouts_path
 from o1jax.search.posterior import FILE, Belief
 from o1jax.stages.manifest import read_manifest
 from o1jax.stages.training import open_policy
-from o1jax.store import read_records, read_shards, read_trees
+from o1jax.store import read_records, read_shards, read_trees, shard_paths
 
 pytestmark = pytest.mark.hostile
 HERE = pathlib.Path(__file__).parent
@@ -53,40 +53,39 @@ def run(count: int, *command: str, devices: int = 2) -> None:
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory) -> dict[int, epath.Path]:
     """The number of processes -> where they ran."""
-    made = {count: epath.Path(tmp_path_factory.mktemp(f"by_{count}")) for count in (1, 2)}
+    made = {count: epath.Path(tmp_path_factory.mktemp(f"by_{count}")) for count in (1, 2, 4)}
     for count, root in made.items():
         several_stages.build(root)
         run(count, str(HERE / "several_stages.py"), str(root))
     return made
 
 
-def test_two_processes_play_and_train_as_one(roots):
+@pytest.mark.parametrize("several", [2, 4])
+def test_several_processes_play_and_train_as_one(roots, several):
     """The same trees, samples and figures; of trained models the same counts, and scores that are close."""
     one, two = (
         {place: read_manifest(roots[count] / place)["figures"] for place in (*PLAYED, *TRAINED)}
-        for count in (1, 2)
+        for count in (1, several)
     )
     held_out = [figures["prm"].pop("held_out")["prm"]["log_loss"] for figures in (one, two)]
     assert two == one
     assert held_out[1] == pytest.approx(held_out[0], rel=1e-3)
     for place in ("search", "drawn"):
-        assert read_trees(roots[2] / place / "trees") == read_trees(roots[1] / place / "trees")
+        assert read_trees(roots[several] / place / "trees") == read_trees(roots[1] / place / "trees")
     assert one["drawn"]["problems"] == 4
-    kept = [read_records(roots[count] / "drawn" / FILE, Belief) for count in (1, 2)]
+    kept = [read_records(roots[count] / "drawn" / FILE, Belief) for count in (1, several)]
     assert kept[0] == kept[1] and sum(belief.drawn for belief in kept[0]) == 4
     for place in ("sample/rollouts", "evaluate/rollouts", "evaluate/best_of_n"):
-        assert read_shards(roots[2] / place, Rollout) == read_shards(roots[1] / place, Rollout)
+        assert read_shards(roots[several] / place, Rollout) == read_shards(roots[1] / place, Rollout)
     for place in TRAINED:
-        close(roots[1] / place, roots[2] / place)
+        close(roots[1] / place, roots[several] / place)
 
 
-def test_each_of_two_processes_plays_a_part(roots):
-    marks = {path.name for path in (roots[2] / "search/processes").iterdir()}
-    assert marks == {"trees.0_of_2", "trees.1_of_2"}
-    parts = list((roots[2] / "sample/processes/round_0").glob("*.parquet"))
-    shares = [{rollout.problem_id for rollout in read_records(part, Rollout)} for part in parts]
-    answered = {rollout.problem_id for rollout in read_shards(roots[2] / "sample/rollouts", Rollout)}
-    assert len(parts) == 2 and shares[0] | shares[1] == answered and not shares[0] & shares[1]
+def test_each_process_plays_a_part_and_no_problem_is_played_twice(roots):
+    shards = [read_records(path, Tree) for path in shard_paths(roots[2] / "search/trees")]
+    played = [tree.problem_id for trees in shards for tree in trees]
+    assert len(shards) > 1 and len(played) == len(set(played)) == 9
+    assert not (roots[2] / "search/leases").exists()
 
 
 def test_policy_gradient_in_several_processes_is_that_of_one(tmp_path):
