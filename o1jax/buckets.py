@@ -75,8 +75,8 @@ def patiently(work: Callable[[], T]) -> T:
 
 
 def create_if_absent(path: epath.Path, data: bytes) -> bool:
-    """Whether this call created the file: of several processes that try at once, one does. It appears whole.
-    The directory must be there already, on a disk."""
+    """Whether this call created the file: of several processes that try at once, one does. It appears whole,
+    in a directory that is made where there is none."""
     if is_bucket(path):
         # gcsfs: if-generation-match 0; s3fs: If-None-Match *. epath knows no such mode.
         files, key = fsspec.url_to_fs(os.fspath(path))
@@ -85,6 +85,7 @@ def create_if_absent(path: epath.Path, data: bytes) -> bool:
         except FileExistsError:
             return False
         return True
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f"{path.name}.{os.getpid()}.{random.getrandbits(32):08x}.part"
     part.write_bytes(data)
     try:

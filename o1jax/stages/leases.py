@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from etils import epath
 
+from o1jax.buckets import create_if_absent
 from o1jax.concurrency import run_in_order
 from o1jax.parallel.processes import this_process
 from o1jax.records import InputError, Problem
@@ -54,18 +55,6 @@ def pause_after(waited_s: float) -> float:
     """Seconds until the next look of one that has waited for so long: waiting costs a twentieth more at
     most, and many processes that wait for hours ask little of the file system."""
     return min(10.0, max(0.05, waited_s / 20))
-
-
-def claim(path: epath.Path, owner: str) -> bool:
-    """Creates the file, which then names its owner; False if it is there already. Of several processes that
-    try at once, one succeeds: on local disks, NFS (v3 and later), Lustre and GPFS by O_EXCL."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "x", encoding="utf-8") as file:  # epath's own open has no such mode
-            file.write(owner)
-    except FileExistsError:
-        return False
-    return True
 
 
 async def work_through(
@@ -144,7 +133,8 @@ class _Share:
                 await news.wait()
 
     async def _take(self, number: int, generation: int) -> bool:
-        taken = await asyncio.to_thread(claim, self.directory / f"{number}.{generation}", self.owner)
+        lease = self.directory / f"{number}.{generation}"
+        taken = await asyncio.to_thread(create_if_absent, lease, self.owner.encode())
         if taken:
             self.begun.add(number)
             self.working += 1

@@ -1,7 +1,6 @@
 """Problems shared out among real processes: each done once, those of a killed or slow one by the others."""
 
 import asyncio
-import concurrent.futures
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ from etils import epath
 from o1jax.records import Rollout
 from o1jax.stages import leases
 from o1jax.stages.beats import TRY_AGAIN
-from o1jax.stages.leases import claim, pause_after
+from o1jax.stages.leases import pause_after
 from o1jax.stages.together import my_share
 from o1jax.store import ShardWriter
 
@@ -51,13 +50,6 @@ def second_of_three(monkeypatch):
 
 def test_first_shares_are_strides_in_order(second_of_three):
     assert my_share(list(range(10))) == [1, 4, 7]
-
-
-def test_of_many_that_claim_a_file_one_has_it(tmp_path):
-    path = epath.Path(tmp_path) / "leases" / "3.0"
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda owner: claim(path, str(owner)), range(64)))
-    assert sum(won) == 1 and path.read_text() == str(won.index(True))
 
 
 def test_waiting_costs_a_twentieth_and_is_no_storm():
