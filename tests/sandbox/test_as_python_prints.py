@@ -120,6 +120,11 @@ MACHINERY = {
     "  f.write('1\\n2\\n'), f.flush(); print(open(f.name).readlines(), f.name[-2:])\n"
     "  with open(f.name, 'a') as g: g.write('3')\n  f.seek(0); print(f.read())\n"
     "try: open(f.name)\nexcept OSError as e: print(type(e))",
+    "the whole depth of recursion": "def f(n): return n and 1 + f(n - 1)\nprint(f(990))",
+    "another limit of recursion": "sys.setrecursionlimit(200)\ndef f(n): return n and 1 + f(n - 1)\n"
+    "print(f(190), sys.getrecursionlimit())\ntry: f(250)\nexcept RecursionError: print('deep')\n"
+    "sys.setrecursionlimit(2**31 - 1)\ntry: sys.setrecursionlimit(0)\nexcept ValueError as e: print(e)",
+    "the help of a function": "help(len)",
     "2 MiB of errors": "print(3); sys.stderr.write('x' * (2 << 20))",
     "many lines of errors": "for i in range(60000): print('x' * 40, file=sys.stderr)\nprint(3)",
 }

