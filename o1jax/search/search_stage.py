@@ -9,6 +9,7 @@ stage that was killed goes on with the problems whose trees are not written yet.
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -16,17 +17,17 @@ from etils import epath
 from pydantic import PositiveInt
 
 from o1jax.parallel.memory import report_held
-from o1jax.records import Node, Problem, Tree
+from o1jax.records import Node, Problem, Rollout, Tree
 from o1jax.search.growth import Searcher, SearchSettings
 from o1jax.search.mcts import search_of
-from o1jax.search.posterior import DrawSettings, drawn_problems
+from o1jax.search.posterior import DrawSettings, drawn_problems, found_before
 from o1jax.search.tree import passing_leaves
 from o1jax.stages.leases import by_problem, work_through
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
 from o1jax.stages.together import my_share
 from o1jax.stages.workers import EngineSettings, open_scorer, sampling_workers, scorer_timings
-from o1jax.store import ShardWriter, read_trees
+from o1jax.store import ShardWriter, read_shards, read_trees
 from o1jax.train.metrics import ProgressLine
 
 
@@ -60,12 +61,29 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     """figures: problems, solved, solved_share, mixed, passing_paths, rollouts, judged_programs, dead_paths,
     generated_tokens (sums of TreeFigures) and, by difficulty, the share solved."""
     problems = drawn_problems(out, read_problems(inputs["problems"]), settings.draw, inputs, seed)
-    timings = asyncio.run(_search(out, settings, inputs, problems, seed))
+    in_work_order = longest_first(problems, found_before(inputs))
+    timings = asyncio.run(_search(out, settings, inputs, in_work_order, seed))
     # A process that was killed may have kept a tree and not its row.
     rows = {id: row for id, (row, *_) in by_problem(out / "tree_figures", TreeFigures).items()}
     if any(problem.id not in rows for problem in problems):
         rows = {tree.problem_id: figures_of(tree) for tree in read_trees(out / "trees")}
     return StageResult(_figures(problems, [rows[problem.id] for problem in problems]), timings)
+
+
+def longest_first(problems: Sequence[Problem], found: Sequence[epath.Path]) -> list[Problem]:
+    """The problems in the order of the work that is to be expected. By what stages of search and sampling
+    found, those come first that never passed, and of equals those whose answers were longest: at the end of a
+    search no process then waits long for another's last one. Without such stages the order stays."""
+    passed: set[str] = set()
+    tokens: collections.Counter[str] = collections.Counter()
+    for directory in found:
+        for tree in read_trees(directory / "trees"):
+            tokens[tree.problem_id] += tree.generated_tokens
+            passed |= {tree.problem_id} if tree.solved else set()
+        for rollout in read_shards(directory / "rollouts", Rollout):
+            tokens[rollout.problem_id] += len(rollout.token_ids)
+            passed |= {rollout.problem_id} if rollout.reward == 1 else set()
+    return sorted(problems, key=lambda problem: (problem.id in passed, -tokens[problem.id]))
 
 
 async def _search(

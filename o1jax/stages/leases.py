@@ -200,8 +200,8 @@ class _Share:
             state.longest_s = max(state.longest_s, now - state.since.pop((number, latest[number]), now))
         free: dict[int, int] = {}
         gone: dict[str, bool] = {}
-        # From the end: what is near the beginning of a stride its own process will begin itself soon.
-        for number in reversed(left):
+        # In order, as each process goes through its own: who knows which take longest puts those first.
+        for number in left:
             generation = latest.get(number, -1)
             if generation < 0 or self._is_free(number, generation, now, gone):
                 free[number] = generation + 1

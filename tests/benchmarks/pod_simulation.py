@@ -43,7 +43,7 @@ from o1jax.store import ShardWriter, read_shards
 
 JUDGE_S, LIMIT_S = 0.05, 2.0  # of a program, and of a case that reaches its limit
 IDLE = ("judging", "nothing to begin", "dead hosts", "done twice")
-WAYS = ("hash", "strides", "leases")
+WAYS = ("hash", "strides", "leases", "leases, longest first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +73,16 @@ def bytes_of(directory: epath.Path) -> float:
     return sum(path.stat().length for path in paths) / rows
 
 
-def rounds_of(group: Sequence[Answer], number: int, args: argparse.Namespace) -> list[list[Answer]]:
+class Rounds(list):
+    """The rounds of a problem, each a list of answers; `expected`: by what its work is put in order."""
+
+    expected: tuple[bool, int] = (False, 0)
+
+
+def rounds_of(group: Sequence[Answer], number: int, args: argparse.Namespace) -> Rounds:
     """The rounds of problem `number`: drawn by its number, as seeds fold in its id."""
-    chance, rounds = random.Random(number), []
+    chance, rounds = random.Random(number), Rounds()
+    rounds.expected = any(answer.passed for answer in group), -sum(answer.tokens for answer in group)
     for _ in range(args.rollouts):
         rounds.append([chance.choice(group) for _ in range(args.samples)])
         if any(answer.passed for answer in rounds[-1]):
@@ -99,8 +106,10 @@ class Host:
 class Pod:
     """One run of a search on `hosts`."""
 
-    def __init__(self, problems: list[list[list[Answer]]], hosts: int, way: str, args: argparse.Namespace):
-        self.problems, self.way, self.args = problems, way, args
+    def __init__(self, problems: list[Rounds], hosts: int, way: str, args: argparse.Namespace):
+        # What a scout knows is what the problem's group did: in the stage that is drawn from.
+        self.way, self.args = way.partition(",")[0], args
+        self.problems = sorted(problems, key=lambda p: p.expected) if "longest" in way else problems
         chance = random.Random(hosts)
         speeds = [0.5 if chance.random() < args.slow else 1.0 for _ in range(hosts)]
         self.hosts = [Host(index, speed, args) for index, speed in enumerate(speeds)]
@@ -112,7 +121,7 @@ class Pod:
         self.now = 0.0
         self.opens = self.written = 0
         for number in range(len(problems)):
-            at = stable_hash(f"p{number}") if way == "hash" else number
+            at = stable_hash(f"p{number}") if self.way == "hash" else number
             self.hosts[at % hosts].own.append(number)
 
     def at(self, seconds: float, happens: Callable[..., None], *of: object) -> None:
@@ -168,7 +177,7 @@ class Pod:
             return self.free.pop()
         fullest = max(self.hosts, key=lambda other: len(other.own))
         while fullest.own:
-            number = fullest.own.pop()
+            number = fullest.own.popleft()
             if number not in self.begun:
                 return number
         return None
@@ -296,7 +305,7 @@ def update(
 # Real processes, whose work sleeps.
 
 
-async def slept(out: epath.Path, problems: list[list[list[Answer]]], args: argparse.Namespace) -> None:
+async def slept(out: epath.Path, problems: list[Rounds], args: argparse.Namespace) -> None:
     """The problems by leases.py: a slot and a judge are held for as long as decoding and judging take."""
     slots, judges = asyncio.Semaphore(args.slots), asyncio.Semaphore(args.judge_slots)
 
@@ -334,7 +343,7 @@ def real(hosts: int, args: argparse.Namespace) -> float:
         return max(float(process.communicate()[0]) for process in running)
 
 
-def part(out: epath.Path, problems: list[list[list[Answer]]], args: argparse.Namespace) -> None:
+def part(out: epath.Path, problems: list[Rounds], args: argparse.Namespace) -> None:
     """One of them; prints its seconds."""
     count = int(os.environ["O1JAX_PROCESSES"])
     with reporting_failure(out):
@@ -372,12 +381,12 @@ def main() -> None:
         table(groups, problems, args)
 
 
-def table(groups: list[list[Answer]], problems: list[list[list[Answer]]], args: argparse.Namespace) -> None:
+def table(groups: list[list[Answer]], problems: list[Rounds], args: argparse.Namespace) -> None:
     size = bytes_of(args.run)
     print("| hosts | shares | seconds | efficiency | " + " | ".join(IDLE) + " | opens/s | KB/s |")
     print("| --- " * (6 + len(IDLE)) + "|")
     for hosts in map(int, args.hosts.split(",")):
-        for way in WAYS if hosts > 1 else ("strides",):
+        for way in WAYS if hosts > 1 else WAYS[-1:]:
             f = Pod(problems, hosts, way, args).run()
             idle = " | ".join(f"{f[name]:.3f}" for name in IDLE)
             rates = f"{f['opens_a_second']:.1f} | {f['answers_a_second'] * size / 1000:.0f}"

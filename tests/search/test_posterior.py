@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 import scripted
+from etils import epath
 from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, problem
 
 from o1jax.records import InputError, Rollout, Tree
 from o1jax.search import growth, mcts, posterior
+from o1jax.search.search_stage import longest_first
 from o1jax.stages.manifest import StageResult, StageSpec, begin, finish
 from o1jax.store import read_records, write_records
 
@@ -159,3 +161,12 @@ def test_draws_that_say_something_else_than_they_do_are_refused(tmp_path):
 def test_the_inputs_are_read_in_order_of_age():
     names = ("found_10", "scout", "found_2", "policy", "problems")
     assert posterior.found_before({name: name for name in names}) == ["found_2", "found_10", "scout"]
+
+
+def test_what_never_passed_and_was_long_is_searched_first(tmp_path):
+    answers = [rollout("easy", 1.0), rollout("short", 0.0), rollout("long", 0.0), rollout("long", 0.0, 1)]
+    stage(tmp_path / "scout", "sample", Rollout, answers)
+    problems = [problem(id) for id in ("easy", "short", "long", "new")]
+    ordered = longest_first(problems, [epath.Path(tmp_path / "scout")])
+    assert [problem.id for problem in ordered] == ["long", "short", "new", "easy"]
+    assert longest_first(problems, []) == problems
