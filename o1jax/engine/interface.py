@@ -70,7 +70,9 @@ class Engine(Protocol):
 
     def stats(self) -> dict[str, float]:
         """Counters since the start: generated_tokens, prefill_tokens, reused_tokens, busy_s (time in
-        which the device had work), slot_occupancy (mean share of slots in use while busy)."""
+        which requests were served), slot_occupancy (mean share of slots in use while busy). The JAX engine
+        parts busy_s: device_s, in which the device had work, and host_s, in which the engine's thread worked
+        and did not wait for the device. Where a block is dispatched ahead, the two overlap."""
         ...
 
     async def close(self) -> None:

@@ -85,13 +85,13 @@ class Replicas:
         await asyncio.shield(asyncio.create_task(_all_of(loads, weights)))
 
     def stats(self) -> dict[str, float]:
-        """See Engine.stats and JaxEngine.stats: sums, and means of busy_s and slot_occupancy."""
+        """See Engine.stats and JaxEngine.stats: sums, and means of seconds and slot_occupancy."""
         stats = [engine.stats() for engine in self.engines]
         totals = {name: sum(seen[name] for seen in stats) for name in stats[0]}
         # By steps: an engine that nobody asks has no slots, in use or not.
         in_use = sum(seen["slot_occupancy"] * seen["decode_steps"] for seen in stats)
         return totals | {
-            "busy_s": totals["busy_s"] / len(stats),
+            **{name: totals[name] / len(stats) for name in ("busy_s", "device_s", "host_s")},
             "slot_occupancy": in_use / max(1.0, totals["decode_steps"]),
         }
 

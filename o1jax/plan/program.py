@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from o1jax.engine.jax_engine.programs import decode, empty_slots
+from o1jax.engine.jax_engine.programs import compiled, empty_slots
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import NO_PARAMS, abstract_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
@@ -116,10 +116,9 @@ def decode_program(config: ModelConfig, mesh: Mesh, *, slots: int, context: int)
     sharding = cache_sharding(mesh)
     cache = on_devices(jax.eval_shape(lambda: init_cache(config, slots, context)), sharding)
     state = on_devices(empty_slots(slots), replicated(mesh))
-    traced = decode.trace(
-        graphdef, sharding, params, cache, state, jnp.int32(1), DECODED_BLOCK, config.token_rows
-    )
-    return compile_traced(traced, mesh.size)
+    leaves, structure = jax.tree.flatten(params)
+    programs = compiled(graphdef, structure, sharding, DECODED_BLOCK, config.token_rows)
+    return compile_traced(programs.decode.trace(leaves, cache, state, jnp.int32(1)), mesh.size)
 
 
 def compile_traced(traced: jax.stages.Traced, n_devices: int) -> Compiled:

@@ -52,6 +52,11 @@ class EngineSettings:
     judge_slots: PositiveInt = 2  # programs judged at once
     judge_packages: tuple[str, ...] = ()  # what programs may import beside the standard library
     dtype: Literal["", "float32", "bfloat16"] = ""  # "": the policy's compute dtype; servers have theirs
+    # Of the JAX engine, 0: as suits the device (jax_engine/engine.py). Another chunk or number of rows gives
+    # other last bits, and so now and then another sample.
+    chunk: NonNegativeInt = 0  # tokens of a prompt that are prefilled, kept and shared as one
+    prefill_rows: NonNegativeInt = 0  # chunks that are prefilled at once
+    block: NonNegativeInt = 0  # tokens a slot that are decoded between two looks of the host
     tensor: PositiveInt = 1  # devices of this process that a JAX engine is split over
     # JAX engines of this process, each with the weights, slots and prefix cache on devices of its own; 0: as
     # many as its devices hold. Answers do not depend on it.
@@ -95,6 +100,7 @@ async def open_engine(policy: Policy, settings: EngineSettings, owned: bool = Fa
                 policy.config, policy.params, policy.tokenizer, dtype=settings.dtype or None, **shape
             )
         )
+    shape |= {"chunk": settings.chunk, "prefill_rows": settings.prefill_rows, "block": settings.block}
     shape |= {"tensor": settings.tensor, "prefix_cache_mb": settings.prefix_cache_mb}
     engine = Replicas(
         [
@@ -192,15 +198,19 @@ class Workers:
     push_difference: float | None = None  # of vLLM's log-probs from the trainer's, when it was opened
 
     def timings(self) -> dict[str, float]:
-        """The engine's counters, with its busy share of the wall time since it was opened, and how many
-        programs the judge lost."""
+        """The engine's counters, with shares of the wall time since it was opened (Engine.stats: busy, and of
+        the JAX engine device and host), and how many programs the judge lost."""
         stats = self.engine.stats()
         wall_s = time.monotonic() - self.opened
         kept = {key: round(value, 4) for key, value in stats.items()}
         return {
             **kept,
             "play_seconds": round(wall_s, 2),
-            "engine_busy_share": round(stats["busy_s"] / wall_s, 4),
+            **{
+                f"engine_{name}_share": round(stats[f"{name}_s"] / wall_s, 4)
+                for name in ("busy", "device", "host")
+                if f"{name}_s" in stats
+            },
             "judge_jobs_lost": self.judge.jobs_lost,
             **({} if self.push_difference is None else {"push_difference": self.push_difference}),
         }

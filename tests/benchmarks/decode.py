@@ -21,7 +21,7 @@ from o1jax.engine.jax_engine import programs
 from o1jax.model.init import abstract_params, copied, init_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.presets import preset
-from o1jax.parallel.mesh import make_mesh
+from o1jax.parallel.mesh import make_mesh, replicated
 
 COPIED, COPIES = 1 << 29, 10  # elements of four bytes, and how often
 BLOCK = 8  # tokens a call, as the engine's
@@ -42,18 +42,23 @@ def copy_bytes_s() -> float:
 
 def decoded(config, graphdef, params, mesh, slots: int, calls: int) -> float:
     """Seconds a token of every slot."""
-    sharding = cache_sharding(mesh)
+    sharding, half = cache_sharding(mesh), config.max_context // 2
     cache = init_cache(config, slots, config.max_context, sharding=sharding)
-    state = programs.empty_slots(slots)
-    state.live_B[:] = True
-    state.limit_B[:] = config.max_context
-    state.position_B[:] = config.max_context // 2
+    leaves, structure = jax.tree.flatten(params)
+    decode = programs.compiled(graphdef, structure, sharding, BLOCK).decode
     seconds = []
     for _ in range(calls + 2):
+        state = programs.empty_slots(slots)
+        state.live_B[:] = True
+        state.limit_B[:] = config.max_context
+        state.position_B[:] = half
+        state = jax.block_until_ready(jax.device_put(state, replicated(mesh)))
+        # Two blocks, the second dispatched before the first is read, as the engine does.
         began = time.perf_counter()
-        cache, out = programs.decode(graphdef, sharding, params, cache, state, np.int32(slots + 1), BLOCK)
+        cache, state, _ = decode(leaves, cache, state, np.int32(slots + 1))
+        cache, state, out = decode(leaves, cache, state, np.int32(slots + 1))
         assert int(out.steps) == BLOCK
-        seconds.append(time.perf_counter() - began)
+        seconds.append((time.perf_counter() - began) / 2)
     return statistics.median(seconds[2:]) / BLOCK
 
 

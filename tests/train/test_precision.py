@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from o1jax.engine.jax_engine.programs import decode, empty_slots
+from o1jax.engine.jax_engine.programs import compiled, empty_slots
 from o1jax.model.init import abstract_params
 from o1jax.model.kv_cache import cache_sharding, init_cache
 from o1jax.model.presets import preset
@@ -32,8 +32,9 @@ def train_text(config):
 def decode_text(config):
     graphdef, params = abstract_params(config, MESH, apart=True)
     sharding, cache = cache_sharding(MESH), jax.eval_shape(lambda: init_cache(config, SLOTS, CONTEXT))
-    traced = decode.trace(graphdef, sharding, params, cache, empty_slots(SLOTS), jnp.int32(1), 1)
-    return traced.lower().as_text()
+    leaves, structure = jax.tree.flatten(params)
+    decode = compiled(graphdef, structure, sharding, 1).decode
+    return decode.trace(leaves, cache, empty_slots(SLOTS), jnp.int32(1)).lower().as_text()
 
 
 @pytest.mark.parametrize("text_of", [train_text, decode_text])

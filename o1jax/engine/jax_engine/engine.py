@@ -7,24 +7,44 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 from flax import nnx
 from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.device_thread import Load, serving_thread
 from o1jax.engine.interface import Completion, Request
 from o1jax.engine.jax_engine.prefill import Shape
-from o1jax.engine.jax_engine.programs import STOP_IDS
+from o1jax.engine.jax_engine.programs import STOP_IDS, compiled
 from o1jax.engine.jax_engine.scheduler import Scheduler
 from o1jax.engine.jobs import Intake, Job
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params, check_shapes, placed
 from o1jax.model.kv_cache import cache_sharding
 from o1jax.parallel.mesh import own_devices
+from o1jax.prompts.chat import size
 from o1jax.records import InputError
+
+
+class Default(NamedTuple):
+    """What of prefill.Shape suits a kind of device."""
+
+    chunk: int  # tokens, or what divides the context of it
+    prefill_rows: int
+    block: int
+    ahead: int
+
+
+# A prefill round has to be long enough for the weights that it reads: 256 tokens on a CPU, about 1,000 on an
+# accelerator; a short chunk wastes less of a prompt's last one. On a CPU host and device are one, so that a
+# block ahead would only be tokens wasted.
+WHOLE_PROMPTS = 8  # whose chunks the pool holds at least
+SHORTEST_CHUNK = 8  # tokens: what a default may shrink to, to divide the context
+DEFAULTS = {"cpu": Default(16, 16, 8, 0), "gpu": Default(64, 16, 8, 1), "tpu": Default(128, 8, 8, 1)}
 
 
 class JaxEngine:
@@ -36,7 +56,8 @@ class JaxEngine:
     Requests handed in before load_params finish under the old weights, later ones get the new.
     `params` are copied, in `dtype` (None: the config's compute dtype), as are activations and cache; without
     any (None), load_params or load comes first. `replica` 1 has the next `tensor` devices, and so on.
-    `prefix_cache_mb` bounds the prompt chunks that stay on the device.
+    `prefix_cache_mb` bounds the prompt chunks that stay on the device. `chunk`, `prefill_rows`, `block` and
+    `ahead` are prefill.Shape's; 0, of `ahead` None: as suits the device (DEFAULTS).
     """
 
     def __init__(
@@ -47,9 +68,10 @@ class JaxEngine:
         *,
         slots: int = 64,
         context: int = 256,
-        chunk: int = 32,
-        prefill_rows: int = 8,
-        block: int = 8,
+        chunk: int = 0,
+        prefill_rows: int = 0,
+        block: int = 0,
+        ahead: int | None = None,
         prefix_cache_mb: float = 64,
         dtype: str | None = None,
         version: int = 0,
@@ -58,17 +80,24 @@ class JaxEngine:
     ):
         dtype = dtype or config.compute_dtype
         config = dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
+        mesh = own_devices(tensor, replica)
+        default = DEFAULTS[mesh.devices.flat[0].platform]
+        chunk = chunk or max(math.gcd(context, default.chunk), SHORTEST_CHUNK)
+        prefill_rows = prefill_rows or default.prefill_rows
+        block, ahead = block or default.block, default.ahead if ahead is None else ahead
         if context % chunk or context > config.max_context:
             wanted = f"a multiple of chunk ({chunk}), at most the model's {config.max_context}"
             raise InputError(f"engine context {context}: wanted {wanted}")
         self.max_context, self._config = context, config
-        pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
-        self.shape = Shape(slots, context, chunk, prefill_rows, block, pool_chunks)
-        mesh = own_devices(tensor, replica)
+        pool_chunks = pool_size(config, context, chunk, prefix_cache_mb)
+        self.shape = Shape(slots, context, chunk, prefill_rows, block, ahead, pool_chunks)
         _, self._stacked = abstract_params(config, mesh)  # as the trainer has them
         # Layers apart: a loop over tokens would copy every layer's slice of stacked weights at every step.
         graphdef, self.abstract = abstract_params(config, mesh, apart=True)
-        self._scheduler = Scheduler(config, graphdef, tokenizer, self.shape, cache_sharding(mesh))
+        structure, sharding = jax.tree.structure(self.abstract), cache_sharding(mesh)
+        n_tokens = min(size(tokenizer), config.vocab_size)  # the rest of a padded vocabulary is never sampled
+        programs = compiled(graphdef, structure, sharding, block, n_tokens)
+        self._scheduler = Scheduler(config, programs, tokenizer, self.shape, sharding)
         if params is not None:
             self._swap(NewWeights(params, [self.abstract]).of(0), version)
         self._intake = Intake(tokenizer, self._scheduler.table, context, config.vocab_size, STOP_IDS)
@@ -99,9 +128,10 @@ class JaxEngine:
         decode_steps, prefill_rounds, and the prefix cache's hits, misses and evictions in chunks."""
         counters, prefixes = self._scheduler.counters, self._scheduler.prompts.prefixes
         tokens = ("generated_tokens", "prefill_tokens", "reused_tokens", "wasted_tokens")
+        seconds = ("busy_s", "device_s", "host_s")
         slot_steps = counters["decode_steps"] * self.shape.slots
         return {
-            **{name: float(counters[name]) for name in (*tokens, "decode_steps", "prefill_rounds", "busy_s")},
+            **{name: float(counters[name]) for name in (*tokens, "decode_steps", "prefill_rounds", *seconds)},
             "slot_occupancy": counters["slot_steps"] / slot_steps if slot_steps else 0.0,
             "prefix_hits": float(prefixes.hits),
             "prefix_misses": float(prefixes.misses),
@@ -115,7 +145,7 @@ class JaxEngine:
     def _swap(self, copy: Copy, version: int) -> None:
         check_shapes(copy.params, self._stacked)  # before anything is let go: the old weights stay then
         self._scheduler.forget()  # before the copy: two sets of weights and caches may not fit a device
-        self._scheduler.swap(copy.take(), version)
+        self._scheduler.swap(jax.tree.leaves(copy.take()), version)
 
 
 class Copy(NamedTuple):
@@ -153,8 +183,8 @@ class NewWeights:
         self._made = placed(self._params, self._abstracts, owned=self._owned)
 
 
-def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:
-    """Chunks in the pool: what `megabytes` hold, and at least one prefill round's whole prompts."""
+def pool_size(config: ModelConfig, context: int, chunk: int, megabytes: float) -> int:
+    """Chunks in the pool: what `megabytes` hold, and at least WHOLE_PROMPTS of the longest prompts."""
     itemsize = 2 if config.compute_dtype == "bfloat16" else 4
     chunk_bytes = 2 * config.n_layers * chunk * config.n_kv_heads * config.head_dim * itemsize
-    return max(rows * (context // chunk), int(megabytes * 2**20 / chunk_bytes))
+    return max(WHOLE_PROMPTS * (context // chunk), int(megabytes * 2**20 / chunk_bytes))

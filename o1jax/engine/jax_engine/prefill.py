@@ -26,6 +26,7 @@ class Shape:
     chunk: int  # tokens
     prefill_rows: int  # chunks a prefill round
     block: int  # decode steps between two looks of the host
+    ahead: int  # blocks that the device has beside the one that the host waits for: 0 or 1
     pool_chunks: int  # prompt chunks whose keys and values are kept
 
     @property

@@ -1,4 +1,4 @@
-"""The engine's three device programs: prefill chunks, copy chunks into slots, decode a block.
+"""The engine's device programs: prefill chunks, copy chunks into slots, edit slots, decode a block.
 
 Each has one shape a run, so nothing recompiles and a row's bits do not depend on its neighbours (D2).
 A pool is a KVCache of `chunk` tokens a row (its last row is scratch); a slot cache has one row a
@@ -9,6 +9,7 @@ Which request is where is the scheduler's business.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,135 +19,14 @@ from flax import nnx
 from jax.lax import with_sharding_constraint
 from jax.sharding import NamedSharding
 
+from o1jax.engine.jax_engine.sampling import sample, uniform
 from o1jax.model.init import merge
-from o1jax.model.kv_cache import KVCache, Pages, read, write
+from o1jax.model.kv_cache import KVCache, Pages
+from o1jax.model.transformer import Transformer
 from o1jax.parallel.mesh import replicated, spec_of
 
-GROUP = 32  # tokens a group of the two-level inverse CDF
 STOP_IDS = 8  # stop tokens a slot that the device itself can see: every step compares with each
-
-
-# Sampling: one token a row from logits, and its log-prob under temperature, top-k and top-p.
-
-
-def uniform(seed_B: jax.Array, counter_B: jax.Array) -> jax.Array:
-    """float32 in [0, 1) with 24 random bits, a pure function of (seed, counter), both [B] uint32.
-
-    Two rounds of murmur3's finaliser; the seed enters before and between them, so that two seeds'
-    streams are not shifts of one another.
-    """
-    # One number a token: jax.random's threefry over the vocabulary costs milliseconds a token on a CPU.
-    mixed_B = _finalise(counter_B * jnp.uint32(0x9E3779B9) ^ _finalise(seed_B + jnp.uint32(0x7F4A7C15)))
-    mixed_B = _finalise(mixed_B + seed_B * jnp.uint32(0x85EBCA77))
-    return (mixed_B >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
-
-
-def _finalise(x_B: jax.Array) -> jax.Array:
-    """murmur3's 32-bit finaliser (Appleby): every input bit flips every output bit half the time."""
-    x_B = (x_B ^ (x_B >> 16)) * jnp.uint32(0x85EBCA6B)
-    x_B = (x_B ^ (x_B >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x_B ^ (x_B >> 16)
-
-
-def sample(
-    logits_BV: jax.Array,
-    uniform_B: jax.Array,
-    temperature_B: jax.Array,
-    top_p_B: jax.Array,
-    top_k_B: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Token ids [B] int32 and their log-probs [B] float32 under the distribution sampled from.
-
-    Temperature comes first, then top_k (0: all), then top_p over what is left, as in vLLM; ties at
-    a threshold are all kept. Temperature 0 takes the largest logit, with its log-prob at
-    temperature 1 and no filter. A row depends on its own inputs alone.
-    """
-    greedy_B = temperature_B <= 0
-    scaled_BV = logits_BV.astype(jnp.float32) / jnp.where(greedy_B, 1.0, temperature_B)[:, None]
-    filtered_B = ~greedy_B & ((top_k_B > 0) | (top_p_B < 1))
-    # A filter is a threshold on the logits, -inf where there is none, so that a row without one has the same
-    # bits whether or not another row is filtered. Most batches have none: then its 64 sums are not computed.
-    threshold_B = jax.lax.cond(
-        jnp.any(filtered_B),
-        lambda: jnp.where(filtered_B, filter_threshold(scaled_BV, top_p_B, top_k_B), -jnp.inf),
-        lambda: jnp.full(filtered_B.shape, -jnp.inf, jnp.float32),
-    )
-    kept_BV = jnp.where(scaled_BV >= threshold_B[:, None], scaled_BV, -jnp.inf)
-    weights_BV = jnp.exp(kept_BV - jnp.max(kept_BV, axis=-1, keepdims=True))
-    drawn_B = jnp.where(greedy_B, first_largest(scaled_BV), inverse_cdf(weights_BV, uniform_B))
-    chosen_B = jnp.take_along_axis(kept_BV, drawn_B[:, None], axis=-1)[:, 0]
-    log_total_B = jnp.log(jnp.sum(weights_BV, axis=-1)) + jnp.max(kept_BV, axis=-1)
-    return drawn_B.astype(jnp.int32), chosen_B - log_total_B
-
-
-def first_largest(x_BV: jax.Array) -> jax.Array:
-    """argmax over V, [B], of finite numbers; as two plain reductions a twentieth of its time on a CPU."""
-    V = x_BV.shape[-1]
-    largest_BV = x_BV == jnp.max(x_BV, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(largest_BV, jnp.arange(V), V - 1), axis=-1)
-
-
-def inverse_cdf(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-    """The token in which the cumulative weight passes uniform * total, [B]; never one of weight 0.
-
-    Two levels, groups of tokens and then the tokens of one group, because a cumulative sum over
-    the vocabulary is slow on a CPU.
-    """
-    B, V = weights_BV.shape
-    grouped_BCG = jnp.pad(weights_BV, ((0, 0), (0, -V % GROUP))).reshape(B, -1, GROUP)
-    sums_BC = jnp.sum(grouped_BCG, axis=-1)
-    group_B, left_B = _first_past(sums_BC, uniform_B * jnp.sum(sums_BC, axis=-1))
-    inside_BG = jnp.take_along_axis(grouped_BCG, group_B[:, None, None], axis=1)[:, 0]
-    token_B, _ = _first_past(inside_BG, left_B)
-    return group_B * GROUP + token_B
-
-
-def _first_past(weights_BX: jax.Array, target_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(index of the first entry whose cumulative weight exceeds target, target left inside it).
-
-    Rounding can leave a target at or past the total: then the heaviest entry is taken, from its end.
-    """
-    cumulative_BX = jnp.cumsum(weights_BX, axis=-1)
-    past_BX = (cumulative_BX > target_B[:, None]) & (weights_BX > 0)
-    index_B = jnp.where(
-        jnp.any(past_BX, axis=-1), jnp.argmax(past_BX, axis=-1), jnp.argmax(weights_BX, axis=-1)
-    )
-    weight_B, end_B = (
-        jnp.take_along_axis(x, index_B[:, None], axis=-1)[:, 0] for x in (weights_BX, cumulative_BX)
-    )
-    return index_B, jnp.maximum(target_B - (end_B - weight_B), 0)
-
-
-def filter_threshold(scaled_BV: jax.Array, top_p_B: jax.Array, top_k_B: jax.Array) -> jax.Array:
-    """The smallest logit that survives top_k and then top_p, [B] float32."""
-    V = scaled_BV.shape[-1]
-    # float32 -> uint32 in the same order: the sign bit flipped, and all bits of negative numbers.
-    bits_BV = jax.lax.bitcast_convert_type(scaled_BV, jnp.uint32)
-    keys_BV = jnp.where(bits_BV >> 31 == 1, ~bits_BV, bits_BV | jnp.uint32(1 << 31))
-    k_B = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, V), V).astype(jnp.float32)
-    kth_B = _largest_threshold(keys_BV, jnp.ones_like(scaled_BV), k_B)
-    kept_BV = keys_BV >= kth_B[:, None]
-    weights_BV = jnp.where(kept_BV, jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True)), 0)
-    nucleus_B = _largest_threshold(keys_BV, weights_BV, top_p_B * jnp.sum(weights_BV, axis=-1))
-    lowest_B = jnp.where(top_p_B < 1, jnp.maximum(kth_B, nucleus_B), kth_B)
-    return jnp.min(jnp.where(keys_BV >= lowest_B[:, None], scaled_BV, jnp.inf), axis=-1)
-
-
-def _largest_threshold(keys_BV: jax.Array, weights_BV: jax.Array, target_B: jax.Array) -> jax.Array:
-    """The largest t [B] uint32 such that the keys >= t hold at least `target` weight.
-
-    Bisection, one bit a turn: 32 sums over the vocabulary, where a sort takes many times that.
-    """
-
-    def turn(i: jax.Array, t_B: jax.Array) -> jax.Array:
-        tried_B = t_B | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
-        held_B = jnp.sum(jnp.where(keys_BV >= tried_B[:, None], weights_BV, 0), axis=-1)
-        return jnp.where(held_B >= target_B, tried_B, t_B)
-
-    return jax.lax.fori_loop(0, 32, turn, jnp.zeros(target_B.shape, jnp.uint32))
-
-
-# The device programs. Donated arguments: caches are updated where they lie, and never exist twice.
+COPIES = 64  # chunks that one call copies, at most
 
 
 class Slots(NamedTuple):
@@ -165,7 +45,7 @@ class Slots(NamedTuple):
 
 
 def empty_slots(B: int) -> Slots:
-    """No live slot: arrays on the host, which the scheduler writes in place."""
+    """No live slot: arrays on the host, to be written in place."""
     integers, floats = (lambda: np.zeros(B, np.int32)), (lambda: np.ones(B, np.float32))
     return Slots(
         live_B=np.zeros(B, bool),
@@ -190,11 +70,51 @@ class Decoded(NamedTuple):
     steps: jax.Array  # how many were decoded, at most the block
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "sharding"), donate_argnames=("pool",))
-def prefill(
+class Programs(NamedTuple):
+    """Compiled functions of arrays alone: `leaves` are those of the parameters, in jax.tree's order."""
+
+    prefill: Callable[..., KVCache]  # (leaves, pool, tokens_RT, length_R, start_R, table_RC, target_R)
+    copy_chunks: Callable[..., KVCache]  # (cache, pool, source_M, slot_M, start_M)
+    edit: Callable[..., Slots]  # (slots, edits, changed_B)
+    decode: Callable[..., tuple[KVCache, Slots, Decoded]]  # (leaves, cache, slots, patience)
+
+
+@functools.cache  # by what is compiled in: engines of one shape share their programs
+def compiled(
     graphdef: nnx.GraphDef,
+    structure: jax.tree_util.PyTreeDef,
     sharding: NamedSharding,
-    params: nnx.State,
+    block: int,
+    n_tokens: int | None = None,
+) -> Programs:
+    """The programs of a model, whose parameters have this structure, with caches that lie as `sharding` says.
+
+    `n_tokens`: see decode. Each compiles at its first call with a shape.
+    """
+
+    # Closed over the model: as a static argument its graph would be hashed at every call, and the parameters'
+    # tree flattened by Python code, together 3 ms at 28 layers.
+    def model(leaves: Sequence[jax.Array]) -> Transformer:
+        return merge(graphdef, jax.tree.unflatten(structure, leaves))
+
+    def prefill_leaves(leaves, pool, tokens_RT, length_R, start_R, table_RC, target_R):
+        return prefill(model(leaves), sharding, pool, tokens_RT, length_R, start_R, table_RC, target_R)
+
+    def decode_leaves(leaves, cache, slots, patience):
+        return decode(model(leaves), sharding, cache, slots, patience, block, n_tokens)
+
+    # Donated: caches and slots are updated where they lie, and never exist twice.
+    return Programs(
+        prefill=jax.jit(prefill_leaves, donate_argnames="pool"),
+        copy_chunks=jax.jit(functools.partial(copy_chunks, sharding), donate_argnames="cache"),
+        edit=jax.jit(edit, donate_argnames="slots"),
+        decode=jax.jit(decode_leaves, donate_argnames=("cache", "slots")),
+    )
+
+
+def prefill(
+    model: Transformer,
+    sharding: NamedSharding,
     pool: KVCache,
     tokens_RT: jax.Array,
     length_R: jax.Array,
@@ -213,41 +133,58 @@ def prefill(
     offset_T = jnp.arange(T)
     # Padding gets the position past the last: what it writes is dropped, and no token of the chunk sees it.
     positions_RT = jnp.where(offset_T < length_R[:, None], start_R[:, None] + offset_T, S)
-    _, pool = merge(graphdef, params).cached(tokens_RT, positions_RT, pool, Pages(target_R, table_RC))
+    _, pool = model.cached(tokens_RT, positions_RT, pool, Pages(target_R, table_RC))
     return with_sharding_constraint(pool, sharding)
 
 
-@functools.partial(jax.jit, static_argnames=("sharding",), donate_argnames=("cache",))
 def copy_chunks(
     sharding: NamedSharding,
     cache: KVCache,
     pool: KVCache,
-    n: jax.Array,
     source_M: jax.Array,
     slot_M: jax.Array,
     start_M: jax.Array,
 ) -> KVCache:
-    """Copies pool chunk source_M[m] to position start_M[m] of slot slot_M[m], for m < n."""
+    """Copies pool chunk source_M[m] to position start_M[m] of slot slot_M[m], which is past the last
+    one where there is nothing to copy."""
+    T, chunk_M = pool.slots, start_M // pool.slots
 
-    def one(m: jax.Array, cache: KVCache) -> KVCache:
-        return write(cache, read(pool, source_M[m], 0, pool.slots), slot_M[m], start_M[m])
+    # One gather and one scatter an array: a loop over chunks would wait for the host at every one on a GPU.
+    def keys(cache_BKHS: jax.Array, pool_PKHT: jax.Array) -> jax.Array:
+        cache_BKHCT = cache_BKHS.reshape(*cache_BKHS.shape[:3], -1, T)
+        cache_BKHCT = cache_BKHCT.at[slot_M, :, :, chunk_M].set(pool_PKHT[source_M], mode="drop")
+        return cache_BKHCT.reshape(cache_BKHS.shape)
 
-    return with_sharding_constraint(jax.lax.fori_loop(0, n, one, cache), sharding)
+    def values(cache_BKSH: jax.Array, pool_PKTH: jax.Array) -> jax.Array:
+        B, K, _, H = cache_BKSH.shape
+        cache_BKCTH = cache_BKSH.reshape(B, K, -1, T, H)
+        cache_BKCTH = cache_BKCTH.at[slot_M, :, chunk_M].set(pool_PKTH[source_M], mode="drop")
+        return cache_BKCTH.reshape(cache_BKSH.shape)
+
+    cache = KVCache(
+        tuple(map(keys, cache.k_BKHS, pool.k_BKHS)), tuple(map(values, cache.v_BKSH, pool.v_BKSH))
+    )
+    return with_sharding_constraint(cache, sharding)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("graphdef", "sharding", "block", "n_tokens"), donate_argnames=("cache",)
-)
+def edit(slots: Slots, edits: Slots, changed_B: jax.Array) -> Slots:
+    """`slots` with the rows of `edits` where changed."""
+
+    def one(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(changed_B.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(one, slots, edits)
+
+
 def decode(
-    graphdef: nnx.GraphDef,
+    model: Transformer,
     sharding: NamedSharding,
-    params: nnx.State,
     cache: KVCache,
     slots: Slots,
     patience: jax.Array,
     block: int,
     n_tokens: int | None = None,
-) -> tuple[KVCache, Decoded]:
+) -> tuple[KVCache, Slots, Decoded]:
     """Decodes up to `block` tokens a live slot; ends early when `patience` slots have finished.
 
     A slot finishes at one of its stop ids or at its limit, and then neither writes nor counts. Ids from
@@ -255,7 +192,7 @@ def decode(
     share of the distribution.
     """
     B, S = slots.token_B.shape[0], cache.slots
-    model, mesh = merge(graphdef, params), sharding.mesh
+    mesh = sharding.mesh
     of_shards = NamedSharding(mesh, spec_of((None, "vocab")))
     n_live = jnp.sum(slots.live_B)
 
@@ -288,8 +225,8 @@ def decode(
         jnp.zeros(B, jnp.int32),
         jnp.int32(0),
     )
-    cache, _, out = jax.lax.while_loop(unfinished, step, (cache, slots, empty))
-    return cache, out
+    cache, slots, out = jax.lax.while_loop(unfinished, step, (cache, slots, empty))
+    return cache, with_sharding_constraint(slots, replicated(mesh)), out
 
 
 def advance(slots: Slots, token_B: jax.Array) -> Slots:

@@ -1,5 +1,8 @@
 """Continuous batching, one turn at a time: prompts move up, free slots are filled, a block is decoded.
 
+What the slots hold is on the device; the host sends what changes and reads the tokens, with `shape.ahead` one
+block late, so that the device never waits for it.
+
 Runs on one thread and waits for nothing but the device: threads and coroutines are engine.py's business,
 prompts prefill.py's, and the device programs are in programs.py.
 """
@@ -9,11 +12,10 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import NamedSharding
 from transformers import PreTrainedTokenizerBase
 
@@ -23,11 +25,18 @@ from o1jax.engine.jobs import Job, Sample, token_bytes
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import parameter_count
 from o1jax.model.kv_cache import KVCache, init_cache
+from o1jax.parallel.mesh import replicated
 from o1jax.parallel.processes import report_slow
 from o1jax.parallel.seeds import fold_seed
-from o1jax.prompts.chat import size
 
 LARGE = 50_000_000  # parameters; smaller models compile silently, or the demo would say it at every stage
+
+
+class InFlight(NamedTuple):
+    """A decoded block that the host has not read."""
+
+    out: programs.Decoded
+    samples: tuple[Sample | None, ...]  # by slot, when it was dispatched
 
 
 class Scheduler:
@@ -36,7 +45,7 @@ class Scheduler:
     def __init__(
         self,
         config: ModelConfig,
-        graphdef: nnx.GraphDef,
+        compiled: programs.Programs,
         tokenizer: PreTrainedTokenizerBase,
         shape: Shape,
         sharding: NamedSharding,
@@ -46,16 +55,13 @@ class Scheduler:
         self.sharding = sharding  # of the caches: left to JAX, a program would compile twice
         self.counters: collections.Counter[str] = collections.Counter()
         self.prompts = PromptQueue(self._prefill, shape, self.counters)
-        self._prefill_round = reporting(
-            "compiled prefill", lambda *arrays: programs.prefill(graphdef, sharding, *arrays)
-        )
-        n_tokens = min(size(tokenizer), config.vocab_size)  # the rest of a padded vocabulary is never sampled
-        self._decode_block = reporting(
-            "compiled the decode step",
-            lambda *arrays: programs.decode(graphdef, sharding, *arrays, shape.block, n_tokens),
-        )
+        self._prefill_round = reporting("compiled prefill", compiled.prefill)
+        self._decode_block = reporting("compiled the decode step", compiled.decode)
+        self._copy_chunks, self._edit = compiled.copy_chunks, compiled.edit
         self.samples: list[Sample | None] = [None] * shape.slots
-        self.slots = programs.empty_slots(shape.slots)
+        self._in_flight: collections.deque[InFlight] = collections.deque()
+        self._working_since: float | None = None  # when the device got what it works on
+        self._no_changes()
 
     @property
     def idle(self) -> bool:
@@ -72,31 +78,49 @@ class Scheduler:
 
     def forget(self) -> None:
         """Lets go of the weights and of all keys and values: the next ones need the room. Only when idle."""
-        self.params = self.cache = self.pool = None
+        self.leaves = self.cache = self.pool = self.slots = None
         self.prompts.prefixes.clear()
 
-    def swap(self, params: nnx.State, version: int) -> None:
-        """New weights, and empty caches. Only when idle, after `forget`."""
-        self.params, self.version = params, version
+    def swap(self, leaves: list[jax.Array], version: int) -> None:
+        """New weights (programs.Programs), and empty caches. Only when idle, after `forget`."""
+        self.leaves, self.version = leaves, version
         self.pool = self._empty_cache(self.shape.pool_chunks + 1, self.shape.chunk)  # the last row is scratch
         self.cache = self._empty_cache(self.shape.slots, self.shape.context)
+        everywhere = replicated(self.sharding.mesh)
+        self.slots = jax.device_put(programs.empty_slots(self.shape.slots), everywhere)
+        self._no_changes()
 
     def step(self) -> None:
         """One turn."""
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), self.counters["waited_s"]
         self._drop_cancelled()
         self.prompts.advance(self.samples.count(None))
         self._admit()
         if any(self.samples):
-            self._decode()
-        self.counters["busy_s"] += time.perf_counter() - begin
+            self._dispatch()
+        while len(self._in_flight) > self.shape.ahead or (self._in_flight and not any(self.samples)):
+            self._collect()
+        turn_s = time.perf_counter() - begin
+        self.counters["busy_s"] += turn_s
+        self.counters["host_s"] += turn_s - (self.counters["waited_s"] - waited)
 
     def _empty_cache(self, rows: int, size: int) -> KVCache:
         return init_cache(self.config, rows, size, sharding=self.sharding)
 
+    def _no_changes(self) -> None:
+        # New arrays and not the old ones cleared: a dispatched edit may still read those.
+        self._edits = programs.empty_slots(self.shape.slots)
+        self._changed_B = np.zeros(self.shape.slots, bool)
+
+    def _work(self) -> None:
+        """From now on the device has work, if it had none."""
+        if self._working_since is None:
+            self._working_since = time.perf_counter()
+
     def _prefill(self, *inputs: np.ndarray) -> None:
         """One round of chunks (prefill.prefill_inputs), into the pool."""
-        self.pool = self._prefill_round(self.params, self.pool, *inputs)
+        self._work()
+        self.pool = self._prefill_round(self.leaves, self.pool, *inputs)
 
     def _drop_cancelled(self) -> None:
         """Frees what requests hold whose caller has gone."""
@@ -116,32 +140,53 @@ class Scheduler:
                 break
             job, index, chunks = self.prompts.next_sample()
             self.samples[slot] = Sample(job, index)
-            fill(self.slots, slot, job, index)
+            fill(self._edits, slot, job, index)
+            self._changed_B[slot] = True
             copies += [(chunk.index, slot, chunk.start) for chunk in chunks]
-        if copies:
-            padded_M3 = np.zeros((self.shape.slots * self.shape.chunks_a_slot, 3), np.int32)
-            padded_M3[: len(copies)] = copies
-            self.cache = programs.copy_chunks(
-                self.sharding, self.cache, self.pool, np.int32(len(copies)), *padded_M3.T
-            )
+        for start in range(0, len(copies), programs.COPIES):
+            part_M3 = np.full((programs.COPIES, 3), (0, self.shape.slots, 0), np.int32)
+            part_M3[: len(copies) - start] = copies[start : start + programs.COPIES]
+            self._work()
+            self.cache = self._copy_chunks(self.cache, self.pool, *part_M3.T)
 
     def _free(self, slot: int) -> None:
         self.samples[slot] = None
-        self.slots.live_B[slot] = False
+        # As the row of `_edits` is that nobody has filled: not live, where the device may not know that the
+        # sample has ended, and without filters, which cost time in any row.
+        self._changed_B[slot] = True
 
-    def _decode(self) -> None:
-        """One block on the device, then its tokens to their samples."""
+    def _dispatch(self) -> None:
+        """The next block, behind what the device still has."""
         # Somebody waits: come back as soon as a few slots are free. Nobody: when all have finished.
         patience = max(1, self.shape.slots // 16) if self.prompts.jobs() else self.shape.slots
-        self.cache, out = self._decode_block(self.params, self.cache, self.slots, np.int32(patience))
-        out = jax.device_get(out)  # from here on the arrays in self.slots may be written
+        self._work()
+        if self._changed_B.any():
+            self.slots = self._edit(self.slots, self._edits, self._changed_B)
+            self._no_changes()
+        self.cache, self.slots, out = self._decode_block(
+            self.leaves, self.cache, self.slots, np.int32(patience)
+        )
+        self._in_flight.append(InFlight(out, tuple(self.samples)))
+
+    def _collect(self) -> None:
+        """Waits for the oldest block, and gives its tokens to their samples."""
+        out, samples = self._in_flight.popleft()
+        begin = time.perf_counter()
+        out = jax.device_get(out)
+        now = time.perf_counter()
+        self.counters["waited_s"] += now - begin
+        self.counters["device_s"] += now - self._working_since
+        self._working_since = now if self._in_flight else None
         self.counters["decode_steps"] += int(out.steps)
         self.counters["slot_steps"] += int(out.count_B.sum())
         tokens_B_T, log_probs_B_T = out.tokens_TB.T.tolist(), out.log_probs_TB.T.tolist()
-        for slot, sample in enumerate(self.samples):
-            if sample is not None:
-                count = out.count_B[slot]
+        for slot, (sample, count) in enumerate(zip(samples, out.count_B.tolist(), strict=True)):
+            if sample is None:
+                continue
+            if sample is self.samples[slot]:
                 self._extend(slot, sample, tokens_B_T[slot][:count], log_probs_B_T[slot][:count])
+            else:  # it ended in the block before, by what the device cannot see
+                self.counters["wasted_tokens"] += count
 
     def _extend(self, slot: int, sample: Sample, ids: list[int], log_probs: list[float]) -> None:
         """Gives a sample its new tokens; those past its end are wasted."""
@@ -153,10 +198,6 @@ class Scheduler:
             completion = sample.completion(self.tokenizer, reason, self.version)
             sample.job.finish(sample.index, completion)
             self._free(slot)
-        else:
-            self.slots.token_B[slot] = ids[-1]
-            self.slots.position_B[slot] += len(ids)
-            self.slots.generated_B[slot] += len(ids)
 
 
 def reporting(what: str, program: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import tiny_engine as tiny
 
 from o1jax.engine.interface import Request
 from o1jax.engine.jax_engine import engine as jax_engine
-from o1jax.engine.jax_engine import programs, scheduler
+from o1jax.engine.jax_engine import scheduler
 from o1jax.parallel import processes
 from o1jax.records import InputError
 
@@ -35,7 +35,7 @@ def test_a_failure_of_the_thread_reaches_everybody_who_waits_and_who_comes_later
         raise MemoryError("the device is out of memory")
 
     async def use(engine):
-        monkeypatch.setattr(programs, "decode", broken)
+        monkeypatch.setattr(engine._scheduler, "_decode_block", broken)
         waiting = [engine.generate([Request(PROMPT, n=9)]) for _ in range(3)]
         outcomes = await asyncio.gather(*waiting, engine.load_params(None, 1), return_exceptions=True)
         assert all("out of memory" in str(outcome) for outcome in outcomes)
@@ -62,7 +62,7 @@ def test_the_old_weights_and_caches_are_gone_before_the_new_ones_need_room(monke
 
     async def use(engine):
         scheduler = engine._scheduler
-        held = [scheduler.params, scheduler.cache, scheduler.pool]
+        held = [scheduler.leaves, scheduler.cache, scheduler.pool]
         old = [weakref.ref(leaf) for leaf in jax.tree.leaves(held)]
         del held
 

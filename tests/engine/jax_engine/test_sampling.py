@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from o1jax.engine.jax_engine.programs import filter_threshold, inverse_cdf, sample, uniform
+from o1jax.engine.jax_engine.sampling import (
+    CANDIDATES,
+    filter_threshold,
+    inverse_cdf,
+    sample,
+    uniform,
+    wide_threshold,
+)
 
 
 def draws(seeds, counters):
@@ -64,13 +71,41 @@ def test_filters_keep_exactly_the_top_tokens():
     logits_BV = jax.random.normal(jax.random.key(0), (6, 50))
     top_k_B = jnp.asarray([0, 1, 5, 50, 99, 10])
     top_p_B = jnp.asarray([0.5, 1.0, 1.0, 0.9, 1.0, 0.3])
-    thresholds_B = np.asarray(jax.jit(filter_threshold)(logits_BV, top_p_B, top_k_B))
+    exp_BV = jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True))
+    thresholds_B = np.asarray(jax.jit(filter_threshold)(logits_BV, exp_BV, top_p_B, top_k_B))
     kept_BV = np.asarray(logits_BV) >= thresholds_B[:, None]
     for logits_V, k, p, kept_V in zip(np.asarray(logits_BV), top_k_B, top_p_B, kept_BV, strict=True):
         order = np.argsort(-logits_V)[: int(k) or 50]
         top = np.exp(logits_V[order]) / np.exp(logits_V[order]).sum()
         wanted = order[(np.cumsum(top) - top < p) | (p >= 1)]
         assert set(np.flatnonzero(kept_V)) == set(wanted)
+
+
+@pytest.mark.parametrize("V", [50, 2500, 9001])
+@pytest.mark.parametrize("spread", [0.2, 1.0, 6.0])  # from rows that no candidates fill to peaked ones
+def test_one_pass_keeps_the_tokens_that_sixty_four_keep(V, spread):
+    settings = [(k, p) for k in (0, 1, 2, 40, CANDIDATES, CANDIDATES + 1, V) for p in (0.1, 0.9, 0.95, 1.0)]
+    top_k_B, top_p_B = (np.asarray(column * 4) for column in map(list, zip(*settings, strict=True)))
+    logits_BV = np.asarray(jax.random.normal(jax.random.key(V), (len(top_k_B), V)) * spread).copy()
+    logits_BV[: len(settings)] = logits_BV[: len(settings)].round(1)  # ties
+    logits_BV[-len(settings) :, V // 3 :] = -np.inf
+    exp_BV = jnp.exp(logits_BV - logits_BV.max(axis=-1, keepdims=True))
+    found_B = jax.jit(filter_threshold)(logits_BV, exp_BV, top_p_B, top_k_B)
+    k_B = np.where(top_k_B > 0, np.minimum(top_k_B, V), V)
+    wanted_B = jax.jit(wide_threshold)(logits_BV, exp_BV, top_p_B, k_B)
+    assert np.array_equal(logits_BV >= found_B[:, None], logits_BV >= wanted_B[:, None])
+
+
+def test_a_wide_neighbour_does_not_change_a_bit():
+    logits_BV = jax.random.normal(jax.random.key(1), (4, 5000))
+    u_B, ones_B, k_B = jnp.linspace(0.1, 0.9, 4), jnp.ones(4), jnp.asarray([40, 0, 3, 7])
+    p_B = jnp.asarray([0.95, 0.01, 1.0, 0.5])  # of the second: few tokens
+    run = jax.jit(sample)
+    narrow = run(logits_BV, u_B, ones_B, p_B, k_B)
+    for wide in ((0, 0.99), (500, 0.99)):
+        mixed = run(logits_BV, u_B, ones_B, p_B.at[3].set(wide[1]), k_B.at[3].set(wide[0]))
+        for a, b in zip(narrow, mixed, strict=True):
+            assert np.array_equal(a[:3], b[:3])
 
 
 def test_a_filtered_neighbour_does_not_change_a_bit():
