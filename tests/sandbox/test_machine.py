@@ -76,15 +76,16 @@ def test_the_threads_of_a_user_are_counted():
     assert threads_of(os.getuid()) >= 1
 
 
+@pytest.mark.parametrize("tier", ["T2", "T0"])
 @pytest.mark.parametrize("form", ["stdin", "call", "assertion", "checked"])
-def test_a_sigkill_that_a_program_brings_about_is_a_verdict_at_once(form):
+def test_a_sigkill_that_a_program_brings_about_is_a_verdict_at_once(form, tier):
     lower = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n"
     source = lower + ("while True: pass" if form == "stdin" else "def f(x):\n  while True: pass")
     test = {"stdin": TestCase("", "1"), "call": TestCase("[1]", "1")}.get(form)
     test = test or TestCase("assert f(1) == 1" if form == "assertion" else "x = f(1)\nassert x == 1")
     limits = Limits(cpu_s=3.0, wall_s=120.0)
     job = Job(source, (test,), "assertion" if form == "checked" else form, "f", limits=limits)
-    verdict, stats = asked(job)
+    verdict, stats = asked(job, highest=tier)
     assert verdict.cases[0].status is Status.RE and "SIGKILL" in verdict.cases[0].detail, verdict
     assert (stats["executions"], stats["zygotes_lost"]) in {(1, 0), (2, 0)}
 

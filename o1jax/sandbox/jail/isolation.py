@@ -72,8 +72,9 @@ class Isolation:
         if uid and "root" in self.names:  # elsewhere the new user might not reach the standard library
             self.attempt("uid", kernel.become_user, uid)
             kernel.die_with_parent()  # a change of user had cleared it
-        if uid and "uid" not in self.names:  # files are the effective user's; the real one's threads count
-            self.attempt("threads", os.setresuid, uid, -1, -1)
+        if uid and "uid" not in self.names:
+            self.attempt("threads", kernel.become_user_but_for_files, uid)
+            kernel.die_with_parent()
         kernel.prctl(kernel.SET_SUBREAPER, 1)
         kernel.prctl(kernel.SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.SET_DUMPABLE, 0)

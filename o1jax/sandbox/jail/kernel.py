@@ -22,7 +22,8 @@ NEW_USER = 0x10000000
 KILL = int(signal.SIGKILL)  # a member of an enum is dearer to pass
 READ_ONLY = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 CHUNK = 1 << 16  # of a file that is copied: no more of it is in this process's memory
-SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, SET_NO_NEW_PRIVS, SET_SUBREAPER = 1, 4, 22, 38, 36
+SET_PDEATHSIG, SET_DUMPABLE, SET_KEEPCAPS, SET_SECCOMP, SET_NO_NEW_PRIVS, SET_SUBREAPER = 1, 4, 8, 22, 38, 36
+CAP_SETUID = 1 << 7
 
 
 def checked(result, what):
@@ -75,10 +76,27 @@ def become_user(uid):
     os.setresuid(uid, uid, uid)
 
 
+def become_user_but_for_files(uid):
+    """The threads, signals and limits of this process are those of `uid`, the files that it may open still
+    this user's. Raises OSError."""
+    own = os.geteuid()
+    prctl(SET_KEEPCAPS, 1)  # for another user's files are a privilege
+    os.setresuid(uid, uid, uid)
+    set_capabilities(CAP_SETUID)
+    LIBC.setfsuid(own)
+    if LIBC.setfsuid(own) != own:  # it returns what was, and nothing else
+        raise OSError(errno.EPERM, "setfsuid")
+
+
 def drop_capabilities():
     """Empties the permitted, effective and inheritable sets (no_new_privs keeps them empty)."""
+    set_capabilities(0)
+
+
+def set_capabilities(held):
+    """`held`, a set of the first 32, are permitted and effective, none is inheritable."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    checked(LIBC.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    checked(LIBC.capset(header, (ctypes.c_uint32 * 6)(held, held)), "capset")
 
 
 def cpu_seconds(pid):
