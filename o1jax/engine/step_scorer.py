@@ -200,7 +200,7 @@ class StepScorer:
                 f"path {index}: {path.is_program} say which of {len(path.step_ends)} steps are programs, "
                 f"after a prompt of {path.prompt_tokens} of {length} tokens; wanted one a step, and a prompt"
             )
-        if any(end <= start for start, end in itertools.pairwise(starts)):
+        if any(end < start for start, end in itertools.pairwise(starts)):
             raise InputError(f"path {index}: steps end at {path.step_ends}, not one after the other")
         if not 0 <= min(path.token_ids) <= max(path.token_ids) < self._vocab_size:
             raise InputError(f"path {index}: token ids outside the vocabulary of {self._vocab_size}")

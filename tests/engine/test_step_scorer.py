@@ -221,7 +221,7 @@ def test_buckets_are_powers_of_two_up_to_the_context():
         (Path((1, 2, 3), (1, 2), (True,), 1), r"\(True,\) say which of 2 steps are programs"),
         (Path((1, 2, 3), (2,), (True,), 0), "a prompt of 0 of 3 tokens; wanted one a step, and a prompt"),
         (Path((1, 2, 3), (2, 1), (False, True), 1), r"steps end at \(2, 1\), not one after the other"),
-        (Path((1, 2, 3), (1,), (True,), 2), "not one after the other"),
+        (Path((1, 2, 3), (1,), (True,), 3), "not one after the other"),
     ],
 )
 def test_a_malformed_path_is_refused_before_anything_runs(path, message):

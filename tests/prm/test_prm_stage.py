@@ -205,10 +205,11 @@ def test_a_head_leaves_the_policy_as_it_is_and_scores_as_it_was_fitted(inputs, t
     read = HeadInputs(states_PD[nodes.tree_N], of_programs, sum_N - of_programs)
     np.testing.assert_allclose(asyncio.run(logits(model.config)), read.logits(head), atol=1e-3)
     # Without trees to calibrate it on, it is on its own; a body that is trained from it has neither.
-    alone = prm.run(epath.Path(tmp_path) / "alone", settings, inputs, 0)
+    few = {name: path for name, path in inputs.items() if name != "held_out"}
+    alone = prm.run(epath.Path(tmp_path) / "alone", settings, few, 0)
     assert len(alone.figures["score_calibration"]) == 2
-    few = dataclasses.replace(SETTINGS, train_tokens=500)
-    prm.run(epath.Path(tmp_path) / "body", few, {**inputs, "prm": out}, 0)
+    short = dataclasses.replace(SETTINGS, train_tokens=500)
+    prm.run(epath.Path(tmp_path) / "body", short, {**few, "prm": out}, 0)
     config = open_policy(epath.Path(tmp_path) / "body").config
     assert config.score_prompt == config.score_calibration == ()
     assert config.score_likelihood == config.score_step_likelihood == 0.0
