@@ -25,6 +25,7 @@ def test_an_unknown_engine_is_refused_by_name():
         ({"name": "jax", "endpoints": ["http://x"]}, "and none with another"),
         ({"dtype": "float16"}, "engine.dtype: saw 'float16'"),
         ({"name": "vllm", "tensor": 2}, "engine.tensor: saw 2 with engine.name 'vllm'; leave it at 1"),
+        ({"name": "vllm", "replicas": 1}, "engine.replicas: saw 1 with engine.name 'vllm'; leave it at 0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(engine, said):
