@@ -76,7 +76,7 @@ def test_the_threads_of_a_user_are_counted():
     assert threads_of(os.getuid()) >= 1
 
 
-@pytest.mark.parametrize("tier", ["T2", "T0"])
+@pytest.mark.parametrize("tier", ["T2", pytest.param("T0", marks=pytest.mark.hostile)])
 @pytest.mark.parametrize("form", ["stdin", "call", "assertion", "checked"])
 def test_a_sigkill_that_a_program_brings_about_is_a_verdict_at_once(form, tier):
     lower = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\n"
