@@ -42,7 +42,7 @@ class Default(NamedTuple):
 # A prefill round has to be long enough for the weights that it reads: 256 tokens on a CPU, about 1,000 on an
 # accelerator; a short chunk wastes less of a prompt's last one. On a CPU host and device are one, so that a
 # block ahead would only be tokens wasted.
-WHOLE_PROMPTS = 8  # whose chunks the pool holds at least
+WHOLE_PROMPTS = 8  # at most so many, and one a prefill row, have room in the pool whatever its size
 SHORTEST_CHUNK = 8  # tokens: what a default may shrink to, to divide the context
 DEFAULTS = {"cpu": Default(16, 16, 8, 0), "gpu": Default(64, 16, 8, 1), "tpu": Default(128, 8, 8, 1)}
 
@@ -89,7 +89,7 @@ class JaxEngine:
             wanted = f"a multiple of chunk ({chunk}), at most the model's {config.max_context}"
             raise InputError(f"engine context {context}: wanted {wanted}")
         self.max_context, self._config = context, config
-        pool_chunks = pool_size(config, context, chunk, prefix_cache_mb)
+        pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, ahead, pool_chunks)
         _, self._stacked = abstract_params(config, mesh)  # as the trainer has them
         # Layers apart: a loop over tokens would copy every layer's slice of stacked weights at every step.
@@ -183,8 +183,8 @@ class NewWeights:
         self._made = placed(self._params, self._abstracts, owned=self._owned)
 
 
-def pool_size(config: ModelConfig, context: int, chunk: int, megabytes: float) -> int:
-    """Chunks in the pool: what `megabytes` hold, and at least WHOLE_PROMPTS of the longest prompts."""
+def pool_size(config: ModelConfig, context: int, chunk: int, rows: int, megabytes: float) -> int:
+    """Chunks in the pool: what `megabytes` hold, and at least some whole prompts."""
     itemsize = 2 if config.compute_dtype == "bfloat16" else 4
     chunk_bytes = 2 * config.n_layers * chunk * config.n_kv_heads * config.head_dim * itemsize
-    return max(WHOLE_PROMPTS * (context // chunk), int(megabytes * 2**20 / chunk_bytes))
+    return max(min(rows, WHOLE_PROMPTS) * (context // chunk), int(megabytes * 2**20 / chunk_bytes))

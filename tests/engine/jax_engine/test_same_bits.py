@@ -105,6 +105,14 @@ def test_decode_block_length_does_not_change_a_bit(alone):
     assert run(family(), block=16)[0] == alone
 
 
+def test_a_block_ahead_does_not_change_a_bit(alone):
+    for concurrency in (None, 1, 64):
+        completions, stats = run(family() * 2, concurrency=concurrency, ahead=1)
+        assert completions == alone * 2
+        assert stats["generated_tokens"] == sum(len(s.token_ids) for samples in completions for s in samples)
+        assert stats["device_s"] > 0 and 0 < stats["host_s"] < stats["busy_s"]
+
+
 def test_max_tokens_only_cuts(alone):
     shorter = [Request(**{**vars(request), "max_tokens": 5}) for request in family()]
     completions, _ = run(shorter)
