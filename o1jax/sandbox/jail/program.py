@@ -38,7 +38,7 @@ SHORT_S = 0.01  # a shorter execution reached no limit of CPU time: the least is
 KEPT_ERROR_BYTES = 4096
 # So many executions are forked in a row, with nothing done between, and wait for their turns: every page that
 # this process writes to after a fork is copied.
-FORKS_AHEAD = 8
+FORKS_AHEAD = 4
 FILE_BYTES = 16 << 20  # of a file that is written, standard error among them; what is read of it is less
 CHUNK = 1 << 16  # all that a pipe holds
 INPUTS = 7  # where an execution of functions reads the tests' inputs
