@@ -52,6 +52,8 @@ def check(job: Job) -> None:
     """Raises InputError where the job is malformed, before anything is run."""
     if job.form not in get_args(Form):
         raise InputError(f"form: saw {job.form!r}, wanted one of {get_args(Form)}")
+    if not isinstance(job.source, str):
+        raise InputError(f"source: saw {type(job.source).__name__}, wanted text; decode it")
     graders.check(job.form, job.grader)
     check_limits(job.limits)
     if job.form == "call" and not job.entry_point:
