@@ -7,6 +7,7 @@ be used from one event loop, and never forks the process it lives in.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from o1jax.records import CaseResult, InputError, Status, Verdict
@@ -68,7 +69,9 @@ class ForkJudge:
         isolation = Isolation(highest, tuple(packages))
         counts = [len(range(i, slots, max(1, supervisors))) for i in range(max(1, supervisors))]
         kind = SupervisorProcess if supervisors else Slots
-        self._teams = [kind(SlotSettings(count, isolation, insecure)) for count in counts]
+        # Forks in a row cost the least; with a processor to spare few are done by when a test has run.
+        forks_ahead = 2 if slots < len(os.sched_getaffinity(0)) else 8
+        self._teams = [kind(SlotSettings(count, isolation, insecure, forks_ahead)) for count in counts]
         self._turns: asyncio.Queue[Slots | SupervisorProcess] = asyncio.Queue()
         for turn in range(slots):
             self._turns.put_nowait(self._teams[turn % len(self._teams)])

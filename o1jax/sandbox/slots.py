@@ -42,6 +42,7 @@ class SlotSettings:
     count: int
     isolation: Isolation = Isolation()
     insecure: bool = False  # runs programs also where the kernel grants no isolation
+    forks_ahead: int = 8  # how many executions of a program are forked in a row, while another runs
 
 
 class Slots:
@@ -136,7 +137,13 @@ class Slots:
         zygote = await self._zygote(index)
         if index in self._cgroups:
             self._cgroups[index].cap(job.limits.memory_mb)
-        data = wire.payload(job, tests, sealed=zygote.sealed, max_threads=self._max_threads(zygote))
+        data = wire.payload(
+            job,
+            tests,
+            sealed=zygote.sealed,
+            max_threads=self._max_threads(zygote),
+            forks_ahead=self._settings.forks_ahead,
+        )
         wall_s = MOST_WALLS * job.limits.wall_s * max(1, len(tests))
         deadline = SLACK_S + wall_s + 4 * math.ceil(job.limits.cpu_s)
         async with zygote.run(data, wire.checks(job, tests), deadline) as (status, file):

@@ -52,6 +52,8 @@ def check(job: Job) -> None:
     """Raises InputError where the job is malformed, before anything is run."""
     if job.form not in get_args(Form):
         raise InputError(f"form: saw {job.form!r}, wanted one of {get_args(Form)}")
+    if not isinstance(job.source, str):
+        raise InputError(f"source: saw {type(job.source).__name__}, wanted text; decode it")
     graders.check(job.form, job.grader)
     check_limits(job.limits)
     if job.form == "call" and not job.entry_point:
@@ -66,8 +68,12 @@ def check(job: Job) -> None:
 
 def check_limits(limits: Limits) -> None:
     """Raises InputError where no program could keep one."""
-    for name, least in (("cpu_s", LEAST_S), ("wall_s", LEAST_S), ("memory_mb", LEAST_MB)):
-        if (value := dataclasses.asdict(limits)[name]) < least:
+    for name, value, least in (
+        ("cpu_s", limits.cpu_s, LEAST_S),
+        ("wall_s", limits.wall_s, LEAST_S),
+        ("memory_mb", limits.memory_mb, LEAST_MB),
+    ):
+        if value < least:
             raise InputError(f"limit {name}: saw {value}, which no program keeps; wanted {least} or more")
 
 
@@ -85,6 +91,8 @@ def with_room(job: Job) -> Job:
     pass."""
     most = max((_expected_bytes(job, test) for test in job.tests), default=0)
     room = max(job.limits.output_bytes, LEAST_OUTPUT + 2 * most)
+    if room == job.limits.output_bytes:
+        return job
     return dataclasses.replace(job, limits=dataclasses.replace(job.limits, output_bytes=room))
 
 
@@ -106,7 +114,9 @@ def _encoded_bytes(value: Any) -> int:
     return len(json.dumps(values.encode(value)))
 
 
-def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int) -> Iterator[bytes]:
+def payload(
+    job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads: int, forks_ahead: int = 1
+) -> Iterator[bytes]:
     """What the child may know, piece by piece: everything but the expected outputs, and the tests that hold
     them. The inputs come first, for their reader takes one at a time, then all else and its length."""
     sizes = []
@@ -130,6 +140,7 @@ def payload(job: Job, tests: tuple[TestCase, ...], *, sealed: bool, max_threads:
             "total_bytes": most_bytes(job, tests),
             "sealed": sealed,
             "max_threads": max_threads,
+            "forks_ahead": forks_ahead,
         }
     )
     yield rest

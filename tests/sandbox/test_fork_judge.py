@@ -336,6 +336,7 @@ def test_malformed_jobs_are_the_users_error(runner, judge):
     for job, message in (
         (Job("", (), "Stdin"), "form: saw 'Stdin', wanted one of .'stdin', 'call', 'assertion'"),
         (Job("def f(): pass", (TestCase("[]", "1"),), "call"), "entry_point: saw none"),
+        (Job(b"print(1)", (TestCase("", "1"),), "stdin"), "source: saw bytes, wanted text"),
         (Job("", (TestCase("x = f()\nassert x"),), "assertion", setup="import"), "a setup is not Python"),
     ):
         with pytest.raises(InputError, match=message):

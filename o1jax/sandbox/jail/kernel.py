@@ -136,11 +136,8 @@ def fill(file, source, at, size):
 
 def seal(file, kinds):
     """Seals a file in memory, where it is not sealed against that already."""
-    try:
+    if not fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL:
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, kinds)
-    except PermissionError:
-        if not fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL:
-            raise
 
 
 def size(file):

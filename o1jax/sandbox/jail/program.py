@@ -36,9 +36,6 @@ WINDOW_S = 1.0
 TICK_S = 0.004  # between looks at answers: the time of a test in call form is exact to this
 SHORT_S = 0.01  # a shorter execution reached no limit of CPU time: the least is a second, of all its threads
 KEPT_ERROR_BYTES = 4096
-# So many executions are forked in a row, with nothing done between, and wait for their turns: every page that
-# this process writes to after a fork is copied.
-FORKS_AHEAD = 8
 FILE_BYTES = 16 << 20  # of a file that is written, standard error among them; what is read of it is less
 CHUNK = 1 << 16  # all that a pipe holds
 INPUTS = 7  # where an execution of functions reads the tests' inputs
@@ -132,7 +129,11 @@ def write_record(file, kind, **fields):
 
 
 def run_each(job, code, result_file, job_file):
-    """A record T a test. What a program prints is copied to it, until that is `total_bytes` in all."""
+    """A record T a test. What a program prints is copied to it, until that is `total_bytes` in all.
+
+    Executions are forked several in a row, while another runs, and wait for their turns: what this process
+    writes to after a fork is copied, page by page, so it does nothing between.
+    """
     leaf.new_module("__main__")  # every execution's own, for each is a copy
     # Apart from the program, whose line numbers and syntax errors are its own.
     prelude = job["prelude"] and compile(job["prelude"], "<prelude>", "exec", dont_inherit=True)
@@ -152,7 +153,7 @@ def run_each(job, code, result_file, job_file):
         watch = Watch(pid, job["cpu_s"], job["wall_s"], job["cpu_s"])
         index += 1
         if not waiting and job["sealed"]:  # one that is not could reach those that wait
-            waiting = forked(FORKS_AHEAD)
+            waiting = forked(job["forks_ahead"])
         left -= write_result(result_file, index - 1, watch.wait(), files, min(job["output_bytes"], left))
 
 
