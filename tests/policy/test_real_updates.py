@@ -35,16 +35,21 @@ ROW = 256
 TRAIN = {"row_length": ROW, "rows_per_batch": 2, "learning_rate": 1e-3, "warmup_steps": 0}
 LORA = {"lora": {"rank": 4, "alpha": 8.0}}
 SAMPLE = {"n": 2, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 24, "style": "nano"}
-SETTINGS = {  # of the stages, but for `train`
+SETTINGS = {  # of the stages, beside TRAIN
     "policy_sft": {"train_tokens": 1, "style": "nano"},
     "prm": {"train_tokens": 1, "objective": "soft"},
-    "policy_dpo": {"train_tokens": 1, "pairs": "paths"},
+    "policy_dpo": {
+        "train_tokens": 1,
+        "pairs": "paths",
+        "train": {"row_length": 2 * ROW, "rows_per_batch": 1},
+    },
     # A model that cannot solve them has groups alike, which teach nothing; by its own values it learns.
     "policy_rl": {
         "updates": 1,
         "problems_per_update": 2,
         "sample": SAMPLE,
         "engine": {"slots": 4, "context": ROW},
+        "reward": {"alpha": {"kind": "constant", "start": 1.0}},
         "advantage": "gae",
         "loss": {"value_weight": 0.5},
     },
@@ -65,6 +70,12 @@ def house(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def before():
+    """The parameters that every update begins with."""
+    return jax.tree.leaves(checkpoint.load(MODEL, make_mesh())[1])
+
+
 def tree_of(problem, tokenizer):
     growing = GrowingTree(end_ids(tokenizer))
     for program, status in ((problem.reasoning[0][-1].text, Status.AC), ("print(0)\n", Status.WA)):
@@ -83,8 +94,8 @@ def tree_of(problem, tokenizer):
 
 @pytest.mark.parametrize("adapters", [{}, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("stage", list(SETTINGS))
-def test_an_update_of_a_real_model_changes_it(house, tmp_path, stage, adapters):
-    config = SETTINGS[stage] | {"train": {**TRAIN, **adapters}}
+def test_an_update_of_a_real_model_changes_it(house, before, tmp_path, stage, adapters):
+    config = SETTINGS[stage] | {"train": TRAIN | SETTINGS[stage].get("train", {}) | adapters}
     found = (
         {"problems": str(house / "problems")} if stage == "policy_rl" else {"found_0": str(house / "search")}
     )
@@ -93,6 +104,5 @@ def test_an_update_of_a_real_model_changes_it(house, tmp_path, stage, adapters):
     assert figures["updates" if stage == "policy_rl" else "steps"] == 1 and figures["trained_tokens"] > 0
     (row,) = map(json.loads, (out / "fit" / "metrics.jsonl").read_text().splitlines())
     assert math.isfinite(row["loss"]) and row["grad_norm"] > 0
-    _, before = checkpoint.load(MODEL, make_mesh())
-    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(open_policy(out).params), strict=True)
+    pairs = zip(before, jax.tree.leaves(open_policy(out).params), strict=True)
     assert any(not np.array_equal(a, b) for a, b in pairs)

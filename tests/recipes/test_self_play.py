@@ -92,11 +92,14 @@ def test_a_run_writes_the_summary_and_prints_the_table(finished):
     assert "damaged" not in output
 
 
-def test_sampling_spends_the_tokens_that_search_spent(finished):
+def test_sampling_spends_the_tokens_that_scout_and_search_spent(finished):
     found = figures(finished[0])
-    search, sample = found["round_00/search"], found["compare/sampling/round_00/sample"]
+    scout, search = found["round_00/scout"], found["round_00/search"]
+    spent = scout["generated_tokens"] + search["generated_tokens"]
+    sample = found["compare/sampling/round_00/sample"]
     half_an_answer = 176 / 2
-    assert abs(sample["generated_tokens"] - search["generated_tokens"]) <= half_an_answer * search["problems"]
+    assert sample["tokens_to_match"] == spent
+    assert abs(sample["generated_tokens"] - spent) <= half_an_answer * sample["problems"]
 
 
 def test_a_finished_run_is_not_run_again(finished):
