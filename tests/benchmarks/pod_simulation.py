@@ -79,9 +79,11 @@ class Rounds(list):
     expected: tuple[bool, int] = (False, 0)
 
 
-def rounds_of(group: Sequence[Answer], number: int, args: argparse.Namespace) -> Rounds:
-    """The rounds of problem `number`: drawn by its number, as seeds fold in its id."""
+def rounds_of(groups: Sequence[Sequence[Answer]], number: int, args: argparse.Namespace) -> Rounds:
+    """The rounds of problem `number`, like one of the real problems: drawn by its number, as seeds fold in
+    its id."""
     chance, rounds = random.Random(number), Rounds()
+    group = chance.choice(groups)
     rounds.expected = any(answer.passed for answer in group), -sum(answer.tokens for answer in group)
     for _ in range(args.rollouts):
         rounds.append([chance.choice(group) for _ in range(args.samples)])
@@ -286,9 +288,9 @@ def update(
     chance, used = random.Random(problems), 0.0
     lanes = [[0.0] * args.slots for _ in range(hosts)]
     for number in range(problems):
-        lane = lanes[number % hosts]
+        lane, group = lanes[number % hosts], chance.choice(groups)
         for _ in range(8):
-            seconds = chance.choice(groups[number % len(groups)]).tokens * args.step_s
+            seconds = chance.choice(group).tokens * args.step_s
             used += seconds
             heapq.heapreplace(lane, lane[0] + seconds)
     ends = [max(lane) for lane in lanes]
@@ -370,7 +372,7 @@ def main() -> None:
     parser.add_argument("--part", type=epath.Path)
     args = parser.parse_args()
     groups = answers_of(args.run)
-    problems = [rounds_of(groups[number % len(groups)], number, args) for number in range(args.problems)]
+    problems = [rounds_of(groups, number, args) for number in range(args.problems)]
     if args.part:
         part(args.part, problems, args)
     elif args.real:
