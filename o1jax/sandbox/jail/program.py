@@ -96,7 +96,7 @@ def read_job(file):
 
 
 def reserve(file):
-    """Takes all descriptors to NULL that are free, and the one of `file`, which is moved: no file that an
+    """Covers the descriptors from 3 to NULL, that of `file`, which is moved, among them: no file that an
     execution is given lies where it is placed. Returns the number of the moved file."""
     moved = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, NULL + 1)
     for target in range(3, NULL + 1):
