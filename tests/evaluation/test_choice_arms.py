@@ -57,7 +57,9 @@ class StepwiseScorer(ScriptedScorer):
 
     async def score(self, paths):
         self.calls.append(paths)
-        return [tuple(likes(self.answer(ids[: end + 1])) for end in ends) for ids, ends, _ in paths]
+        return [
+            tuple(likes(self.answer(path.token_ids[: end + 1])) for end in path.step_ends) for path in paths
+        ]
 
 
 def comparison(n_problems=6, seed=0):
