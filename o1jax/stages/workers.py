@@ -57,6 +57,8 @@ class EngineSettings:
     )
     prefill_rows: NonNegativeInt = 0  # chunks that are prefilled at once
     block: NonNegativeInt = 0  # tokens a slot that are decoded between two looks of the host
+    # Of the JAX engine: what a token's attention reads of the context, all or (on one GPU) what is in use.
+    decode_attention: Literal["whole", "live"] = "whole"
     tensor: PositiveInt = 1  # devices of this process that the JAX engine is split over
     # Of prompts' keys and values that the JAX engine keeps, MiB, at least what it prefills at once. A search
     # is faster where its trees' prefixes fit (stats: prefix_evictions).
@@ -104,6 +106,7 @@ async def open_engine(policy: Policy, settings: EngineSettings, owned: bool = Fa
         chunk=settings.chunk,
         prefill_rows=settings.prefill_rows,
         block=settings.block,
+        decode_attention=settings.decode_attention,
         tensor=settings.tensor,
         prefix_cache_mb=settings.prefix_cache_mb,
         owned=owned,
