@@ -23,6 +23,8 @@ from o1jax.model.quantized import dense
 from o1jax.model.rope import Rotation, rotate, rotation
 from o1jax.parallel.traced import constrain, exact, traced_mesh
 
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]  # cached_attention's arguments
+
 
 def flash_kept(primitive: Primitive, *avals: Any, **params: Any) -> Any:
     """The policy that keeps what a flash kernel's backward pass reads, so that its forward pass runs once."""
@@ -183,14 +185,16 @@ class Block(nnx.Module):
         x_BTD = constrain(x_BTD + self.attention.output(out_BTNH), HIDDEN)
         return constrain(x_BTD + self.ff(constrain(self.ff_norm(x_BTD), INPUT)), HIDDEN)
 
-    def cached(self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BKSH, pages):
+    def cached(
+        self, x_BTD: jax.Array, angles: Rotation, positions_BT: jax.Array, k_BKHS, v_BKSH, pages, attend
+    ):
         q_BTNH, k_BTKH, v_BTKH = self.attention.project(self.attention_norm(x_BTD), angles)
         if pages is None:
             k_BKHS, v_BKSH = seen = write_layer(k_BKHS, v_BKSH, k_BTKH, v_BTKH, positions_BT)
         else:
             k_BKHS, v_BKSH = write_pages(k_BKHS, v_BKSH, k_BTKH, v_BTKH, pages)
             seen = read_pages(k_BKHS, v_BKSH, pages)
-        x_BTD = x_BTD + self.attention.output(cached_attention(q_BTNH, *seen, positions_BT))
+        x_BTD = x_BTD + self.attention.output(attend(q_BTNH, *seen, positions_BT))
         return x_BTD + self.ff(self.ff_norm(x_BTD)), k_BKHS, v_BKSH
 
 
@@ -239,13 +243,19 @@ class Transformer(nnx.Module):
         return constrain(self.norm(hidden_BTD), INPUT)
 
     def cached(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache, pages: Pages | None = None
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        cache: KVCache,
+        pages: Pages | None = None,
+        attend: Attend = cached_attention,
     ) -> tuple[jax.Array, KVCache]:
         """Hidden states of T new tokens a row (a prefill chunk, or T = 1 to decode), and the new cache.
 
         Writes the tokens' keys and values at slots positions_BT; a position outside [0, S) writes
         nothing. A query at position p sees slots <= p of its own row. With `pages`, a row is a whole
-        chunk of T = S tokens, and its slots are those of the chunks that it reads.
+        chunk of T = S tokens, and its slots are those of the chunks that it reads. `attend` takes the place
+        of cached_attention.
         """
         assert tokens_BT.shape == positions_BT.shape and tokens_BT.ndim == 2
         angles = self.rotation(positions_BT)
@@ -253,7 +263,7 @@ class Transformer(nnx.Module):
         # Unrolled over per-layer cache arrays, so that a loop around this (decoding) updates them in place: a
         # scan would take slices of stacked ones, which are copied at every token.
         for block, k_BKHS, v_BKSH in zip(self.layers(), cache.k_BKHS, cache.v_BKSH, strict=True):
-            x_BTD, k_BKHS, v_BKSH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BKSH, pages)
+            x_BTD, k_BKHS, v_BKSH = block.cached(x_BTD, angles, positions_BT, k_BKHS, v_BKSH, pages, attend)
             keys.append(k_BKHS)
             values.append(v_BKSH)
         return self.norm(x_BTD), KVCache(tuple(keys), tuple(values))

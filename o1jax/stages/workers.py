@@ -57,6 +57,8 @@ class EngineSettings:
     chunk: NonNegativeInt = 0  # tokens of a prompt that are prefilled, kept and shared as one
     prefill_rows: NonNegativeInt = 0  # chunks that are prefilled at once
     block: NonNegativeInt = 0  # tokens a slot that are decoded between two looks of the host
+    # Of the JAX engine: what a token's attention reads of the context, all or (on one GPU) what is in use.
+    decode_attention: Literal["whole", "live"] = "whole"
     tensor: PositiveInt = 1  # devices of this process that a JAX engine is split over
     # JAX engines of this process, each with the weights, slots and prefix cache on devices of its own; 0: as
     # many as its devices hold. Answers do not depend on it.
@@ -102,6 +104,7 @@ async def open_engine(policy: Policy, settings: EngineSettings, owned: bool = Fa
         )
     shape |= {"chunk": settings.chunk, "prefill_rows": settings.prefill_rows, "block": settings.block}
     shape |= {"tensor": settings.tensor, "prefix_cache_mb": settings.prefix_cache_mb}
+    shape |= {"decode_attention": settings.decode_attention}
     engine = Replicas(
         [
             JaxEngine(

@@ -10,7 +10,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 from flax import nnx
@@ -18,10 +18,12 @@ from transformers import PreTrainedTokenizerBase
 
 from o1jax.engine.device_thread import Load, serving_thread
 from o1jax.engine.interface import Completion, Request
+from o1jax.engine.jax_engine.decode_attention import check, live_attention
 from o1jax.engine.jax_engine.prefill import Shape
 from o1jax.engine.jax_engine.programs import STOP_IDS, compiled
 from o1jax.engine.jax_engine.scheduler import Scheduler
 from o1jax.engine.jobs import Intake, Job
+from o1jax.model.attention import cached_attention
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import abstract_params, check_shapes, placed
 from o1jax.model.kv_cache import cache_sharding
@@ -58,6 +60,7 @@ class JaxEngine:
     any (None), load_params or load comes first. `replica` 1 has the next `tensor` devices, and so on.
     `prefix_cache_mb` bounds the prompt chunks that stay on the device. `chunk`, `prefill_rows`, `block` and
     `ahead` are prefill.Shape's; 0, of `ahead` None: as suits the device (DEFAULTS).
+    `decode_attention`: "live" reads the keys in use alone (decode_attention.py; one GPU).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class JaxEngine:
         prefill_rows: int = 0,
         block: int = 0,
         ahead: int | None = None,
+        decode_attention: Literal["whole", "live"] = "whole",
         prefix_cache_mb: float = 64,
         dtype: str | None = None,
         version: int = 0,
@@ -81,13 +85,18 @@ class JaxEngine:
         dtype = dtype or config.compute_dtype
         config = dataclasses.replace(config, compute_dtype=dtype, param_dtype=dtype)
         mesh = own_devices(tensor, replica)
-        default = DEFAULTS[mesh.devices.flat[0].platform]
+        platform = mesh.devices.flat[0].platform
+        default = DEFAULTS[platform]
         chunk = chunk or max(math.gcd(context, default.chunk), SHORTEST_CHUNK)
         prefill_rows = prefill_rows or default.prefill_rows
         block, ahead = block or default.block, default.ahead if ahead is None else ahead
         if context % chunk or context > config.max_context:
             wanted = f"a multiple of chunk ({chunk}), at most the model's {config.max_context}"
             raise InputError(f"engine context {context}: wanted {wanted}")
+        attend = cached_attention
+        if decode_attention == "live":
+            check(platform, mesh.size, context)
+            attend = live_attention
         self.max_context, self._config = context, config
         pool_chunks = pool_size(config, context, chunk, prefill_rows, prefix_cache_mb)
         self.shape = Shape(slots, context, chunk, prefill_rows, block, ahead, pool_chunks)
@@ -96,7 +105,7 @@ class JaxEngine:
         graphdef, self.abstract = abstract_params(config, mesh, apart=True)
         structure, sharding = jax.tree.structure(self.abstract), cache_sharding(mesh)
         n_tokens = min(size(tokenizer), config.vocab_size)  # the rest of a padded vocabulary is never sampled
-        programs = compiled(graphdef, structure, sharding, block, n_tokens)
+        programs = compiled(graphdef, structure, sharding, block, n_tokens, attend)
         self._scheduler = Scheduler(config, programs, tokenizer, self.shape, sharding)
         if params is not None:
             self._swap(NewWeights(params, [self.abstract]).of(0), version)

@@ -20,9 +20,10 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import NamedSharding
 
 from o1jax.engine.jax_engine.sampling import sample, uniform
+from o1jax.model.attention import cached_attention
 from o1jax.model.init import merge
 from o1jax.model.kv_cache import KVCache, Pages
-from o1jax.model.transformer import Transformer
+from o1jax.model.transformer import Attend, Transformer
 from o1jax.parallel.mesh import replicated, spec_of
 
 STOP_IDS = 8  # stop tokens a slot that the device itself can see: every step compares with each
@@ -86,10 +87,11 @@ def compiled(
     sharding: NamedSharding,
     block: int,
     n_tokens: int | None = None,
+    attend: Attend = cached_attention,
 ) -> Programs:
     """The programs of a model, whose parameters have this structure, with caches that lie as `sharding` says.
 
-    `n_tokens`: see decode. Each compiles at its first call with a shape.
+    `n_tokens`, `attend`: see decode. Each compiles at its first call with a shape.
     """
 
     # Closed over the model: as a static argument its graph would be hashed at every call, and the parameters'
@@ -101,7 +103,7 @@ def compiled(
         return prefill(model(leaves), sharding, pool, tokens_RT, length_R, start_R, table_RC, target_R)
 
     def decode_leaves(leaves, cache, slots, patience):
-        return decode(model(leaves), sharding, cache, slots, patience, block, n_tokens)
+        return decode(model(leaves), sharding, cache, slots, patience, block, n_tokens, attend)
 
     # Donated: caches and slots are updated where they lie, and never exist twice.
     return Programs(
@@ -184,12 +186,13 @@ def decode(
     patience: jax.Array,
     block: int,
     n_tokens: int | None = None,
+    attend: Attend = cached_attention,
 ) -> tuple[KVCache, Slots, Decoded]:
     """Decodes up to `block` tokens a live slot; ends early when `patience` slots have finished.
 
     A slot finishes at one of its stop ids or at its limit, and then neither writes nor counts. Ids from
     `n_tokens` on (None: there are none), the rows of a padded vocabulary, are never sampled and have no
-    share of the distribution.
+    share of the distribution. `attend` is its attention to the cache.
     """
     B, S = slots.token_B.shape[0], cache.slots
     mesh = sharding.mesh
@@ -204,7 +207,7 @@ def decode(
     def step(carry):
         cache, slots, out = carry
         positions_B = jnp.where(slots.live_B, slots.position_B, S)  # S: a slot that rests writes nothing
-        hidden_BTD, cache = model.cached(slots.token_B[:, None], positions_B[:, None], cache)
+        hidden_BTD, cache = model.cached(slots.token_B[:, None], positions_B[:, None], cache, attend=attend)
         # By the sample's own count, not the step: where in a block a token falls must not change it (D2).
         draw_B = uniform(slots.seed_B, slots.generated_B.astype(jnp.uint32))
         # Made in shards, or the head would be gathered; sampled from whole, with the bits of one device.
