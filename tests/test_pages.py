@@ -89,7 +89,7 @@ def test_further_rounds_are_inputs():
     [
         (
             "--config=configs/serch.py",
-            "saw configs/serch.py, which is no file; in configs/ there are evaluate.py",
+            "saw configs/serch.py, which is no file; in configs/ there are arms.py, evaluate.py",
         ),
         (f"--config={pages.CONFIGS}/policy_sft.py:nan", "variant 'nan': there are nano"),
         (
