@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from o1jax.model.attention import MASKED
 from o1jax.parallel.traced import exact
@@ -63,6 +64,7 @@ def live_attention(
             pl.BlockSpec((None, None, None, R), lambda b, k, p: (b, k, p, 0)),
         ],
         out_shape=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sums],
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
         name="live_attention",
     )(live_B, q_BKRH, k_BKHS, v_BKSH)
