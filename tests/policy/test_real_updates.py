@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL} is not there; make real-models"),
 ]
 ROW = 256
-TRAIN = {"row_length": ROW, "rows_per_batch": 2, "learning_rate": 1e-3, "warmup_steps": 0}
+TRAIN = {"row_length": ROW, "rows_per_batch": 1, "learning_rate": 1e-3, "warmup_steps": 0}
 LORA = {"lora": {"rank": 4, "alpha": 8.0}}
 SAMPLE = {"n": 2, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 24, "style": "nano"}
 SETTINGS = {  # of the stages, beside TRAIN
