@@ -125,7 +125,11 @@ def flops_per_token(params: nnx.State, frozen: nnx.State) -> float:
     """Of a train step, forward and backward: 6 a parameter that takes part in a product, 4 where it is
     frozen; attention's own products are not counted. The embedding is a table, unless it is the head too."""
     trained, others = (
-        {".".join(map(str, path)): leaf.get_value().size for path, leaf in nnx.to_flat_state(state)}
+        # A quantized array is a tree, of its values and their scales.
+        {
+            ".".join(map(str, path)): sum(array.size for array in jax.tree.leaves(leaf.get_value()))
+            for path, leaf in nnx.to_flat_state(state)
+        }
         for state in (params, frozen)
     )
     if any("untied_head" in name for name in trained | others):

@@ -31,10 +31,7 @@ async def sampled() -> dict:
     answers = [group for (group,) in first] + await before + await after
     stats = [engine.stats() for engine in replicas.engines]
     total = replicas.stats()
-    weights_on = [
-        {str(d) for leaf in jax.tree.leaves(e._scheduler.params) for d in leaf.devices()}
-        for e in replicas.engines
-    ]
+    weights_on = [{str(d) for leaf in e._scheduler.leaves for d in leaf.devices()} for e in replicas.engines]
     await replicas.load_params(params, 2, owned=True)
     given = all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
     await replicas.close()

@@ -32,9 +32,7 @@ async def sampled(tensor: int) -> dict:
     return {
         "answers": [dataclasses.asdict(c) for group in first + second for c in group],
         "cache_heads_a_device": sorted({a.sharding.shard_shape(a.shape)[1] for a in arrays}),
-        "weights_a_device": sum(
-            leaf.addressable_data(0).size for leaf in jax.tree.leaves(engine._scheduler.params)
-        ),
+        "weights_a_device": sum(leaf.addressable_data(0).size for leaf in engine._scheduler.leaves),
     }
 
 

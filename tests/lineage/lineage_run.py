@@ -166,8 +166,8 @@ STAGES = {  # place -> (stage, its config, its inputs)
     ),
     "sampled": ("policy_sft", {"train_tokens": 9}, {"found_0": "samples"}),
     "dpo": ("policy_dpo", DPO, FOUND),
-    "prm": ("prm", {"train_tokens": 9, "max_paths_per_problem": 4}, FOUND),
-    "prm_pair": ("prm", {"train_tokens": 9, "objective": "pair"}, FOUND),
+    "prm": ("prm", {"train_tokens": 9, "trains": "body", "max_paths_per_problem": 4}, FOUND),
+    "prm_pair": ("prm", {"train_tokens": 9, "trains": "body", "objective": "pair"}, FOUND),
     "tcg_sft": ("tcg_sft", {"train_tokens": 9, "cases": CASES}, {"problems": "problems/tcg"}),
     "tcg_dpo": (
         "tcg_dpo",
