@@ -24,7 +24,7 @@ from o1jax.engine.jax_engine.prefill import PromptQueue, Shape
 from o1jax.engine.jobs import Job, Sample, token_bytes
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import parameter_count
-from o1jax.model.kv_cache import KVCache, init_cache
+from o1jax.model.kv_cache import init_cache
 from o1jax.parallel.mesh import replicated
 from o1jax.parallel.processes import report_slow
 from o1jax.parallel.seeds import fold_seed
@@ -84,8 +84,10 @@ class Scheduler:
     def swap(self, leaves: list[jax.Array], version: int) -> None:
         """New weights (programs.Programs), and empty caches. Only when idle, after `forget`."""
         self.leaves, self.version = leaves, version
-        self.pool = self._empty_cache(self.shape.pool_chunks + 1, self.shape.chunk)  # the last row is scratch
-        self.cache = self._empty_cache(self.shape.slots, self.shape.context)
+        shape, sharding = self.shape, self.sharding
+        # The pool's last row is scratch.
+        self.pool = init_cache(self.config, shape.pool_chunks + 1, shape.chunk, sharding=sharding)
+        self.cache = programs.empty_slot_cache(self.config, sharding, shape.slots, shape.context)
         everywhere = replicated(self.sharding.mesh)
         self.slots = jax.device_put(programs.empty_slots(self.shape.slots), everywhere)
         self._no_changes()
@@ -103,9 +105,6 @@ class Scheduler:
         turn_s = time.perf_counter() - begin
         self.counters["busy_s"] += turn_s
         self.counters["host_s"] += turn_s - (self.counters["waited_s"] - waited)
-
-    def _empty_cache(self, rows: int, size: int) -> KVCache:
-        return init_cache(self.config, rows, size, sharding=self.sharding)
 
     def _no_changes(self) -> None:
         # New arrays and not the old ones cleared: a dispatched edit may still read those.
