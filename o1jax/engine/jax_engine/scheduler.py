@@ -61,6 +61,7 @@ class Scheduler:
         self.samples: list[Sample | None] = [None] * shape.slots
         self._in_flight: collections.deque[InFlight] = collections.deque()
         self._working_since: float | None = None  # when the device got what it works on
+        self._runs_at_once = sharding.mesh.devices.flat[0].platform == "cpu"
         self._no_changes()
 
     @property
@@ -111,15 +112,19 @@ class Scheduler:
         self._edits = programs.empty_slots(self.shape.slots)
         self._changed_B = np.zeros(self.shape.slots, bool)
 
-    def _work(self) -> None:
-        """From now on the device has work, if it had none."""
+    def _run(self, program: Callable[..., Any], *arguments: Any) -> Any:
+        """Dispatches a program: from now on the device has work, if it had none."""
+        begin = time.perf_counter()
         if self._working_since is None:
-            self._working_since = time.perf_counter()
+            self._working_since = begin
+        result = program(*arguments)
+        if self._runs_at_once:  # then the call's time is the device's, its compilation too
+            self.counters["waited_s"] += time.perf_counter() - begin
+        return result
 
     def _prefill(self, *inputs: np.ndarray) -> None:
         """One round of chunks (prefill.prefill_inputs), into the pool."""
-        self._work()
-        self.pool = self._prefill_round(self.leaves, self.pool, *inputs)
+        self.pool = self._run(self._prefill_round, self.leaves, self.pool, *inputs)
 
     def _drop_cancelled(self) -> None:
         """Frees what requests hold whose caller has gone."""
@@ -145,8 +150,7 @@ class Scheduler:
         for start in range(0, len(copies), programs.COPIES):
             part_M3 = np.full((programs.COPIES, 3), (0, self.shape.slots, 0), np.int32)
             part_M3[: len(copies) - start] = copies[start : start + programs.COPIES]
-            self._work()
-            self.cache = self._copy_chunks(self.cache, self.pool, *part_M3.T)
+            self.cache = self._run(self._copy_chunks, self.cache, self.pool, *part_M3.T)
 
     def _free(self, slot: int) -> None:
         self.samples[slot] = None
@@ -158,12 +162,11 @@ class Scheduler:
         """The next block, behind what the device still has."""
         # Somebody waits: come back as soon as a few slots are free. Nobody: when all have finished.
         patience = max(1, self.shape.slots // 16) if self.prompts.jobs() else self.shape.slots
-        self._work()
         if self._changed_B.any():
-            self.slots = self._edit(self.slots, self._edits, self._changed_B)
+            self.slots = self._run(self._edit, self.slots, self._edits, self._changed_B)
             self._no_changes()
-        self.cache, self.slots, out = self._decode_block(
-            self.leaves, self.cache, self.slots, np.int32(patience)
+        self.cache, self.slots, out = self._run(
+            self._decode_block, self.leaves, self.cache, self.slots, np.int32(patience)
         )
         self._in_flight.append(InFlight(out, tuple(self.samples)))
 
