@@ -161,6 +161,7 @@ def test_figures_by_hand():
         "malformed": 0.25,
         "overrun": 0,
         "answer_tokens": 22 / 4,
+        "longest_answer": 6,
         "finish_length": 0.25,
         "samples": 4,
         "generated_tokens": 22,

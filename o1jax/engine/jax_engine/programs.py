@@ -16,17 +16,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.layout import Format, Layout
 from jax.lax import with_sharding_constraint
 from jax.sharding import NamedSharding
 
 from o1jax.engine.jax_engine.sampling import sample, uniform
 from o1jax.model.attention import cached_attention
+from o1jax.model.config import ModelConfig
 from o1jax.model.init import merge
-from o1jax.model.kv_cache import KVCache, Pages
+from o1jax.model.kv_cache import KVCache, Pages, init_cache, read, write
 from o1jax.model.transformer import Attend, Transformer
 from o1jax.parallel.mesh import replicated, spec_of
 
 STOP_IDS = 8  # stop tokens a slot that the device itself can see: every step compares with each
+# Axes of keys BKHS and values BKSH from major to minor. Unasked, a TPU's compiler decodes with all heads of a
+# token side by side, and converts the whole cache before and after every block.
+HEADS_TOGETHER = (0, 3, 1, 2), (0, 2, 1, 3)
+AS_NAMED = (0, 1, 2, 3), (0, 1, 2, 3)
+LAYOUTS = {"cpu": AS_NAMED, "gpu": AS_NAMED, "tpu": HEADS_TOGETHER}
 COPIES = 64  # chunks that one call copies, at most
 
 
@@ -105,13 +112,36 @@ def compiled(
     def decode_leaves(leaves, cache, slots, patience):
         return decode(model(leaves), sharding, cache, slots, patience, block, n_tokens, attend)
 
+    platform, formats = sharding.mesh.devices.flat[0].platform, slot_formats(sharding)
     # Donated: caches and slots are updated where they lie, and never exist twice.
     return Programs(
         prefill=jax.jit(prefill_leaves, donate_argnames="pool"),
-        copy_chunks=jax.jit(functools.partial(copy_chunks, sharding), donate_argnames="cache"),
+        copy_chunks=jax.jit(
+            functools.partial(COPY[platform], sharding),
+            donate_argnums=0,
+            in_shardings=(formats, None, None, None, None),
+            out_shardings=formats,
+        ),
         edit=jax.jit(edit, donate_argnames="slots"),
-        decode=jax.jit(decode_leaves, donate_argnames=("cache", "slots")),
+        decode=jax.jit(
+            decode_leaves,
+            donate_argnums=(1, 2),
+            in_shardings=(None, formats, None, None),
+            out_shardings=(formats, None, None),
+        ),
     )
+
+
+def slot_formats(sharding: NamedSharding) -> KVCache:
+    """How the arrays of a slot cache lie in memory: of keys, of values."""
+    platform = sharding.mesh.devices.flat[0].platform
+    return KVCache(*(Format(Layout(order), sharding) for order in LAYOUTS[platform]))
+
+
+def empty_slot_cache(config: ModelConfig, sharding: NamedSharding, rows: int, size: int) -> KVCache:
+    """init_cache of what decoding writes."""
+    make = jax.jit(lambda: init_cache(config, rows, size), out_shardings=slot_formats(sharding))
+    return make()
 
 
 def prefill(
@@ -139,7 +169,7 @@ def prefill(
     return with_sharding_constraint(pool, sharding)
 
 
-def copy_chunks(
+def copy_in_turn(
     sharding: NamedSharding,
     cache: KVCache,
     pool: KVCache,
@@ -147,19 +177,34 @@ def copy_chunks(
     slot_M: jax.Array,
     start_M: jax.Array,
 ) -> KVCache:
-    """Copies pool chunk source_M[m] to position start_M[m] of slot slot_M[m], which is past the last
-    one where there is nothing to copy."""
+    """Copies pool chunk source_M[m] to position start_M[m] of slot slot_M[m]; past the last slot: no more."""
+
+    def one(m: jax.Array, cache: KVCache) -> KVCache:
+        return write(cache, read(pool, source_M[m], 0, pool.slots), slot_M[m], start_M[m])
+
+    n = jnp.sum(slot_M < cache.v_BKSH[0].shape[0])
+    return with_sharding_constraint(jax.lax.fori_loop(0, n, one, cache), sharding)
+
+
+def copy_at_once(
+    sharding: NamedSharding,
+    cache: KVCache,
+    pool: KVCache,
+    source_M: jax.Array,
+    slot_M: jax.Array,
+    start_M: jax.Array,
+) -> KVCache:
+    """copy_in_turn as one gather and one scatter an array: on a GPU the host checks every turn of a loop."""
     T, chunk_M = pool.slots, start_M // pool.slots
 
-    # One gather and one scatter an array: a loop over chunks would wait for the host at every one on a GPU.
     def keys(cache_BKHS: jax.Array, pool_PKHT: jax.Array) -> jax.Array:
         cache_BKHCT = cache_BKHS.reshape(*cache_BKHS.shape[:3], -1, T)
         cache_BKHCT = cache_BKHCT.at[slot_M, :, :, chunk_M].set(pool_PKHT[source_M], mode="drop")
         return cache_BKHCT.reshape(cache_BKHS.shape)
 
     def values(cache_BKSH: jax.Array, pool_PKTH: jax.Array) -> jax.Array:
-        B, K, _, H = cache_BKSH.shape
-        cache_BKCTH = cache_BKSH.reshape(B, K, -1, T, H)
+        B, K, S, H = cache_BKSH.shape
+        cache_BKCTH = cache_BKSH.reshape(B, K, S // T, T, H)
         cache_BKCTH = cache_BKCTH.at[slot_M, :, chunk_M].set(pool_PKTH[source_M], mode="drop")
         return cache_BKCTH.reshape(cache_BKSH.shape)
 
@@ -167,6 +212,10 @@ def copy_chunks(
         tuple(map(keys, cache.k_BKHS, pool.k_BKHS)), tuple(map(values, cache.v_BKSH, pool.v_BKSH))
     )
     return with_sharding_constraint(cache, sharding)
+
+
+# A TPU would convert the whole cache for a scatter, and on a CPU the loop takes half its time.
+COPY = {"cpu": copy_in_turn, "gpu": copy_at_once, "tpu": copy_in_turn}
 
 
 def edit(slots: Slots, edits: Slots, changed_B: jax.Array) -> Slots:

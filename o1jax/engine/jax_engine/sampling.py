@@ -48,12 +48,10 @@ def sample(
     greedy_B = temperature_B <= 0
     scaled_BV = logits_BV.astype(jnp.float32) / jnp.where(greedy_B, 1.0, temperature_B)[:, None]
     filtered_B = ~greedy_B & ((top_k_B > 0) | (top_p_B < 1))
-    highest_B1 = jnp.max(scaled_BV, axis=-1, keepdims=True)
-    exp_BV = jnp.exp(scaled_BV - highest_B1)
 
     def special() -> tuple[jax.Array, jax.Array]:
         settings = jnp.where(filtered_B, top_p_B, 1.0), jnp.where(filtered_B, top_k_B, 0)
-        lowest_B = filter_threshold(scaled_BV, exp_BV, *settings)
+        lowest_B = filter_threshold(scaled_BV, *settings)
         return jnp.where(filtered_B, lowest_B, -jnp.inf), first_largest(scaled_BV)
 
     # A filter is a threshold on the logits, -inf where there is none, so that a row without one has the same
@@ -61,10 +59,11 @@ def sample(
     # left out.
     plain_B = jnp.full(greedy_B.shape, -jnp.inf, jnp.float32), jnp.zeros(greedy_B.shape, jnp.int32)
     threshold_B, first_B = jax.lax.cond(jnp.any(greedy_B | filtered_B), special, lambda: plain_B)
-    weights_BV = jnp.where(scaled_BV >= threshold_B[:, None], exp_BV, 0)
+    kept_BV = jnp.where(scaled_BV >= threshold_B[:, None], scaled_BV, -jnp.inf)
+    weights_BV = jnp.exp(kept_BV - jnp.max(kept_BV, axis=-1, keepdims=True))
     drawn_B = jnp.where(greedy_B, first_B, inverse_cdf(weights_BV, uniform_B))
-    log_total_B = jnp.log(jnp.sum(weights_BV, axis=-1)) + highest_B1[:, 0]
-    return drawn_B.astype(jnp.int32), value_at(scaled_BV, drawn_B) - log_total_B
+    log_total_B = jnp.log(jnp.sum(weights_BV, axis=-1)) + jnp.max(kept_BV, axis=-1)
+    return drawn_B.astype(jnp.int32), value_at(kept_BV, drawn_B) - log_total_B
 
 
 def first_largest(x_BV: jax.Array) -> jax.Array:
@@ -103,16 +102,15 @@ def _first_past(weights_BX: jax.Array, target_B: jax.Array) -> tuple[jax.Array, 
     return index_B, jnp.maximum(target_B - (end_B - weight_B), 0)
 
 
-def filter_threshold(
-    scaled_BV: jax.Array, exp_BV: jax.Array, top_p_B: jax.Array, top_k_B: jax.Array
-) -> jax.Array:
-    """The smallest logit that survives top_k and then top_p, [B] float32; exp_BV: exp(scaled - its maximum).
+def filter_threshold(scaled_BV: jax.Array, top_p_B: jax.Array, top_k_B: jax.Array) -> jax.Array:
+    """The smallest logit that survives top_k and then top_p, [B] float32; -inf without both.
 
     Of a nucleus whose weight is top_p to the last bits, rounding decides whether one more token is in it.
     """
     V = scaled_BV.shape[-1]
     k_B = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, V), V)
     top_BK = largest(scaled_BV)
+    exp_BV = jnp.exp(scaled_BV - top_BK[:, :1])
     K = top_BK.shape[-1]
     kth_B = jnp.where(k_B <= K, value_at(top_BK, jnp.minimum(k_B, K) - 1), -jnp.inf)
     target_B = top_p_B * jnp.sum(jnp.where(scaled_BV >= kth_B[:, None], exp_BV, 0), axis=-1)

@@ -24,7 +24,7 @@ from o1jax.engine.jax_engine.prefill import PromptQueue, Shape
 from o1jax.engine.jobs import Job, Sample, token_bytes
 from o1jax.model.config import ModelConfig
 from o1jax.model.init import parameter_count
-from o1jax.model.kv_cache import KVCache, init_cache
+from o1jax.model.kv_cache import init_cache
 from o1jax.parallel.mesh import replicated
 from o1jax.parallel.processes import report_slow
 from o1jax.parallel.seeds import fold_seed
@@ -61,6 +61,7 @@ class Scheduler:
         self.samples: list[Sample | None] = [None] * shape.slots
         self._in_flight: collections.deque[InFlight] = collections.deque()
         self._working_since: float | None = None  # when the device got what it works on
+        self._runs_at_once = sharding.mesh.devices.flat[0].platform == "cpu"
         self._no_changes()
 
     @property
@@ -84,8 +85,10 @@ class Scheduler:
     def swap(self, leaves: list[jax.Array], version: int) -> None:
         """New weights (programs.Programs), and empty caches. Only when idle, after `forget`."""
         self.leaves, self.version = leaves, version
-        self.pool = self._empty_cache(self.shape.pool_chunks + 1, self.shape.chunk)  # the last row is scratch
-        self.cache = self._empty_cache(self.shape.slots, self.shape.context)
+        shape, sharding = self.shape, self.sharding
+        # The pool's last row is scratch.
+        self.pool = init_cache(self.config, shape.pool_chunks + 1, shape.chunk, sharding=sharding)
+        self.cache = programs.empty_slot_cache(self.config, sharding, shape.slots, shape.context)
         everywhere = replicated(self.sharding.mesh)
         self.slots = jax.device_put(programs.empty_slots(self.shape.slots), everywhere)
         self._no_changes()
@@ -104,23 +107,24 @@ class Scheduler:
         self.counters["busy_s"] += turn_s
         self.counters["host_s"] += turn_s - (self.counters["waited_s"] - waited)
 
-    def _empty_cache(self, rows: int, size: int) -> KVCache:
-        return init_cache(self.config, rows, size, sharding=self.sharding)
-
     def _no_changes(self) -> None:
         # New arrays and not the old ones cleared: a dispatched edit may still read those.
         self._edits = programs.empty_slots(self.shape.slots)
         self._changed_B = np.zeros(self.shape.slots, bool)
 
-    def _work(self) -> None:
-        """From now on the device has work, if it had none."""
+    def _run(self, program: Callable[..., Any], *arguments: Any) -> Any:
+        """Dispatches a program: from now on the device has work, if it had none."""
+        begin = time.perf_counter()
         if self._working_since is None:
-            self._working_since = time.perf_counter()
+            self._working_since = begin
+        result = program(*arguments)
+        if self._runs_at_once:  # then the call's time is the device's, its compilation too
+            self.counters["waited_s"] += time.perf_counter() - begin
+        return result
 
     def _prefill(self, *inputs: np.ndarray) -> None:
         """One round of chunks (prefill.prefill_inputs), into the pool."""
-        self._work()
-        self.pool = self._prefill_round(self.leaves, self.pool, *inputs)
+        self.pool = self._run(self._prefill_round, self.leaves, self.pool, *inputs)
 
     def _drop_cancelled(self) -> None:
         """Frees what requests hold whose caller has gone."""
@@ -146,8 +150,7 @@ class Scheduler:
         for start in range(0, len(copies), programs.COPIES):
             part_M3 = np.full((programs.COPIES, 3), (0, self.shape.slots, 0), np.int32)
             part_M3[: len(copies) - start] = copies[start : start + programs.COPIES]
-            self._work()
-            self.cache = self._copy_chunks(self.cache, self.pool, *part_M3.T)
+            self.cache = self._run(self._copy_chunks, self.cache, self.pool, *part_M3.T)
 
     def _free(self, slot: int) -> None:
         self.samples[slot] = None
@@ -159,12 +162,11 @@ class Scheduler:
         """The next block, behind what the device still has."""
         # Somebody waits: come back as soon as a few slots are free. Nobody: when all have finished.
         patience = max(1, self.shape.slots // 16) if self.prompts.jobs() else self.shape.slots
-        self._work()
         if self._changed_B.any():
-            self.slots = self._edit(self.slots, self._edits, self._changed_B)
+            self.slots = self._run(self._edit, self.slots, self._edits, self._changed_B)
             self._no_changes()
-        self.cache, self.slots, out = self._decode_block(
-            self.leaves, self.cache, self.slots, np.int32(patience)
+        self.cache, self.slots, out = self._run(
+            self._decode_block, self.leaves, self.cache, self.slots, np.int32(patience)
         )
         self._in_flight.append(InFlight(out, tuple(self.samples)))
 

@@ -71,8 +71,7 @@ def test_filters_keep_exactly_the_top_tokens():
     logits_BV = jax.random.normal(jax.random.key(0), (6, 50))
     top_k_B = jnp.asarray([0, 1, 5, 50, 99, 10])
     top_p_B = jnp.asarray([0.5, 1.0, 1.0, 0.9, 1.0, 0.3])
-    exp_BV = jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True))
-    thresholds_B = np.asarray(jax.jit(filter_threshold)(logits_BV, exp_BV, top_p_B, top_k_B))
+    thresholds_B = np.asarray(jax.jit(filter_threshold)(logits_BV, top_p_B, top_k_B))
     kept_BV = np.asarray(logits_BV) >= thresholds_B[:, None]
     for logits_V, k, p, kept_V in zip(np.asarray(logits_BV), top_k_B, top_p_B, kept_BV, strict=True):
         order = np.argsort(-logits_V)[: int(k) or 50]
@@ -90,7 +89,7 @@ def test_one_pass_keeps_the_tokens_that_sixty_four_keep(V, spread):
     logits_BV[: len(settings)] = logits_BV[: len(settings)].round(1)  # ties
     logits_BV[-len(settings) :, V // 3 :] = -np.inf
     exp_BV = jnp.exp(logits_BV - logits_BV.max(axis=-1, keepdims=True))
-    found_B = jax.jit(filter_threshold)(logits_BV, exp_BV, top_p_B, top_k_B)
+    found_B = jax.jit(filter_threshold)(logits_BV, top_p_B, top_k_B)
     k_B = np.where(top_k_B > 0, np.minimum(top_k_B, V), V)
     wanted_B = jax.jit(wide_threshold)(logits_BV, exp_BV, top_p_B, k_B)
     assert np.array_equal(logits_BV >= found_B[:, None], logits_BV >= wanted_B[:, None])
