@@ -18,7 +18,7 @@ More arms, or seeds, by the same command in the same directory, as --config.arms
 - dpo: preferences in scout_vine's trees
 - rl_outcome, rl_phi, rl_steps: the scout, and policy gradient; with the reward model of `progress`
 
-Figures: tests/benchmarks/RESULTS.md. Settings were chosen on seed 1.
+Figures: tests/benchmarks/RESULTS.md. No setting was chosen on these seeds.
 """
 
 import ml_collections
