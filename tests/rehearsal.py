@@ -91,7 +91,7 @@ def main():
     for stage in run.STAGES:
         run.module_of(stage)
     app.run, argparse.ArgumentParser.parse_args = until_main, until_parsed
-    run.run = recipe.run_in_child = parsed
+    run.run = run.run_in_child = recipe.run_in_child = parsed
     closing = importlib.import_module("closing")
     closing.of_run = closing.of_stage = lambda *words, **more: None
     recipe.Recipe.check_given = lambda self: None
