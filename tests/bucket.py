@@ -111,7 +111,7 @@ class Bucket(AbstractFileSystem):
     rename = move = mv
 
     def cp_file(self, path1, path2, **_):
-        raise NotImplementedError
+        raise NotImplementedError("no stage copies an object")
 
 
 def opened() -> str:

@@ -12,7 +12,7 @@ from o1jax.model.lora import LoraSettings
 from o1jax.parallel.chips import Chip
 from o1jax.parallel.mesh import make_mesh, sizes_of
 from o1jax.plan.bounds import Bounds, decode_bounds, train_bounds
-from o1jax.plan.program import GIB, NO_LORA, Compiled, decode_program, train_program
+from o1jax.plan.program import GIB, NO_LORA, Compiled, compile_traced, decode_program, traced_step
 from o1jax.plan.topology import chip_of, devices_of, slower_network
 from o1jax.records import InputError
 from o1jax.train.optimizer import OptimizerSettings
@@ -49,9 +49,8 @@ def plan_train(job: Job) -> dict[str, Any]:
     dtypes = {"moment_dtype": job.moment_dtype, "gradient_dtype": job.gradient_dtype}
     optimizer = OptimizerSettings(1e-5, total_steps=1000, weight_decay=0.1, **dtypes)
     shape = {"rows": rows, "row_length": job.row_length}
-    program = train_program(
-        job.config, mesh, optimizer, micro_batches=job.micro_batches, lora=job.lora, **shape
-    )
+    step = traced_step(job.config, mesh, optimizer, micro_batches=job.micro_batches, lora=job.lora, **shape)
+    program = compile_traced(step, mesh.size)
     chip = chip_of(job.topology)
     program = within_memory(program, chip)
     bound = train_bounds(job.config, chip, mesh.size, program, lora=job.lora.rank > 0, **shape)

@@ -46,21 +46,6 @@ class Compiled:
     needs: str = ""  # the compiler's line, where it does not fit
 
 
-def train_program(
-    config: ModelConfig,
-    mesh: Mesh,
-    optimizer: OptimizerSettings,
-    *,
-    rows: int,
-    row_length: int,
-    micro_batches: int = 1,
-    lora: LoraSettings = NO_LORA,
-) -> Compiled:
-    """The SFT step on a global batch of `rows` x `row_length` tokens, of all parameters or of adapters."""
-    shape = {"rows": rows, "row_length": row_length, "micro_batches": micro_batches}
-    return compile_traced(traced_step(config, mesh, optimizer, lora=lora, **shape), mesh.size)
-
-
 def traced_step(
     config: ModelConfig,
     mesh: Mesh,
@@ -71,7 +56,7 @@ def traced_step(
     micro_batches: int = 1,
     lora: LoraSettings = NO_LORA,
 ) -> jax.stages.Traced:
-    """train_program's step, to be lowered and compiled."""
+    """The SFT step on a global batch of `rows` x `row_length` tokens, of all parameters or of adapters."""
     frozen = NO_PARAMS
     if lora.rank:
         graphdef, params, frozen = abstract_adapted(config, lora, mesh)

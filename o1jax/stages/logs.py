@@ -69,7 +69,7 @@ def process_log(out: epath.Path) -> Iterator[None]:
         log_line(log, f"begins, as process {this_process().index} of {this_process().count}")
         yield
         log_line(log, "ended")
-    except BaseException:
+    except BaseException:  # noted, and raised again: Ctrl-C and SIGTERM too
         log_line(log, traceback.format_exc())
         raise
     finally:

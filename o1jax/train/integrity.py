@@ -46,11 +46,6 @@ def _writer(name: str) -> int:
     return int(within[1]) if within else 0
 
 
-def is_sealed(directory: epath.Path) -> bool:
-    """Whether process 0's record is there."""
-    return (directory / RECORD).exists()
-
-
 def check_sealed(directory: epath.Path) -> None:
     """InputError naming the first file that is missing or is not as it was recorded; of files without a
     record nothing is said. Every process looks at all sizes and reads its share of the files."""
