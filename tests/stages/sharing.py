@@ -1,5 +1,6 @@
-"""`python sharing.py OUT PROBLEMS SECONDS`: a process that does its part of made-up problems, each of which
-takes so long, and prints how many it did and what all have made. And `start`, which starts one of several."""
+"""`python sharing.py OUT PROBLEMS SECONDS SLOW_S`: a process that does its part of made-up problems, each of
+which takes so long, and prints how many it did and what all have made. What another process holds for longer
+than SLOW_S is taken over. And `start`, which starts one of several."""
 
 import asyncio
 import os
@@ -49,7 +50,7 @@ def rollout(problem, version):
     )
 
 
-def main(out, count, seconds):
+def main(out, count, seconds, slow_s):
     out, did = epath.Path(out), []
 
     async def work(problem):
@@ -57,7 +58,7 @@ def main(out, count, seconds):
         did.append(problem.id)
         return [rollout(problem, 0)]
 
-    leases.SLOW_S = 1.0
+    leases.SLOW_S = slow_s
     problems = [SimpleNamespace(id=f"p{number}") for number in range(count)]
     with reporting_failure(out):
         (out / f"ready.{os.environ['O1JAX_PROCESS_INDEX']}").touch()
@@ -66,4 +67,4 @@ def main(out, count, seconds):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:]))

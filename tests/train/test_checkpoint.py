@@ -233,12 +233,12 @@ def test_a_checkpoint_counts_before_it_has_checksums_and_they_keep_nobody(tmp_pa
                 checkpoints.settle()
                 time.sleep(0.01)
         assert checkpoints.steps() == [1, 2]
-        assert not any(integrity.is_sealed(epath.Path(tmp_path / name)) for name in "12")
+        assert not any((tmp_path / name / integrity.RECORD).exists() for name in "12")
         checkpoints.save(3, arrays(3), {})  # 1 goes, and its sealing with it
         checkpoints.wait()
         assert checkpoints.steps() == [2, 3]
         sealer.goes_on.set()
-    assert integrity.is_sealed(epath.Path(tmp_path / "3"))
+    assert (tmp_path / "3" / integrity.RECORD).exists()
 
 
 def test_who_is_preempted_does_not_wait_for_checksums(tmp_path, monkeypatch):
@@ -249,7 +249,7 @@ def test_who_is_preempted_does_not_wait_for_checksums(tmp_path, monkeypatch):
         checkpoints.settle()
         raise SystemExit(143)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps() == [1] and not integrity.is_sealed(epath.Path(tmp_path / "1"))
+        assert checkpoints.steps() == [1] and not (tmp_path / "1" / integrity.RECORD).exists()
 
 
 def test_each_process_seals_the_files_that_it_wrote(tmp_path, monkeypatch):
