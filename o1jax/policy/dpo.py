@@ -73,7 +73,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         )
         return StageResult(figures | training.keep_unchanged(out, policy, why), {})
     # The policy is its own reference also with adapters: new ones add nothing.
-    policy = training.with_adapters(policy, settings.train.lora, seed)
+    policy = training.as_trained(policy, settings.train, seed)
     fitted, long = training.train_preferences(out, "policy_dpo", policy, pairs, settings, seed)
     return training.result(fitted, figures, long)
 

@@ -93,7 +93,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     provenance.write(out, rows + credit_provenance(failing, inputs, length))
     policy = training.open_policy(inputs["policy"])
     training.check_model("policy_sft", settings.train.model, policy)
-    policy = training.with_adapters(policy, settings.train.lora, seed)
+    policy = training.as_trained(policy, settings.train, seed)
     examples, rotation, dropped = mixture(answers, failing, settings, policy)
     objective = objectives.sft
     if examples and "push" in examples[0].columns:

@@ -29,7 +29,7 @@ from o1jax.search.sampling import Sampler, SampleSettings, sample_many
 from o1jax.stages import provenance
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import TrainSettings
+from o1jax.stages.training import TrainSettings, as_trained
 from o1jax.stages.workers import EngineSettings, WeightSync, Workers, open_workers
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Policy, save_policy
@@ -66,13 +66,13 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     provenance.write(out, reference_provenance(samples, "references", tokenizer, settings.train.row_length))
     examples, dropped = keep_short([encode_sft(sample) for sample in samples], settings.train.row_length)
     batches = Batches(examples, seed=seed, **settings.train.shape)
-    policy = Policy(config, graphdef, params, tokenizer)
+    policy = as_trained(Policy(config, graphdef, params, tokenizer), settings.train, seed)
     with contextlib.closing(Validation(policy, settings, inputs["validation"], seed)) as validation:
         # What ends it is the pass rate on other problems, not the loss: that of these few references falls on
         # while the policy learns them by heart.
         fitted = fit(
             out / "fit",
-            graphdef,
+            policy.graphdef,
             params,
             objectives.sft,
             batches,

@@ -108,7 +108,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         trained, timings = {"dropped_long": dropped, "steps": 0, "trained_tokens": 0}, {}
         save_policy(out / "policy", policy.config, policy.params, policy.tokenizer)
     else:
-        policy = training.with_adapters(policy, settings.train.lora, seed)
+        policy = training.as_trained(policy, settings.train, seed)
         make_objective = objectives.prm_pairwise if settings.objective == "pair" else objectives.prm_pointwise
         title, objective = f"prm {settings.objective}", make_objective(*score_ids(policy.tokenizer))
         fitted = training.train_tokens(out, title, policy, objective, examples, settings, seed)

@@ -61,7 +61,7 @@ from o1jax.rl.settings import Settings, check
 from o1jax.search.sampling import Sampler
 from o1jax.stages.manifest import StageResult
 from o1jax.stages.problems import read_problems
-from o1jax.stages.training import check_model, open_policy, save_trained, with_adapters, without_adapters
+from o1jax.stages.training import as_trained, check_model, open_policy, save_trained, without_adapters
 from o1jax.stages.workers import WeightSync, open_scorer, open_workers, scorer_timings
 from o1jax.train.checkpoint import Policy
 from o1jax.train.metrics import MetricsLog, ProgressLine
@@ -115,7 +115,7 @@ class Run:
         policy = open_policy(inputs["policy"])
         check_model("policy_rl", settings.train.model, policy)
         self.weight_sync = WeightSync(policy)
-        policy = with_adapters(policy, settings.train.lora, seed)
+        policy = as_trained(policy, settings.train, seed)
         self.trained = dataclasses.replace(policy, params=NO_PARAMS)  # which are the state's
         self.replay_buffer = draw.replay_buffer(out, settings, inputs, policy.tokenizer, seed)
         self.found = draw.found_counts(settings, inputs)

@@ -27,16 +27,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from o1jax.concurrency import run_in_order
 from o1jax.engine.interface import Request
-from o1jax.records import InputError, Problem, Tree
+from o1jax.records import Problem, Tree
 from o1jax.search.growth import Growth, Searcher
 from o1jax.search.steps import path_of
 from o1jax.search.tree import ROOT, path_to
 from o1jax.search.vine import VineSearch
-from o1jax.store import ShardWriter, read_trees
 
 
 def search_of(searcher: Searcher, problem: Problem, seed: int) -> Search | VineSearch:
@@ -46,41 +45,12 @@ def search_of(searcher: Searcher, problem: Problem, seed: int) -> Search | VineS
 
 
 async def search_many(
-    searcher: Searcher,
-    problems: Sequence[Problem],
-    seed: int,
-    *,
-    concurrency: int = 64,
-    store: ShardWriter[Tree] | None = None,
-    on_tree: Callable[[Tree], None] | None = None,
+    searcher: Searcher, problems: Sequence[Problem], seed: int, *, concurrency: int = 64
 ) -> list[Tree]:
-    """The trees of `problems`, in their order; generation and judging of different problems overlap.
-
-    Trees that `store` holds are taken from it, new ones are appended to it; `on_tree` is called for
-    each new one, in order of arrival. Raises InputError before anything is sampled for a problem
-    without tests, a prompt longer than the context, or a store of another seed.
-    """
+    """The trees of `problems`, in their order; generation and judging of different problems overlap. Raises
+    InputError before anything is sampled for a problem without tests or a prompt longer than the context."""
     searches = [search_of(searcher, problem, seed) for problem in problems]
-    done = {tree.problem_id: tree for tree in read_trees(store.directory)} if store is not None else {}
-    if others := [tree.seed for tree in done.values() if tree.seed != seed]:
-        raise InputError(f"{store.directory}: holds trees of seed {others[0]}, wanted {seed}; use another")
-
-    async def work(search: Search | VineSearch) -> Tree:
-        if search.growth.problem.id in done:
-            return done[search.growth.problem.id]
-        tree = await search.run()
-        if store is not None:
-            store.append(tree)
-        if on_tree is not None:
-            on_tree(tree)
-        return tree
-
-    try:
-        return await run_in_order(work, searches, concurrency)
-    finally:
-        # Also when cancelled: a search that is killed goes on from its finished trees.
-        if store is not None:
-            store.flush()
+    return await run_in_order(lambda search: search.run(), searches, concurrency)
 
 
 class Search:

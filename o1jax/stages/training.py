@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 from etils import epath
@@ -20,8 +20,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from o1jax.batches.encode import Example, encode_pair, keep_short
 from o1jax.batches.stream import Batches, Rotation
+from o1jax.model.config import ModelConfig, Remat
 from o1jax.model.hf import checkpoint as hf
-from o1jax.model.init import NO_PARAMS, abstract_params
+from o1jax.model.init import NO_PARAMS, abstract_params, kernel_of
 from o1jax.model.lora import LoraSettings, adapted, merged, save_adapters
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh, replicated
@@ -38,16 +39,20 @@ from o1jax.train.optimizer import AdamW, OptimizerSettings, Schedule
 from o1jax.train.reference import with_reference
 
 
-def with_adapters(policy: Policy, lora: LoraSettings, seed: int) -> Policy:
-    """The policy with adapters to train that add nothing yet.
+def as_trained(policy: Policy, train: TrainSettings, seed: int) -> Policy:
+    """The policy whose program is that of its training, with adapters to train that add nothing yet.
 
-    Its frozen parameters are those given, or made of them: let go of `policy`, or there are two copies.
+    Its config stays as it is: what the program is like is kept with no policy. Its frozen parameters are
+    those given, or made of them: let go of `policy`, or there are two copies.
     """
-    if not lora.rank:
-        return policy
-    graphdef, adapters, frozen = adapted(
-        policy.config, policy.params, lora, fold_seed(seed, "lora"), make_mesh()
-    )
+    config, mesh = train.program_of(policy.config), make_mesh()
+    if not train.lora.rank:
+        if config == policy.config:
+            return policy
+        graphdef, _ = abstract_params(config, mesh)
+        return dataclasses.replace(policy, graphdef=graphdef)
+    seed = fold_seed(seed, "lora")
+    graphdef, adapters, frozen = adapted(config, policy.params, train.lora, seed, mesh)
     return dataclasses.replace(policy, graphdef=graphdef, params=adapters, frozen=frozen)
 
 
@@ -89,6 +94,9 @@ class TrainSettings:
     weight_decay: NonNegativeFloat = 0.1  # AdamW's, of matrices alone
     adamw: AdamW = AdamW()  # what is rarely changed
     model: str = ""  # the preset that the policy must have the shape of; "": any
+    remat: Literal["", Remat] = ""  # what a layer keeps for the backward pass; "": as the policy says
+    unroll: NonNegativeInt = 0  # layers that a turn of the loop computes; 0: as the policy says
+    attention: str = ""  # the kernel of packed rows; "": as the policy says
     lora: LoraSettings = LoraSettings()  # with rank 0 all parameters are trained
 
     def optimizer(self, total_steps: int) -> OptimizerSettings:
@@ -101,6 +109,14 @@ class TrainSettings:
             weight_decay=self.weight_decay,
             **dataclasses.asdict(self.adamw),
         )
+
+    def program_of(self, config: ModelConfig) -> ModelConfig:
+        """The config of the same parameters, with what these settings say of the program. InputError for a
+        kernel that is unknown, or that does not run here."""
+        said = {"remat": self.remat, "unroll": self.unroll, "attention": self.attention}
+        config = dataclasses.replace(config, **{name: value for name, value in said.items() if value})
+        kernel_of(config, make_mesh())
+        return config
 
     @property
     def shape(self) -> dict[str, int]:

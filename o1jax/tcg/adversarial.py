@@ -105,7 +105,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             "its problem's best; sample more answers or lower the margin"
         )
         return StageResult(found | training.keep_unchanged(out, policy, why), timings)
-    policy = training.with_adapters(policy, settings.train.lora, seed)
+    policy = training.as_trained(policy, settings.train, seed)
     fitted, long = training.train_preferences(out, "tcg_adversarial", policy, pairs, settings, seed)
     return training.result(fitted, found, long, timings)
 

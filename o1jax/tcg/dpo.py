@@ -94,7 +94,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
             f"{inputs['problems']}: no set of cases with a false counterpart; lost: {made.dropped}"
         )
     provenance.write(out, _provenance(pairs, made.sets, settings, policy.tokenizer))
-    policy = training.with_adapters(policy, settings.train.lora, seed)
+    policy = training.as_trained(policy, settings.train, seed)
     if settings.objective == "sft":
         fitted, long = _imitated(out, policy, pairs, settings, seed)
     else:

@@ -55,7 +55,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
         else _from_nothing(made.sets, settings, seed)
     )
     training.check_model("tcg_sft", settings.train.model, policy)
-    policy = training.with_adapters(policy, settings.train.lora, seed)
+    policy = training.as_trained(policy, settings.train, seed)
     rows, encoded, tokenizer = [], [], policy.tokenizer
     for case_set in made.sets:
         asked = tcg_cases.prompt_ids(case_set, tokenizer, settings.cases)

@@ -16,7 +16,8 @@ from o1jax.prompts import pseudocode
 from o1jax.records import CaseResult, Problem, Status, Step, TestCase, Tree, Verdict
 from o1jax.sandbox.interface import Job
 from o1jax.search import growth, mcts
-from o1jax.store import ShardWriter
+from o1jax.stages.leases import work_through
+from o1jax.store import ShardWriter, read_trees
 
 ASSISTANT = "<|assistant|>"
 EOS = "<|im_end|>"
@@ -125,15 +126,37 @@ PROBLEMS = [problem(f"p{i}") for i in range(12)]
 SETTINGS = growth.SearchSettings(max_depth=3, top_p=1.0, top_k=0, max_path_tokens=800)
 
 
-async def search_some(
-    concurrency: int, *, jitter_s: float = 0.002, store: ShardWriter[Tree] | None = None, seed: int = 0
-) -> list[Tree]:
-    """The trees of PROBLEMS with the random script."""
+def searcher_of(jitter_s: float = 0.002) -> growth.Searcher:
+    """With the random script."""
     tokenizer = byte_tokenizer()
     engine = ScriptedEngine(tokenizer, random_script, jitter_s=jitter_s)
-    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
-    return await mcts.search_many(searcher, PROBLEMS, seed, concurrency=concurrency, store=store)
+    return growth.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
+
+
+async def search_some(concurrency: int, seed: int = 0) -> list[Tree]:
+    """The trees of PROBLEMS with the random script."""
+    return await mcts.search_many(searcher_of(), PROBLEMS, seed, concurrency=concurrency)
+
+
+async def search_and_keep(
+    searcher: growth.Searcher,
+    problems: Sequence[Problem],
+    kept: ShardWriter[Tree],
+    concurrency: int,
+    on_tree: Callable[[Tree], None] = lambda tree: None,
+) -> list[Tree]:
+    """The trees of `problems` by way of a store, as a stage searches; `on_tree` is told of each new one."""
+
+    async def work(problem: Problem) -> None:
+        tree = await mcts.search_of(searcher, problem, 0).run()
+        kept.append(tree)
+        on_tree(tree)
+
+    with kept:
+        await work_through(kept.directory, "trees", problems, work, kept, concurrency)
+    return read_trees(kept.directory, [problem.id for problem in problems])
 
 
 if __name__ == "__main__":
-    asyncio.run(search_some(3, jitter_s=0.05, store=ShardWriter(sys.argv[1], Tree, rows=2)))
+    store = ShardWriter(sys.argv[1], Tree, rows=2)
+    asyncio.run(search_and_keep(searcher_of(jitter_s=0.05), PROBLEMS, store, 3))

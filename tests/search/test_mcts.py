@@ -10,11 +10,10 @@ import scripted
 from scripted import ReadingJudge, ScriptedEngine, byte_tokenizer, path, problem, step
 
 from o1jax.engine.interface import Completion
-from o1jax.records import CaseResult, InputError, Status, Tree
+from o1jax.records import CaseResult, InputError, Status
 from o1jax.search import growth, mcts
 from o1jax.search.steps import SampledStep
 from o1jax.search.tree import path_ids
-from o1jax.store import ShardWriter
 
 A, B, C = (step(1, 1, name) for name in "abc")
 A2, OTHER_A2 = step(2, 2, "first"), step(2, 2, "second")
@@ -274,18 +273,6 @@ def test_a_problem_without_tests_is_refused():
     searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, SETTINGS)
     with pytest.raises(InputError, match="problem p has no tests"):
         asyncio.run(mcts.search_many(searcher, [untested], 0))
-
-
-def test_only_new_trees_are_told_of_and_those_of_the_store_are_returned_as_they_were(tmp_path):
-    tokenizer, told = byte_tokenizer(), []
-    engine = ScriptedEngine(tokenizer, scripted.random_script)
-    searcher = growth.Searcher(engine, ReadingJudge(), tokenizer, scripted.SETTINGS)
-    with ShardWriter(tmp_path / "trees", Tree) as store:
-        first = asyncio.run(mcts.search_many(searcher, scripted.PROBLEMS[:2], 0, store=store))
-    with ShardWriter(tmp_path / "trees", Tree) as store:
-        on = {"store": store, "on_tree": lambda tree: told.append(tree.problem_id)}
-        trees = asyncio.run(mcts.search_many(searcher, scripted.PROBLEMS[:3], 0, **on))
-    assert told == ["p2"] and trees[:2] == first
 
 
 class LosingJudge(ReadingJudge):

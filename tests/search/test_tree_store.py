@@ -145,21 +145,16 @@ def test_a_killed_search_goes_on_to_the_same_trees(tmp_path, trees):
     saved = store.read_trees(tmp_path / "trees")
     assert 3 <= len(saved) < len(trees) and child.returncode == -9
     writer = store.ShardWriter(tmp_path / "trees", Tree)
-    assert asyncio.run(scripted.search_some(64, store=writer)) == trees
-    assert store.read_trees(tmp_path / "trees", [tree.problem_id for tree in trees]) == trees
-
-
-def test_a_store_of_another_seed_is_refused(tmp_path, trees):
-    with store.ShardWriter(tmp_path, Tree) as writer:
-        writer.append(trees[0])
-    with pytest.raises(InputError, match="holds trees of seed 0, wanted 1"):
-        asyncio.run(scripted.search_some(1, store=writer, seed=1))
+    assert (
+        asyncio.run(scripted.search_and_keep(scripted.searcher_of(), scripted.PROBLEMS, writer, 64)) == trees
+    )
 
 
 def test_an_interrupted_search_keeps_its_finished_trees(tmp_path, trees):
     async def interrupted():
         writer = store.ShardWriter(tmp_path, Tree)
-        task = asyncio.create_task(scripted.search_some(1, store=writer))
+        search = scripted.search_and_keep(scripted.searcher_of(), scripted.PROBLEMS, writer, 1)
+        task = asyncio.create_task(search)
         while not writer._pending:
             await asyncio.sleep(0.001)
         task.cancel()

@@ -13,14 +13,14 @@ from flax import nnx
 
 from o1jax.batches.encode import encode_sft
 from o1jax.batches.stream import Batches
-from o1jax.model.init import init_params
+from o1jax.model.init import init_params, merge
 from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
 from o1jax.parallel.mesh import make_mesh
 from o1jax.prompts import nano_tokenizer
-from o1jax.records import PreferencePair, SftSample
+from o1jax.records import InputError, PreferencePair, SftSample
 from o1jax.stages import training
-from o1jax.stages.training import with_adapters, without_adapters
+from o1jax.stages.training import as_trained, without_adapters
 from o1jax.train import objectives
 from o1jax.train.checkpoint import Checkpoints, Policy, load_policy
 from o1jax.train.loop import FitSettings, fit
@@ -40,6 +40,7 @@ TRAIN = training.TrainSettings(
     weight_decay=0.0,
     lora=LORA,
 )
+WHOLE = dataclasses.replace(TRAIN, lora=LoraSettings())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def losses(out):
 
 def test_sft_lowers_the_loss_saves_adapters_alone_and_leaves_a_plain_policy(tmp_path):
     out, before = epath.Path(tmp_path), dict(nnx.to_flat_state(base().params))
-    adapted = with_adapters(base(), LORA, 0)
+    adapted = as_trained(base(), TRAIN, 0)
     fitted = training.train_tokens(out, "sft", adapted, objectives.sft, samples(), Budget(), 0)
     assert losses(out)[-1] < 0.8 * losses(out)[0]
     policy = load_policy(out / "policy", make_mesh())
@@ -109,7 +110,7 @@ def test_dpo_begins_at_ln_2_with_one_copy_of_the_parameters(base_kind, tmp_path,
     pairs = [PreferencePair(str(i), str(i), ids(i, 4), ids(i + 9, 8), ids(i + 20, 8)) for i in range(2)]
     budget = Budget(train_tokens=1, train=dataclasses.replace(TRAIN, row_length=64, lora=lora))
     out = epath.Path(tmp_path)
-    training.train_preferences(out, "dpo", with_adapters(base(), lora, 0), pairs, budget, 0)
+    training.train_preferences(out, "dpo", as_trained(base(), budget.train, 0), pairs, budget, 0)
     assert losses(out)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert seen[0] < 1.3 * parameters  # and the adapters
 
@@ -119,7 +120,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_adapters(tmp_path):
     optimizer = OptimizerSettings(learning_rate=1e-2, total_steps=4, weight_decay=0.1)
 
     def run(name, steps):
-        policy = with_adapters(base(), LORA, 0)
+        policy = as_trained(base(), TRAIN, 0)
         return fit(
             epath.Path(tmp_path / name),
             policy.graphdef,
@@ -141,5 +142,24 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_adapters(tmp_path):
 
 def test_without_a_rank_nothing_is_added_and_nothing_is_merged():
     policy = base()
-    assert with_adapters(policy, LoraSettings(), 0) is policy
+    assert as_trained(policy, WHOLE, 0) is policy
     assert without_adapters(policy, LoraSettings()) is policy
+
+
+@pytest.mark.parametrize("lora", [LoraSettings(), LORA])
+def test_what_the_settings_say_of_the_program_is_that_of_training_alone(tmp_path, lora):
+    train = dataclasses.replace(TRAIN, lora=lora, remat="full", unroll=2, attention="chunked")
+    policy = as_trained(base(), train, 0)
+    program = merge(policy.graphdef, policy.params, policy.frozen).config
+    assert (program.remat, program.unroll, program.attention) == ("full", 2, "chunked")
+    out = epath.Path(tmp_path)
+    training.train_tokens(
+        out, "sft", policy, objectives.sft, samples(), Budget(train_tokens=1, train=train), 0
+    )
+    assert load_policy(out / "policy", make_mesh()).config == base().config
+
+
+@pytest.mark.parametrize("kernel, words", [("flash", "is unknown"), ("splash", "cannot run on cpu")])
+def test_a_kernel_that_is_not_here_is_refused(kernel, words):
+    with pytest.raises(InputError, match=words):
+        as_trained(base(), dataclasses.replace(TRAIN, attention=kernel), 0)

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import scripted
 import served
 import tiny_rl
 from etils import epath
@@ -20,7 +21,6 @@ from o1jax.problems.ladder import problems as ladder
 from o1jax.records import Tree
 from o1jax.sandbox.fork_judge import ForkJudge
 from o1jax.search.growth import Searcher, SearchSettings
-from o1jax.search.mcts import search_many
 from o1jax.stages.problems import read_problems, write_problems
 from o1jax.stages.training import open_policy
 from o1jax.store import ShardWriter, read_trees
@@ -67,8 +67,8 @@ def both(two):
     return two
 
 
-def search(home, servers, store=None, on_tree=None, patience_s=200.0):
-    """The trees of the sixteen problems, and the engine's counters."""
+def search(home, servers, store, on_tree=lambda tree: None, patience_s=200.0):
+    """The trees of the sixteen problems, by way of `store`, and the engine's counters."""
     policy = open_policy(epath.Path(home) / "policy")
     problems = read_problems(epath.Path(home) / "sixteen")
 
@@ -80,7 +80,7 @@ def search(home, servers, store=None, on_tree=None, patience_s=200.0):
             await engine.load_params(policy.params, 0)
             async with ForkJudge(slots=1) as judge:
                 searcher = Searcher(engine, judge, policy.tokenizer, SearchSettings(**SEARCH))
-                trees = await search_many(searcher, problems, 0, concurrency=6, store=store, on_tree=on_tree)
+                trees = await scripted.search_and_keep(searcher, problems, store, 6, on_tree)
                 return trees, engine.stats()
         finally:
             await engine.close()
@@ -97,8 +97,8 @@ def tokens(trees):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(home, two):
-    return tokens(search(home, two)[0])
+def undisturbed(home, two, tmp_path_factory):
+    return tokens(search(home, two, ShardWriter(tmp_path_factory.mktemp("undisturbed"), Tree))[0])
 
 
 def at_first_tree(do):
@@ -114,8 +114,9 @@ def at_first_tree(do):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_search_outlives_a_server_that_is_killed_or_hangs(home, both, undisturbed, how):
-    trees, stats = search(home, both, on_tree=at_first_tree(lambda: os.killpg(both[0].pid, how)))
+def test_a_search_outlives_a_server_that_is_killed_or_hangs(home, both, undisturbed, how, tmp_path):
+    store = ShardWriter(tmp_path, Tree)
+    trees, stats = search(home, both, store, at_first_tree(lambda: os.killpg(both[0].pid, how)))
     assert tokens(trees) == undisturbed
     assert stats["retries"] > 0
     if how == signal.SIGSTOP:
@@ -131,19 +132,15 @@ def test_all_dead_says_so_and_the_trees_that_were_done_are_kept(home, both, undi
             for server in both:
                 os.killpg(server.pid, signal.SIGKILL)
 
-    with (
-        ShardWriter(tmp_path / "trees", Tree) as store,
-        pytest.raises(ServersDown, match="what was finished"),
-    ):
-        search(home, both, store, kill_all, patience_s=3.0)
+    with pytest.raises(ServersDown, match="what was finished"):
+        search(home, both, ShardWriter(tmp_path / "trees", Tree), kill_all, patience_s=3.0)
     kept = read_trees(tmp_path / "trees")
     assert {tree.problem_id for tree in kept} == set(done)
     for server in both:
         server.restart_if_ended()
         served.answers(server.url)
     again = []
-    with ShardWriter(tmp_path / "trees", Tree) as store:
-        trees, _ = search(home, both, store, again.append)
+    trees, _ = search(home, both, ShardWriter(tmp_path / "trees", Tree), again.append)
     assert tokens(trees) == undisturbed
     assert {tree.problem_id for tree in again}.isdisjoint(done)
 
