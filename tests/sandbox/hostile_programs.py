@@ -174,7 +174,7 @@ ENDS = {
         "import zlib; x = zlib.decompress(zlib.compress(bytes(1 << 24)) * 1, bufsize=1 << 33)",
     ),
     "output flood": ("OLE RE", FLOOD.format("stdout")),
-    "errors flood": ("OLE RE", FLOOD.format("stderr")),
+    "errors flood": ("OLE RE TLE", FLOOD.format("stderr")),  # whichever limit is met first
     "output past the limit": ("OLE", "print('x' * (2 << 20))"),
     "output by a huge truncate": ("OLE RE", "os.ftruncate(1, 1 << 40)"),
     "a thousand threads": ("RE TLE", THREADS),
