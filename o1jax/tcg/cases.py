@@ -185,7 +185,7 @@ def texts(sets: Sequence[CaseSet], settings: CaseSettings) -> Iterator[str]:
     """What a tokenizer for these sets is trained on."""
     for case_set in sets:
         yield _messages(case_set, settings)[0]["content"]
-        yield prompt.render_answer(case_set.cases, traced=settings.traced)
+        yield prompt.render_answer(case_set.cases, case_set.problem.form, traced=settings.traced)
 
 
 def prompt_ids(case_set: CaseSet, tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
@@ -198,7 +198,9 @@ def _messages(case_set: CaseSet, settings: CaseSettings) -> tuple[chat.Message, 
     return prompt.messages(case_set.problem, source, traced=settings.traced, style=settings.style)
 
 
-def answer_ids(cases: Sequence[Case], tokenizer: chat.Tokenizer, settings: CaseSettings) -> tuple[int, ...]:
-    """The answer that gives these cases, ending as trained answers do."""
-    text = prompt.render_answer(cases, traced=settings.traced)
+def answer_ids(
+    cases: Sequence[Case], problem: Problem, tokenizer: chat.Tokenizer, settings: CaseSettings
+) -> tuple[int, ...]:
+    """The answer about `problem` that gives these cases, ending as trained answers do."""
+    text = prompt.render_answer(cases, problem.form, traced=settings.traced)
     return (*chat.encode(tokenizer, text), end_ids(tokenizer)[0])

@@ -121,7 +121,9 @@ def pairs_of(sets: Sequence[CaseSet], settings: Settings, policy: Policy, seed: 
     tokenizer, cases, pairs = policy.tokenizer, settings.cases, []
     for case_set, both in zip(sets, asyncio.run(_counterparts(sets, settings, policy, seed)), strict=True):
         if both is not None:
-            chosen, rejected = (tcg_cases.answer_ids(side, tokenizer, cases) for side in both)
+            chosen, rejected = (
+                tcg_cases.answer_ids(side, case_set.problem, tokenizer, cases) for side in both
+            )
             asked = tcg_cases.prompt_ids(case_set, tokenizer, cases)
             pair = PreferencePair(case_set.id, case_set.problem.id, asked, chosen, rejected)
             is_line = settings.rejected == "first_wrong_line"

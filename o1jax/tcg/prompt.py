@@ -53,8 +53,8 @@ def _example(
     return problem, tuple(Case(TestCase(given, expected)) for given, expected in cases)
 
 
-# Written for this project: problems with their programs, and three cases of different kinds each.
-# Of functions two: only beside another does one show that a single argument, too, stands in a list.
+# Written for this project: problems with their programs, and three cases of different kinds each. Of
+# functions two, with one argument and with more.
 _LONGEST_RUN = _example(
     "call",
     "Write a function that gives the length of the longest run of equal characters in `text`.",
@@ -131,7 +131,8 @@ def messages(
     if few_shot:
         for example, cases in EXAMPLES["stdin" if problem.form == "stdin" else "call"]:
             asking = messages(example, source and example.solutions[0])
-            turns = (*turns, *asking, {"role": "assistant", "content": render_answer(cases)})
+            answer = render_answer(cases, example.form)
+            turns = (*turns, *asking, {"role": "assistant", "content": answer})
     if style == "nano":
         parts = [problem.question, *([source.strip()] if source else []), NANO_MARKER[traced]]
         return ({"role": "user", "content": "\n".join(parts)},)
@@ -146,37 +147,48 @@ def _format(form: Form, traced: bool) -> str:
     given, expected = "the text on standard input", "the text on standard output"
     if form == "call":
         given, expected = (
-            f"the {what}, as a Python literal" for what in ("list of arguments", "returned value")
+            "the arguments, as in a call: Python literals",
+            "the returned value, a Python literal",
         )
     trace = f"{TRACE}\neach line of the program that changes a value, then -> and the value\n"
     return _FORMAT.format(cases=CASES, input=given, trace=trace if traced else "", output=expected)
 
 
-def render_answer(cases: Sequence[Case], *, traced: bool = False) -> str:
+def render_answer(cases: Sequence[Case], form: Form, *, traced: bool = False) -> str:
     """The answer that gives these cases, without the end-of-message token."""
     lines = []
     for case in cases:
         trace = [TRACE, *case.trace] if traced else []
-        lines += [INPUT, case.test.input.rstrip("\n"), *trace, OUTPUT, case.test.output.rstrip("\n")]
+        lines += [INPUT, _written(case.test.input, form), *trace, OUTPUT, case.test.output.rstrip("\n")]
     return "\n".join(lines)
+
+
+def _written(given: str, form: Form) -> str:
+    """A test's input as an answer has it. Arguments stand there as in a call: asked for their list, a model
+    that was not trained writes `[1, 2], 3` all the same, and `[1, 2]` of one argument that is a list."""
+    text = given.strip() if form == "call" else given.rstrip("\n")
+    is_list = form == "call" and text.startswith("[") and text.endswith("]")
+    return text[1:-1].strip().removesuffix(",") if is_list else text
 
 
 def canonical(case: Case, form: Form) -> Case:
     """The case with the line ends that `parse_answer` gives it: texts of standard input and output end in
     one, literals in none."""
-    test = _test(case.test.input.rstrip("\n"), case.test.output.rstrip("\n"), form)
+    test = _test(_written(case.test.input, form), case.test.output.rstrip("\n"), form)
     return dataclasses.replace(case, test=test)
 
 
 def _test(given: str, expected: str, form: Form) -> TestCase:
     end = "\n" if form == "stdin" else ""
-    return TestCase(given + end, expected + end)
+    return TestCase(f"[{given}]" if form == "call" else given + end, expected + end)
 
 
 def is_renderable(case: Case, form: Form) -> bool:
     """Whether parsing its rendering gives the case back, as `canonical` writes it: no line of it looks like
     a header, say."""
-    return parse_answer(render_answer([case], traced=True), form).cases == (canonical(case, form),)
+    if form == "call" and not _is_literal(case.test.input.strip(), list):
+        return False
+    return parse_answer(render_answer([case], form, traced=True), form).cases == (canonical(case, form),)
 
 
 def without_last(text: str) -> str:
@@ -218,8 +230,8 @@ def _fault(sections: Sequence[tuple[str, str]], form: Form) -> str | None:
     if not given.strip():
         return "saw an empty input"
     if form == "call":
-        if not _is_literal(given, list):
-            return f"saw the input {given[:40]!r}, wanted the literal of the list of arguments"
+        if not _is_literal(f"[{given}]", list):
+            return f"saw the input {given[:40]!r}, wanted the arguments of a call, as Python literals"
         if not _is_literal(expected, object):
             return f"saw the output {expected[:40]!r}, wanted a Python literal"
     return None

@@ -59,7 +59,7 @@ def run(out: epath.Path, settings: Settings, inputs: Mapping[str, epath.Path], s
     rows, encoded, tokenizer = [], [], policy.tokenizer
     for case_set in made.sets:
         asked = tcg_cases.prompt_ids(case_set, tokenizer, settings.cases)
-        answer = tcg_cases.answer_ids(case_set.cases, tokenizer, settings.cases)
+        answer = tcg_cases.answer_ids(case_set.cases, case_set.problem, tokenizer, settings.cases)
         sample = whole_sample(case_set.id, case_set.problem.id, asked, answer)
         encoded.append(encode_sft(sample))
         source = provenance.text_source("problems", "cases of its tests", answer, tokenizer)

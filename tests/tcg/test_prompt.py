@@ -23,12 +23,12 @@ CALL = (Case(TestCase("[[3, 1]]", "[1, 3]"), ("[1, 3]",)), Case(TestCase("['a', 
 
 @pytest.mark.parametrize("cases,form", [(STDIN, "stdin"), (CALL, "call")])
 def test_what_is_rendered_is_parsed_back(cases, form):
-    parsed = parse_answer(render_answer(cases, traced=True), form)
+    parsed = parse_answer(render_answer(cases, form, traced=True), form)
     assert parsed.cases == cases and parsed.dropped == ()
 
 
 def test_the_plain_form_leaves_the_traces_out():
-    parsed = parse_answer(render_answer(STDIN), "stdin")
+    parsed = parse_answer(render_answer(STDIN, "stdin"), "stdin")
     assert [case.test for case in parsed.cases] == [case.test for case in STDIN]
     assert all(case.trace == () for case in parsed.cases)
 
@@ -54,17 +54,28 @@ def test_a_case_that_is_not_well_formed_is_dropped_with_the_reason_and_the_other
 @pytest.mark.parametrize(
     "given,output,reason",
     [
-        ("3 1", "2", "list of arguments"),
-        ("(3, 1)", "2", "list of arguments"),
-        ("[__import__('os')]", "2", "list of arguments"),
-        ("[1]", "two", "wanted a Python literal"),
-        ("[1]", "[" * 9000, "wanted a Python literal"),
-        ("[1]", "1" * 20_000, "wanted a Python literal"),
+        ("3 1", "2", "arguments of a call"),
+        ("f(3, 1)", "2", "arguments of a call"),
+        ("x=3", "2", "arguments of a call"),
+        ("1], [2", "2", "arguments of a call"),
+        ("__import__('os')", "2", "arguments of a call"),
+        ("1", "two", "wanted a Python literal"),
+        ("1", "[" * 9000, "wanted a Python literal"),
+        ("1", "1" * 20_000, "wanted a Python literal"),
     ],
 )
 def test_call_form_takes_literals_only(given, output, reason):
     parsed = parse_answer(f"Input:\n{given}\nOutput:\n{output}", "call")
     assert parsed.cases == () and reason in parsed.dropped[0]
+
+
+def test_arguments_stand_as_in_a_call():
+    one, two = "Input:\n[3, 1]\nOutput:\n[1, 3]", "Input:\n'a', 2\nOutput:\nNone"
+    assert render_answer(CALL, "call") == f"{one}\n{two}"
+    assert [case.test.input for case in parse_answer(f"{one}\n{two}", "call").cases] == [
+        "[[3, 1]]",
+        "['a', 2]",
+    ]
 
 
 def test_what_is_whole_of_an_answer_that_was_cut_short_stays():
@@ -78,6 +89,9 @@ def test_a_case_that_looks_like_a_header_is_not_renderable():
     assert not is_renderable(Case(TestCase("Output:\n", "1\n")), "stdin")
     assert not is_renderable(Case(TestCase("1\n", "\n\nInput:\n")), "stdin")
     assert is_renderable(STDIN[0], "stdin") and is_renderable(CALL[1], "call")
+    assert not any(
+        is_renderable(Case(TestCase(given, "1")), "call") for given in ("3", "3, 1", "[]", "(3, 1)")
+    )
 
 
 @pytest.mark.parametrize("given", ["3 1", "3 1\n", "3 1\n\n"])
@@ -86,7 +100,8 @@ def test_line_ends_after_a_text_do_not_keep_it_from_being_rendered(given, said):
     case = Case(TestCase(given, said))
     assert is_renderable(case, "stdin")
     assert canonical(case, "stdin") == Case(TestCase("3 1\n", "4\n"))
-    assert canonical(Case(TestCase("[3]\n", "4\n")), "call") == Case(TestCase("[3]", "4"))
+    for given in ("[3]\n", "[ 3, ]", "[3,]"):
+        assert canonical(Case(TestCase(given, "4\n")), "call") == Case(TestCase("[3]", "4"))
 
 
 def test_the_template_is_the_papers_with_and_without_the_program():
@@ -111,8 +126,8 @@ def test_the_two_nano_forms_are_told_apart_by_their_marker():
 def test_a_literal_that_python_warns_of_is_dropped_in_silence():
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        parsed = parse_answer("Input:\n[1if 2]\nOutput:\n1", "call")
-    assert not parsed.cases and "wanted the literal" in parsed.dropped[0]
+        parsed = parse_answer("Input:\n1if 2\nOutput:\n1", "call")
+    assert not parsed.cases and "arguments of a call" in parsed.dropped[0]
     assert not found
 
 

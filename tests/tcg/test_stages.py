@@ -137,6 +137,7 @@ def traced(*cases):
             )
             for given, said, c in cases
         ],
+        "stdin",
         traced=True,
     )
 
@@ -163,7 +164,7 @@ def test_the_first_wrong_line_is_rejected_for_the_true_one_after_all_that_is_rig
             workers = Workers(ScriptedGenerator(text), judge, tokenizer, time.monotonic())
             return await tcg_dpo.true_to_first_wrong(workers, sets[0], write, SHORT, 0)
 
-    sides = [answer_ids(side, tokenizer, form) for side in asyncio.run(ask())]
+    sides = [answer_ids(side, ADD, tokenizer, form) for side in asyncio.run(ask())]
     pair = tcg_dpo.first_difference(PreferencePair("s", "add", (5,), *sides), tokenizer)
     before = decode(tokenizer, pair.prompt_ids[1:])
     said = [before + decode(tokenizer, ids, special=False) for ids in (pair.chosen_ids, pair.rejected_ids)]
@@ -208,7 +209,7 @@ class ScriptedGenerator:
 
 
 def answer(*pairs: tuple[str, str]) -> str:
-    return render_answer([Case(TestCase(*pair)) for pair in pairs])
+    return render_answer([Case(TestCase(*pair)) for pair in pairs], "stdin")
 
 
 ANSWERS = (
