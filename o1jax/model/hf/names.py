@@ -119,7 +119,7 @@ def untied(config: ModelConfig, params: nnx.State) -> tuple[ModelConfig, nnx.Sta
     if V < config.vocab_size:
         embed = flat[("embed_VD",)] = embed.replace(embed[...][:V])
     if config.tie_embeddings:
-        flat[("untied_head_DV",)] = embed.replace(embed[...].T)
+        flat[("untied_head_DV",)] = embed.replace(embed[...].T, axes=embed.get_metadata()["axes"][::-1])
     elif V < config.vocab_size:
         head = flat[("untied_head_DV",)]
         flat[("untied_head_DV",)] = head.replace(head[...][:, :V])
