@@ -1,10 +1,14 @@
 """The engine's decode program against the memory's bandwidth, on this machine's device: one JSON line.
 
     python tests/benchmarks/decode.py [--model=qwen2.5-1.5b] [--slots=1,64,256] [--context=1024]
+    python tests/benchmarks/decode.py --dispatch
 
 Random weights in bfloat16; every slot live, half its context behind it. The bound is the time to read, once
 a token, all weights and the keys and values that the slots hold by then, at the rate at which this device
 copies (bytes read and written, measured in the same run). The program reads a slot's whole context.
+
+--dispatch: the host's time for a call with no live slot, until it returns, beside that for a jitted function
+that is handed the same arrays and does nothing; a narrow model of 28 layers.
 """
 
 import argparse
@@ -62,13 +66,39 @@ def decoded(config, graphdef, params, mesh, slots: int, calls: int) -> float:
     return statistics.median(seconds[2:]) / BLOCK
 
 
+def dispatched(calls: int = 300) -> dict[str, float]:
+    """Milliseconds, medians of calls taken in turn."""
+    config = dataclasses.replace(preset("nano"), n_layers=28, d_model=64, d_ff=64, max_context=64)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    graphdef, abstract = abstract_params(config, mesh, apart=True)
+    leaves, structure = jax.tree.flatten(copied(init_params(config, 0, mesh)[1], abstract))
+    sharding = cache_sharding(mesh)
+    decode = programs.compiled(graphdef, structure, sharding, BLOCK).decode
+    nothing = jax.jit(lambda leaves, cache, state, n: (cache, state, n), donate_argnums=(1, 2))
+    cache = init_cache(config, 64, config.max_context, sharding=sharding)
+    state = jax.device_put(programs.empty_slots(64), replicated(mesh))
+    seconds: dict[str, list[float]] = {"engine": [], "nothing": []}
+    for _ in range(calls):
+        for name, program in (("engine", decode), ("nothing", nothing)):
+            began = time.perf_counter()
+            cache, state, _ = program(leaves, cache, state, np.int32(65))
+            seconds[name].append(time.perf_counter() - began)
+            jax.block_until_ready((cache, state))
+    engine, flat = (statistics.median(taken[10:]) * 1e3 for taken in seconds.values())
+    return {"arrays": len(jax.tree.leaves((leaves, cache, state))), "engine_ms": engine, "nothing_ms": flat}
+
+
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--model", default="qwen2.5-1.5b")
     flags.add_argument("--slots", default="1,64,256")
     flags.add_argument("--context", type=int, default=1024)
     flags.add_argument("--calls", type=int, default=10)
+    flags.add_argument("--dispatch", action="store_true")
     given = flags.parse_args()
+    if given.dispatch:
+        print(json.dumps({"benchmark": "dispatch", "device": jax.devices()[0].device_kind} | dispatched()))
+        return
     dtypes = {"param_dtype": "bfloat16", "compute_dtype": "bfloat16"}
     config = dataclasses.replace(preset(given.model), max_context=given.context, **dtypes)
     mesh, bytes_s = make_mesh(devices=jax.devices()[:1]), copy_bytes_s()
