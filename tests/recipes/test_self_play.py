@@ -53,7 +53,11 @@ def start(workdir, *more):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=900)
+    try:
+        output, _ = process.communicate(timeout=1800)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # or it works on beside all tests after this one
+        raise
     return process.returncode, output
 
 
