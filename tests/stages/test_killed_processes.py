@@ -1,6 +1,7 @@
 """Real stages in two processes, one of which is killed at random moments, under a launcher that starts again:
 the finished stage is the undisturbed one, and whoever waits for the dead one ends in time."""
 
+import contextlib
 import json
 import os
 import random
@@ -61,7 +62,8 @@ def started(out, spec):
 
 def kill(process):
     """As a host that is gone: the process and its children."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
@@ -152,7 +154,7 @@ def test_a_search_whose_processes_are_killed_and_replaced_finds_the_same_trees(r
 
 def test_policy_gradient_of_which_a_process_is_killed_goes_on_to_the_same_curve(root):
     settings = {**tiny_rl.SETTINGS, "updates": 3, "problems_per_update": 4, "checkpoint_every": 1}
-    inputs = {"policy": "rl/policy", "problems": "rl_problems"}
+    inputs = {"policy": "rl/policy/policy", "problems": "rl_problems"}
     spec = spec_of(root, "policy_rl", settings, inputs)
     lasted = undisturbed(root / "rl_whole", spec)
     disturbed(root / "rl_killed", spec, moments_of("rl", 6, lasted), alone=False)

@@ -56,7 +56,7 @@ def roots(tmp_path_factory) -> dict[int, epath.Path]:
     made = {count: epath.Path(tmp_path_factory.mktemp(f"by_{count}")) for count in (1, 2, 4)}
     for count, root in made.items():
         several_stages.build(root)
-        run(count, str(HERE / "several_stages.py"), str(root))
+        run(count, str(HERE / "several_stages.py"), str(root), devices=min(2, 4 // count))  # rows: 4 a batch
     return made
 
 
