@@ -31,7 +31,8 @@ test: $(STAMP)
 
 # The long tests: hostile programs with and without namespaces, overload, several processes, a run killed 20 times.
 test-hostile: $(STAMP)
-	$(BIN)/python -m pytest -m hostile
+	$(BIN)/$(PIP) --constraint $(CONSTRAINTS) --editable '.[gcs]'
+	$(BIN)/python -m pytest -m hostile --numprocesses=2 --dist=loadfile
 
 # Models against transformers on torch.
 test-parity: $(PARITY)/.installed
