@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -42,10 +43,17 @@ def run(count: int, *command: str, devices: int = 2) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         for index in range(count)
     ]
-    errors = [process.communicate(timeout=900)[1] for process in running]
+    try:
+        errors = [process.communicate(timeout=2400)[1] for process in running]
+    except subprocess.TimeoutExpired:
+        for process in running:
+            if process.poll() is None:  # or it works on beside all tests after this one
+                os.killpg(process.pid, signal.SIGKILL)
+        raise
     for process, error in zip(running, errors, strict=True):
         assert process.returncode == 0, error[-3000:]
 
