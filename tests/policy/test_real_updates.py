@@ -37,7 +37,7 @@ LORA = {"lora": {"rank": 4, "alpha": 8.0}}
 SAMPLE = {"n": 2, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 24, "style": "nano"}
 SETTINGS = {  # of the stages, beside TRAIN
     "policy_sft": {"train_tokens": 1, "style": "nano"},
-    "prm": {"train_tokens": 1, "objective": "soft"},
+    "prm": {"train_tokens": 1, "trains": "body"},
     "policy_dpo": {
         "train_tokens": 1,
         "pairs": "paths",
