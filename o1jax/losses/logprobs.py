@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import AbstractMesh
 
 from o1jax.losses.likelihood import sft_loss
-from o1jax.parallel.traced import axis_size, exact, gathered, per_device, summed, traced_mesh
+from o1jax.parallel.traced import axis_size, exact, gathered, narrowed, per_device, summed, traced_mesh
 
 # On a device the vocabulary is walked in blocks and, for each, the tokens in chunks; the backward pass makes
 # the logits of a block and a chunk again. Blocks are the outer loop, so that a block's gradient of the head
@@ -277,7 +277,7 @@ def first_word(form: Form, head_DV: Array, number: Array) -> Array:
 def block_of(form: Form, head_DV: Array, number: Array, dtype: jnp.dtype) -> Block:
     """Block `number` with all rows of the head, cast before they travel."""
     (D, V), W, first = head_DV.shape, blocks(form, head_DV)[1], first_word(form, head_DV, number)
-    head_DW = jax.lax.dynamic_slice(head_DV, (0, first), (D, W)).astype(dtype)
+    head_DW = narrowed(jax.lax.dynamic_slice(head_DV, (0, first), (D, W)), dtype)
     local_W = first + jnp.arange(W)
     before = 0 if axis_size(form.mesh, "tensor") == 1 else jax.lax.axis_index("tensor") * V
     words_W, counts_W = before + local_W, local_W >= number * W

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import qwix
 from jax.sharding import NamedSharding
 
+from o1jax.parallel.traced import narrowed
+
 QuantType = Literal["int8", "nf4"]
 TILE = 64  # inputs that share a scale: QLoRA's block size
 
@@ -62,17 +64,6 @@ def dense(kernel: jax.Array | qwix.QArray, dtype: jax.typing.DTypeLike) -> jax.A
         tiled += [scales, size // scales]
     scale = kernel.scale.reshape([n for count in kernel.scale.shape for n in (count, 1)])
     return (values.astype(scale.dtype).reshape(tiled) * scale).reshape(kernel.qvalue.shape).astype(dtype)
-
-
-def narrowed(kernel: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """A kernel in the dtype that computes, cast where it is used.
-
-    XLA moves a bare cast out of the loop over layers, through a barrier too, and keeps all layers' casts
-    beside the kernels. A product with a number that it does not know stays inside.
-    """
-    if kernel.dtype == dtype:
-        return kernel
-    return (kernel * jax.lax.optimization_barrier(jnp.ones((), kernel.dtype))).astype(dtype)
 
 
 def nf4_levels() -> jax.Array:

@@ -99,3 +99,14 @@ def exact(x: jax.Array) -> jax.lax.Precision | None:
     # JAX's default rounds the factors of a float32 product, to TF32 on a GPU and to bfloat16 on a TPU. Then
     # sampler and trainer, whose programs differ, would not agree (promise 2). bfloat16 products stay theirs.
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+
+
+def narrowed(kernel: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """A kernel in the dtype that computes, cast where it is used.
+
+    XLA moves a bare cast out of the loop over layers, through a barrier too, and keeps all layers' casts
+    beside the kernels. A product with a number that it does not know stays inside.
+    """
+    if kernel.dtype == dtype:
+        return kernel
+    return (kernel * jax.lax.optimization_barrier(jnp.ones((), kernel.dtype))).astype(dtype)

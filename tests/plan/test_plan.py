@@ -15,9 +15,8 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from o1jax.losses.logprobs import token_log_probs
 from o1jax.model.lora import LoraSettings
 from o1jax.model.presets import preset
-from o1jax.model.quantized import narrowed
 from o1jax.parallel.mesh import batch_spec, make_mesh, spec_of
-from o1jax.parallel.traced import on_mesh
+from o1jax.parallel.traced import narrowed, on_mesh
 from o1jax.plan.planning import Job, plan_decode, plan_train, table
 from o1jax.plan.program import GIB
 from o1jax.plan.topology import devices_of

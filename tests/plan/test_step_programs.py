@@ -82,7 +82,7 @@ QLORA = LoraSettings(rank=8, base="nf4")
     [
         ("v5p:2x2x2", ("fsdp=4", "tensor=2"), LoraSettings(rank=0), 18.1),
         ("v5e:4x4", ("fsdp=8", "tensor=2"), LoraSettings(rank=0), 11.7),
-        ("h100:8", ("fsdp=*",), LoraSettings(rank=0), 17.1),
+        ("h100:8", ("fsdp=*",), LoraSettings(rank=0), 17.2),
         ("v5e:2x4", ("fsdp=4", "tensor=2"), QLORA, 5.2),
         ("h100:1", ("fsdp=*",), QLORA, 9.7),
     ],
