@@ -72,7 +72,8 @@ def fit_head(
     """The least cross-entropy with labels in [0, 1]; the strength of L2 on the prompt's weights is the one
     with the least on problems that are left out. What a step's number adds is fitted too and not returned:
     it is the calibration's."""
-    scale_D = inputs.prompt_ND.std(axis=0) + 1e-6
+    # What varies by less than a hundredth of a usual number may be rounding: it is not scaled up.
+    scale_D = np.maximum(inputs.prompt_ND.std(axis=0), 1e-2 * np.median(np.abs(inputs.prompt_ND)) + 1e-6)
     prompt_ND = (inputs.prompt_ND - inputs.prompt_ND.mean(axis=0)) / scale_D
     likelihood_N2 = np.stack([inputs.program_N, inputs.step_N], axis=1)
     scale_2 = likelihood_N2.std(axis=0) + 1e-6

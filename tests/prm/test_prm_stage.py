@@ -227,6 +227,26 @@ def test_a_head_finds_what_the_problem_and_the_likelihood_say():
     assert fit_head(backwards, number_N, label_N, np.ones(P * each), problem_N).score_likelihood == 0.0
 
 
+def test_a_head_reads_nothing_from_what_rounding_alone_tells_apart():
+    """Prompts that are all alike: fitted on two machines, two heads say the same of another prompt."""
+    rng, P, each = np.random.default_rng(0), 3, 4
+    problem_N, number_N, nothing_N = (
+        np.repeat(np.arange(P), each),
+        np.tile([1, 2], P * each // 2),
+        np.zeros(12),
+    )
+    state_D, label_N = rng.normal(0.0, 1.0, 96), np.repeat([0.0, 0.25, 1.0], each)
+    other_1D = rng.normal(0.0, 1.0, (1, 96))
+
+    def logit_of_other():
+        states_PD = state_D + rng.normal(0.0, 1e-7, (P, 96))  # as float32 rounds
+        inputs = HeadInputs(states_PD[problem_N], nothing_N, nothing_N)
+        head = fit_head(inputs, number_N, label_N, np.ones(P * each), problem_N)
+        return HeadInputs(other_1D, np.zeros(1), np.zeros(1)).logits(head)[0]
+
+    assert logit_of_other() == pytest.approx(logit_of_other(), abs=0.05)
+
+
 LEAKS = (("held_out", "held out"), ("calibration", "used for the calibration"))
 
 
