@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 CONSTRAINTS := third_party/constraints/cpu.txt
 PIP := python -m pip install --quiet --disable-pip-version-check
 
+# Two processes, a file of tests at a time, in the files' order: the one with fewest tests may take the longest.
+TWO := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 # What needs torch, libtpu or vLLM has an environment of its own. TORCH_INDEX is for machines whose package
 # index has no CPU build of torch.
 PARITY := .venv-parity
@@ -27,12 +30,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 # The long tests: hostile programs with and without namespaces, overload, several processes, a run killed 20 times.
 test-hostile: $(STAMP)
 	$(BIN)/$(PIP) --constraint $(CONSTRAINTS) --editable '.[gcs]'
-	$(BIN)/python -m pytest -m hostile --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest -m hostile $(TWO)
 
 # Models against transformers on torch.
 test-parity: $(PARITY)/.installed
@@ -59,7 +62,7 @@ test-report: $(STAMP)
 
 # The engines' contract, weight pushes, faults and stages with the real vLLM, on the CPU.
 test-vllm: $(VLLM)/.installed
-	$(VLLM)/bin/python -m pytest -m vllm
+	$(VLLM)/bin/python -m pytest -m vllm $(TWO)
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .
