@@ -32,10 +32,11 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(TWO)
 
-# The long tests: hostile programs with and without namespaces, overload, several processes, a run killed 20 times.
+# The long tests: hostile programs with and without namespaces, overload, several processes, a run killed 20 times;
+# fewer with e.g. ONLY="not twenty_moments".
 test-hostile: $(STAMP)
 	$(BIN)/$(PIP) --constraint $(CONSTRAINTS) --editable '.[gcs]'
-	$(BIN)/python -m pytest -m hostile $(TWO)
+	$(BIN)/python -m pytest -m hostile $(TWO) $(if $(ONLY),-k "$(ONLY)")
 
 # Models against transformers on torch.
 test-parity: $(PARITY)/.installed
