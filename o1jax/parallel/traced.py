@@ -104,8 +104,8 @@ def exact(x: jax.Array) -> jax.lax.Precision | None:
 def narrowed(kernel: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """A kernel in the dtype that computes, cast where it is used.
 
-    XLA moves a bare cast out of the loop over layers, through a barrier too, and keeps all layers' casts
-    beside the kernels. A product with a number that it does not know stays inside.
+    XLA moves a bare cast out of the loop over layers, or over blocks of the head, through a barrier too, and
+    keeps all casts beside the kernels. A product with a number that it does not know stays inside.
     """
     if kernel.dtype == dtype:
         return kernel
