@@ -207,6 +207,9 @@ class Updater:
         total, own = None, own_rows(batches.rows_per_batch, self.mesh)
         for batch in batches.epoch(epoch, own.indices):
             placed = place_batch(batch, self.mesh, own)
+            # One batch ahead of the device, and no more: each that waits takes its memory, and processes on
+            # CPUs that run further ahead of one another can hang (see model/hf/names.py).
+            jax.block_until_ready(total)
             with reporting_slow("compiled the update", says=self.is_new and is_leader()):
                 total = self._zero(state.params, placed, self.frozen) if total is None else total
                 total = self._add(total, state.params, placed, self.frozen)

@@ -103,6 +103,9 @@ def hf_tensors(config: ModelConfig, params: nnx.State) -> Iterator[tuple[str, ja
         ours = flat[entry.path][...]
         if not ours.is_fully_addressable:
             whole = whole_part(ours, layer if entry.stacked else None, ours.dtype)
+            # Waited for on all devices, read or not: a process that runs ahead of the others holds as many
+            # whole tensors, and on CPUs can hang them all (XLA starts 32 programs of a device at a time).
+            jax.block_until_ready(whole)
             yield entry.hf_name(layer), entry.to_hf(whole.addressable_data(0))
         else:
             yield entry.hf_name(layer), entry.to_hf(ours[layer] if entry.stacked else ours)

@@ -13,8 +13,9 @@ from o1jax.model.init import init_params
 from o1jax.parallel.mesh import make_mesh
 from o1jax.parallel.processes import start_processes
 
-# Tied, with rows of the vocabulary that are no token: both are changed for vLLM.
-CONFIG = ModelConfig("qwen2", 64, 32, 2, 4, 2, 8, 48, 64, tie_embeddings=True, qkv_bias=True, n_tokens=60)
+# Tied, with rows of the vocabulary that are no token: both are changed for vLLM. And of more tensors than a
+# process may gather ahead of the other.
+CONFIG = ModelConfig("qwen2", 64, 32, 8, 4, 2, 8, 48, 64, tie_embeddings=True, qkv_bias=True, n_tokens=60)
 
 if __name__ == "__main__":
     start_processes()
