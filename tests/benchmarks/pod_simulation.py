@@ -6,9 +6,9 @@
 The first argument is the directory of a finished stage of sampling (rollouts/): lengths of answers, whether
 they passed, and the judge's times are drawn from its problems; the judge's limit counts for each case that
 reached it, and JUDGE_S for each program. A host decodes up to `slots` answers at once, each token of all of
-them in `step_s` seconds, and judges `judge_slots` programs at once. A problem is `rollouts` rounds of
-`samples` answers; it ends with the first round in which one passed. Hosts die (`mtbf_h` hours apart) and come
-back after `restart_s`; a share of `slow` of them decodes at half the speed.
+them in `step_s` seconds, and judges `judge_slots` programs at once. A problem is `rollouts` times
+`samples` answers, those of `wave` rollouts at once; it ends with the first wave in which one passed. Hosts
+die (`mtbf_h` hours apart) and come back after `restart_s`; a share of `slow` of them decodes at half the speed.
 
 Printed are, by the way in which problems are shared out: efficiency (what the slots decoded of the problems,
 once each, of what they could have), and why the rest stood idle: judging, nothing left to begin, dead hosts,
@@ -85,10 +85,12 @@ def rounds_of(groups: Sequence[Sequence[Answer]], number: int, args: argparse.Na
     chance, rounds = random.Random(number), Rounds()
     group = chance.choice(groups)
     rounds.expected = any(answer.passed for answer in group), -sum(answer.tokens for answer in group)
-    for _ in range(args.rollouts):
-        rounds.append([chance.choice(group) for _ in range(args.samples)])
-        if any(answer.passed for answer in rounds[-1]):
-            break
+    done = 0
+    while done < args.rollouts and not (rounds and any(answer.passed for answer in rounds[-1])):
+        # The root is one leaf; then there are as many as were sampled.
+        width = min(args.wave, args.rollouts - done, args.samples * done or 1)
+        rounds.append([chance.choice(group) for _ in range(args.samples * width)])
+        done += width
     return rounds
 
 
@@ -362,7 +364,7 @@ def main() -> None:
     parser.add_argument("run", type=epath.Path)
     for name, default in (
         *(("problems", 25_000), ("slots", 64), ("judge_slots", 16), ("concurrency", 64)),
-        *(("rollouts", 12), ("samples", 3), ("restart_s", 300)),
+        *(("rollouts", 12), ("samples", 3), ("wave", 1), ("restart_s", 300)),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("step_s", 0.02), ("mtbf_h", 500.0), ("slow", 0.02)):
