@@ -8,7 +8,7 @@ they passed, and the judge's times are drawn from its problems; the judge's limi
 reached it, and JUDGE_S for each program. A host decodes up to `slots` answers at once, each token of all of
 them in `step_s` seconds, and judges `judge_slots` programs at once. A problem is `rollouts` times
 `samples` answers, those of `wave` rollouts at once; it ends with the first wave in which one passed. Hosts
-die (`mtbf_h` hours apart) and come back after `restart_s`; a share of `slow` of them decodes at half the speed.
+die (`mtbf_h` hours apart) and come back after `restart_s`; a share of `slow` decodes at half the speed.
 
 Printed are, by the way in which problems are shared out: efficiency (what the slots decoded of the problems,
 once each, of what they could have), and why the rest stood idle: judging, nothing left to begin, dead hosts,
