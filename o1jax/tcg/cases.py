@@ -70,7 +70,8 @@ class Sets:
 
     sets: tuple[CaseSet, ...]
     problems: int  # that have one
-    dropped: dict[str, int]  # cases and programs by why they are not learned, and "problems_without" any
+    # cases, programs and problems by why they are not learned, and "problems_without" any
+    dropped: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +128,10 @@ def make_sets(problems: Sequence[Problem], settings: CaseSettings, seed: int) ->
 async def _solutions(
     judge: Judge, problem: Problem, settings: CaseSettings
 ) -> tuple[list[Solution], collections.Counter]:
-    """The programs with at least three cases to learn, and why cases were lost."""
+    """The programs with at least three cases to learn, and why cases, programs or the problem were lost."""
     solutions, lost = [], collections.Counter()
+    if problem.form == "assertion":  # its tests have no inputs to learn
+        return [], collections.Counter(assertion=1)
     # Of equal inputs the last test's output is the stated one; two cases of one input would not be a set.
     stated = {test.input: test.output for test in problem.tests}
     for source in problem.solutions[: settings.max_solutions]:

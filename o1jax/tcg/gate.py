@@ -197,15 +197,13 @@ async def write_and_gate(
     seed: int,
 ) -> list[WrittenTests]:
     """Cases for every problem that is not `unfit`, in their order. InputError, before anything is sampled,
-    for a problem in assertion form, or where all are unfit."""
-    for problem in problems:
-        if problem.form == "assertion":
-            raise InputError(f"problem {problem.id}: form 'assertion' has no inputs to write; leave it out")
+    where all are unfit."""
     fit = [problem for problem in problems if not unfit(problem, tests_of)]
     if problems and not fit:
         raise InputError(
-            f"problem {problems[0].id}: needs a reference program and tests to gate generated ones by; of "
-            f"{len(problems)} problems all are unfit: {unfit_counts(problems, tests_of)}"
+            f"problem {problems[0].id}: needs a reference program, tests to gate generated ones by, and a form "
+            "with inputs (check_problems.calls puts most of assertion form into call form); "
+            f"of {len(problems)} problems all are unfit: {unfit_counts(problems, tests_of)}"
         )
 
     async def one(problem: Problem) -> WrittenTests:
@@ -225,8 +223,11 @@ async def write_and_gate(
 
 
 def unfit(problem: Problem, tests_of: TestsOf) -> str:
-    """Why no cases are written for a problem: it has no reference program ("no_reference"), a first one that
-    does not parse ("unparsable") or no tests to know a mutant by ("no_tests"). Else empty."""
+    """Why no cases are written for a problem: its form has no inputs ("assertion"), it has no reference
+    program ("no_reference"), a first one that does not parse ("unparsable") or no tests to know a mutant by
+    ("no_tests"). Else empty."""
+    if problem.form == "assertion":
+        return "assertion"
     if not problem.solutions:
         return "no_reference"
     if not parses(problem.solutions[0]):

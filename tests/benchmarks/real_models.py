@@ -3,14 +3,15 @@
     make real-models MODELS="smollm2 qwen2.5-coder-1.5b"
     python tests/benchmarks/real_models.py verdicts --model=qwen2.5-coder-1.5b \\
         --evaluation=runs/evaluate_humaneval --data=HumanEval.jsonl.gz
-    .venv-vllm/bin/python tests/benchmarks/real_models.py engines --model=smollm2
+    .venv-vllm/bin/python tests/benchmarks/real_models.py engines --model=smollm2 [--problems=runs/mbpp]
     python tests/benchmarks/real_models.py memory --model=qwen2.5-coder-1.5b --problems=runs/mbpp
 
 verdicts: an evaluation of HumanEval judged again as its own harness does (Chen et al., arXiv 2107.03374:
 program, test and `check(entry_point)` in one module of a process of its own); where evalplus is installed, of
 what its sanitizer finds in the answers too. engines: greedy answers of the JAX engine, transformers and vLLM
-to the same prompts in float32. memory: the peak of launch/evaluate.py beside its weights and cache, in
-float32. pass@1 itself comes from launch/evaluate.py: RESULTS.md has the commands.
+to four short questions, or to the statements of --problems, in float32. memory: the peak of
+launch/evaluate.py beside its weights and cache, in float32. pass@1 itself comes
+from launch/evaluate.py: RESULTS.md has the commands.
 """
 
 import argparse
@@ -93,7 +94,15 @@ def engines(options: argparse.Namespace) -> dict:
     import transformers
 
     model = path_of(options.model)
-    answers = {name: asyncio.run(answers_of(name, model)) for name in ("jax", "vllm")}
+    questions = [list(QUESTIONS)] * 2
+    if options.problems:
+        from etils import epath
+
+        from o1jax.stages.problems import read_problems
+
+        statements = [p.statement for p in read_problems(epath.Path(options.problems))[: 2 * options.count]]
+        questions = [statements[options.count :], statements[: options.count]]
+    answers = {name: asyncio.run(answers_of(name, model, *questions)) for name in ("jax", "vllm")}
     prompts = answers["jax"][2]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         model.parent, gguf_file=model.name, dtype=torch.float32
@@ -134,18 +143,26 @@ def upto(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end) + 1] if end in ids else ids
 
 
-async def answers_of(name: str, model: pathlib.Path) -> tuple[list, float, list]:
-    """One engine's answers, tokens a second on the second asking, and the prompts."""
+async def answers_of(
+    name: str, model: pathlib.Path, first: list[str], questions: list[str]
+) -> tuple[list, float, list]:
+    """One engine's answers, tokens a second of them, and the prompts; asked after `first`, which compiles."""
     from o1jax.engine.interface import Request
     from o1jax.prompts import chat
     from o1jax.stages.workers import EngineSettings, sampling_workers
 
-    async with sampling_workers(model, EngineSettings(name=name, slots=4, context=256)) as workers:
-        prompts = [chat.render(workers.tokenizer, [{"role": "user", "content": q}]) for q in QUESTIONS]
-        asked = [Request(ids, max_tokens=TOKENS, temperature=0.0) for ids in prompts]
-        await workers.engine.generate(asked)  # compiles
+    slots, context = (len(questions), 256) if len(questions) <= 4 else (16, 1024)
+    async with sampling_workers(model, EngineSettings(name=name, slots=slots, context=context)) as workers:
+
+        async def ask(questions: list[str]) -> tuple[list, list]:
+            turns = [[{"role": "user", "content": question}] for question in questions]
+            prompts = [chat.render(workers.tokenizer, turn) for turn in turns]
+            asked = [Request(ids, max_tokens=TOKENS, temperature=0.0) for ids in prompts]
+            return prompts, [answer for (answer,) in await workers.engine.generate(asked)]
+
+        await ask(first)
         began = time.monotonic()
-        answers = [answer for (answer,) in await workers.engine.generate(asked)]
+        prompts, answers = await ask(questions)
         seconds = time.monotonic() - began
     return answers, round(sum(len(a.token_ids) for a in answers) / seconds, 1), prompts
 
@@ -196,6 +213,7 @@ if __name__ == "__main__":
     parser.add_argument("--evaluation", default="")
     parser.add_argument("--data", default="")
     parser.add_argument("--problems", default="")
+    parser.add_argument("--count", type=int, default=64)  # of the problems that `engines` asks
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = parser.parse_args()
     run = {"verdicts": verdicts, "engines": engines, "memory": memory}[options.what]

@@ -62,6 +62,12 @@ def test_the_judges_rules_decide_what_is_true():
     assert sets_of(strict, lists(*["({}, {})"] * 3))[1]["false"] == 3
 
 
+def test_a_problem_in_assertion_form_is_counted_and_not_learned():
+    asserted = dataclasses.replace(CALL, form="assertion")
+    learned, dropped = sets_of(asserted, (TestCase("assert ordered([2, 1]) == [1, 2]"),))
+    assert learned == [] and dropped == {"assertion": 1, "problems_without": 1}
+
+
 def test_a_program_that_does_not_parse_is_counted_and_the_others_are_learned():
     mixed = dataclasses.replace(ADD, solutions=("print 3\n", *ADD.solutions))
     learned, dropped = sets_of(mixed, sums())

@@ -134,12 +134,16 @@ def test_tests_that_leave_no_problem_are_refused(problems, monkeypatch):
     assert write_stage(problems, monkeypatch, false)[0]["problems"] == 4  # with their own ones
 
 
-def test_tests_of_assertion_problems_are_refused_before_any_is_written(problems, monkeypatch):
+def test_assertion_problems_keep_their_own_tests_and_are_counted(problems, monkeypatch):
     asserted = Problem(
         "a", "?", "assertion", (TestCase("assert f(1) == 1"),), solutions=("def f(x): return x",)
     )
     write_problems(problems, [ADD, asserted])
-    with pytest.raises(InputError, match="problem a: form 'assertion'"):
+    figures, out = write_stage(problems, monkeypatch)
+    assert figures["unfit"]["assertion"] == 1
+    assert asserted in read_problems(out)
+    write_problems(problems, [asserted])
+    with pytest.raises(InputError, match=r"calls.*all are unfit: {'assertion': 1}"):
         write_stage(problems, monkeypatch)
 
 
