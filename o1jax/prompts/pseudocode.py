@@ -24,6 +24,8 @@ NANO_MARKER = "Think in pseudocode."
 PROGRAM_MARKER = "Write Python by the steps."
 PROGRAM_BEGINS = f"<Action {ACTIONS[-1]}>"  # from what follows it on, nano_hidden hides the question
 _HEADER = re.compile(r"### Step (\d+): <Action (\d+)>\n")
+# How a model that was not taught the form begins its program: without the marker, by the action's name.
+_PROGRAM = re.compile(rf"{PROGRAM_BEGINS}|^(?:{BEGIN})?### Step \d+: Generate Python\b", re.MULTILINE)
 _INSTRUCTION = """\
 You are an expert Python programmer who thinks in pseudocode before writing code. \
 Solve the problem in steps. Every step is one of three actions:
@@ -108,7 +110,9 @@ def parse_step(text: str, number: int) -> Step:
 
 def program_part(text: str) -> str:
     """What an answer says from its first action 3 on, "" without one; markers are line ends. For evaluations
-    that find a program there although the path is malformed: its last marker is missing, say, or a refinement
-    calls itself action 3."""
-    _, _, rest = extraction.without_thinking(text).partition(f"<Action {ACTIONS[-1]}>")
+    that find a program there although the path is malformed: its last marker is missing, say, a refinement
+    calls itself action 3, or a step has the action's name in the place of its marker."""
+    answer = extraction.without_thinking(text)
+    begun = _PROGRAM.search(answer)
+    rest = answer[begun.end() :] if begun else ""
     return rest.replace(BEGIN, "\n").replace(STOP, "\n")

@@ -9,7 +9,7 @@
 verdicts: an evaluation of HumanEval judged again as its own harness does (Chen et al., arXiv 2107.03374:
 program, test and `check(entry_point)` in one module of a process of its own); where evalplus is installed, of
 what its sanitizer finds in the answers too. engines: greedy answers of the JAX engine, transformers and vLLM
-to four short questions, or to the statements of --problems, in float32. memory: the peak of
+to four short questions, or to the first --count of --problems, in float32. memory: the peak of
 launch/evaluate.py beside its weights and cache, in float32. pass@1 itself comes
 from launch/evaluate.py: RESULTS.md has the commands.
 """
@@ -100,8 +100,8 @@ def engines(options: argparse.Namespace) -> dict:
 
         from o1jax.stages.problems import read_problems
 
-        statements = [p.statement for p in read_problems(epath.Path(options.problems))[: 2 * options.count]]
-        questions = [statements[options.count :], statements[: options.count]]
+        asked = [p.question for p in read_problems(epath.Path(options.problems))[: 2 * options.count]]
+        questions = [asked[options.count :], asked[: options.count]]
     answers = {name: asyncio.run(answers_of(name, model, *questions)) for name in ("jax", "vllm")}
     prompts = answers["jax"][2]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(

@@ -62,6 +62,12 @@ FORMS = {  # what is said -> by which prompt, whether strict and whether lenient
         False,
         True,
     ),
+    "the action's name for its marker": (
+        "pseudocode",
+        f"{step(1, 1, 'a')}\n<Step_Begin>### Step 2: Generate Python\nSo:\n{PROGRAM}<Step_End>",
+        False,
+        True,
+    ),
     "a program in no action 3": ("pseudocode", PROGRAM, False, False),
 }
 
