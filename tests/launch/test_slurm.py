@@ -20,6 +20,8 @@ pytestmark = [
     pytest.mark.skipif(bool(virtual_slurm.missing()), reason=f"Slurm: {virtual_slurm.missing()}"),
 ]
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+# A node refuses a job that begins anew within the second or so in which its last try was taken from it.
+SETTLED_S = 4
 PROBE = """
 import pathlib, signal, sys, time
 from o1jax.parallel.processes import this_process
@@ -60,7 +62,7 @@ def state(slurm, job: str) -> dict[str, str]:
 
 def ended(slurm, job: str, directory: pathlib.Path, seconds: float, as_state: str = "COMPLETED") -> str:
     """Waits for the end of a job, requeued or not; its log."""
-    end = time.monotonic() + seconds
+    end, waits_since = time.monotonic() + seconds, 0.0
     while True:
         now = state(slurm, job)
         log = "".join(path.read_text(encoding="utf-8") for path in (directory / "logs").glob("*.log"))
@@ -68,7 +70,11 @@ def ended(slurm, job: str, directory: pathlib.Path, seconds: float, as_state: st
         if now.get("JobState") in ENDS and log.count("; requeued") < log.count(", try "):
             break
         assert time.monotonic() < end, now
-        if now.get("Reason") == "BeginTime":  # Slurm lets a requeued job wait for two minutes
+        if now.get("Reason") != "BeginTime":
+            waits_since = 0.0
+        elif not waits_since:
+            waits_since = time.monotonic()
+        elif time.monotonic() > waits_since + SETTLED_S:  # Slurm lets a requeued job wait for two minutes
             said(["scontrol", "update", f"JobId={job}", "StartTime=now"], slurm)
         time.sleep(0.5)
     assert now["JobState"] == as_state, log
@@ -119,12 +125,12 @@ def test_a_killed_rank_ends_the_other_and_the_job_begins_anew(slurm, tmp_path):
     listed = said(["pgrep", "--full", f"{tmp_path}/probe.py --workdir"], slurm).split()
     mine = [pid for pid in listed if b"python" in pathlib.Path(f"/proc/{pid}/exe").readlink().name.encode()]
     said(["kill", "-KILL", mine[0]], slurm)
-    log = ended(slurm, job, tmp_path, 60)
+    log = ended(slurm, job, tmp_path, 120)
     assert "requeued" in log and "try 2" in log, log
 
 
 def test_wrong_flags_do_not_begin_anew_for_ever(slurm, tmp_path):
     wrong = {"command": "launch/policy_sft.py --config.sed=1", "workdir": str(tmp_path / "sft")}
     job = submitted(slurm, tmp_path, **wrong)
-    log = ended(slurm, job, tmp_path, 120, as_state="FAILED")
+    log = ended(slurm, job, tmp_path, 180, as_state="FAILED")
     assert "config.sed" in log and "try 3" in log and "try 4" not in log, log
