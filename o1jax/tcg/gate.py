@@ -201,7 +201,7 @@ async def write_and_gate(
     fit = [problem for problem in problems if not unfit(problem, tests_of)]
     if problems and not fit:
         raise InputError(
-            f"problem {problems[0].id}: needs a reference program, tests to gate generated ones by, and a "
+            f"problem {problems[0].id}: needs a reference program and tests to gate generated ones by, in a "
             "form with inputs (check_problems.calls puts most of assertion form into call form); "
             f"of {len(problems)} problems all are unfit: {unfit_counts(problems, tests_of)}"
         )
